@@ -1,0 +1,25 @@
+"""seqkit: recurrent sequence models in PyTorch, trained, tuned and used through YAML files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seqkit.run import load as load
+    from seqkit.run import train as train
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy (PEP 562), so that `import seqkit.nn` needs nothing but torch.
+    if name in ("train", "load"):
+        from seqkit import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module 'seqkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
