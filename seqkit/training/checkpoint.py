@@ -1,0 +1,202 @@
+"""Checkpoints: safetensors and JSON, never pickle; written whole or not at all, and checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seqkit.config import UserError
+from seqkit.training.folder import flush
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict. Tensors that share memory (tied weights) are stored once, the others as aliases."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            aliases[name] = seen[key]
+        else:
+            seen[key] = name
+            tensors[name] = tensor.detach().contiguous()
+    save_file(tensors, path, metadata={"aliases": json.dumps(aliases)})
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read what `save_weights` wrote (or any safetensors file).
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+        return {**tensors, **{name: tensors[original] for name, original in aliases.items()}}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; was the run stopped before its first checkpoint?") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: damaged weights file ({error})") from None
+
+
+def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
+    """A JSON-ready copy of nested dicts, lists, tuples and scalars; tensors go to `tensors` under their path."""
+    if isinstance(tree, Tensor):
+        tensors[name] = tree.detach().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(tree, Mapping):
+        return {"items": [[key, pack(value, tensors, f"{name}/{key}")] for key, value in tree.items()]}
+    if isinstance(tree, (list, tuple)):
+        kind = "tuple" if isinstance(tree, tuple) else "list"
+        return {kind: [pack(value, tensors, f"{name}/{number}") for number, value in enumerate(tree)]}
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return tree
+    raise TypeError(f"cannot save a {type(tree).__name__} at {name or 'the top'}")
+
+
+def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `pack`."""
+    if not isinstance(tree, dict):
+        return tree
+    kind, value = next(iter(tree.items()))
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "items":
+        return {key: unpack(item, tensors) for key, item in value}
+    items = [unpack(item, tensors) for item in value]
+    return tuple(items) if kind == "tuple" else items
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random generator: torch, CUDA, numpy, Python."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), gauss),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global random generator."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of a run: `step-NNNNNNNN/` folders, each with weights, trainer state and a manifest.
+
+    Args:
+        folder: where they lie; it must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._whole: set[int] = set()  # verified or written by this process
+
+    def path(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` updates."""
+        return self.folder / f"step-{step:08d}"
+
+    def weights(self, step: int) -> Path:
+        """The weights file of that checkpoint."""
+        return self.path(step) / "model.safetensors"
+
+    def steps(self) -> list[int]:
+        """The checkpoints that are there, oldest first, whole or not."""
+        names = (path.name for path in self.folder.glob("step-*"))
+        return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+
+    def save(self, step: int, weights: Mapping[str, Tensor], state: Any) -> None:
+        """Write a checkpoint under a temporary name, flush it, rename it: a torn one is never found.
+
+        Raises:
+            OSError: the disk is full or refuses; nothing that was there before is touched.
+        """
+        temporary = self.folder / f".step-{step:08d}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            save_weights(temporary / "model.safetensors", weights)
+            tensors: dict[str, Tensor] = {}
+            text = json.dumps(pack(state, tensors))
+            save_file(tensors, temporary / "trainer.safetensors")
+            (temporary / "trainer.json").write_text(text, "utf-8")
+            manifest = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+            (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2), "utf-8")
+            for path in temporary.iterdir():
+                flush(path)
+            flush(temporary)
+            shutil.rmtree(self.path(step), ignore_errors=True)
+            os.replace(temporary, self.path(step))
+            flush(self.folder)
+        except SafetensorError as error:  # the library's name for a write that failed
+            raise OSError(str(error)) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._whole.add(step)
+
+    def is_whole(self, step: int) -> bool:
+        """Whether every file of that checkpoint is there with the checksum of its manifest."""
+        if step not in self._whole:
+            try:
+                manifest = json.loads((self.path(step) / "manifest.json").read_text("utf-8"))
+                if not all(_digest(self.path(step) / name) == digest for name, digest in manifest.items()):
+                    return False
+            except (OSError, ValueError, AttributeError):
+                return False
+            self._whole.add(step)
+        return True
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint."""
+        return next((step for step in reversed(self.steps()) if self.is_whole(step)), None)
+
+    def load(self, step: int) -> tuple[dict[str, Tensor], Any]:
+        """Weights and trainer state of a checkpoint.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if not self.is_whole(step):
+            raise UserError(f"{self.path(step)}: damaged checkpoint (a file is missing or its checksum differs)")
+        tensors = load_weights(self.path(step) / "trainer.safetensors")
+        tree = json.loads((self.path(step) / "trainer.json").read_text("utf-8"))
+        return load_weights(self.weights(step)), unpack(tree, tensors)
+
+    def prune(self, keep: set[int]) -> None:
+        """Delete every checkpoint but these."""
+        for step in self.steps():
+            if step not in keep:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+                self._whole.discard(step)

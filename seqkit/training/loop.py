@@ -1,0 +1,395 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import torch
+
+from seqkit.config import UserError, nearest
+from seqkit.training.averaging import MovingAverage, average_weights
+from seqkit.training.checkpoint import (
+    Checkpoints,
+    load_weights,
+    random_state,
+    save_weights,
+    seed_all,
+    set_random_state,
+)
+from seqkit.training.folder import RunFolder, replace_file
+from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rate
+from seqkit.training.progress import Progress, say
+from seqkit.training.settings import TrainingConfig
+from seqkit.training.signals import SignalWatch, Stopped
+from seqkit.training.task import Loss, Task
+
+
+@dataclass
+class State:
+    """Where a run stands: all that decides how it goes on, beside weights, optimiser and random generators."""
+
+    step: int = 0  # updates made
+    epoch: int = 0  # epochs completed
+    position: int = 0  # batches used of the present epoch
+    evaluated: int = -1  # the step of the last evaluation
+    best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
+    stale: int = 0  # evaluations since the last better one
+    plateau_factor: float = 1.0
+    plateau_stale: int = 0
+    losses: dict[str, float] = field(default_factory=dict)  # since the last log line: total of each loss
+    norms: float = 0.0
+    logged: int = 0  # the step of the last log line
+    sizes: dict[str, int] = field(default_factory=dict)  # of the log files
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `Trainer.fit` leaves behind: the step whose weights the model now has, and their dev scores."""
+
+    step: int
+    scores: dict[str, float]
+    averaged: bool
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    Raises:
+        UserError: CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device: cuda was asked for, but torch finds no CUDA device here; use device=cpu or device=auto"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+class Trainer:
+    """Trains a task into a run folder.
+
+    Args:
+        task: what is learned.
+        config: how.
+        folder: where logs, checkpoints and weights go; made where absent.
+        device: `auto`, `cpu` or `cuda`.
+        seed: of every random generator, set by `fit` unless a checkpoint was restored.
+    """
+
+    def __init__(
+        self, task: Task, config: TrainingConfig, folder: str | Path, *, device: str = "auto", seed: int = 1
+    ) -> None:
+        self.task, self.config, self.seed = task, config, seed
+        self.folder = RunFolder(folder)
+        self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.device = pick_device(device)
+        task.model.to(self.device)
+        if task.scores and config.metric not in task.scores:
+            known = nearest(config.metric, task.scores) or f"; known: {', '.join(task.scores)}"
+            raise UserError(f"training.metric: this task has no score {config.metric!r}{known}")
+        self.state = State()
+        self.optimizer = make_optimizer(task.model, config.optimizer)
+        self.average = MovingAverage(task.model, config.ema) if config.ema else None
+        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
+        self._checkpoints = Checkpoints(self.folder.checkpoints)
+        self._carry: Any = None
+        self._restored = False
+        self._watch = SignalWatch()
+        if config.compile:
+            task.model.compile(dynamic=True)
+
+    def restore(self) -> int:
+        """Go back to the last whole checkpoint, if there is one; returns its step."""
+        step = self._checkpoints.latest()
+        if step is None:
+            return 0
+        weights, saved = self._checkpoints.load(step)
+        self.task.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self._scaler.load_state_dict(saved["scaler"])
+        if self.average:
+            # The weights file holds the averages, which are for use; the trained ones lie with the trainer's state.
+            self.average.restore(**saved["average"])
+            self.task.model.load_state_dict(saved["trained"], strict=False)
+        self.state = State(**{**saved["state"], "best": [tuple(pair) for pair in saved["state"]["best"]]})
+        self._carry = saved["carry"]
+        set_random_state(saved["random"])
+        self._restored = True
+        return step
+
+    def fit(self) -> Result:
+        """Train to the end; afterwards the model has the best weights, which are also in the run folder.
+
+        Raises:
+            Stopped: a signal came, the loss is not finite, or a checkpoint could not be written.
+        """
+        self.folder.lock()
+        if not self._restored:
+            seed_all(self.seed)
+        self._total = self._count_steps()
+        schedule_factor(self.config.schedule, 0, self._total)  # refuses early what it cannot do
+        self._progress = Progress(
+            self.folder, self.state.step, self._total, self.state.sizes, tensorboard=self.config.tensorboard
+        )
+        try:
+            with self._watch:
+                self.task.model.train()
+                while not self._finished():
+                    self._epoch()
+                return self._finish()
+        finally:
+            self._progress.close()
+            self.folder.unlock()
+
+    def _count_steps(self) -> int | None:
+        if self.config.steps:
+            return self.config.steps
+        batches = self.task.batches(0)
+        if not isinstance(batches, Sized):
+            return None
+        return (self.config.epochs or 10) * math.ceil(len(batches) / self.config.accumulate)
+
+    def _finished(self) -> bool:
+        stopping = self.config.early_stopping
+        if stopping and self.state.stale >= stopping.patience:
+            return True
+        if self.config.steps:
+            return self.state.step >= self.config.steps
+        return self.state.epoch >= (self.config.epochs or 10)
+
+    def _epoch(self) -> None:
+        """Go on from where the epoch stands, to its end or to the end of training."""
+        state = self.state
+        windows = self._windows()
+        while not self._finished():
+            started = time.perf_counter()
+            window = next(windows, None)
+            if window is None:
+                break
+            waited = time.perf_counter() - started
+            self._update(window)
+            state.step += 1
+            state.position += len(window)
+            self._progress.step(sum(self.task.tokens(batch) for batch in window), waited)
+            if state.step - state.logged >= self.config.log_every:
+                self._log()
+            if self.config.evaluate_every and state.step % self.config.evaluate_every == 0:
+                self._evaluate()
+            elif self.config.checkpoint_every and state.step % self.config.checkpoint_every == 0:
+                self._save()
+            if self._watch.received:
+                self._leave()
+        else:
+            return
+        if not state.position:
+            raise UserError("the training data gave no batch")
+        state.epoch, state.position, self._carry = state.epoch + 1, 0, None
+        if not self.config.evaluate_every:
+            self._evaluate()
+
+    def _windows(self) -> Iterator[list[Any]]:
+        """The batches of each update that is left in this epoch."""
+        batches = iter(self.task.batches(self.state.epoch, self.state.position))
+        while window := list(islice(batches, self.config.accumulate)):
+            yield window
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype)
+
+    def _update(self, window: list[Any]) -> None:
+        """One update from the batches of a window."""
+        totals: dict[str, float] = {}
+        if len(window) > 1:
+            for batch in window:
+                for name, weight in self.task.weights(batch).items():
+                    totals[name] = totals.get(name, 0.0) + weight
+        seen: dict[str, float] = {}
+        for batch in window:
+            with self._autocast():
+                losses, self._carry = self.task.loss(batch, self._carry)
+            total = self._weighed(losses, totals or {name: loss.weight for name, loss in losses.items()}, seen)
+            if not math.isfinite(total.item()):
+                raise self._not_finite("loss", total.item(), batch)
+            torch.autograd.backward(self._scaler.scale(total))
+        self._scaler.unscale_(self.optimizer)
+        norm = clip(self._parameters, self.config.clip_norm, self.config.clip_value).item()
+        if not math.isfinite(norm) and not self._scaler.is_enabled():
+            raise self._not_finite("gradient", norm, window[-1])
+        factor = schedule_factor(self.config.schedule, self.state.step, self._total)
+        self._rate = set_rate(self.optimizer, factor * self.state.plateau_factor)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update()
+        for name, value in seen.items():
+            self.state.losses[name] = self.state.losses.get(name, 0.0) + value
+        self.state.norms += norm
+
+    @staticmethod
+    def _weighed(losses: Mapping[str, Loss], totals: Mapping[str, float], seen: dict[str, float]) -> torch.Tensor:
+        """The sum to differentiate; adds each loss, divided by its weight, to `seen`."""
+        parts = []
+        for name, loss in losses.items():
+            part = loss.sum * (loss.coefficient / totals[name]) if totals[name] else loss.sum * 0.0
+            seen[name] = seen.get(name, 0.0) + part.item()
+            parts.append(part)
+        if len(parts) > 1:
+            seen["loss"] = sum(seen[name] for name in losses)
+        else:
+            seen["loss"] = seen.pop(next(iter(losses))) if "loss" not in losses else seen["loss"]
+        return torch.stack(parts).sum()
+
+    def _log(self) -> None:
+        state = self.state
+        count = state.step - state.logged
+        record: dict[str, Any] = {"step": state.step, "epoch": state.epoch + 1}
+        record.update({name: value / count for name, value in state.losses.items()})
+        self._progress.train({**record, "grad_norm": state.norms / count, "lr": self._rate})
+        state.losses, state.norms, state.logged = {}, 0.0, state.step
+
+    def _evaluate(self) -> None:
+        """Score dev, remember whether it is better, and save."""
+        state = self.state
+        scores = self._scores()
+        state.evaluated = state.step
+        if scores and self.config.metric not in scores:
+            known = nearest(self.config.metric, scores) or f"; known: {', '.join(scores)}"
+            raise UserError(f"training.metric: this task has no score {self.config.metric!r}{known}")
+        kept = self._judge(scores[self.config.metric]) if scores else False
+        if scores:
+            best = state.best and state.best[0][1] == state.step
+            self._progress.scores(state.step, state.epoch + bool(state.position), scores, "  (best)" if best else "")
+        due = self.config.checkpoint_every and state.step % self.config.checkpoint_every == 0
+        if kept or due or not self.config.checkpoint_every:
+            self._save()
+
+    def _scores(self) -> dict[str, float]:
+        model = self.task.model
+        averaged = self.average.applied() if self.average else nullcontext()
+        model.eval()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(), averaged, self._autocast():
+                return self.task.evaluate()
+        finally:
+            model.train()
+
+    def _judge(self, score: float) -> bool:
+        """Enter a score into the list of the best; whether it is in it."""
+        state, config = self.state, self.config
+        sign = 1.0 if config.more_is_better else -1.0
+        margin = config.early_stopping.min_delta if config.early_stopping else 0.0
+        value = sign * score if math.isfinite(score) else -math.inf
+        better = not state.best or value > sign * state.best[0][0] + margin
+        state.stale = 0 if better else state.stale + 1
+        state.plateau_stale = 0 if better else state.plateau_stale + 1
+        if config.schedule.name == "plateau" and state.plateau_stale > config.schedule.patience:
+            state.plateau_factor *= config.schedule.factor
+            state.plateau_stale = 0
+        entry = (sign * value, state.step)
+        # Sorting is stable: of two equal scores the earlier step stays ahead.
+        state.best = sorted([*state.best, entry], key=lambda pair: -sign * pair[0])[: config.keep_best]
+        return entry in state.best
+
+    def _save(self) -> None:
+        """Write a checkpoint, drop those that are no longer wanted, and renew model.safetensors.
+
+        Raises:
+            Stopped: the disk refuses; the checkpoint before is whole.
+        """
+        state, model = self.state, self.task.model
+        before = self._checkpoints.latest()
+        try:
+            state.sizes = self._progress.sizes()
+            saved = {
+                "state": asdict(state),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "carry": self._carry,
+                "random": random_state(),
+            }
+            weights = dict(model.state_dict())
+            if self.average:
+                saved["average"] = self.average.state()
+                saved["trained"] = {name: weights[name] for name in self.average.average}
+                weights.update(self.average.average)
+            self._checkpoints.save(state.step, weights, saved)
+            self._checkpoints.prune({state.step, *(step for _, step in state.best)})
+            source = self._checkpoints.weights(self._chosen())
+            replace_file(self.folder.weights, lambda path: copyfile(source, path))
+        except OSError as error:
+            rest = f"that of step {before} is whole: free some space, then `seqkit resume {self.folder}`"
+            raise Stopped(
+                f"{self.folder}: cannot write the checkpoint of step {state.step} ({error.strerror or error}); "
+                + (rest if before is not None else "there is none before it")
+            ) from error
+
+    def _chosen(self) -> int:
+        """The step whose weights are for use: the best, or the last where nothing is scored."""
+        return self.state.best[0][1] if self.state.best else self.state.step
+
+    def _leave(self) -> None:
+        """A signal came: save and say how to go on."""
+        self._save()
+        raise Stopped(
+            f"stopped after step {self.state.step}; everything is saved. Continue with: seqkit resume {self.folder}",
+            self._watch.exit_code,
+        )
+
+    def _not_finite(self, what: str, value: float, batch: Any) -> Stopped:
+        last = self._checkpoints.latest()
+        examples = self.task.describe(batch)
+        shown = "".join(f"\n  {text[:200]}" for text in examples[:8])
+        more = f"\n  ... and {len(examples) - 8} more" if len(examples) > 8 else ""
+        kept = (
+            f"the last good checkpoint is {self._checkpoints.path(last)}" if last is not None else "no checkpoint yet"
+        )
+        return Stopped(
+            f"step {self.state.step + 1}: the {what} is {value}; {kept}. A lower training.optimizer.lr or a smaller "
+            f"training.clip_norm may help. The batch:{shown}{more}"
+        )
+
+    def _finish(self) -> Result:
+        """Score what was not scored, average if asked, and give the model the chosen weights."""
+        state = self.state
+        if state.step > state.logged:
+            self._log()
+        if state.evaluated != state.step:
+            self._evaluate()
+        if self._checkpoints.latest() != state.step:
+            self._save()
+        model = self.task.model
+        chosen = load_weights(self._checkpoints.weights(self._chosen()))
+        model.load_state_dict(chosen)
+        self.average = None  # the chosen weights are averages already
+        scores = self._scores()
+        averaged = False
+        if self.config.average_best and len(state.best) > 1:
+            mean = average_weights([self._checkpoints.weights(step) for _, step in state.best])
+            model.load_state_dict(mean)
+            mean_scores = self._scores()
+            sign = 1 if self.config.more_is_better else -1
+            averaged = sign * mean_scores[self.config.metric] >= sign * scores[self.config.metric]
+            say(
+                f"average of the best {len(state.best)}: {self.config.metric} {mean_scores[self.config.metric]:.4f}"
+                f" against {scores[self.config.metric]:.4f}: {'kept' if averaged else 'not kept'}"
+            )
+            scores = mean_scores if averaged else scores
+            chosen = mean if averaged else chosen
+            model.load_state_dict(chosen)
+        replace_file(self.folder.weights, lambda path: save_weights(path, chosen))
+        model.eval()
+        return Result(self._chosen(), scores, averaged)

@@ -1,0 +1,99 @@
+"""Optimisers, learning-rate schedules and gradient clipping."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqkit.config import UserError, nearest
+from seqkit.training.settings import OptimizerConfig, ScheduleConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """An optimiser over the parameters that want a gradient, grouped by learning-rate factor and decay.
+
+    Raises:
+        UserError: a pattern of `lr_factors` matches no parameter, or nothing is left to train.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not named:
+        raise UserError("training: every parameter is frozen; there is nothing to train")
+    for pattern in config.lr_factors:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in named):
+            names = [name for name, _ in named]
+            hint = nearest(pattern, names) or f"; the parameters are: {', '.join(names)}"
+            raise UserError(f"training.optimizer.lr_factors: {pattern!r} matches no trained parameter{hint}")
+    grouped: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        factor = next((f for pattern, f in config.lr_factors.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
+        grouped.setdefault((factor, parameter.dim() > 1), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": config.lr * factor,
+            "peak_lr": config.lr * factor,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (factor, decays), parameters in grouped.items()
+    ]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), eps=config.eps)
+
+
+def schedule_factor(config: ScheduleConfig, step: int, total: int | None) -> float:
+    """What the peak learning rate is multiplied by for update number `step` (from 0) of `total`.
+
+    `linear` and `cosine` reach `final` at the last update (cosine: Loshchilov & Hutter 2017, eq. 5, one period);
+    `one_cycle` rises from 1/25 of the peak and falls by half cosines (Smith & Topin 2018). `plateau` is 1 here: its
+    reductions depend on scores and are kept by the trainer.
+
+    Raises:
+        UserError: the schedule needs the number of steps and the task does not know it.
+    """
+    if total is None and (config.name in ("linear", "cosine", "one_cycle") or 0 < config.warmup < 1):
+        raise UserError(
+            f"training.schedule: {config.name} needs to know the number of updates: "
+            "give training.steps, or batches with a length"
+        )
+    total = total or 0
+    warmup = config.warmup * total if config.warmup < 1 else config.warmup
+    if config.name == "one_cycle":
+        rise = max(warmup or 0.3 * total, 1.0) - 1
+        if step < rise:
+            return _cosine(1 / 25, 1.0, step / rise)
+        return _cosine(1.0, config.final, min((step - rise) / max(total - 1 - rise, 1), 1.0))
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = min((step - warmup) / max(total - 1 - warmup, 1), 1.0)
+    if config.name == "linear":
+        return 1.0 + (config.final - 1.0) * done
+    if config.name == "cosine":
+        return _cosine(1.0, config.final, done)
+    return 1.0
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Give every group `factor` times its peak rate; returns the first group's, for the log."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def clip(parameters: Iterable[nn.Parameter], norm: float | None, value: float | None) -> Tensor:
+    """Clip gradients in place; returns their total norm before that (a scalar tensor)."""
+    kept = [parameter for parameter in parameters if parameter.grad is not None]
+    total = nn.utils.clip_grad_norm_(kept, norm if norm is not None else math.inf)
+    if value is not None:
+        nn.utils.clip_grad_value_(kept, value)
+    return total

@@ -1,0 +1,114 @@
+"""What a run shows and writes while it learns: a bar or plain lines, metrics.jsonl, timing.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from seqkit.config import require
+from seqkit.training.folder import JsonLines, RunFolder
+
+
+def say(text: str) -> None:
+    """One line for the person who watches, on standard error, above a bar where there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+class Progress:
+    """Shows and logs a run.
+
+    A terminal gets a bar; a file gets a line for every record instead, so that a log stays readable.
+
+    Args:
+        folder: where the logs go.
+        step: updates made so far (of a run that is resumed).
+        total: updates to make, None where unknown.
+        sizes: lengths of metrics.jsonl and timing.jsonl to cut back to, {} for a new run.
+        tensorboard: write event files too.
+    """
+
+    def __init__(
+        self, folder: RunFolder, step: int, total: int | None, sizes: Mapping[str, int], tensorboard: bool = False
+    ) -> None:
+        self._metrics = JsonLines(folder.metrics, sizes.get("metrics", 0))
+        self._timing = JsonLines(folder.timing, sizes.get("timing", 0))
+        self._live = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, initial=step, unit="step", disable=not self._live, dynamic_ncols=True, file=sys.stderr
+        )
+        self._total = total
+        self._shown: dict[str, str] = {}
+        self._writer: Any = None
+        if tensorboard:
+            module = require("torch.utils.tensorboard", "tensorboard")
+            self._writer = module.SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        self._first_step = step
+        self._start = self._mark = time.perf_counter()
+        self._tokens = 0
+        self._waited = 0.0
+
+    def step(self, tokens: int, waited: float) -> None:
+        """Count one update of so many tokens, whose batches took `waited` seconds to come."""
+        self._tokens += tokens
+        self._waited += waited
+        self._bar.update()
+
+    def train(self, record: dict[str, Any]) -> None:
+        """Log a window of updates: loss, gradient norm, learning rate."""
+        now = time.perf_counter()
+        seconds = max(now - self._mark, 1e-9)
+        speed = self._tokens / seconds
+        self._metrics.append({"split": "train", **record})
+        self._timing.append(
+            {
+                "step": record["step"],
+                "seconds": round(seconds, 4),
+                "waiting_for_data": round(self._waited, 4),
+                "tokens_per_second": round(speed, 1),
+            }
+        )
+        self._mark, self._tokens, self._waited = now, 0, 0.0
+        self._write("train", record)
+        self._shown["loss"] = f"{record['loss']:.4f}"
+        self._shown["tok/s"] = f"{speed:,.0f}"
+        self._bar.set_postfix(self._shown, refresh=False)
+        if not self._live:
+            left = ""
+            if self._total and record["step"] < self._total:
+                rate = (now - self._start) / max(record["step"] - self._first_step, 1)
+                left = f"  left {tqdm.format_interval((self._total - record['step']) * rate)}"
+            of = f"/{self._total}" if self._total else ""
+            say(
+                f"step {record['step']}{of}  epoch {record['epoch']}  loss {record['loss']:.4f}  "
+                f"norm {record['grad_norm']:.3g}  lr {record['lr']:.3g}  {speed:,.0f} tok/s{left}"
+            )
+
+    def scores(self, step: int, epoch: int, scores: Mapping[str, float], note: str, split: str = "dev") -> None:
+        """Log an evaluation."""
+        self._metrics.append({"split": split, "step": step, "epoch": epoch, **scores})
+        self._write(split, {"step": step, **scores})
+        self._shown.update({name: f"{value:.4f}" for name, value in list(scores.items())[:2] if name != "loss"})
+        self._bar.set_postfix(self._shown, refresh=False)
+        say(f"step {step}  epoch {epoch}  {split}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()) + note)
+        self._mark, self._tokens, self._waited = time.perf_counter(), 0, 0.0
+
+    def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
+        if self._writer is not None:
+            for name, value in record.items():
+                if name not in ("step", "epoch", "split"):
+                    self._writer.add_scalar(f"{prefix}/{name}", value, record["step"])
+
+    def sizes(self) -> dict[str, int]:
+        """Flush the logs; their lengths, which a checkpoint remembers."""
+        return {"metrics": self._metrics.sync(), "timing": self._timing.sync()}
+
+    def close(self) -> None:
+        self._bar.close()
+        self._metrics.close()
+        self._timing.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,122 @@
+"""The schema of a configuration's `training:` section."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from seqkit.config import Section
+
+
+class OptimizerConfig(Section):
+    """`training.optimizer`: which optimiser, with which numbers."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate; the schedule multiplies it."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
+    betas: list[float] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
+    """Adam's two decay rates."""
+    eps: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """For sgd."""
+    nesterov: bool = False
+    """For sgd with momentum."""
+    lr_factors: dict[str, float] = {}
+    """Parameter name pattern (`embedding*`, as in a shell) -> what the learning rate is multiplied by; the first
+    pattern that matches a name holds, and a pattern that matches none is an error."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> OptimizerConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must each lie in [0, 1), got {self.betas}")
+        return self
+
+
+class ScheduleConfig(Section):
+    """`training.schedule`: how the learning rate moves. A bare name in YAML is short for `{name: ...}`."""
+
+    name: Literal["constant", "linear", "cosine", "one_cycle", "plateau"] = "constant"
+    warmup: float = Field(default=0.0, ge=0)
+    """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps. one_cycle rises for this long
+    (0.3 of all steps where it is 0)."""
+    final: float = Field(default=0.0, ge=0, le=1)
+    """What linear, cosine and one_cycle end at, as a share of the peak."""
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    """plateau: what the rate is multiplied by when the metric stands still."""
+    patience: int = Field(default=2, ge=0)
+    """plateau: how many evaluations without a better metric are borne before that."""
+
+
+class EarlyStoppingConfig(Section):
+    """`training.early_stopping`."""
+
+    patience: int = Field(default=5, gt=0)
+    """Stop after this many evaluations in a row without a better metric."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """By how much the metric must improve to count as better."""
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class TrainingConfig(Section):
+    """The `training:` section: how to learn, whatever is learned."""
+
+    epochs: int | None = Field(default=None, gt=0)
+    """How many times to go through the data (10 where steps is not given either)."""
+    steps: int | None = Field(default=None, gt=0)
+    """How many updates to make, instead of epochs."""
+    optimizer: Annotated[OptimizerConfig, BeforeValidator(_named)] = OptimizerConfig()
+    schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Scale the gradient down to this length where it is longer; null: leave it. The norm is logged either way."""
+    clip_value: float | None = Field(default=None, gt=0)
+    """Clamp every entry of the gradient to this size."""
+    accumulate: int = Field(default=1, gt=0)
+    """Batches to an update."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16: the forward pass runs under autocast; fp16 scales the loss."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    evaluate_every: int | None = Field(default=None, gt=0)
+    """Evaluate on dev every so many updates; null: at the end of each epoch."""
+    checkpoint_every: int | None = Field(default=None, gt=0)
+    """Save what a resume needs every so many updates; null: after each evaluation."""
+    log_every: int = Field(default=50, gt=0)
+    """Write loss, gradient norm and learning rate every so many updates."""
+    metric: str = "loss"
+    """The dev score that chooses the best checkpoint, stops early and drives plateau."""
+    metric_mode: Literal["auto", "max", "min"] = "auto"
+    """Whether more is better; auto: less for loss, perplexity and names that end in them, more for the rest."""
+    early_stopping: EarlyStoppingConfig | None = None
+    keep_best: int = Field(default=1, gt=0)
+    """How many of the best checkpoints to keep, beside the last."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
+    average_best: bool = False
+    """At the end, average the weights of the kept best checkpoints, and keep that if dev says it is no worse."""
+    tensorboard: bool = False
+    """Write event files too (needs the tensorboard extra)."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> TrainingConfig:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("steps and epochs exclude each other: give one")
+        if self.clip_norm is not None and self.clip_value is not None and "clip_norm" in self.model_fields_set:
+            raise ValueError("clip_value and clip_norm exclude each other: give one")
+        if self.average_best and self.keep_best < 2:
+            raise ValueError("average_best needs keep_best of at least 2")
+        return self
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a higher value of `metric` is the better one."""
+        if self.metric_mode != "auto":
+            return self.metric_mode == "max"
+        return not self.metric.endswith(("loss", "perplexity", "error"))

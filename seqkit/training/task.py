@@ -1,0 +1,74 @@
+"""The Task contract: what is learned. The trainer only knows how to learn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One named part of the training loss, as a sum and the weight to divide it by.
+
+    Sums and weights, not means, so that accumulated batches and several processes weigh every token alike: over all
+    batches of a step the trainer minimises `coefficient * (total of sums) / (total of weights)`.
+
+    Attributes:
+        sum: scalar tensor with a graph, the loss added up over the batch's examples or tokens.
+        weight: the number (or total class weight) of what was added up.
+        coefficient: the share of this part beside the others.
+    """
+
+    sum: Tensor
+    weight: float
+    coefficient: float = 1.0
+
+
+class Task(ABC):
+    """What the trainer asks of a task. The two abstract methods are enough to train; the rest has defaults.
+
+    Attributes:
+        model: the module that is trained; the trainer moves, compiles, averages, saves and restores it.
+        scores: the names that `evaluate` returns, where they are known beforehand (a misspelt `training.metric` is
+            then refused before training); empty where they are not.
+    """
+
+    model: nn.Module
+    scores: tuple[str, ...] = ()
+
+    @abstractmethod
+    def batches(self, epoch: int, start: int = 0) -> Iterable[Any]:
+        """The batches of one epoch from number `start` on: the same ones at every call with the same arguments.
+
+        The result may have a `__len__`, the number of batches from `start` on: schedules and progress bars use it.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Any, carry: Any) -> tuple[Mapping[str, Loss], Any]:
+        """The losses of a batch, and what the next batch needs from this one.
+
+        Args:
+            batch: one item of `batches`.
+            carry: None at the start of an epoch; afterwards what the previous call returned (a language model's
+                detached state). It must be None, a tensor, or tuples, lists and dicts of these: it is saved.
+        """
+
+    def weights(self, batch: Any) -> Mapping[str, float]:
+        """The weight of each loss of this batch, known without a forward pass; needed to accumulate batches."""
+        raise NotImplementedError(f"{type(self).__name__}.weights(batch) is needed for training.accumulate > 1")
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores on the development data, in evaluation mode and without gradients; empty where there is none."""
+        return {}
+
+    def tokens(self, batch: Any) -> int:
+        """How many tokens a batch holds, padding left out (for the tokens a second that are shown)."""
+        return 0
+
+    def describe(self, batch: Any) -> list[str]:
+        """The examples of a batch as text, shown when their loss is not finite."""
+        return []
