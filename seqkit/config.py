@@ -123,6 +123,21 @@ def _decimal_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _decimal_int)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes a word exactly where `_Loader` would not read it back as one."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    # Only double quotes keep every kind of line break.
+    style = '"' if any(char in value for char in "\r\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _represent_str)
+
+
 @dataclass
 class Document:
     """A configuration before validation.
@@ -239,7 +254,8 @@ def from_mapping(tree: Mapping[str, Any], name: str = "config") -> Document:
 
 def dump(section: BaseModel) -> str:
     """A section as YAML text, every default filled in."""
-    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    tree = section.model_dump(mode="json")
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _problem(error: yaml.YAMLError) -> str:

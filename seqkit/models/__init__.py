@@ -1,0 +1,6 @@
+"""Models: seqkit.nn put together. Needs torch alone; knows no configuration."""
+
+from seqkit.models.classifier import Pooling, SequenceClassifier
+from seqkit.models.encoder import Embedding, Encoder, padding_mask
+
+__all__ = ["Embedding", "Encoder", "Pooling", "SequenceClassifier", "padding_mask"]

@@ -1,0 +1,92 @@
+"""Token ids to vectors in context: an embedding and any recurrent module of seqkit.nn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seqkit.nn import EmbeddingDropout, LockedDropout, Recurrent, WordDropout
+
+
+class Embedding(nn.Module):
+    """Embedding table with the dropouts of Merity et al. 2017 (section 4.3) and Gal & Ghahramani 2016.
+
+    Args:
+        num_embeddings: V, size of the vocabulary.
+        size: E, length of a vector.
+        padding_idx: id of padding; its vector is zero.
+        unk_idx: id of the unknown word, for `word_dropout`.
+        embedding_dropout: probability that a word type is left out of the whole batch, in training.
+        locked_dropout: dropout on the vectors, one mask for all steps of a sequence.
+        dropout: ordinary dropout on the vectors.
+        word_dropout: probability that a token is replaced by the unknown word, in training, so that its vector is
+            learned.
+        frozen: leave the table as it was initialised.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        size: int = 100,
+        *,
+        padding_idx: int = 0,
+        unk_idx: int = 1,
+        embedding_dropout: float = 0.0,
+        locked_dropout: float = 0.0,
+        dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"size must be positive, got {size}")
+        self.size = size
+        self.table = nn.Embedding(num_embeddings, size, padding_idx=padding_idx)
+        self.table.weight.requires_grad_(not frozen)
+        self.words = WordDropout(word_dropout, unk_idx)
+        self.types = EmbeddingDropout(embedding_dropout)
+        self.locked = LockedDropout(locked_dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) int64 -> (B, T, E)."""
+        vectors: Tensor = self.types(self.table, self.words(ids))
+        return self.dropout(self.locked(vectors))
+
+
+class Encoder(nn.Module):
+    """Embedding, then a recurrent module.
+
+    Args:
+        embedding: gives (B, T, E).
+        recurrent: takes E features, batch first.
+    """
+
+    def __init__(self, embedding: Embedding, recurrent: Recurrent) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.recurrent = recurrent
+
+    @property
+    def output_size(self) -> int:
+        """Features of an output, both directions together."""
+        return self.recurrent.output_size
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Encode a padded batch.
+
+        Args:
+            ids: (B, T) int64, padded at the end.
+            lengths: (B,) int64, 0 allowed.
+
+        Returns:
+            output (B, T, output_size), zero past each length; and the final state, each part
+            (num_layers * num_directions, B, size).
+        """
+        output, state = self.recurrent(self.embedding(ids), lengths=lengths)
+        return output, state
+
+
+def padding_mask(lengths: Tensor, steps: int) -> Tensor:
+    """(B,) lengths -> (B, T) bool, True on padding."""
+    return torch.arange(steps, device=lengths.device) >= lengths.unsqueeze(1)

@@ -1,0 +1,114 @@
+"""What every task that a YAML file can name has beyond the trainer's contract."""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from seqkit.config import Section, UserError, nearest
+from seqkit.training import Task, TrainingConfig
+
+
+class InitConfig(Section):
+    """`init:` weights to start from."""
+
+    run: str
+    """A run folder; the weights whose names and shapes match are loaded, the rest is reported."""
+
+
+class RunConfig(Section):
+    """The top level of a configuration, whatever the task."""
+
+    task: str
+    """The name of a task, or `mypackage.module:MyTask`."""
+    name: str | None = None
+    """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
+    seed: int = Field(default=1, ge=0)
+    """Of every random generator."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    init: InitConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+
+
+class RunTask(Task):
+    """A task described by a configuration: it reads data, saves what prediction needs, predicts and is scored."""
+
+    kind: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
+        """The schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
+
+    @classmethod
+    @abstractmethod
+    def create(cls, config: Any, folder: Path | None = None) -> RunTask:
+        """Read the data and build the model.
+
+        Args:
+            config: of the class that `schema` returned.
+            folder: take vocabulary and classes from this run instead of from the data (to resume it).
+        """
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, config: Any, folder: Path) -> RunTask:
+        """Build the model of a run from its folder alone, without its data and without its weights."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what `restore` needs."""
+
+    @abstractmethod
+    def report(self) -> list[str]:
+        """Lines about the data, printed before training."""
+
+    @abstractmethod
+    def score(self, data: str | None = None) -> tuple[dict[str, float], list[str]]:
+        """Scores and a report on a file of the same columns, or on the configuration's test data (or else dev).
+
+        Raises:
+            UserError: there is no such data.
+        """
+
+    @abstractmethod
+    def predict(self, texts: Sequence[str]) -> Sequence[Any]:
+        """One prediction for each text."""
+
+    @abstractmethod
+    def format(self, prediction: Any, form: str) -> str:
+        """A prediction as one line, in the form `text` or `jsonl`."""
+
+    def rows(self, folder: Path) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
+        """For weights whose rows have names: the names here, and in the run in `folder` (see `transfer_weights`)."""
+        return {}
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Load the weights of this run."""
+        self.model.load_state_dict(dict(weights))
+
+
+def resolve(name: str, table: Mapping[str, str]) -> type[RunTask]:
+    """A task class by its name in the table, or by `package.module:Class`.
+
+    Raises:
+        UserError: there is none.
+    """
+    target = table.get(name, name)
+    module_name, sign, attribute = target.partition(":")
+    if not sign:
+        hint = nearest(name, table) or f"; known: {', '.join(table)}"
+        raise UserError(f"task: unknown task {name!r}{hint} (or package.module:Class)")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"task: cannot import {target!r} ({error})") from None
+    if not (isinstance(found, type) and issubclass(found, RunTask)):
+        raise UserError(f"task: {target!r} is not a RunTask")
+    return found

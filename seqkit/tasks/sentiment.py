@@ -1,0 +1,293 @@
+"""Sentiment classification: one label for a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqkit.config import UserError, nearest
+from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
+from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.parts import make_encoder
+from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
+from seqkit.tasks.sentiment_scores import classification_report, classification_scores
+from seqkit.text import Tokenizer
+from seqkit.training import Loss
+from seqkit.training.folder import write_text
+
+_FIELDS = {"text": str, "label": str}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one batch: ids (B, T) and lengths (B,) int64, labels (B,) int64, and their rows in the data."""
+
+    ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data: tokenised texts, labels (N,) as class numbers, and where they come from."""
+
+    ids: Ragged
+    labels: NDArray[np.int64]
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes' probabilities for a text; label and probabilities are None and empty for a blank text."""
+
+    label: str | None
+    probabilities: dict[str, float]
+
+
+class SentimentTask(RunTask):
+    """See `RunTask`.
+
+    Args:
+        config: the whole configuration.
+        tokenizer: text to ids.
+        classes: names of the labels, in the order of the logits.
+        load_vectors: read the pretrained vectors that the configuration names.
+    """
+
+    kind = "sentiment"
+    scores = ("loss", "accuracy", "macro_f1")
+
+    def __init__(
+        self, config: SentimentConfig, tokenizer: Tokenizer, classes: Sequence[str], *, load_vectors: bool
+    ) -> None:
+        self.config, self.tokenizer, self.classes = config, tokenizer, list(classes)
+        encoder, self._lines = make_encoder(config.model.embedding, config.model.encoder, tokenizer, load=load_vectors)
+        self.model = make_classifier(config.model, encoder, len(classes))
+        self.splits: dict[str, Split] = {}
+        self._weights: Tensor | None = None
+
+    @classmethod
+    def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
+        return sentiment_schema(tree)
+
+    @classmethod
+    def create(cls, config: SentimentConfig, folder: Path | None = None) -> SentimentTask:
+        sources = {
+            part: open_source(source, _FIELDS, part)
+            for part in ("train", "dev", "test")
+            if (source := getattr(config.data, part)) is not None
+        }
+        train = sources["train"]
+        if folder is not None:
+            tokenizer, classes = cls._read(folder)
+        else:
+            classes = sorted(train.dataset.unique("label"))
+            if len(classes) < 2:
+                raise UserError(f"{train.name}: only one class, {classes[0]!r}; a classifier needs at least two")
+            tokenizer = cls._vocabulary(config, train)
+        task = cls(config, tokenizer, classes, load_vectors=folder is None)
+        for part, source in sources.items():
+            task.splits[part] = task._split(source)
+        task._refuse_empty(task.splits["train"])
+        task._weights = task._class_weights()
+        return task
+
+    @staticmethod
+    def _vocabulary(config: SentimentConfig, train: Source) -> Tokenizer:
+        if config.init is not None and "text" not in config.model_fields_set:
+            # The pretrained vectors of words go with their numbers: without a `text:` section both are kept.
+            return Tokenizer.load(Path(config.init.run) / "tokenizer.json")
+        return Tokenizer.train(_column(train, "text"), config.text)
+
+    @classmethod
+    def restore(cls, config: SentimentConfig, folder: Path) -> SentimentTask:
+        tokenizer, classes = cls._read(folder)
+        return cls(config, tokenizer, classes, load_vectors=False)
+
+    @staticmethod
+    def _read(folder: Path) -> tuple[Tokenizer, list[str]]:
+        try:
+            classes = json.loads((folder / "classes.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            raise UserError(f"{folder}: half-written: classes.json is missing or damaged") from None
+        return Tokenizer.load(folder / "tokenizer.json"), classes
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save(folder / "tokenizer.json")
+        write_text(folder / "classes.json", json.dumps(self.classes, ensure_ascii=False) + "\n")
+
+    def _split(self, source: Source) -> Split:
+        """Tokenise a source and number its labels."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = source.dataset.data.column("label")
+        found = pc.index_in(column, value_set=pa.array(self.classes))
+        if found.null_count:
+            row = int(pc.index(pc.is_null(found), True).as_py())
+            label = source.dataset[row]["label"]
+            hint = nearest(label, self.classes) or f"; the training data has: {', '.join(self.classes)}"
+            raise UserError(f"{source.place(row)}: unknown label {label!r}{hint}")
+        labels = found.to_numpy().astype(np.int64)
+        return Split(encode_column(source.dataset, "text", self.tokenizer), labels, source)
+
+    def _refuse_empty(self, train: Split) -> None:
+        empty = np.flatnonzero(train.ids.lengths == 0)
+        if len(empty):
+            row = int(empty[0])
+            raise UserError(
+                f"{train.source.place(row)}: nothing is left of this training text after tokenising "
+                f"({len(empty)} such lines): {train.source.dataset[row]['text'][:60]!r}"
+            )
+
+    def _class_weights(self) -> Tensor | None:
+        """(C,) or None."""
+        choice = self.config.training.class_weights
+        if choice == "none":
+            return None
+        if choice == "balanced":
+            counts = np.bincount(self.splits["train"].labels, minlength=len(self.classes))
+            return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
+        assert isinstance(choice, dict)
+        for name in choice:
+            if name not in self.classes:
+                raise UserError(f"training.class_weights: no class {name!r}{nearest(name, self.classes)}")
+        missing = [name for name in self.classes if name not in choice]
+        if missing:
+            raise UserError(f"training.class_weights: no weight for {', '.join(missing)}")
+        return torch.tensor([choice[name] for name in self.classes])
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def _collate(self, split: Split, rows: NDArray[np.int64]) -> Batch:
+        ids, lengths = pad([split.ids[row] for row in rows], self.tokenizer.pad_id)
+        labels = torch.from_numpy(split.labels[rows])
+        return Batch(ids.to(self.device), lengths.to(self.device), labels.to(self.device), rows)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterable[Batch]:
+        split = self.splits["train"]
+        plan = plan_batches(split.ids.lengths, self.config.data, seed=self.config.seed, epoch=epoch)
+        return Batches(plan, lambda rows: self._collate(split, rows), start)
+
+    def loss(self, batch: Batch, carry: Any) -> tuple[dict[str, Loss], None]:
+        logits = self.model(batch.ids, batch.lengths)
+        weights = self._weights.to(logits.device) if self._weights is not None else None
+        smoothing = self.config.training.label_smoothing
+        total = F.cross_entropy(logits.float(), batch.labels, weights, reduction="sum", label_smoothing=smoothing)
+        return {"loss": Loss(total, self.weights(batch)["loss"])}, None
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        if self._weights is None:
+            return {"loss": float(len(batch.labels))}
+        return {"loss": float(self._weights[batch.labels.cpu()].sum())}
+
+    def tokens(self, batch: Batch) -> int:
+        return int(self.splits["train"].ids.lengths[batch.rows].sum())
+
+    def describe(self, batch: Batch) -> list[str]:
+        source = self.splits["train"].source
+        return [f"{source.place(int(row))}: {source.dataset[int(row)]['text']}" for row in batch.rows]
+
+    def evaluate(self) -> dict[str, float]:
+        return classification_scores(*self._outputs(self.splits["dev"])) if "dev" in self.splits else {}
+
+    def _logits(self, ids: Ragged) -> Tensor:
+        """(N, C) for sequences in their order."""
+        plan = plan_batches(ids.lengths, BatchingConfig(batch_size=128))
+        out = torch.empty(len(ids), len(self.classes))
+        for rows in plan:
+            padded, lengths = pad([ids[row] for row in rows], self.tokenizer.pad_id)
+            out[torch.from_numpy(rows)] = self.model(padded.to(self.device), lengths.to(self.device)).float().cpu()
+        return out
+
+    def _outputs(self, split: Split) -> tuple[Tensor, Tensor]:
+        return self._logits(split.ids), torch.from_numpy(split.labels)
+
+    # --- using --------------------------------------------------------------------------------------------------
+
+    def report(self) -> list[str]:
+        lines = []
+        for part, split in self.splits.items():
+            lengths, counts = split.ids.lengths, np.bincount(split.labels, minlength=len(self.classes))
+            balance = ", ".join(f"{n} {c / len(split):.1%}" for n, c in zip(self.classes, counts, strict=True))
+            known = 1 - split.ids.count(self.tokenizer.unk_id) / max(int(lengths.sum()), 1)
+            skipped = f"; {split.source.skipped} bad lines skipped" if split.source.skipped else ""
+            empty = int((lengths == 0).sum())
+            lines.append(
+                f"{part}: {len(split):,} texts ({balance}); length mean {lengths.mean():.1f}, median "
+                f"{np.median(lengths):.0f}, longest {lengths.max()}; {known:.1%} of tokens in the vocabulary{skipped}"
+                + (f"; {empty} empty" if empty else "")
+            )
+        lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.config.text.tokenizer})")
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+
+    @torch.no_grad()
+    def score(self, data: str | None = None) -> tuple[dict[str, float], list[str]]:
+        given = self.config.data
+        if data is not None:
+            like = given.test or given.train
+            source = SourceConfig(**{**like.model_dump(), "path": data, "format": "auto", "limit": None})
+        elif given.test or given.dev:
+            source = given.test or given.dev  # type: ignore[assignment]
+        else:
+            raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
+        part = "test" if data is not None or given.test else "dev"
+        split = self._split(open_source(source, _FIELDS, part))
+        self.model.eval()
+        logits, labels = self._outputs(split)
+        lines = [f"{split.source.name}: {len(split):,} texts"]
+        return classification_scores(logits, labels), lines + classification_report(logits, labels, self.classes)
+
+    @torch.no_grad()
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """Label and probabilities for each text; a text of nothing but white space gets no label."""
+        self.model.eval()
+        kept = [number for number, text in enumerate(texts) if text.strip()]
+        found = [Prediction(None, {}) for _ in texts]
+        if not kept:
+            return found
+        ids = Ragged.from_lists(self.tokenizer.encode([texts[number] for number in kept]))
+        for number, row in zip(kept, torch.softmax(self._logits(ids), dim=1).tolist(), strict=True):
+            best = max(range(len(row)), key=row.__getitem__)
+            found[number] = Prediction(self.classes[best], dict(zip(self.classes, row, strict=True)))
+        return found
+
+    def format(self, prediction: Prediction, form: str) -> str:
+        if form == "text":
+            return prediction.label or ""
+        probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
+        return json.dumps({"label": prediction.label, "probabilities": probabilities}, ensure_ascii=False)
+
+    def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
+        tokenizer, classes = self._read(folder)
+        return {
+            "encoder.embedding.table.weight": (self.tokenizer.vocabulary, tokenizer.vocabulary),
+            "output.weight": (self.classes, classes),
+            "output.bias": (self.classes, classes),
+        }
+
+
+def _column(source: Source, name: str) -> Iterator[str]:
+    """The texts of a column, without holding them all."""
+    for batch in source.dataset.iter(batch_size=1000):
+        yield from batch[name]

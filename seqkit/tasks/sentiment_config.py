@@ -1,0 +1,111 @@
+"""The schema of a sentiment configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, create_model, model_validator
+
+from seqkit.config import Section, from_signature
+from seqkit.data.batching import BatchingConfig
+from seqkit.data.sources import SourceConfig
+from seqkit.models import Embedding, Encoder, SequenceClassifier
+from seqkit.tasks.base import RunConfig
+from seqkit.tasks.parts import EmbeddingConfig, encoder_config, make_recurrent
+from seqkit.text import TextConfig
+from seqkit.training import TrainingConfig
+
+_SPLITS = ("train", "dev", "test")
+_SHARED = ("format", "columns", "on_bad_line")
+
+
+class SentimentData(BatchingConfig):
+    """`data:` where the examples are, and how they are batched."""
+
+    train: SourceConfig
+    """A file, `builtin:reviews`, or a mapping with a path and settings of its own."""
+    dev: SourceConfig | None = None
+    """Chooses the best checkpoint; without it the last one is kept."""
+    test: SourceConfig | None = None
+    """Scored once, at the end."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, value: Any) -> Any:
+        """format, columns and on_bad_line beside the splits hold for each of them that does not say otherwise."""
+        if not isinstance(value, Mapping):
+            return value
+        shared = {key: value[key] for key in _SHARED if key in value}
+        spread = {key: item for key, item in value.items() if key not in _SHARED}
+        for split in _SPLITS:
+            source = spread.get(split)
+            if isinstance(source, str):
+                source = {"path": source}
+            if isinstance(source, Mapping):
+                spread[split] = {**shared, **source}
+        return spread
+
+
+class SentimentTraining(TrainingConfig):
+    """`training:` with the loss of a classifier."""
+
+    metric: str = "accuracy"
+    """The dev score that chooses the best checkpoint: accuracy, macro_f1 or loss."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target probability that is spread over all classes (Szegedy et al. 2016)."""
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    """balanced: each class counts alike whatever its size; or a weight for each class by name."""
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class SentimentModel(Section):
+    """`model:` embedding -> encoder -> pooling -> classifier."""
+
+    embedding: EmbeddingConfig = EmbeddingConfig()  # type: ignore[valid-type]
+    encoder: Section
+    """The arguments of `seqkit.nn.Recurrent` and of the cell."""
+
+    @model_validator(mode="after")
+    def _buildable(self) -> SentimentModel:
+        with torch.device("meta"):
+            make_classifier(self, Encoder(Embedding(4, 1), make_recurrent(self.encoder, 1)), 2)
+        return self
+
+
+_Classifier = from_signature(
+    "_Classifier",
+    SequenceClassifier,
+    skip=("encoder", "num_classes", "pooling"),
+    base=SentimentModel,
+    pooling=(
+        Annotated[list[Literal["last", "mean", "max", "attention"]], BeforeValidator(_as_list)],
+        Field(default=["last"], description="Ways to pool the outputs over time; several are concatenated."),
+    ),
+)
+
+
+class SentimentConfig(RunConfig):
+    """The whole file."""
+
+    data: SentimentData
+    text: TextConfig = TextConfig()
+    model: SentimentModel
+    training: SentimentTraining = SentimentTraining()
+
+
+def sentiment_schema(tree: Mapping[str, Any]) -> type[SentimentConfig]:
+    """The schema for the cell that the configuration names."""
+    encoder = encoder_config(tree, "model", "encoder")
+    model = create_model("ModelConfig", __base__=_Classifier, encoder=(encoder, ...))
+    return create_model("SentimentConfig", __base__=SentimentConfig, model=(model, ...))
+
+
+def make_classifier(config: Any, encoder: Encoder, num_classes: int) -> SequenceClassifier:
+    """The model that a `model:` section describes, around an encoder."""
+    own = config.model_dump(exclude={"embedding", "encoder"})
+    return SequenceClassifier(encoder, num_classes, **own)

@@ -1,0 +1,206 @@
+"""The YAML loader: places in errors, inheritance, overrides, types."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from seqkit.config import Section, UserError, dump, from_mapping, from_signature, nearest, override, read, require
+
+
+class Encoder(Section):
+    hidden_size: int = 8
+    dropout: float = 0.0
+    kind: Literal["lstm", "gru"] = "lstm"
+
+
+class Model(Section):
+    encoder: Encoder = Encoder()
+    names: list[str] = []
+
+
+class Top(Section):
+    task: str
+    lr: float = 1e-3
+    on: bool = False
+    model: Model = Model()
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem(path: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        read(path, overrides).check(Top)
+    return str(caught.value)
+
+
+def test_unknown_key_names_file_line_path_and_the_nearest_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.yaml", "task: a\n# comment\nmodel:\n  encoder:\n    hiden_size: 3\n")
+    assert problem(path) == f"{path}:5: model.encoder.hiden_size: unknown key; did you mean 'hidden_size'?"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("lr: fast", "x.yaml:2: lr: "),
+        ("on: no", "x.yaml:2: on: "),
+        ("lr: '1'", "x.yaml:2: lr: "),
+        ("model: {encoder: {hidden_size: 2.5}}", "x.yaml:2: model.encoder.hidden_size: "),
+        ("model: {encoder: {hidden_size: true}}", "x.yaml:2: model.encoder.hidden_size: "),
+        ("model: {encoder: {kind: lst}}", "did you mean 'lstm'?"),
+        ("model: {names: [a, 3]}", "x.yaml:2: model.names.1: "),
+        ("model: 3", "x.yaml:2: model: "),
+        ("task: b", "x.yaml:2: task: this key is already on line 1"),
+        ("bad: [", "not valid YAML"),
+        ("? [a]\n: 3", "a key must be a plain word"),
+    ],
+)
+def test_wrong_values_name_their_line(tmp_path: Path, line: str, expected: str) -> None:
+    assert expected in problem(write(tmp_path, "x.yaml", f"task: a\n{line}\n"))
+
+
+def test_every_mistake_is_listed_and_a_missing_key_is_named(tmp_path: Path) -> None:
+    lines = problem(write(tmp_path, "x.yaml", "lr: x\non: 3\n")).splitlines()
+    assert len(lines) == 3
+    assert any("task: this key is required" in line for line in lines)
+
+
+def test_numbers_are_yaml_1_2(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.yaml", "task: no\nlr: 1e-3\nmodel: {encoder: {hidden_size: 010}}\n")
+    top = read(path).check(Top)
+    assert (top.task, top.lr, top.model.encoder.hidden_size) == ("no", 1e-3, 10)
+
+
+def test_base_then_file_then_command_line(tmp_path: Path) -> None:
+    write(tmp_path, "low.yaml", "task: low\nlr: 1\nmodel: {encoder: {hidden_size: 1, dropout: 0.1}, names: [a, b]}\n")
+    write(tmp_path, "mid.yaml", "base: low.yaml\nmodel: {encoder: {hidden_size: 2}}\n")
+    path = write(tmp_path, "top.yaml", "base: mid.yaml\ntask: top\nmodel: {names: [c]}\n")
+    top = read(path, ["model.encoder.dropout=0.3", "on=true"]).check(Top)
+    assert top == Top(task="top", lr=1, on=True, model=Model(encoder=Encoder(hidden_size=2, dropout=0.3), names=["c"]))
+    assert problem(path, "model.encoder.dropuot=1").startswith("command line: model.encoder.dropuot: unknown key")
+    write(tmp_path, "low.yaml", "task: low\nlr: x\n")
+    assert problem(path).startswith(f"{tmp_path / 'low.yaml'}:2: lr: ")
+
+
+def test_a_circle_of_bases_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "base: b.yaml\n")
+    assert "its own base" in problem(write(tmp_path, "b.yaml", "base: a.yaml\n"))
+
+
+@pytest.mark.parametrize("text", ["lr", "=3", "a..b=1", ".a=1"])
+def test_overrides_must_be_key_value(tmp_path: Path, text: str) -> None:
+    assert "KEY=VALUE" in problem(write(tmp_path, "x.yaml", "task: a\n"), text)
+
+
+def test_an_override_through_a_number_is_an_error(tmp_path: Path) -> None:
+    assert "lr is not a section" in problem(write(tmp_path, "x.yaml", "task: a\nlr: 3\n"), "lr.deep=1")
+
+
+def test_files_that_are_no_yaml_files(tmp_path: Path) -> None:
+    write(tmp_path, "quickstart.yaml", "task: a\n")
+    assert "no such file; did you mean" in problem(tmp_path / "quikstart.yaml")
+    assert "a directory" in problem(tmp_path)
+    assert "empty" in problem(write(tmp_path, "e.yaml", ""))
+    assert "expected keys and values" in problem(write(tmp_path, "l.yaml", "- a\n"))
+    (tmp_path / "b.yaml").write_bytes(b"task: \xff\n")
+    assert "not UTF-8" in problem(tmp_path / "b.yaml")
+    assert "x.yaml:2: not valid YAML" in problem(
+        write(tmp_path, "x.yaml", "task: !!python/object:os.system {}\na: ]\n")
+    )
+
+
+def test_python_tags_are_never_executed(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.yaml", "task: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(UserError):
+        read(path).check(Top)
+
+
+def test_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "x.yaml", "task: ${SEQKIT_TEST}/b\n")
+    assert f"{path}:1: task: the environment variable SEQKIT_TEST is not set" in problem(path)
+    monkeypatch.setenv("SEQKIT_TEST", "/a")
+    assert read(path).check(Top).task == "/a/b"
+
+
+def test_a_bom_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"\xef\xbb\xbftask: a\r\nlr: 2\r\n")
+    assert read(path).check(Top).lr == 2
+
+
+def test_schema_from_signature_takes_names_types_and_defaults() -> None:
+    def build(size: int, *, rate: float = 0.5, kind: Literal["a", "b"] = "a", device: str | None = None) -> None: ...
+
+    schema = from_signature("Built", build, skip=("device",), extra_one=(int, 7))
+    document = from_mapping({"size": 3})
+    override(document, ["rate=0.25"])
+    assert document.check(schema).model_dump() == {"extra_one": 7, "size": 3, "rate": 0.25, "kind": "a"}
+    with pytest.raises(UserError, match="device: unknown key"):
+        from_mapping({"size": 3, "device": "x"}).check(schema)
+    with pytest.raises(UserError, match="size: this key is required"):
+        from_mapping({}).check(schema)
+
+
+def test_constructor_errors_point_at_the_argument(tmp_path: Path) -> None:
+    from pydantic import model_validator
+
+    class Built(Section):
+        size: int
+
+        @model_validator(mode="after")
+        def check(self) -> Built:
+            if self.size < 1:
+                raise ValueError(f"size must be positive, got {self.size}")
+            return self
+
+    class Outer(Section):
+        built: Built
+
+    path = write(tmp_path, "x.yaml", "built:\n\n  size: -5\n")
+    with pytest.raises(UserError) as caught:
+        read(path).check(Outer)
+    assert str(caught.value) == f"{path}:3: built.size: size must be positive, got -5"
+
+
+scalars = st.floats(allow_nan=False) | st.integers() | st.text() | st.booleans()
+
+
+@given(st.dictionaries(st.text("abcdef", min_size=1), scalars))
+@example({"a": "1e3", "b": "010", "c": "no", "d": "true", "e": "2024-01-01", "f": "", "g": "~", "h": 1e-5})
+def test_dump_and_read_agree(tmp_path_factory: pytest.TempPathFactory, tree: dict[str, object]) -> None:
+    class Any_(Section):
+        tree: dict[str, bool | int | float | str]
+
+    path = tmp_path_factory.mktemp("dump") / "x.yaml"
+    path.write_text(dump(Any_(tree=tree)), encoding="utf-8")  # type: ignore[arg-type]
+    assert read(path).check(Any_).tree == tree
+
+
+@given(st.text())
+def test_any_text_is_a_tree_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "x.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(UserError):
+        assert isinstance(read(path).tree, dict)
+
+
+def test_our_loader_agrees_with_pyyaml_on_plain_trees(tmp_path: Path) -> None:
+    text = "a: {b: [1, 2.5, x], c: true}\nd: null\ne: |\n  two\n  lines\nf: &anchor {g: 1}\nh: *anchor\n"
+    assert read(write(tmp_path, "x.yaml", text)).tree == yaml.safe_load(text)
+
+
+def test_nearest_and_require() -> None:
+    assert nearest("hiden", ["hidden", "other"]) == "; did you mean 'hidden'?"
+    assert nearest("zzz", ["hidden"]) == ""
+    with pytest.raises(UserError, match=r"pip install 'seqkit\[plot\]'"):
+        require("no_such_module_here", "plot")

@@ -1,0 +1,313 @@
+"""The loop: exact resume, accumulation, averaging, early stopping, signals, failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seqkit.config import UserError, from_mapping
+from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
+from seqkit.training.checkpoint import Checkpoints, load_weights
+
+
+class Regression(Task):
+    """A two-layer network with dropout on generated rows; batches in a seeded order."""
+
+    def __init__(self, rows: int = 60, size: int = 8, losses: int = 1, dropout: float = 0.2) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.x = torch.randn(rows, 4, generator=generator)
+        self.y = (self.x.sum(1, keepdim=True)).tanh()
+        torch.manual_seed(5)
+        self.model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1))
+        self.size, self.losses = size, losses
+        self.calls = 0
+        self.at: dict[int, Any] = {}
+
+    def batches(self, epoch: int, start: int = 0) -> Iterable[Tensor]:
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(epoch))
+        return list(order.split(self.size))[start:]
+
+    def loss(self, batch: Tensor, carry: Any) -> tuple[dict[str, Loss], Any]:
+        self.calls += 1
+        if self.calls in self.at:
+            self.at[self.calls]()
+        error = self.model(self.x[batch]) - self.y[batch]
+        total = {"square": Loss(error.pow(2).sum(), float(len(batch)))}
+        if self.losses == 2:
+            # Another weight per batch, so that no common factor can stand for both.
+            total["first"] = Loss(error[:1].abs().sum(), 1.0, coefficient=0.5)
+        return total, (0 if carry is None else carry) + batch.sum()
+
+    def weights(self, batch: Tensor) -> dict[str, float]:
+        weights = {"square": float(len(batch)), "first": 1.0}
+        return dict(list(weights.items())[: self.losses])
+
+    def evaluate(self) -> dict[str, float]:
+        torch.rand(3)  # a careless task: must not disturb the training's random numbers
+        return {"loss": float((self.model(self.x) - self.y).pow(2).mean().detach()), "negated": -self.calls / 1.0}
+
+    def tokens(self, batch: Tensor) -> int:
+        return len(batch)
+
+    def describe(self, batch: Tensor) -> list[str]:
+        return [f"row {int(row)}" for row in batch]
+
+
+def settings(**tree: Any) -> TrainingConfig:
+    return from_mapping({"log_every": 3, **tree}).check(TrainingConfig)
+
+
+def fit(task: Task, folder: Path, **tree: Any) -> dict[str, Tensor]:
+    Trainer(task, settings(**tree), folder, device="cpu", seed=7).fit()
+    return {name: value.clone() for name, value in task.model.state_dict().items()}
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"epochs": 3},
+    {"steps": 20, "evaluate_every": 7, "checkpoint_every": 5},
+    {"epochs": 3, "ema": 0.9, "accumulate": 3},
+    {"epochs": 4, "schedule": {"name": "plateau", "patience": 0}, "keep_best": 2, "average_best": True},
+    {"epochs": 3, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}, "schedule": "one_cycle"},
+]
+
+
+@pytest.mark.parametrize("tree", VARIANTS)
+def test_same_seed_same_result(tmp_path: Path, tree: dict[str, Any]) -> None:
+    one, other = fit(Regression(), tmp_path / "a", **tree), fit(Regression(), tmp_path / "b", **tree)
+    assert same(one, other)
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("tree", VARIANTS)
+@pytest.mark.parametrize("stop", [2, 9, 13])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not(tmp_path: Path, tree: dict[str, Any], stop: int) -> None:
+    whole = fit(Regression(), tmp_path / "whole", **tree)
+    task = Regression()
+    task.at[stop] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    trainer = Trainer(task, settings(**tree), tmp_path / "cut", device="cpu", seed=7)
+    with pytest.raises(Stopped, match="seqkit resume") as caught:
+        trainer.fit()
+    assert caught.value.exit_code == 143
+    again = Regression()
+    with torch.no_grad():
+        again.model[0].weight.zero_()
+    torch.rand(100)
+    trainer = Trainer(again, settings(**tree), tmp_path / "cut", device="cpu", seed=7)
+    assert trainer.restore() > 0
+    trainer.fit()
+    assert same(whole, again.model.state_dict())
+    saved = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "cut")]
+    assert saved[0] == saved[1]
+    logs = [records(tmp_path / run / "metrics.jsonl") for run in ("whole", "cut")]
+    for log in logs:
+        for record in log:
+            record.pop("negated", None)  # counts calls, which start anew
+    assert logs[0] == logs[1]
+
+
+def test_a_crash_between_checkpoints_is_undone(tmp_path: Path) -> None:
+    """What was logged after the last checkpoint is cut off again."""
+    whole = fit(Regression(), tmp_path / "whole", epochs=3)
+    task = Regression()
+
+    def crash() -> None:
+        raise RuntimeError("crash")
+
+    task.at[14] = crash
+    with pytest.raises(RuntimeError, match="crash"):
+        Trainer(task, settings(epochs=3), tmp_path / "cut", device="cpu", seed=7).fit()
+    again = Regression()
+    trainer = Trainer(again, settings(epochs=3), tmp_path / "cut", device="cpu", seed=7)
+    assert trainer.restore() == 8
+    trainer.fit()
+    assert same(whole, again.model.state_dict())
+    steps = [record["step"] for record in records(tmp_path / "cut/metrics.jsonl")]
+    assert steps == [record["step"] for record in records(tmp_path / "whole/metrics.jsonl")]
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, losses: int) -> None:
+    """60 rows as 8+8+...+4: with several losses and uneven batches the mean of means would differ."""
+
+    class Whole(Regression):
+        def batches(self, epoch: int, start: int = 0) -> Iterable[Tensor]:
+            return [torch.cat(list(super().batches(epoch)))][start:]
+
+        def loss(self, batch: Tensor, carry: Any) -> tuple[dict[str, Loss], Any]:
+            parts = [Regression.loss(self, part, None)[0] for part in batch.split(self.size)]
+            names = parts[0]
+            return {
+                name: Loss(
+                    torch.stack([part[name].sum for part in parts]).sum(),
+                    sum(part[name].weight for part in parts),
+                    names[name].coefficient,
+                )
+                for name in names
+            }, None
+
+    tree = {"epochs": 2, "clip_norm": None, "optimizer": {"name": "sgd", "lr": 0.5}}
+    one = fit(Regression(losses=losses, dropout=0.0), tmp_path / "a", accumulate=8, **tree)
+    other = fit(Whole(losses=losses, dropout=0.0), tmp_path / "b", **tree)
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-5, atol=1e-6)
+
+
+def test_training_learns_and_keeps_the_best(tmp_path: Path) -> None:
+    task = Regression()
+    before = task.evaluate()["loss"]
+    result = Trainer(task, settings(epochs=40, optimizer={"lr": 0.01}), tmp_path, device="cpu", seed=7).fit()
+    log = records(tmp_path / "metrics.jsonl")
+    dev = {record["step"]: record["loss"] for record in log if record["split"] == "dev"}
+    task.model.eval()
+    assert result.scores["loss"] == min(dev.values()) == pytest.approx(task.evaluate()["loss"])
+    assert dev[result.step] == min(dev.values()) < before / 4
+    assert same(load_weights(tmp_path / "model.safetensors"), task.model.state_dict())
+    assert all(record["grad_norm"] > 0 for record in log if record["split"] == "train")
+    assert {"step", "tokens_per_second"} <= set(records(tmp_path / "timing.jsonl")[0])
+
+
+def test_early_stopping_counts_evaluations_without_a_better_score(tmp_path: Path) -> None:
+    task = Regression()
+    scores: Iterator[float] = iter([0.5, 0.6, 0.59, 0.6, 0.605, 0.9])
+    task.evaluate = lambda: {"accuracy": next(scores)}  # type: ignore[method-assign]
+    tree = {"epochs": 9, "metric": "accuracy", "early_stopping": {"patience": 3, "min_delta": 0.01}, "keep_best": 2}
+    trainer = Trainer(task, settings(**tree), tmp_path, device="cpu")
+    trainer.fit()  # five evaluations, and one more of the chosen weights
+    assert next(scores, None) is None
+    assert trainer.state.epoch == 5
+    assert [step for _, step in trainer.state.best] == [40, 16]
+
+
+def test_only_the_best_and_the_last_checkpoint_stay(tmp_path: Path) -> None:
+    task = Regression()
+    values = iter([3.0, 1.0, 2.0, 5.0, 4.0, 1.0])
+    task.evaluate = lambda: {"loss": next(values)}  # type: ignore[method-assign]
+    Trainer(task, settings(epochs=5, keep_best=2), tmp_path, device="cpu").fit()
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [16, 24, 40]
+
+
+def test_average_of_the_best_is_their_mean_and_kept_only_if_no_worse(tmp_path: Path) -> None:
+    for final, kept in ((0.5, True), (9.0, False)):
+        task, folder = Regression(), tmp_path / str(kept)
+        values = iter([3.0, 1.0, 2.0, 1.0, final])
+        task.evaluate = lambda values=values: {"loss": next(values)}  # type: ignore[method-assign,misc]
+        result = Trainer(task, settings(epochs=3, keep_best=2, average_best=True), folder, device="cpu").fit()
+        states = [load_weights(Checkpoints(folder / "checkpoints").weights(step)) for step in (16, 24)]
+        assert result.averaged is kept
+        for name, value in load_weights(folder / "model.safetensors").items():
+            expected = (states[0][name] + states[1][name]) / 2 if kept else states[0][name]
+            torch.testing.assert_close(value, expected)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_examples_and_checkpoint(tmp_path: Path) -> None:
+    task = Regression()
+
+    def poison() -> None:
+        with torch.no_grad():
+            task.model[0].weight.fill_(float("nan"))
+
+    task.at[11] = poison
+    with pytest.raises(Stopped) as caught:
+        fit(task, tmp_path, epochs=3)
+    assert caught.value.exit_code == 1
+    assert "step 11: the loss is nan" in str(caught.value)
+    assert "step-00000008" in str(caught.value)
+    assert "row " in str(caught.value)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
+    task = Regression()
+    task.at[2] = lambda: task.model[0].weight.register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(Stopped, match=r"step 2: the gradient is (nan|inf)"):
+        fit(task, tmp_path, epochs=1)
+
+
+def test_a_disk_that_refuses_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Regression()
+    original = Checkpoints.save
+
+    def full(self: Checkpoints, step: int, *rest: Any) -> None:
+        if step > 8:
+            raise OSError(28, "No space left on device")
+        original(self, step, *rest)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(Stopped, match=r"No space left on device.*that of step 8 is whole"):
+        fit(task, tmp_path, epochs=3)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    task = Regression()
+
+    def second() -> None:
+        with pytest.raises(UserError, match=f"process {os.getpid()} is training"):
+            fit(Regression(), tmp_path, epochs=1)
+
+    task.at[2] = second
+    fit(task, tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_reaches_the_model(tmp_path: Path, precision: str) -> None:
+    task = Regression()
+    seen: set[torch.dtype] = set()
+    task.model[0].register_forward_hook(lambda module, args, output: seen.add(output.dtype))
+    fit(task, tmp_path, epochs=1, precision=precision)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float16}
+    assert task.model[0].weight.dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own import
+def test_compile_gives_the_same_names_and_nearly_the_same_weights(tmp_path: Path) -> None:
+    plain = fit(Regression(dropout=0.0), tmp_path / "a", epochs=1)
+    compiled = fit(Regression(dropout=0.0), tmp_path / "b", epochs=1, compile=True)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_tensorboard_files_hold_the_scores(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    fit(Regression(), tmp_path, epochs=2, tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("dev/loss")] == [8, 16]
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    for tree, word in [
+        ({"epochs": 1, "steps": 1}, "steps and epochs"),
+        ({"clip_norm": 1.0, "clip_value": 1.0}, "clip_value and clip_norm"),
+        ({"average_best": True}, "keep_best"),
+        ({"optimizer": {"nesterov": True}}, "momentum"),
+        ({"optimizer": {"lr": -1.0}}, "optimizer.lr"),
+    ]:
+        with pytest.raises(UserError, match=word):
+            settings(**tree)
+
+
+def test_a_misspelt_metric_is_refused_before_training(tmp_path: Path) -> None:
+    task = Regression()
+    task.scores = ("loss", "accuracy")
+    with pytest.raises(UserError, match="no score 'acuracy'; did you mean 'accuracy'"):
+        fit(task, tmp_path, metric="acuracy")
+    assert task.calls == 0
