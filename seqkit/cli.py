@@ -7,6 +7,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, NoReturn
 
@@ -123,14 +124,15 @@ def predict(
     from seqkit import run
 
     try:
-        source: IO[bytes] = file.open("rb") if file else sys.stdin.buffer
+        opened = file.open("rb") if file else nullcontext(sys.stdin.buffer)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     task = run.load(run_path, device)
-    for lines in _chunks(source, str(file or "standard input")):
-        for prediction in task.predict(lines):
-            sys.stdout.write(task.format(prediction, form) + "\n")
-        sys.stdout.flush()
+    with opened as source:
+        for lines in _chunks(source, str(file or "standard input")):
+            for prediction in task.predict(lines):
+                sys.stdout.write(task.format(prediction, form) + "\n")
+            sys.stdout.flush()
 
 
 def _chunks(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[str]]:

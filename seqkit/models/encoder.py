@@ -51,7 +51,8 @@ class Embedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) int64 -> (B, T, E)."""
         vectors: Tensor = self.types(self.table, self.words(ids))
-        return self.dropout(self.locked(vectors))
+        dropped: Tensor = self.dropout(self.locked(vectors))
+        return dropped
 
 
 class Encoder(nn.Module):

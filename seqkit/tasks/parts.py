@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from seqkit.config import Section, UserError, from_signature
 from seqkit.models import Embedding, Encoder
 from seqkit.nn import Recurrent, resolve_cell
-from seqkit.text import Tokenizer, load_vectors
+from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
 
 # Arguments that the program supplies: the file may not set them.
 _SUPPLIED = ("input_size", "batch_first", "device", "dtype", "cell")
@@ -25,7 +26,7 @@ class _EncoderBase(Section):
 
     @model_validator(mode="after")
     def _buildable(self) -> _EncoderBase:
-        make_recurrent(self, 1, device="meta")
+        make_recurrent(self, 1, device="meta")  # however large, no memory
         return self
 
 
@@ -33,9 +34,19 @@ class _EmbeddingBase(Section):
     vectors: str | None = None
     """Pretrained vectors to start from: a GloVe, word2vec or fastText text file, plain or gzip."""
 
+    vectors_norm: float | None = Field(default=None, gt=0)
+    """Scale each vector to this length; torch's own start, N(0, 1), has a length of about the root of `size`."""
+    vectors_vocabulary: bool = False
+    """Give the words of the vectors' file that the training text lacks an entry too, so that dev, test and later
+    texts find them."""
+
     @model_validator(mode="after")
     def _buildable(self) -> _EmbeddingBase:
-        with torch.device("meta"):
+        for name in ("vectors_norm", "vectors_vocabulary"):
+            if getattr(self, name) and self.vectors is None:
+                raise ValueError(f"{name} needs vectors")
+        # Not on the meta device: there torch's normal_ imports its compiler, which takes seconds.
+        with torch.random.fork_rng(devices=[]):
             Embedding(4, **_arguments(self))
         return self
 
@@ -72,7 +83,17 @@ def make_recurrent(config: Section, input_size: int, **place: Any) -> Recurrent:
 
 
 def _arguments(config: Any) -> dict[str, Any]:
-    return {name: value for name, value in config.model_dump().items() if name != "vectors"}
+    """The constructor's arguments in an embedding section."""
+    return {name: value for name, value in config.model_dump().items() if not name.startswith("vectors")}
+
+
+def make_tokenizer(text: TextConfig, embedding: Any, texts: Iterable[str]) -> Tokenizer:
+    """A tokenizer trained on the texts, and on the words of the vectors' file where the embedding section says so."""
+    if embedding.vectors_vocabulary:
+        # As often as min_frequency asks, so that each gets its entry.
+        words = (word for word in vector_words(embedding.vectors) for _ in range(text.min_frequency))
+        texts = chain(texts, words)
+    return Tokenizer.train(texts, text)
 
 
 def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load: bool) -> tuple[Encoder, list[str]]:
@@ -92,7 +113,9 @@ def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load
     """
     arguments, lines, matrix = _arguments(embedding), [], None
     if embedding.vectors and load:
-        vectors = load_vectors(embedding.vectors, tokenizer.vocabulary, size=embedding.size)
+        vectors = load_vectors(
+            embedding.vectors, tokenizer.vocabulary, size=embedding.size, norm=embedding.vectors_norm
+        )
         matrix = vectors.matrix
         lines.append(
             f"vectors: {vectors.found} of {len(tokenizer)} words found in {embedding.vectors} ({vectors.coverage:.1%})"

@@ -18,11 +18,11 @@ from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
 from seqkit.data.sources import Source, SourceConfig, open_source
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.parts import make_encoder
+from seqkit.tasks.parts import make_encoder, make_tokenizer
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
 from seqkit.text import Tokenizer
-from seqkit.training import Loss
+from seqkit.training import Loss, RunFolder
 from seqkit.training.folder import write_text
 
 _FIELDS = {"text": str, "label": str}
@@ -110,8 +110,8 @@ class SentimentTask(RunTask):
     def _vocabulary(config: SentimentConfig, train: Source) -> Tokenizer:
         if config.init is not None and "text" not in config.model_fields_set:
             # The pretrained vectors of words go with their numbers: without a `text:` section both are kept.
-            return Tokenizer.load(Path(config.init.run) / "tokenizer.json")
-        return Tokenizer.train(_column(train, "text"), config.text)
+            return Tokenizer.load(RunFolder.open(config.init.run).path / "tokenizer.json")
+        return make_tokenizer(config.text, config.model.embedding, _column(train, "text"))
 
     @classmethod
     def restore(cls, config: SentimentConfig, folder: Path) -> SentimentTask:

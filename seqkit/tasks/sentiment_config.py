@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from seqkit.config import Section, from_signature
 from seqkit.data.batching import BatchingConfig
@@ -21,14 +21,29 @@ _SPLITS = ("train", "dev", "test")
 _SHARED = ("format", "columns", "on_bad_line")
 
 
+def _shared_in_schema(schema: dict[str, Any]) -> None:
+    """Editors should know the keys that `_spread` takes away."""
+    properties = SourceConfig.model_json_schema()["properties"]
+    schema["properties"].update({key: properties[key] for key in _SHARED})
+
+
+def _as_source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+Where = Annotated[SourceConfig, BeforeValidator(_as_source, json_schema_input_type=str | SourceConfig)]
+
+
 class SentimentData(BatchingConfig):
     """`data:` where the examples are, and how they are batched."""
 
-    train: SourceConfig
+    model_config = ConfigDict(json_schema_extra=_shared_in_schema)
+
+    train: Where
     """A file, `builtin:reviews`, or a mapping with a path and settings of its own."""
-    dev: SourceConfig | None = None
+    dev: Where | None = None
     """Chooses the best checkpoint; without it the last one is kept."""
-    test: SourceConfig | None = None
+    test: Where | None = None
     """Scored once, at the end."""
 
     @model_validator(mode="before")
@@ -40,9 +55,7 @@ class SentimentData(BatchingConfig):
         shared = {key: value[key] for key in _SHARED if key in value}
         spread = {key: item for key, item in value.items() if key not in _SHARED}
         for split in _SPLITS:
-            source = spread.get(split)
-            if isinstance(source, str):
-                source = {"path": source}
+            source = _as_source(spread.get(split))
             if isinstance(source, Mapping):
                 spread[split] = {**shared, **source}
         return spread
@@ -72,8 +85,10 @@ class SentimentModel(Section):
 
     @model_validator(mode="after")
     def _buildable(self) -> SentimentModel:
+        with torch.random.fork_rng(devices=[]):
+            embedding = Embedding(4, 1)
         with torch.device("meta"):
-            make_classifier(self, Encoder(Embedding(4, 1), make_recurrent(self.encoder, 1)), 2)
+            make_classifier(self, Encoder(embedding, make_recurrent(self.encoder, 1)), 2)
         return self
 
 
@@ -83,7 +98,10 @@ _Classifier = from_signature(
     skip=("encoder", "num_classes", "pooling"),
     base=SentimentModel,
     pooling=(
-        Annotated[list[Literal["last", "mean", "max", "attention"]], BeforeValidator(_as_list)],
+        Annotated[
+            list[Literal["last", "mean", "max", "attention"]],
+            BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+        ],
         Field(default=["last"], description="Ways to pool the outputs over time; several are concatenated."),
     ),
 )

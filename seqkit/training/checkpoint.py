@@ -26,13 +26,17 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
     for name, tensor in state.items():
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and key in seen:
             aliases[name] = seen[key]
         else:
             seen[key] = name
-            tensors[name] = tensor.detach().contiguous()
+            storage = tensor.untyped_storage().data_ptr()
+            # Of two views that overlap in part, each needs memory of its own.
+            tensors[name] = tensor.detach().clone() if storage in storages else tensor.detach().contiguous()
+            storages.add(storage)
     save_file(tensors, path, metadata={"aliases": json.dumps(aliases)})
 
 

@@ -72,8 +72,12 @@ class TrainingConfig(Section):
     """How many times to go through the data (10 where steps is not given either)."""
     steps: int | None = Field(default=None, gt=0)
     """How many updates to make, instead of epochs."""
-    optimizer: Annotated[OptimizerConfig, BeforeValidator(_named)] = OptimizerConfig()
-    schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    optimizer: Annotated[OptimizerConfig, BeforeValidator(_named, json_schema_input_type=str | OptimizerConfig)] = (
+        OptimizerConfig()
+    )
+    schedule: Annotated[ScheduleConfig, BeforeValidator(_named, json_schema_input_type=str | ScheduleConfig)] = (
+        ScheduleConfig()
+    )
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Scale the gradient down to this length where it is longer; null: leave it. The norm is logged either way."""
     clip_value: float | None = Field(default=None, gt=0)

@@ -1,0 +1,165 @@
+"""What the sentiment job costs beside the mathematics, measured in turn in one run; medians.
+
+    SEQKIT_DATA=/folder/of/the/data python scripts/bench_sentiment.py [--config FILE] [--rounds 5] [--json OUT]
+
+loop      wall time of a training epoch / of replaying the same collated batches through forward, backward, clipping
+          and step
+start     from the shell's return key to the first update done, warm cache; and `import` beside torch's own
+predict   p50 and p95 latency of one text on a loaded model, and `seqkit predict` on 10,000 lines, start included
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import seqkit
+from seqkit.run import read_config
+from seqkit.tasks import RunTask
+from seqkit.training import Trainer
+from seqkit.training.optim import clip, make_optimizer
+
+HERE = Path(__file__).parent.parent
+
+
+def timed_epoch(task: RunTask, config: Any, epoch: int) -> float:
+    """Seconds from asking for the first batch to the end of the last update, by the trainer's own loop."""
+    marks: list[float] = []
+    batches = task.batches
+
+    def watched(number: int, start: int = 0) -> Iterator[Any]:
+        marks.append(time.perf_counter())
+        yield from batches(epoch)
+        marks.append(time.perf_counter())
+
+    task.batches = watched  # type: ignore[method-assign]
+    evaluate, task.evaluate = task.evaluate, dict  # type: ignore[method-assign,assignment]
+    settings = config.training.model_copy(update={"epochs": 1, "steps": None})
+    settings = settings.model_copy(update={"schedule": type(settings.schedule)(), "early_stopping": None})
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(task, settings, folder, device="cpu", seed=epoch).fit()
+    task.batches, task.evaluate = batches, evaluate  # type: ignore[method-assign]
+    return marks[-1] - marks[-2]
+
+
+def timed_replay(task: RunTask, config: Any, epoch: int) -> float:
+    """Seconds for the same batches, collated beforehand."""
+    batches = list(task.batches(epoch))
+    optimizer = make_optimizer(task.model, config.training.optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    task.model.train()
+    start = time.perf_counter()
+    for batch in batches:
+        loss = task.loss(batch, None)[0]["loss"]
+        (loss.sum / loss.weight).backward()  # type: ignore[no-untyped-call]
+        clip(parameters, config.training.clip_norm, config.training.clip_value)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
+
+
+def loop_overhead(config_path: Path, rounds: int) -> dict[str, Any]:
+    config, kind = read_config(config_path)
+    torch.manual_seed(1)
+    task = kind.create(config)
+    pairs = []
+    for epoch in range(rounds + 1):  # the first warms up
+        pairs.append((timed_epoch(task, config, epoch), timed_replay(task, config, epoch)))
+    pairs = pairs[1:]
+    tokens = sum(task.tokens(batch) for batch in task.batches(0))
+    return {
+        "epoch_s": statistics.median(one for one, _ in pairs),
+        "replay_s": statistics.median(other for _, other in pairs),
+        "ratio": statistics.median(one / other for one, other in pairs),
+        "tokens_per_second": tokens / statistics.median(one for one, _ in pairs),
+    }
+
+
+def wall(*command: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def starting(config_path: Path, rounds: int) -> dict[str, Any]:
+    first, torch_only, ours = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds + 1):
+            command = ["-m", "seqkit", "train", str(config_path.resolve()), "training.epochs=null", "training.steps=1"]
+            command += ["training.log_every=1", f"name=run{number}"]
+            start = time.perf_counter()
+            with subprocess.Popen([sys.executable, *command], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+                assert process.stderr
+                for line in process.stderr:
+                    if line.startswith("step 1"):
+                        first.append(time.perf_counter() - start)
+                        process.kill()
+                        break
+            torch_only.append(wall("-c", "import torch"))
+            ours.append(wall("-c", "import seqkit; seqkit.train"))
+    return {
+        "first_step_s": statistics.median(first[1:]),
+        "import_torch_s": statistics.median(torch_only[1:]),
+        "import_seqkit_s": statistics.median(ours[1:]),
+    }
+
+
+def predicting(config_path: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        shorter = ["training.epochs=null", "training.steps=1"]
+        run = seqkit.train(config_path, *shorter, root=folder)
+        task = seqkit.load(run.folder)
+        texts = [text for text, _ in zip(_texts(task), range(10_000), strict=False)]
+        times = []
+        for text in texts[:300]:
+            start = time.perf_counter()
+            task.predict([text])
+            times.append(time.perf_counter() - start)
+        path = Path(folder) / "lines.txt"
+        path.write_text("\n".join(texts) + "\n", "utf-8")
+        seconds = wall("-m", "seqkit", "predict", str(run.folder), str(path))
+    times = sorted(times[20:])
+    return {
+        "p50_ms": 1e3 * times[len(times) // 2],
+        "p95_ms": 1e3 * times[int(len(times) * 0.95)],
+        "lines_per_second": len(texts) / seconds,
+    }
+
+
+def _texts(task: Any) -> Iterator[str]:
+    """Texts of the training data, over and over."""
+    made = type(task).create(task.config)
+    while True:
+        for row in made.splits["train"].source.dataset:
+            yield row["text"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=HERE / "configs/sentiment/sst2.yaml")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found = {
+        "threads": torch.get_num_threads(),
+        "loop": loop_overhead(given.config, given.rounds),
+        "start": starting(given.config, given.rounds),
+        "predict": predicting(given.config),
+    }
+    print(json.dumps(found, indent=2))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

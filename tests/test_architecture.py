@@ -1,0 +1,121 @@
+"""The house rules that a machine can check: who imports whom, how long a file and a function may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import seqkit
+
+PACKAGE = Path(seqkit.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Room -> (rooms of seqkit it may import, third parties at the top of a file, third parties inside functions).
+TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
+    "__init__": (set(), set(), {"run"}),
+    "__main__": ({"cli"}, set(), set()),
+    "nn": (set(), {"torch"}, set()),
+    "decoding": (set(), {"torch"}, set()),
+    "models": ({"nn"}, {"torch"}, set()),
+    "config": (set(), {"pydantic", "pydantic_core", "yaml"}, set()),
+    "text": ({"config"}, {"tokenizers", "numpy", "torch", "pydantic"}, {"torchtext"}),
+    "data": (
+        {"config", "text"},
+        {"torch", "numpy", "pydantic", "pydantic_core", "yaml"},
+        {"datasets", "pyarrow", "torchtext"},
+    ),
+    "training": ({"config", "data"}, {"torch", "numpy", "tqdm", "safetensors", "pydantic"}, {"tensorboard"}),
+    "tasks": (
+        {"config", "text", "data", "models", "decoding", "training", "nn"},
+        {"torch", "numpy", "pydantic"},
+        {"torchmetrics", "sacrebleu", "matplotlib", "pyarrow"},
+    ),
+    "run": ({"config", "tasks", "training"}, {"torch"}, set()),
+    "cli": ({"run", "config"}, {"typer"}, set()),
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """Imported modules, and whether inside a function; imports for type checkers are passed over."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            names = [f"seqkit.{alias.name}" for alias in node.names] if node.module == "seqkit" else [node.module or ""]
+            yield from ((name, inside) for name in names)
+        else:
+            yield from imports(node, inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_table(path: Path) -> None:
+    own = room(path)
+    rooms, top, lazy = TABLE[own]
+    for name, inside in imports(ast.parse(path.read_text("utf-8"))):
+        parts = name.split(".")
+        if parts[0] == "seqkit":
+            if len(parts) == 1 or parts[1] == "__version__":
+                continue
+            assert parts[1] in rooms | {own} | (lazy if inside else set()), f"{own} imports {name}"
+        elif parts[0] not in sys.stdlib_module_names:
+            assert parts[0] in top | (lazy if inside else set()), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno < 60, f"{node.name} is long"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_public_names_have_docstrings(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    assert ast.get_docstring(tree), "no module docstring"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_nn_models_and_decoding_need_torch_alone() -> None:
+    blocked = {name for _, top, lazy in TABLE.values() for name in top | lazy} - {"torch", "numpy", "run"}
+    code = f"""
+        import sys
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in {sorted(blocked | {"typer", "tqdm", "pydantic"})!r}:
+                    raise ImportError("blocked: " + name)
+        sys.meta_path.insert(0, Block())
+        import seqkit.nn, seqkit.models
+        try:
+            import seqkit.decoding
+        except ModuleNotFoundError as error:
+            assert error.name == "seqkit.decoding"
+        import torch
+        print(seqkit.nn.LSTM(2, 3)(torch.zeros(4, 1, 2))[0].shape)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([4, 1, 3])" in done.stdout
+
+
+def test_importing_seqkit_and_its_tasks_does_not_import_slow_libraries() -> None:
+    slow = ("datasets", "pandas", "pyarrow", "torchmetrics", "sklearn", "torch._dynamo", "torch._inductor")
+    code = f"import sys, seqkit.run, seqkit.tasks.sentiment; print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -1,0 +1,225 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seqkit.config import UserError
+from seqkit.training.averaging import average_weights
+from seqkit.training.checkpoint import (
+    Checkpoints,
+    load_weights,
+    pack,
+    random_state,
+    save_weights,
+    set_random_state,
+    unpack,
+)
+from seqkit.training.folder import JsonLines, RunFolder, replace_file, write_text
+from seqkit.training.transfer import transfer_weights
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+trees = st.recursive(
+    leaves | st.lists(st.floats(width=32, allow_nan=False), max_size=3).map(torch.tensor),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def equal(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and list(one) == list(other) and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)):
+        return type(one) is type(other) and len(one) == len(other) and all(map(equal, one, other))  # type: ignore[arg-type]
+    return one == other and type(one) is type(other)
+
+
+@given(trees)
+def test_pack_and_unpack_are_inverse_through_json(tree: object) -> None:
+    import json
+
+    tensors: dict[str, torch.Tensor] = {}
+    assert equal(unpack(json.loads(json.dumps(pack(tree, tensors))), tensors), tree)
+
+
+def test_pack_refuses_what_it_cannot_bring_back() -> None:
+    with pytest.raises(TypeError, match="cannot save a set at /a"):
+        pack({"a": {1}}, {})
+
+
+def test_tied_weights_are_stored_once_and_come_back(tmp_path: Path) -> None:
+    table = torch.randn(1000, 4)
+    save_weights(tmp_path / "w", {"a": table, "b": table, "c": table[:500], "d": torch.zeros(0)})
+    assert os.path.getsize(tmp_path / "w") < 1.7 * table.numel() * 4
+    found = load_weights(tmp_path / "w")
+    assert torch.equal(found["b"], table)
+    assert torch.equal(found["c"], table[:500])
+    assert set(found) == {"a", "b", "c", "d"}
+
+
+def test_random_state_comes_back() -> None:
+    state = random_state()
+    first = (torch.rand(3), np.random.rand(3), random.random())
+    tensors: dict[str, torch.Tensor] = {}
+    set_random_state(unpack(pack(state, tensors), tensors))
+    again = (torch.rand(3), np.random.rand(3), random.random())
+    assert torch.equal(first[0], again[0])
+    assert (first[1] == again[1]).all()
+    assert first[2] == again[2]
+
+
+def saved(folder: Path, *steps: int) -> Checkpoints:
+    checkpoints = Checkpoints(folder)
+    for step in steps:
+        checkpoints.save(step, {"w": torch.full((200,), float(step))}, {"step": step})
+    return checkpoints
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002" / ("manifest.json" if damage == "manifest" else "model.safetensors")
+    data = bytearray(path.read_bytes())
+    if damage in ("remove", "manifest"):
+        path.unlink()
+    else:
+        data[-1] ^= 1
+        path.write_bytes(data[:-5] if damage == "truncate" else data)
+    fresh = Checkpoints(tmp_path)
+    assert fresh.latest() == 1
+    weights, state = fresh.load(1)
+    assert weights["w"][0] == 1
+    assert state == {"step": 1}
+    with pytest.raises(UserError, match="damaged checkpoint"):
+        fresh.load(2)
+
+
+def test_prune_keeps_what_is_named(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 1, 2, 3)
+    checkpoints.prune({2})
+    assert checkpoints.steps() == [2]
+
+
+def test_a_disk_limit_leaves_the_earlier_checkpoint_whole(tmp_path: Path) -> None:
+    """A real limit of the operating system on the size of a file, in a process of its own."""
+    checkpoints = saved(tmp_path, 1)
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        try:
+            checkpoints.save(2, {"w": torch.zeros(100_000)}, {})
+        except OSError:
+            os._exit(7)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert Checkpoints(tmp_path).latest() == 1
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_text(path, "old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        replace_file(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_lines_are_cut_back(tmp_path: Path) -> None:
+    log = JsonLines(tmp_path / "log")
+    log.append({"a": 0.1})
+    size = log.sync()
+    log.append({"a": 2})
+    log.close()
+    log = JsonLines(tmp_path / "log", keep=size)
+    log.append({"é": 3})
+    log.close()
+    assert (tmp_path / "log").read_text("utf-8") == '{"a": 0.1}\n{"é": 3}\n'
+
+
+def test_run_folders(tmp_path: Path) -> None:
+    first = RunFolder.create(None, "sentiment", root=tmp_path)
+    assert first.path.name == "sentiment-1"
+    assert RunFolder.create(None, "sentiment", root=tmp_path).path.name == "sentiment-2"
+    for bad in ("../up", "a/b", "", ".hidden", "a b"):
+        with pytest.raises(UserError, match="not a plain name"):
+            RunFolder.create(bad, "sentiment", root=tmp_path)
+    named = RunFolder.create("x", "sentiment", root=tmp_path)
+    with pytest.raises(UserError, match=r"exists already.*seqkit resume.*--overwrite"):
+        RunFolder.create("x", "sentiment", root=tmp_path)
+    with pytest.raises(UserError, match="not a run folder of seqkit"):
+        RunFolder.create("x", "sentiment", root=tmp_path, overwrite=True)
+    with pytest.raises(UserError, match=r"half-written: run\.json"):
+        RunFolder.open(named.path)
+    named.describe({})
+    with pytest.raises(UserError, match=r"config\.yaml is missing"):
+        RunFolder.open(named.path)
+    named.config.write_text("task: a\n")
+    assert RunFolder.open(named.path).path == named.path
+    assert RunFolder.create("x", "sentiment", root=tmp_path, overwrite=True).metrics.exists() is False
+    (tmp_path / "x/run.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="newer seqkit"):
+        RunFolder.open(tmp_path / "x")
+    with pytest.raises(UserError, match=r"no such run folder; did you mean '.*/x'"):
+        RunFolder.open(tmp_path / "X")
+
+
+def test_average_weights_is_the_mean(tmp_path: Path) -> None:
+    states = [{"w": torch.randn(5), "n": torch.tensor([number])} for number in range(3)]
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path, state in zip(paths, states, strict=True):
+        save_weights(path, state)
+    mean = average_weights(paths)
+    torch.testing.assert_close(mean["w"], torch.stack([state["w"] for state in states]).mean(0))
+    assert mean["n"].tolist() == [0]
+
+
+def test_transfer_matches_rows_by_name_and_reports_everything() -> None:
+    model = torch.nn.ModuleDict(
+        {"table": torch.nn.Embedding(3, 2), "core": torch.nn.Linear(2, 2), "out": torch.nn.Linear(2, 5)}
+    )
+    fresh = model["table"].weight.detach().clone()
+    given = {
+        "table.weight": torch.tensor([[1.0, 1], [2, 2]]),
+        "core.weight": torch.full((2, 2), 7.0),
+        "out.weight": torch.zeros(4, 2),
+        "gone": torch.zeros(1),
+    }
+    report = transfer_weights(model, given, {"table.weight": (["a", "new", "b"], ["b", "a"])})
+    assert model["table"].weight.tolist() == [[2, 2], fresh[1].tolist(), [1, 1]]
+    assert model["core"].weight.eq(7).all()
+    assert report.loaded == ["core.weight"]
+    assert report.resized == {"table.weight": "2 of 3 rows found by name, 1 new"}
+    assert report.new == ["core.bias", "out.bias"]
+    assert set(report.left_out) == {"out.weight", "gone"}
+    text = "\n".join(report.lines())
+    for name in [*model.state_dict(), "gone"]:
+        assert name in text
+    # The same shape with other words must not be taken over row by row.
+    swapped = transfer_weights(
+        model, {"table.weight": torch.arange(6.0).view(3, 2)}, {"table.weight": (["a", "b", "c"], ["c", "b", "a"])}
+    )
+    assert "table.weight" in swapped.resized
+    assert model["table"].weight.tolist() == [[4, 5], [2, 3], [0, 1]]
