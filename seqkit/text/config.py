@@ -1,0 +1,70 @@
+"""The `text` section of a configuration."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from seqkit.config import Section
+
+
+class TextConfig(Section):
+    """How a text becomes tokens: normalise, split, drop stop words, look up, cut to length, in this order."""
+
+    tokenizer: Literal["word", "bpe", "unigram", "char"] = Field(
+        default="word",
+        description="word: whole words. bpe, unigram: pieces of words (Sennrich et al. 2016; Kudo 2018). "
+        "char: one token a Unicode code point.",
+    )
+    split: Literal["words", "spaces"] = Field(
+        default="words",
+        description="words: punctuation and English clitics (n't, 's) are tokens of their own, at white space and "
+        "inside words joined by a hyphen. spaces: only white space separates, for text that is tokenised already. "
+        "char has no words and takes the default only.",
+    )
+    lowercase: bool = Field(default=False, description="Lower-case the text.")
+    normalize: Literal["none", "nfc", "nfd", "nfkc", "nfkd"] = Field(
+        default="nfc", description="Unicode normalisation form (Unicode Standard Annex 15)."
+    )
+    strip_accents: bool = Field(
+        default=False,
+        description="Remove the combining marks: é becomes e. Scripts that write vowels as marks (Hindi) lose them.",
+    )
+    split_chinese: bool = Field(
+        default=True, description="Each Chinese (Han) character is a token of its own; char does so in any case."
+    )
+    vocab_size: int | None = Field(
+        default=None,
+        gt=4,
+        description="Largest vocabulary, the four special tokens included; the most frequent survive. "
+        "Default: no limit for word and char, 8000 for bpe and unigram.",
+    )
+    min_frequency: int = Field(
+        default=1,
+        gt=0,
+        description="A word or character (bpe: a merge) seen fewer times in training is unknown. Not for unigram.",
+    )
+    max_length: int | None = Field(
+        default=None, gt=0, description="Longest sequence, in tokens, <bos> and <eos> included; longer ones are cut."
+    )
+    keep: Literal["start", "end"] = Field(default="start", description="Which end of a text survives max_length.")
+    stop_words: str = Field(
+        default="none",
+        description="Words to drop, whatever their case: none, english (a built-in list without negations), or the "
+        "path of a UTF-8 file with one word a line. Not for char.",
+    )
+    add_bos: bool = Field(default=False, description="Put <bos> before every sequence.")
+    add_eos: bool = Field(default=False, description="Put <eos> after every sequence.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TextConfig:
+        if self.tokenizer == "char":
+            for name, value in (("split", "words"), ("stop_words", "none"), ("split_chinese", True)):
+                if getattr(self, name) != value:
+                    raise ValueError(f"{name}: the char tokenizer has no words; leave it at its default ({value!r})")
+        if self.tokenizer == "unigram" and self.min_frequency != 1:
+            raise ValueError("min_frequency: the unigram tokenizer does not count words; use vocab_size")
+        if self.max_length is not None and self.max_length <= self.add_bos + self.add_eos:
+            raise ValueError("max_length: leaves no room for a token beside <bos> and <eos>")
+        return self

@@ -1,0 +1,152 @@
+"""From a `TextConfig` to the parts of a `tokenizers.Tokenizer`: normaliser, splitter, decoder.
+
+All of it is expressed in the library's own components, so its JSON needs no file beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+from seqkit.config import UserError, nearest
+from seqkit.text.config import TextConfig
+
+PAD, UNK, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
+"""The first four entries of every vocabulary: ids 0, 1, 2, 3."""
+
+SPACE = "▁"  # how bpe and unigram write a space, so that a piece knows whether it begins a word
+
+_LETTER = r"[\p{L}\p{M}\p{N}_]"
+_END = rf"(?!{_LETTER})"
+# In this order: numbers; the word before n't; clitics; words; runs of one punctuation mark.
+_WORD = "|".join(
+    (
+        r"\p{N}+(?:[.,:]\p{N}+)+" + _END,
+        rf"{_LETTER}{{1,32}}?(?=[nN]['’][tT]{_END})",
+        rf"[nN]['’][tT]{_END}",
+        rf"['’](?:[sS]|[rR][eE]|[vV][eE]|[lL][lL]|[dD]|[mM]){_END}",
+        rf"{_LETTER}+",
+        r"([^\s\p{L}\p{M}\p{N}_])\1*",
+    )
+)
+# Pieces of at most 64 characters: merging is quadratic in the length of a piece. Every character belongs to a piece.
+_KINDS = (r"[\p{L}\p{M}]", r"\p{N}", rf"[^{SPACE}\p{{L}}\p{{M}}\p{{N}}]")
+_SUBWORD = "|".join(rf"{SPACE}?{kind}{{1,64}}" for kind in _KINDS)
+_CHUNK = rf"{SPACE}?[^{SPACE}]{{1,64}}"
+# A special token written out in a text must not become one (<unk> may: it means the same).
+_SPECIAL = r"<(?=(?:pad|bos|eos)>)"
+
+
+def normalizer(config: TextConfig) -> Any:
+    """Unicode form, accents, case; for bpe and unigram also the space mark. None where nothing is to do."""
+    form = "nfc" if config.normalize == "none" and config.strip_accents else config.normalize
+    parts: list[Any] = []
+    if config.strip_accents:
+        parts += [normalizers.NFKD() if form.startswith("nfk") else normalizers.NFD(), normalizers.StripAccents()]
+    if form != "none":
+        parts.append(getattr(normalizers, form.upper())())
+    if config.lowercase:
+        parts.append(normalizers.Lowercase())
+    if config.tokenizer in ("bpe", "unigram"):
+        parts += [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+    return normalizers.Sequence(parts) if parts else None
+
+
+def splitter(config: TextConfig) -> Any:
+    """The pre-tokenizer: words or white space, Chinese characters, then stop words. None for char."""
+    if config.tokenizer == "char":
+        return None
+    subword = config.tokenizer != "word"
+    if config.split == "words":
+        parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
+    else:
+        parts = [_matches(_CHUNK + "|" + SPACE) if subword else pre_tokenizers.WhitespaceSplit()]
+        parts.append(pre_tokenizers.Split(Regex(_SPECIAL), "isolated"))
+    if config.split_chinese:
+        parts.append(pre_tokenizers.Split(Regex(rf"{SPACE}?\p{{Han}}"), "isolated"))
+    words = _stop_words(config, parts)
+    if words:
+        pattern = rf"(?i)\A{SPACE}?{_any_of(words)}\z"
+        parts.append(pre_tokenizers.Split(Regex(pattern), "removed"))
+    return pre_tokenizers.Sequence(parts)
+
+
+def decoder(config: TextConfig) -> Any:
+    """How tokens join: None (with spaces) for word, seamlessly for the others."""
+    if config.tokenizer == "word":
+        return None
+    if config.tokenizer == "char":
+        return decoders.Fuse()
+    return decoders.Sequence([decoders.Replace(SPACE, " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+
+
+def _matches(pattern: str) -> Any:
+    return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+
+
+def _escape(word: str) -> str:
+    return re.sub(r"([^\w])", r"\\\1", word)
+
+
+def _any_of(words: list[str]) -> str:
+    """A pattern for sorted words that shares their beginnings: a plain list of thousands is tried one by one."""
+    if len(words) == 1:
+        return _escape(words[0])
+    groups = itertools.groupby(words, key=lambda word: word[:1])
+    return "(?:" + "|".join(_escape(first) + _any_of([word[1:] for word in group]) for first, group in groups) + ")"
+
+
+def _stop_words(config: TextConfig, parts: list[Any]) -> list[str]:
+    """The words to drop, normalised and sorted.
+
+    Raises:
+        UserError: no such file, not UTF-8, no word in it, or a line that the tokenizer would split.
+    """
+    if config.stop_words == "none":
+        return []
+    if config.stop_words == "english":
+        name = "the built-in list"
+        data = resources.files("seqkit.text").joinpath("stop_words_en.txt").read_bytes()
+    else:
+        name = config.stop_words
+        data = _read(Path(name).expanduser())
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{name}:{line}: not UTF-8 text (byte {data[error.start]:#04x})") from None
+    # The same normaliser, without the space mark: a stop word has no place in a sentence.
+    normal = normalizer(config.model_copy(update={"tokenizer": "word"}))
+    split = pre_tokenizers.Sequence(parts)
+    words = set()
+    for number, line_text in enumerate(lines, 1):
+        word = line_text.strip()
+        if not word or word.startswith("#"):
+            continue
+        word = word if normal is None else normal.normalize_str(word)
+        pieces = [piece for piece, _ in split.pre_tokenize_str(word)]
+        if pieces != [word] and config.stop_words == "english":
+            continue  # a clitic, which bpe and unigram do not make a token
+        if pieces != [word]:
+            raise UserError(
+                f"{name}:{number}: {word!r} is {len(pieces)} tokens ({' '.join(pieces)}); expected one word a line"
+            )
+        words.add(word)
+    if not words:
+        raise UserError(f"{name}: no word in this stop word list; expected one a line")
+    return sorted(words)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        hint = nearest(str(path), ["none", "english"])
+        raise UserError(f"stop_words: no such file: {path} (or none, or english){hint}") from None
+    except OSError as error:
+        raise UserError(f"stop_words: {path} cannot be read ({error.strerror})") from None

@@ -1,0 +1,147 @@
+"""Building vocabularies: one function a kind of tokenizer, all deterministic."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, trainers
+
+from seqkit.config import UserError
+from seqkit.text import pipeline
+from seqkit.text.config import TextConfig
+
+_SUBWORD_VOCAB_SIZE = 8000
+_SPECIAL = list(pipeline.SPECIAL_TOKENS)
+
+
+def train(texts: Iterable[str], config: TextConfig) -> Backend:
+    """A complete `tokenizers.Tokenizer` for the texts.
+
+    Raises:
+        UserError: no token in the texts, or a `vocab_size` that does not hold their characters.
+    """
+    build = {"word": _word, "char": _char, "bpe": _bpe, "unigram": _unigram}[config.tokenizer]
+    backend = _raw(build(texts, config), config)
+    if backend.get_vocab_size() <= len(_SPECIAL):
+        raise UserError(
+            f"text: no token to train the {config.tokenizer} tokenizer on; "
+            "the training texts are empty, or min_frequency, vocab_size or stop_words leave nothing"
+        )
+    decoder = pipeline.decoder(config)
+    if decoder is not None:
+        backend.decoder = decoder
+    return backend
+
+
+def _raw(model: Any, config: TextConfig) -> Backend:
+    """The model behind its normaliser and splitter."""
+    backend = Backend(model)
+    normalizer, splitter = pipeline.normalizer(config), pipeline.splitter(config)
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    if splitter is not None:
+        backend.pre_tokenizer = splitter
+    return backend
+
+
+def _fit(texts: Iterable[str], backend: Backend, trainer: Any) -> dict[str, Any]:
+    """Train, and return the model's part of the library's JSON."""
+    failures: list[BaseException] = []
+
+    def watched() -> Iterator[str]:
+        try:
+            yield from texts
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    try:
+        backend.train_from_iterator(watched(), trainer)
+    except BaseException as error:
+        if failures:
+            raise failures[0] from None  # the library wraps what the texts' own iterator raised
+        # A panic of the Rust side arrives as a BaseException of a private class.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error)
+        if "not large enough" in reason:
+            reason = "vocab_size is smaller than the number of different characters in the texts"
+        raise UserError(f"text: the tokenizer cannot be trained: {reason}") from error
+    model: dict[str, Any] = json.loads(backend.to_str())["model"]
+    return model
+
+
+def _word(texts: Iterable[str], config: TextConfig) -> Any:
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size or 2**31,
+        min_frequency=config.min_frequency,
+        special_tokens=_SPECIAL,
+        show_progress=False,
+    )
+    model = _fit(texts, _raw(models.WordLevel(unk_token=pipeline.UNK), config), trainer)
+    # A text may hold the word <unk>, which the library then counts a second time.
+    words = [word for word in sorted(model["vocab"], key=model["vocab"].__getitem__) if word not in _SPECIAL]
+    return models.WordLevel(vocab=_numbered(words), unk_token=pipeline.UNK)
+
+
+def _char(texts: Iterable[str], config: TextConfig) -> Any:
+    normalizer = pipeline.normalizer(config)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text if normalizer is None else normalizer.normalize_str(text))
+    frequent = [character for character, count in counts.items() if count >= config.min_frequency]
+    frequent.sort(key=lambda character: (-counts[character], character))
+    limit = config.vocab_size - len(_SPECIAL) if config.vocab_size else None
+    # Pieces without merges are characters; a model of words would hold one object a character of a 10 MB line.
+    return models.BPE(vocab=_numbered(frequent[:limit]), merges=[], unk_token=pipeline.UNK)
+
+
+def _numbered(tokens: list[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate([*_SPECIAL, *tokens])}
+
+
+def _bpe(texts: Iterable[str], config: TextConfig) -> Any:
+    size = config.vocab_size or _SUBWORD_VOCAB_SIZE
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        min_frequency=config.min_frequency,
+        special_tokens=_SPECIAL,
+        limit_alphabet=size - len(_SPECIAL),
+        show_progress=False,
+    )
+    model = _fit(texts, _raw(models.BPE(unk_token=pipeline.UNK), config), trainer)
+    # tokenizers < 0.20 writes a merge as one string.
+    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+    return models.BPE(vocab=model["vocab"], merges=merges, unk_token=pipeline.UNK)
+
+
+def _unigram(texts: Iterable[str], config: TextConfig) -> Any:
+    trainer = trainers.UnigramTrainer(
+        vocab_size=config.vocab_size or _SUBWORD_VOCAB_SIZE,
+        unk_token=pipeline.UNK,
+        special_tokens=_SPECIAL,
+        show_progress=False,
+    )
+    model = _fit(texts, _raw(models.Unigram(), config), trainer)
+    vocabulary = _settled([(str(piece), float(score)) for piece, score in model["vocab"][len(_SPECIAL) :]])
+    return models.Unigram(vocab=[*((token, 0.0) for token in _SPECIAL), *vocabulary], unk_id=1)
+
+
+def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The same pieces with scores that do not depend on the order in which the library walked its hash maps.
+
+    That order changes from run to run. It shows in the last digits of the log-probabilities, and in the rare
+    characters that are added after training at the lowest score, each 0.0001 above the one before.
+    """
+    low = min((score for _, score in vocabulary), default=0.0)
+    floor = low
+    for score in sorted(score for piece, score in vocabulary if len(piece) == 1):
+        if score - floor > 0.00011:
+            break
+        floor = score
+    settled = [(piece, round(low if len(piece) == 1 and score <= floor else score, 4)) for piece, score in vocabulary]
+    return sorted(settled, key=lambda item: (-item[1], item[0]))
