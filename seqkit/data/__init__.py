@@ -1,0 +1,1 @@
+"""Data: where rows come from, and how they become batches."""

@@ -1,0 +1,306 @@
+"""Rows out of files: one generator a format, each row with its line number, a bad line as a value.
+
+A reader yields `(line, values)` with one value a column asked for, in that order, or `(line, BadRow)`; whether a bad
+row stops the program is not its business. What makes the whole file useless raises `UserError` at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import textwrap
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from seqkit.config import UserError, nearest
+
+Value = str | list[str]
+
+FORMATS = ("tsv", "csv", "jsonl", "parquet", "text")
+_EXTENSIONS = {
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+_MAX_FIELD = 1 << 28  # characters of one CSV field; an unclosed quote must not swallow a file larger than memory
+_PARQUET_ROWS = 1000  # read at a time
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column to read: `kind` is `str`, or `list` for a list of strings."""
+
+    name: str
+    kind: type
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """Why a row cannot be used."""
+
+    message: str
+
+
+Rows = Generator[tuple[int, list[Value] | BadRow], None, None]
+
+
+def detect(path: Path) -> str:
+    """The format that the file's name tells, a last `.gz` passed over.
+
+    Raises:
+        UserError: the extension is not a known one.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    extension = suffixes[-1] if suffixes else ""
+    if extension not in _EXTENSIONS:
+        raise UserError(
+            f"{path}: the name does not tell the format (known: {', '.join(_EXTENSIONS)}, each also with .gz); "
+            f"set format: to one of {', '.join(FORMATS)}"
+        )
+    return _EXTENSIONS[extension]
+
+
+def read(path: Path, form: str, columns: Sequence[Column]) -> Rows:
+    """The rows of a file; `line` is that of the row's first line, counted from 1 (parquet: the row's number).
+
+    Blank lines are passed over, except in `text`, where each is a row, so that parallel files stay aligned. In tsv,
+    csv and text a list is written with spaces between its elements.
+
+    Raises:
+        UserError: a damaged file, no header, or a header without one of the columns.
+    """
+    readers: dict[str, Callable[[Path, Sequence[Column]], Rows]] = {
+        "tsv": _tsv,
+        "csv": _csv,
+        "jsonl": _jsonl,
+        "parquet": _parquet,
+        "text": _text,
+    }
+    return readers[form](path, columns)
+
+
+def convert(value: Any, column: Column) -> Value | BadRow:
+    """A value as the column wants it: text (an integer becomes its digits) or a list of strings."""
+    if column.kind is list:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return value
+        expected = "a list of strings"
+    else:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        expected = "text"
+    given = repr(value)
+    given = given if len(given) <= 40 else given[:37] + "..."
+    return BadRow(f"{column.name!r}: expected {expected}, got {given}")
+
+
+def _picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[list[str]], list[Value]]:
+    """From the cells of a line to the values of the columns."""
+    if all(column.kind is str for column in columns):
+        return lambda cells: [cells[at] for at in positions]  # twice as fast as the general way
+    pairs = [(at, column.kind is list) for at, column in zip(positions, columns, strict=True)]
+    return lambda cells: [cells[at].split() if splits else cells[at] for at, splits in pairs]
+
+
+def _converted(values: Sequence[Any], columns: Sequence[Column]) -> list[Value] | BadRow:
+    row: list[Value] = []
+    for value, column in zip(values, columns, strict=True):
+        found = convert(value, column)
+        if isinstance(found, BadRow):
+            return found
+        row.append(found)
+    return row
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(number, text with its line end, what is wrong or "") of each line, plain or gzip, without the BOM."""
+    number = 0
+    with closing(_open(path)) as file:
+        try:
+            for number, raw in enumerate(file, 1):
+                if number == 1:
+                    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                        raise UserError(f"{path}: this is UTF-16 text; expected UTF-8")
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                problem = ""
+                try:
+                    text = raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    text = raw.decode("utf-8", errors="replace")
+                    problem = f"not UTF-8 text (byte {raw[error.start]:#04x} at position {error.start + 1} of the line)"
+                if "\0" in text:
+                    problem = problem or f"a NUL byte at position {raw.index(0) + 1} of the line"
+                    text = text.replace("\0", "")
+                yield number, text, problem
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
+
+
+def _open(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        magic = file.read(2)
+    return cast(IO[bytes], gzip.open(path, "rb") if magic == b"\x1f\x8b" else path.open("rb"))
+
+
+def _positions(header: Sequence[str], columns: Sequence[Column], place: str) -> list[int]:
+    """Where in the header each column stands."""
+    positions = []
+    for column in columns:
+        count = header.count(column.name)
+        if count == 0:
+            known = textwrap.shorten(", ".join(header), 200, placeholder=" ...")
+            raise UserError(f"{place}: no column {column.name!r} (columns: {known}){nearest(column.name, header)}")
+        if count > 1:
+            raise UserError(f"{place}: {count} columns are called {column.name!r}")
+        positions.append(header.index(column.name))
+    return positions
+
+
+def _wrong_width(found: int, header: Sequence[str]) -> BadRow:
+    return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({', '.join(header)})")
+
+
+def _tsv(path: Path, columns: Sequence[Column]) -> Rows:
+    """Tabs separate, a quote is a character like any other."""
+    header: list[str] | None = None
+    pick = _picker((), ())
+    for number, text, problem in _lines(path):
+        text = text.rstrip("\r\n")
+        if header is None:
+            if problem:
+                raise UserError(f"{path}:{number}: {problem}")
+            header = text.split("\t")
+            pick = _picker(_positions(header, columns, f"{path}:{number}"), columns)
+            continue
+        if not text and not problem:
+            continue
+        cells = text.split("\t")
+        if problem:
+            yield number, BadRow(problem)
+        elif len(cells) != len(header):
+            yield number, _wrong_width(len(cells), header)
+        else:
+            yield number, pick(cells)
+
+
+def _csv(path: Path, columns: Sequence[Column]) -> Rows:
+    """RFC 4180: commas separate, double quotes enclose a field with commas, line ends or (doubled) quotes."""
+    problems: dict[int, str] = {}
+
+    def feed() -> Iterator[str]:
+        for number, text, problem in _lines(path):
+            if problem:
+                problems[number] = problem
+            yield text
+
+    limit = csv.field_size_limit()
+    csv.field_size_limit(max(limit, _MAX_FIELD))
+    try:
+        reader = csv.reader(feed(), strict=True)
+        header: list[str] | None = None
+        pick = _picker((), ())
+        for first, cells in _records(reader):
+            problem = next((problems.pop(at) for at in range(first, reader.line_num + 1) if at in problems), "")
+            if problem:
+                cells = BadRow(problem)
+            if header is None:
+                if isinstance(cells, BadRow):
+                    raise UserError(f"{path}:{first}: {cells.message}")
+                header = cells
+                pick = _picker(_positions(header, columns, f"{path}:{first}"), columns)
+            elif isinstance(cells, BadRow):
+                yield first, cells
+            elif len(cells) != len(header):
+                yield first, _wrong_width(len(cells), header)
+            else:
+                yield first, pick(cells)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _records(reader: Any) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """(first line, cells) of every record; what the parser refuses is a bad row, and it goes on after it."""
+    while True:
+        first = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            message = "a quoted field is never closed" if "end of data" in str(error) else f"not CSV: {error}"
+            yield first, BadRow(message)
+            continue
+        if cells:
+            yield first, cells
+
+
+def _jsonl(path: Path, columns: Sequence[Column]) -> Rows:
+    for number, text, problem in _lines(path):
+        if problem:
+            yield number, BadRow(problem)
+        elif text.strip():
+            yield number, _object(text, columns)
+
+
+def _object(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
+    try:
+        row = json.loads(text)
+    except RecursionError:
+        return BadRow("not valid JSON: nested too deeply")
+    except json.JSONDecodeError as error:
+        return BadRow(f"not valid JSON: {error.msg} at column {error.colno}")
+    except ValueError as error:
+        return BadRow(f"not valid JSON: {error}")
+    if not isinstance(row, dict):
+        return BadRow(f"expected a JSON object, got {type(row).__name__}")
+    for column in columns:
+        if column.name not in row:
+            known = textwrap.shorten(", ".join(row), 200, placeholder=" ...")
+            return BadRow(f"no key {column.name!r} (keys: {known}){nearest(column.name, row)}")
+    values = _converted([row[column.name] for column in columns], columns)
+    if "\\u" in text and isinstance(values, list):
+        # JSON can spell half of a surrogate pair, which no encoding of Unicode can hold.
+        try:
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return BadRow("not valid Unicode: half of a surrogate pair")
+    return values
+
+
+def _text(path: Path, columns: Sequence[Column]) -> Rows:
+    """One row a line."""
+    if len(columns) != 1:
+        names = ", ".join(column.name for column in columns)
+        raise UserError(f"{path}: a plain text file has one column; needed: {names}")
+    pick = _picker([0], columns)
+    for number, text, problem in _lines(path):
+        yield number, BadRow(problem) if problem else pick([text.rstrip("\r\n")])
+
+
+def _parquet(path: Path, columns: Sequence[Column]) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _positions(file.schema_arrow.names, columns, str(path))
+            number = 0
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=[column.name for column in columns]):
+                for values in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):
+                    number += 1
+                    yield number, _converted(values, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None

@@ -1,0 +1,325 @@
+"""Where rows come from: files and the built-in data, as memory-mapped `datasets.Dataset` tables.
+
+A file is read once, row by row, into an Arrow file in the cache folder of the `datasets` library; every later use maps
+that file, so a corpus may be larger than memory. The cache knows the file by path, size and time of change.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from seqkit import __version__
+from seqkit.config import Section, UserError, nearest
+from seqkit.data.readers import BadRow, Column, Rows, convert, detect, read
+
+LINE = "_line"
+"""Name of the column that holds each row's line number."""
+
+_BUILTIN = "builtin:"
+_BUILTIN_ROWS = {"train": 8000, "dev": 1000, "test": 1000}
+_BATCH_ROWS = 10_000
+_BATCH_CHARACTERS = 1 << 25
+
+_log = logging.getLogger("seqkit.data")
+
+
+class SourceConfig(Section):
+    """One part of the data. In YAML a bare string stands for `{path: string}`."""
+
+    path: str = Field(description="A file, plain or gzip, or builtin:NAME for data that comes with the package.")
+    format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text"] = Field(
+        default="auto", description="Format of the file; auto goes by the extension. text: one sentence a line."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Field name to column name in the file, where the two differ."
+    )
+    limit: int | None = Field(
+        default=None,
+        gt=0,
+        description="Use the first N good rows. Default: all; of built-in data 8000 to train, 1000 each for dev and "
+        "test.",
+    )
+    on_bad_line: Literal["error", "skip"] = Field(
+        default="error", description="What to do with a line that cannot be read: stop, or skip and count it."
+    )
+    seed: int | None = Field(default=None, ge=0, description="Seed of built-in data. Default: 0.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SourceConfig:
+        if not self.path:
+            raise ValueError("path: is empty; expected a file or builtin:NAME")
+        if self.path.startswith(_BUILTIN):
+            if self.format != "auto":
+                raise ValueError("format: built-in data has none; leave it out")
+        elif self.seed is not None:
+            raise ValueError("seed: only built-in data has one; leave it out")
+        return self
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of one part.
+
+    Attributes:
+        dataset: a memory-mapped `datasets.Dataset` with one column a field and `_line`, the line each row begins at
+            (Parquet and built-in data: its number), which survives shuffling and filtering.
+        name: the file as the user wrote it, or builtin:NAME, for messages.
+        skipped: bad lines that were passed over.
+        first_skipped: the message of the first of them, with its place, or "".
+    """
+
+    dataset: Any
+    name: str
+    skipped: int
+    first_skipped: str
+    has_lines: bool
+
+    def place(self, index: int) -> str:
+        """Where row `index` of `dataset` stands: `file:line`, or `file: row N` for Parquet and built-in data."""
+        return _place(self.name, self.dataset.select_columns([LINE])[index][LINE], self.has_lines)
+
+
+def _place(name: str, line: int, has_lines: bool) -> str:
+    return f"{name}:{line}" if has_lines else f"{name}: row {line}"
+
+
+def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> Source:
+    """Read a source, or map what an earlier run read.
+
+    Args:
+        config: which file and how.
+        fields: the fields needed, each `str` or `list` (a list of strings).
+        part: train, dev or test: which part of built-in data, and the word for messages.
+
+    Raises:
+        UserError: the file is missing, empty, a directory, unreadable or without a needed column; a bad line
+            (unless they are skipped); no row left; a full disk under the cache.
+    """
+    for name in config.columns:
+        if name not in fields:
+            raise UserError(
+                f"data.{part}.columns.{name}: not a field of this task "
+                f"(fields: {', '.join(fields)}){nearest(name, fields)}"
+            )
+    columns = {name: Column(config.columns.get(name, name), kind) for name, kind in fields.items()}
+    job = _builtin(config, columns, part) if config.path.startswith(_BUILTIN) else _file(config, columns)
+    with closing(job.rows):
+        return _cached(job)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to read, under which key the result is cached, and how to speak of it."""
+
+    name: str
+    identity: list[Any]
+    state: list[Any]
+    rows: Rows
+    columns: dict[str, Column]
+    limit: int | None
+    skip_bad: bool
+    has_lines: bool
+
+    @property
+    def stem(self) -> str:
+        """Cache file names of all states of one source begin with this."""
+        return _digest([__version__, *self.identity, self.limit, self.skip_bad, self._layout()])
+
+    def _layout(self) -> list[list[str]]:
+        return [[field, column.name, column.kind.__name__] for field, column in self.columns.items()]
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _file(config: SourceConfig, columns: dict[str, Column]) -> _Job:
+    path = Path(config.path).expanduser()
+    try:
+        status = path.stat()
+        if path.is_dir():
+            raise UserError(f"{path}: this is a directory; expected a file")
+        if not path.is_file():
+            raise UserError(f"{path}: not a regular file")
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        names = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file{nearest(str(path), names)}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if status.st_size == 0:
+        raise UserError(f"{path}: the file is empty")
+    form = detect(path) if config.format == "auto" else config.format
+    return _Job(
+        name=str(path),
+        identity=[str(path.resolve()), form],
+        state=[status.st_size, status.st_mtime_ns],
+        rows=read(path, form, list(columns.values())),
+        columns=columns,
+        limit=config.limit,
+        skip_bad=config.on_bad_line == "skip",
+        has_lines=form != "parquet",
+    )
+
+
+def _builtin(config: SourceConfig, columns: dict[str, Column], part: str) -> _Job:
+    from seqkit.data import builtin
+
+    name, seed = config.path.removeprefix(_BUILTIN), config.seed or 0
+    known = builtin.columns(name)
+    for column in columns.values():
+        if column.name not in known:
+            hint = f"(columns: {', '.join(known)}){nearest(column.name, known)}"
+            raise UserError(f"{config.path}: no column {column.name!r} {hint}")
+
+    def rows() -> Rows:
+        for number, row in enumerate(builtin.rows(name, part, seed=seed), 1):
+            values = [convert(row[column.name], column) for column in columns.values()]
+            bad = next((value for value in values if isinstance(value, BadRow)), None)
+            yield number, bad or [value for value in values if not isinstance(value, BadRow)]
+
+    # The rules decide the rows: a changed rule file or generator must not be served from the cache.
+    folder = Path(builtin.__file__).parent
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return _Job(
+        name=config.path,
+        identity=[config.path, part, seed],
+        state=[[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        rows=rows(),
+        columns=columns,
+        limit=config.limit or _BUILTIN_ROWS.get(part, _BUILTIN_ROWS["test"]),
+        skip_bad=config.on_bad_line == "skip",
+        has_lines=False,
+    )
+
+
+def _cached(job: _Job) -> Source:
+    """Map the Arrow file of an earlier run, or write it first."""
+    import datasets
+
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "seqkit"
+    target = folder / f"{job.stem}-{_digest(job.state)}.arrow"
+    notes = target.with_suffix(".json")
+    # The Arrow file is renamed into place last: where it is, its notes are.
+    with suppress(OSError, ValueError, KeyError):
+        if target.is_file():
+            return _source(job, datasets.Dataset.from_file(str(target)), json.loads(notes.read_text("utf-8")))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix="reading.")
+    except OSError as error:
+        _log.warning("%s: read into memory; the cache %s cannot be written (%s)", job.name, folder, error.strerror)
+        return _in_memory(job)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            skipped = _write(job, file)
+        _replace(notes, json.dumps(skipped))
+        os.replace(temporary, target)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror or str(error)
+        raise UserError(
+            f"{job.name}: cannot be cached in {folder} ({reason}); set HF_DATASETS_CACHE to another folder"
+        ) from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    for stale in folder.glob(f"{job.stem}-*"):
+        if stale not in (target, notes):
+            with suppress(OSError):
+                stale.unlink()
+    return _source(job, datasets.Dataset.from_file(str(target)), skipped)
+
+
+def _in_memory(job: _Job) -> Source:
+    import datasets
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    skipped = _write(job, sink)
+    return _source(job, datasets.Dataset.from_buffer(sink.getvalue()), skipped)
+
+
+def _source(job: _Job, dataset: Any, skipped: dict[str, Any]) -> Source:
+    return Source(dataset, job.name, skipped["count"], skipped["first"], job.has_lines)
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="reading.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _write(job: _Job, sink: Any) -> dict[str, Any]:
+    """Stream the rows into Arrow; returns how many lines were skipped and why the first was.
+
+    Raises:
+        UserError: a bad line where they are errors, or no row at all.
+    """
+    import pyarrow as pa
+
+    text = pa.string()
+    types = [(field, pa.list_(text) if column.kind is list else text) for field, column in job.columns.items()]
+    schema = pa.schema([*types, (LINE, pa.int64())])
+    skipped: dict[str, Any] = {"count": 0, "first": ""}
+    total = 0
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in _batches(job, skipped):
+            arrays = [
+                pa.array(values, kind.type) for values, kind in zip(zip(*batch, strict=True), schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            total += len(batch)
+    if total == 0:
+        why = f"; {skipped['count']} bad lines were skipped, first {skipped['first']}" if skipped["count"] else ""
+        raise UserError(f"{job.name}: no rows{why}")
+    return skipped
+
+
+def _batches(job: _Job, skipped: dict[str, Any]) -> Iterator[list[list[Any]]]:
+    """Rows, each with its line number at the end, in batches of bounded length and size."""
+    batch: list[list[Any]] = []
+    size = 0
+    for line, row in itertools.islice(_good(job, skipped), job.limit):
+        for value in row:
+            size += len(value) if isinstance(value, str) else sum(map(len, value))
+        batch.append([*row, line])
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _good(job: _Job, skipped: dict[str, Any]) -> Iterator[tuple[int, list[Any]]]:
+    for line, row in job.rows:
+        if not isinstance(row, BadRow):
+            yield line, row
+            continue
+        message = f"{_place(job.name, line, job.has_lines)}: {row.message}"
+        if not job.skip_bad:
+            raise UserError(message)
+        skipped["first"] = skipped["first"] or message
+        skipped["count"] += 1
