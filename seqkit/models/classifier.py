@@ -85,9 +85,9 @@ class SequenceClassifier(nn.Module):
         self.hidden = nn.Linear(size, hidden_size) if hidden_size else None
         self.output = nn.Linear(hidden_size or size, num_classes)
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """ids (B, T) int64 padded at the end, lengths (B,) -> logits (B, C)."""
-        output, state = self.encoder(ids, lengths)
+    def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
+        """ids (B, T) int64 padded at the end, lengths (B,) -> logits (B, C); for `shift` see `Encoder`."""
+        output, state = self.encoder(ids, lengths, shift)
         directions = 2 if self.encoder.recurrent.bidirectional else 1
         last = torch.cat(list(state[0][-directions:]), dim=1)  # (B, H)
         vector = self.dropout(self.pooling(output, last, lengths))

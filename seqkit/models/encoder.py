@@ -48,9 +48,11 @@ class Embedding(nn.Module):
         self.locked = LockedDropout(locked_dropout, batch_first=True)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, T) int64 -> (B, T, E)."""
+    def forward(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
+        """ids (B, T) int64 -> (B, T, E); `shift` (B, T, E) is added to the vectors before the dropouts on them."""
         vectors: Tensor = self.types(self.table, self.words(ids))
+        if shift is not None:
+            vectors = vectors + shift
         dropped: Tensor = self.dropout(self.locked(vectors))
         return dropped
 
@@ -73,18 +75,19 @@ class Encoder(nn.Module):
         """Features of an output, both directions together."""
         return self.recurrent.output_size
 
-    def forward(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode a padded batch.
 
         Args:
             ids: (B, T) int64, padded at the end.
             lengths: (B,) int64, 0 allowed.
+            shift: (B, T, E) added to the embedded input, for adversarial training.
 
         Returns:
             output (B, T, output_size), zero past each length; and the final state, each part
             (num_layers * num_directions, B, size).
         """
-        output, state = self.recurrent(self.embedding(ids), lengths=lengths)
+        output, state = self.recurrent(self.embedding(ids, shift), lengths=lengths)
         return output, state
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
 from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.models import worst_shift
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.parts import make_encoder, make_tokenizer
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
@@ -24,8 +25,11 @@ from seqkit.tasks.sentiment_scores import classification_report, classification_
 from seqkit.text import Tokenizer
 from seqkit.training import Loss, RunFolder
 from seqkit.training.folder import write_text
+from seqkit.training.progress import say
 
 _FIELDS = {"text": str, "label": str}
+# Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
+_LONGEST = 50_000
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,14 @@ class SentimentTask(RunTask):
             label = source.dataset[row]["label"]
             hint = nearest(label, self.classes) or f"; the training data has: {', '.join(self.classes)}"
             raise UserError(f"{source.place(row)}: unknown label {label!r}{hint}")
-        labels = found.to_numpy().astype(np.int64)
-        return Split(encode_column(source.dataset, "text", self.tokenizer), labels, source)
+        ids = encode_column(source.dataset, "text", self.tokenizer)
+        if len(ids) and ids.lengths.max() > _LONGEST:
+            row = int(ids.lengths.argmax())
+            raise UserError(
+                f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
+                f"cut texts, or take it out (the most is {_LONGEST:,})"
+            )
+        return Split(ids, found.to_numpy().astype(np.int64), source)
 
     def _refuse_empty(self, train: Split) -> None:
         empty = np.flatnonzero(train.ids.lengths == 0)
@@ -189,11 +199,22 @@ class SentimentTask(RunTask):
         return Batches(plan, lambda rows: self._collate(split, rows), start)
 
     def loss(self, batch: Batch, carry: Any) -> tuple[dict[str, Loss], None]:
-        logits = self.model(batch.ids, batch.lengths)
+        size = self.config.training.adversarial
+        if not size:
+            return {"loss": Loss(self._total(batch, None), self.weights(batch)["loss"])}, None
+        table = self.model.encoder.embedding.table
+        shift = torch.zeros(*batch.ids.shape, table.embedding_dim, device=self.device, requires_grad=True)
+        plain = self._total(batch, shift)
+        norm = table.weight.detach()[batch.ids].flatten(1).norm(dim=1)
+        moved = self._total(batch, worst_shift(plain, shift, norm, size))
+        return {"loss": Loss((plain + moved) / 2, self.weights(batch)["loss"])}, None
+
+    def _total(self, batch: Batch, shift: Tensor | None) -> Tensor:
+        """The cross-entropy of a batch, added up."""
+        logits = self.model(batch.ids, batch.lengths, shift).float()
         weights = self._weights.to(logits.device) if self._weights is not None else None
         smoothing = self.config.training.label_smoothing
-        total = F.cross_entropy(logits.float(), batch.labels, weights, reduction="sum", label_smoothing=smoothing)
-        return {"loss": Loss(total, self.weights(batch)["loss"])}, None
+        return F.cross_entropy(logits, batch.labels, weights, reduction="sum", label_smoothing=smoothing)
 
     def weights(self, batch: Batch) -> dict[str, float]:
         if self._weights is None:
@@ -266,7 +287,11 @@ class SentimentTask(RunTask):
         found = [Prediction(None, {}) for _ in texts]
         if not kept:
             return found
-        ids = Ragged.from_lists(self.tokenizer.encode([texts[number] for number in kept]))
+        rows = self.tokenizer.encode([texts[number] for number in kept])
+        for number, row in zip(kept, rows, strict=True):
+            if len(row) > _LONGEST:
+                say(f"a text of {len(row):,} tokens is cut to the first {_LONGEST:,}: {texts[number][:40]!r}...")
+        ids = Ragged.from_lists([row[:_LONGEST] for row in rows])
         for number, row in zip(kept, torch.softmax(self._logits(ids), dim=1).tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             found[number] = Prediction(self.classes[best], dict(zip(self.classes, row, strict=True)))

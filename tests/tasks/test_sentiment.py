@@ -147,6 +147,38 @@ def test_class_weights_weigh_the_loss(generated_data: Path, tmp_path: Path) -> N
         task_for({**config, "training": {"metric": "loss", "class_weights": {"aa": 3.0, "b": 1.0}}})
 
 
+@pytest.mark.parametrize("backend", ["reference", "fused", "auto"])
+def test_adversarial_loss_is_that_of_the_shifted_texts(generated_data: Path, backend: str) -> None:
+    """Against a plain computation on copies of the vectors, one text at a time."""
+    config = tree(
+        generated_data,
+        model={"embedding": {"size": 12}, "encoder": {"hidden_size": 10, "backend": backend, "bidirectional": True}},
+        training={"adversarial": 0.05},
+    )
+    task = task_for(config)
+    task.model.double()
+    batch = next(iter(task.batches(0)))
+    loss = task.loss(batch, None)[0]["loss"].sum
+    model = task.model
+    expected = 0.0
+    for row, length in enumerate(batch.lengths.tolist()):
+        vectors = model.encoder.embedding.table.weight[batch.ids[row, :length]].detach()
+
+        def score(x: torch.Tensor, row: int = row) -> torch.Tensor:
+            output, state = model.encoder.recurrent(x[None], lengths=torch.tensor([len(x)]))
+            logits = model.output(model.pooling(output, torch.cat(list(state[0][-2:]), 1), torch.tensor([len(x)])))
+            return torch.nn.functional.cross_entropy(logits, batch.labels[row : row + 1])
+
+        x = vectors.clone().requires_grad_()
+        plain = score(x)
+        (gradient,) = torch.autograd.grad(plain, x)
+        moved = score(vectors + 0.05 * vectors.norm() * gradient / gradient.norm())
+        expected += (plain.item() + moved.item()) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_scores_equal_scikit_learns() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     logits, labels = torch.randn(200, 3), torch.randint(0, 3, (200,))
@@ -189,6 +221,17 @@ def test_bad_data_is_one_clear_line(
         train(tree(generated_data, data=data), root=tmp_path / "runs")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_line_of_ten_megabytes(trained: Path, generated_data: Path, tmp_path: Path, capsys: Any) -> None:
+    long = "superb film " * 900_000
+    path = write(tmp_path, f"label\ttext\npositive\tsuperb\nnegative\t{long}\n")
+    config = tree(generated_data, data={"train": str(path), "dev": None}, training={"metric": "loss"})
+    with pytest.raises(UserError, match=r"own\.tsv:3: a text of 1,800,000 tokens; give text\.max_length"):
+        task_for(config)
+    assert task_for({**config, "text": {"max_length": 9}}).splits["train"].ids.lengths.tolist() == [1, 9]
+    assert load(trained).predict([long])[0].label == "positive"
+    assert "cut to the first 50,000" in capsys.readouterr().err
 
 
 def test_vectors_are_loaded_and_their_width_is_checked(generated_data: Path, tmp_path: Path) -> None:
