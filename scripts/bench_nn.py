@@ -1,0 +1,276 @@
+"""Times seqkit.nn against torch.nn: training, inference, variants and memory; prints tables and writes JSON.
+
+    python scripts/bench_nn.py                        # everything (about 15 minutes on 2 cores)
+    python scripts/bench_nn.py --only train --kinds LSTM --shapes 0,1,2
+    python scripts/bench_nn.py --device cuda
+
+All candidates of a row run in turn within one loop, so that a busy machine slows them alike; the medians are printed in
+milliseconds. Lengths are uniform in T/2..T with one sequence of T steps. The torch side of the ragged rows gets
+its input as the same padded batch and packs it, as any training loop must.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import seqkit.nn as snn
+
+SHAPES = [  # (T, B, I, H)
+    (50, 32, 128, 128),
+    (50, 32, 256, 256),
+    (100, 64, 256, 256),
+    (200, 32, 300, 512),
+    (30, 64, 512, 1024),
+    (400, 1, 128, 128),
+    (64, 16, 64, 64),
+]
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "LSTM": [
+        {"peephole": True},
+        {"coupled": True},
+        {"layer_norm": True},
+        {"zoneout": 0.1, "zoneout_cell": 0.1},
+        {"recurrent_dropout": 0.2},
+        {"recurrent_dropout": 0.2, "recurrent_dropout_kind": "semeniuta"},
+        {"weight_drop": 0.2},
+        {"cell_clip": 3.0},
+        {"learn_initial_state": True},
+        {"proj_size": 64},
+    ],
+    "GRU": [
+        {"layer_norm": True},
+        {"zoneout": 0.1},
+        {"recurrent_dropout": 0.2},
+        {"recurrent_dropout": 0.2, "recurrent_dropout_kind": "semeniuta"},
+        {"weight_drop": 0.2},
+    ],
+    "RNN": [{"layer_norm": True}, {"zoneout": 0.1}, {"recurrent_dropout": 0.2}, {"weight_drop": 0.2}],
+}
+
+
+def in_turn(candidates: dict[str, Callable[[], Any]], device: str, budget: float, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each candidate; all run in turn, at least 3 times, until the budget (s) is spent."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    begin = time.perf_counter()
+    for turn in range(repeats + 1):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:
+                times[name].append(1e3 * (time.perf_counter() - start))
+        if turn >= 3 and time.perf_counter() - begin > budget:
+            break
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+class Case:
+    """One shape of one kind: the same weights, input, lengths and output gradient for every candidate."""
+
+    def __init__(self, kind: str, shape: tuple[int, int, int, int], device: str) -> None:
+        torch.manual_seed(0)
+        self.kind, self.device = kind, device
+        steps, batch, features, self.hidden_size = shape
+        self.features, self.steps = features, steps
+        self.x = torch.randn(steps, batch, features, device=device, requires_grad=True)
+        self.lengths = torch.randint(steps // 2, steps + 1, (batch,))
+        self.lengths[0] = steps
+        self.grad = torch.randn(steps, batch, self.hidden_size, device=device)
+        self.torch = getattr(torch.nn, kind)(features, self.hidden_size).to(device)
+
+    def ours(self, backend: str, **options: Any) -> torch.nn.Module:
+        module: torch.nn.Module = getattr(snn, self.kind)(
+            self.features, self.hidden_size, backend=backend, device=self.device, **options
+        )
+        if not options:
+            module.load_state_dict(self.torch.state_dict())
+        return module
+
+    def forward(self, module: torch.nn.Module, ragged: bool) -> torch.Tensor:
+        if not ragged:
+            return module(self.x)[0]  # type: ignore[no-any-return]
+        if module is self.torch:
+            packed, _ = module(pack_padded_sequence(self.x, self.lengths, enforce_sorted=False))
+            return pad_packed_sequence(packed, total_length=self.steps)[0]
+        return module(self.x, lengths=self.lengths)[0]  # type: ignore[no-any-return]
+
+    def train(self, module: torch.nn.Module, ragged: bool) -> None:
+        self.x.grad = None
+        module.zero_grad(set_to_none=True)
+        output = self.forward(module, ragged)
+        output.backward(self.grad[..., : output.size(-1)])
+
+    def infer(self, module: torch.nn.Module, ragged: bool) -> None:
+        with torch.no_grad():
+            self.forward(module, ragged)
+
+
+def bench_against_torch(args: argparse.Namespace, what: str) -> list[dict[str, Any]]:
+    """Training or inference of every kind and shape, full and ragged, on `auto` and `fused`."""
+    rows = []
+    print(f"\n{what}: ms (torch | auto | fused), and torch / ours")
+    for kind in args.kinds:
+        for shape in args.shapes:
+            case = Case(kind, shape, args.device)
+            modules = {"torch": case.torch, "auto": case.ours("auto"), "fused": case.ours("fused")}
+            for ragged in (False, True):
+                step = case.train if what == "train" else case.infer
+                runs = {name: partial(step, m, ragged) for name, m in modules.items()}
+                found = in_turn(runs, args.device, args.budget, args.repeats)
+                with torch.set_grad_enabled(what == "train"):
+                    chosen = modules["auto"].backend_for(case.x, lengths=case.lengths if ragged else None).name
+                row = {"what": what, "kind": kind, "shape": shape, "ragged": ragged, "auto_is": chosen, "ms": found}
+                row |= {name: found["torch"] / found[name] for name in ("auto", "fused")}
+                rows.append(row)
+                print(
+                    f"{kind:5}{shape!s:24}{'ragged' if ragged else 'full':7}"
+                    f"{found['torch']:9.1f}{found['auto']:9.1f}{found['fused']:9.1f}"
+                    f"   auto x{row['auto']:.2f} ({chosen})  fused x{row['fused']:.2f}",
+                    flush=True,
+                )
+    return rows
+
+
+def bench_variants(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each variant in training against the plain fused module, and against its own reference loop."""
+    rows, shape = [], (50, 32, 256, 256)
+    print(f"\nvariants at {shape}, ragged, training: ms, time / plain fused, reference time / time")
+    for kind in args.kinds:
+        case = Case(kind, shape, args.device)
+        plain = case.ours("fused")
+        for options in VARIANTS[kind]:
+            modules = {"plain": plain, "variant": case.ours("auto", **options)}
+            modules["reference"] = case.ours("reference", **options)
+            runs = {name: partial(case.train, module, True) for name, module in modules.items()}
+            found = in_turn(runs, args.device, args.budget, args.repeats)
+            row = {"what": "variants", "kind": kind, "options": options, "ms": found}
+            row |= {"ratio": found["variant"] / found["plain"], "gain": found["reference"] / found["variant"]}
+            rows.append(row)
+            print(
+                f"{kind:5}{json.dumps(options):72}{found['variant']:8.1f}  x{row['ratio']:.2f}  x{row['gain']:.2f}",
+                flush=True,
+            )
+    return rows
+
+
+def peak(kind: str, backend: str, shape: tuple[int, int, int, int], ragged: bool) -> float:
+    """MiB by which one training step raises the peak of a fresh process."""
+    code = (
+        "import resource, sys; sys.path.insert(0, 'scripts'); import bench_nn as b\n"
+        f"small = b.Case({kind!r}, (3, 2, 4, 4), 'cpu'); get = lambda c: c.torch if {backend!r} == 'torch' else "
+        f"c.ours({backend!r})\n"
+        f"small.train(get(small), {ragged}); case = b.Case({kind!r}, {shape!r}, 'cpu'); module = get(case)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"case.train(module, {ragged})\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+
+
+def bench_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Peak memory of one training step, each in a process of its own."""
+    rows, shape = [], (200, 32, 300, 512)
+    print(f"\npeak memory of one training step at {shape}, MiB (torch | auto | fused)")
+    for kind in args.kinds:
+        for ragged in (False, True):
+            found = {name: peak(kind, name, shape, ragged) for name in ("torch", "auto", "fused")}
+            rows.append({"what": "memory", "kind": kind, "ragged": ragged, "mib": found})
+            text = "".join(f"{value:9.0f}" for value in found.values())
+            print(f"{kind:5}{'ragged' if ragged else 'full':7}{text}   auto x{found['auto'] / found['torch']:.2f}")
+    return rows
+
+
+def geometric(values: list[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """The goals of the project beside what was measured."""
+
+    def pick(what: str, kinds: tuple[str, ...], ragged: bool, by: str, keep: Callable[[tuple[int, ...]], bool]) -> list:
+        return [
+            row[by]
+            for row in rows
+            if row["what"] == what and row["kind"] in kinds and row["ragged"] == ragged and keep(row["shape"])
+        ]
+
+    def some(shape: tuple[int, ...]) -> bool:
+        return shape[1] >= 16
+
+    lines = []
+
+    def goal(text: str, values: list[float], target: float, fold: Callable[[list[float]], float]) -> None:
+        if values:
+            value = fold(values)
+            lines.append(f"{'met   ' if value >= target else 'MISSED'} {text}: {value:.2f} (goal {target})")
+
+    lstm, others, all_kinds = ("LSTM",), ("RNN", "GRU"), ("LSTM", "RNN", "GRU")
+    big = (30, 64, 512, 1024)
+    goal("LSTM ragged training, auto, geometric mean", pick("train", lstm, True, "auto", some), 3.3, geometric)
+    first = pick("train", lstm, True, "auto", lambda s: s in SHAPES[:4])
+    goal("the same over the first four shapes", first, 3.8, geometric)
+    goal("the same, minimum", pick("train", lstm, True, "auto", lambda s: some(s) and s != big), 2.5, min)
+    goal("the same at (30,64,512,1024)", pick("train", lstm, True, "auto", lambda s: s == big), 1.3, min)
+    goal("the same at B = 1", pick("train", lstm, True, "auto", lambda s: s[1] == 1), 0.95, min)
+    goal("LSTM ragged training, fused, geometric mean", pick("train", lstm, True, "fused", some), 2.3, geometric)
+    goal("LSTM full training, auto, minimum", pick("train", lstm, False, "auto", lambda s: True), 0.95, min)
+    goal("LSTM full training, fused, H >= 256", pick("train", lstm, False, "fused", lambda s: s[3] >= 256), 1.0, min)
+    goal("LSTM full training, fused, B >= 16", pick("train", lstm, False, "fused", some), 0.75, min)
+    goal("RNN and GRU full training, auto", pick("train", others, False, "auto", lambda s: True), 1.8, geometric)
+    goal("RNN and GRU ragged training, auto", pick("train", others, True, "auto", lambda s: True), 2.5, geometric)
+    for ragged in (False, True):
+        name = f"inference, {'ragged' if ragged else 'full'}, auto, minimum"
+        goal(name, pick("infer", all_kinds, ragged, "auto", lambda s: True), 0.95, min)
+    variants = [row for row in rows if row["what"] == "variants"]
+    normed = [1 / row["ratio"] for row in variants if "layer_norm" in row["options"]]
+    goal("layer_norm: plain time / its time, minimum", normed, 1 / 1.8, min)
+    goal(
+        "other variants: plain time / their time, minimum",
+        [1 / row["ratio"] for row in variants if "layer_norm" not in row["options"]],
+        1 / 1.35,
+        min,
+    )
+    goal("variants: reference time / their time, minimum", [row["gain"] for row in variants], 3.0, min)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=["train", "infer", "variants", "memory"])
+    parser.add_argument("--kinds", nargs="*", default=["LSTM", "GRU", "RNN"], choices=["LSTM", "GRU", "RNN"])
+    parser.add_argument("--shapes", default=",".join(map(str, range(len(SHAPES)))), help="indices into SHAPES")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--budget", type=float, default=6.0, help="seconds for each row of the tables")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path("bench_nn.json"))
+    args = parser.parse_args()
+    args.shapes = [SHAPES[int(index)] for index in args.shapes.split(",")]
+    wanted = args.only or ["train", "infer", "variants", "memory"]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
+    rows: list[dict[str, Any]] = []
+    for what in ("train", "infer"):
+        rows += bench_against_torch(args, what) if what in wanted else []
+    rows += bench_variants(args) if "variants" in wanted else []
+    rows += bench_memory(args) if "memory" in wanted and args.device == "cpu" else []
+    lines = summary(rows)
+    print("\n" + "\n".join(lines))
+    setting = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device}
+    args.out.write_text(json.dumps({**setting, "rows": rows, "summary": lines}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Initialisation of recurrent weights, and the plain activations that cells name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "identity": lambda x: x,
+}
+
+
+def initialise(weights: Mapping[str, Tensor], hidden_size: int, init: str, *, fan: int | None = None) -> None:
+    """Fill the parameters of one cell in place.
+
+    "torch": uniform in +-1/sqrt(hidden_size), drawn in torch's order, so that one seed gives torch's weights.
+    "orthogonal": every gate's recurrent block orthogonal (Saxe et al. 2014), input weights Glorot uniform
+    (Glorot & Bengio 2010), biases zero. "irnn": recurrent identity, input weights N(0, 0.001), biases zero
+    (Le et al. 2015). Gains of layer normalisation are one and peepholes are treated like biases.
+    """
+    bound = 1.0 / math.sqrt(fan or hidden_size)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if name.startswith("norm"):
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+            elif init == "torch":
+                weight.uniform_(-bound, bound)
+            elif weight.dim() < 2:
+                weight.zero_()
+            elif name == "weight_hh" and init == "irnn":
+                nn.init.eye_(weight)
+            elif name == "weight_hh":
+                for block in torch.split(weight, hidden_size):
+                    nn.init.orthogonal_(block)
+            elif init == "irnn":
+                weight.normal_(0.0, 0.001)
+            else:
+                for block in torch.split(weight, hidden_size):
+                    nn.init.xavier_uniform_(block)

@@ -1,0 +1,112 @@
+"""The autograd function around a fused kernel, and its double backward through the reference graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.cells.cell import Cell, Prepared, State
+from seqkit.nn.fused.kernel import Kernel, Tensors
+from seqkit.nn.packing import Packing
+from seqkit.nn.scan import reference_scan
+
+
+@dataclass
+class Call:
+    """What a scan is besides tensors: the cell, its kernel, the layout, and the tensors' names in order."""
+
+    cell: Cell
+    kernel: Kernel
+    packing: Packing
+    names: tuple[str, ...]
+    saved_names: tuple[str, ...] = field(default=())
+
+    def named(self, tensors: Sequence[Tensor]) -> Tensors:
+        """The tensors by name."""
+        return dict(zip(self.names, tensors, strict=True))
+
+    def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same scan under autograd: (outputs, *final states)."""
+        given = self.named(tensors)
+        sequence_masks: Tensors = {}
+        step_masks: Tensors = {}
+        for name, mask in given.items():
+            if name.startswith("mask_"):
+                # A mask per sequence has B rows, one per step has N; they are told apart by name, not by size.
+                kind = sequence_masks if name == "mask_recurrent" else step_masks
+                kind[name.removeprefix("mask_")] = mask
+        prepared = Prepared(given, sequence_masks, step_masks)
+        drive = given["projected"] if "projected" in given else self.cell.project(given["x"], prepared)
+        state = tuple(given[f"{name}0"] for name in self.cell.state_names)
+        outputs, final = reference_scan(self.cell, drive, self.packing.batch_sizes, state, prepared)
+        return outputs, *final
+
+
+class FusedScan(torch.autograd.Function):
+    """(call, *tensors) -> (outputs (N, size), *final states (B, size))."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
+        save = any(ctx.needs_input_grad)
+        results, saved = call.kernel.forward(call.named(tensors), call.packing, save)
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        if save:
+            call.saved_names = tuple(saved)
+            ctx.save_for_backward(*tensors, *saved.values())
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        # Read once: checkpointing recomputes at the first access and refuses a second.
+        everything = ctx.saved_tensors
+        tensors = everything[: len(call.names)]
+        wanted = ctx.needs_input_grad[1:]
+        if all(grad is None for grad in grads):
+            return None, *(None for _ in wanted)
+        if torch.is_grad_enabled():
+            # create_graph=True: the derivative must itself be differentiable, so it goes through the step loop.
+            return None, *_through_reference(call, tensors, wanted, grads)
+        saved = dict(zip(call.saved_names, everything[len(call.names) :], strict=True))
+        needed = frozenset(name for name, want in zip(call.names, wanted, strict=True) if want)
+        found = call.kernel.backward(call.named(tensors), saved, call.packing, grads, needed)
+        return None, *(found[name] if name in needed else None for name in call.names)
+
+
+def _through_reference(
+    call: Call, tensors: Sequence[Tensor], wanted: Sequence[bool], grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    # Aliases, so that the gradients are taken with respect to this scan's inputs and not to what they came from.
+    inputs = [tensor.view_as(tensor) if want else tensor for tensor, want in zip(tensors, wanted, strict=True)]
+    results = call.reference(inputs)
+    pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
+    asked = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
+    found = iter(
+        torch.autograd.grad(
+            [pair[0] for pair in pairs], asked, [pair[1] for pair in pairs], create_graph=True, allow_unused=True
+        )
+    )
+    return [next(found) if want else None for want in wanted]
+
+
+def kernel_scan(
+    cell: Cell, kernel: Kernel, rows: Tensor, packing: Packing, state: State, prepared: Prepared
+) -> tuple[Tensor, State]:
+    """Run a cell on a kernel, on packed rows (N, F); see `reference_scan` for what comes out."""
+    given: Tensors = dict(prepared.weights)
+    if kernel.takes_projected:
+        given = {name: value for name, value in given.items() if name not in kernel.projection_weights}
+        given["projected"] = cell.project(rows, prepared)
+    else:
+        given["x"] = rows.contiguous()
+    # oneDNN misreads operands with gaps without a complaint.
+    given |= {f"{name}0": part.contiguous() for name, part in zip(cell.state_names, state, strict=True)}
+    for masks in (prepared.sequence_masks, prepared.step_masks):
+        given |= {f"mask_{name}": mask for name, mask in masks.items()}
+    outputs, *final = FusedScan.apply(Call(cell, kernel, packing, tuple(given)), *given.values())  # type: ignore[no-untyped-call]
+    return outputs, tuple(final)

@@ -1,0 +1,186 @@
+"""Variable lengths: the packed layout in which every scan runs, and the way there and back.
+
+Packed layout: sequences sorted by falling length; the rows alive at step t are the first b_t sequences; all steps
+laid one after another give (N, F) with N = sum of b_t. It is the layout of `torch.nn.utils.rnn.PackedSequence`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How (T, B, F) and the packed layout (N, F) map to each other.
+
+    Attributes:
+        batch_sizes: b_t for every step that has a row; for full batches [B] * T.
+        batch_size: B, which exceeds b_0 where sequences of length 0 exist.
+        num_steps: T of the padded layout.
+        order: (B,) the sequence at each packed row, or None if that is the identity.
+        restore: (B,) the inverse of `order`, or None.
+        positions: (N,) row of the flattened (T * B) padded layout for each packed row; None if they coincide.
+    """
+
+    batch_sizes: list[int]
+    batch_size: int
+    num_steps: int
+    order: Tensor | None = None
+    restore: Tensor | None = None
+    positions: Tensor | None = None
+
+    @classmethod
+    def full(cls, num_steps: int, batch_size: int) -> Packing:
+        """Every sequence has all T steps."""
+        return cls([batch_size] * num_steps, batch_size, num_steps)
+
+    @classmethod
+    def from_lengths(cls, lengths: Tensor, num_steps: int, device: torch.device) -> Packing:
+        """From checked integer lengths (B,), each in [0, num_steps]."""
+        lengths = lengths.detach().to("cpu", torch.long)
+        batch_size = lengths.numel()
+        if batch_size == 0 or bool((lengths == num_steps).all()):
+            return cls.full(num_steps, batch_size)
+        falling, order = torch.sort(lengths, descending=True, stable=True)
+        steps = torch.arange(int(falling[0]))
+        # b_t = number of lengths > t; `falling` is sorted, so count from the other end.
+        alive = batch_size - torch.searchsorted(falling.flip(0), steps, right=True)
+        step, row = _coordinates(alive)
+        positions = step * batch_size + order[row]
+        sizes: list[int] = alive.tolist()
+        if bool((order == torch.arange(batch_size)).all()):
+            return cls(sizes, batch_size, num_steps, positions=positions.to(device))
+        return cls(
+            sizes, batch_size, num_steps, order.to(device), torch.argsort(order).to(device), positions.to(device)
+        )
+
+    @classmethod
+    def from_packed(cls, packed: PackedSequence) -> Packing:
+        """From torch's own packed sequence, whose data is in this layout already."""
+        sizes: list[int] = packed.batch_sizes.tolist()
+        return cls(sizes, sizes[0], len(sizes), packed.sorted_indices, packed.unsorted_indices)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all sequences have all T steps."""
+        return len(self.batch_sizes) == self.num_steps and (
+            not self.batch_sizes or self.batch_sizes[-1] == self.batch_size
+        )
+
+    @property
+    def is_rectangle(self) -> bool:
+        """Whether all sequences that have any step have the same number of them."""
+        return self.batch_sizes[-1] == self.batch_sizes[0]
+
+    @cached_property
+    def rectangle(self) -> Tensor:
+        """(N,) where each packed row lies in (steps * b_0), the smallest padded layout in the packed order."""
+        step, row = _coordinates(torch.tensor(self.batch_sizes))
+        return step * self.batch_sizes[0] + row
+
+    def chunks(self, count: int) -> list[tuple[Packing, int, int]]:
+        """At most `count` stretches of time of nearly equal length: layout, first row and end row of each.
+
+        Every stretch takes and returns states of all B sequences; those that have ended pass through.
+        """
+        steps = len(self.batch_sizes)
+        size, found, row = -(-steps // count), [], 0
+        for first in range(0, steps, size):
+            sizes = self.batch_sizes[first : first + size]
+            found.append((Packing(sizes, self.batch_size, len(sizes)), row, row + sum(sizes)))
+            row += sum(sizes)
+        return found
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(T, B, F) -> (N, F)."""
+        flat = padded.reshape(-1, padded.size(-1))
+        return flat if self.positions is None else flat.index_select(0, self.positions)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(N, F) -> (T, B, F), zero past each length."""
+        shape = (self.num_steps, self.batch_size, packed.size(-1))
+        if self.is_full:
+            return packed.reshape(shape)
+        positions = self.rectangle.to(packed.device) if self.positions is None else self.positions
+        rows = packed.new_zeros(self.num_steps * self.batch_size, packed.size(-1))
+        return rows.index_copy(0, positions, packed).view(shape)
+
+    def sort(self, state: Tensor) -> Tensor:
+        """(B, F) in the caller's order -> in the order of the packed rows."""
+        return state if self.order is None else state.index_select(0, self.order)
+
+    def unsort(self, state: Tensor) -> Tensor:
+        """The inverse of `sort`, along the second to last dimension: (..., B, F)."""
+        return state if self.restore is None else state.index_select(-2, self.restore)
+
+    def flip(self, packed: Tensor) -> Tensor:
+        """Reverse every sequence within its own length: (N, F) -> (N, F); its own inverse."""
+        if self.is_full:
+            return packed.view(self.num_steps, self.batch_size, -1).flip(0).view(packed.shape)
+        return packed.index_select(0, self._flipped.to(packed.device))
+
+    def spread(self, mask: Tensor) -> Tensor:
+        """One row per sequence, repeated at each of its steps: (B, F) -> (N, F)."""
+        if self.is_full:
+            return mask.expand(self.num_steps, *mask.shape).reshape(-1, mask.size(-1))
+        return mask.index_select(0, _coordinates(torch.tensor(self.batch_sizes))[1].to(mask.device))
+
+    @cached_property
+    def previous_rows(self) -> Tensor:
+        """(N,) where the state before each step lies in [initial states (B); states after each step (N)]."""
+        alive = torch.tensor(self.batch_sizes)
+        step, row = _coordinates(alive)
+        # The rows before step t begin at B + (start of step t - 1), and at 0 for the first step.
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), self.batch_size + (alive.cumsum(0) - alive)[:-1]])
+        return starts[step] + row
+
+    @cached_property
+    def last_rows(self) -> Tensor:
+        """(B,) where each sequence's last state lies in the same layout."""
+        alive = torch.tensor(self.batch_sizes)
+        row = torch.arange(self.batch_size)
+        lengths = torch.searchsorted(-alive, -row, right=False)
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), self.batch_size + (alive.cumsum(0) - alive)])
+        return starts[lengths] + row
+
+    @cached_property
+    def _flipped(self) -> Tensor:
+        alive = torch.tensor(self.batch_sizes)
+        step, row = _coordinates(alive)
+        starts = alive.cumsum(0) - alive
+        # The length of row j is the number of steps with b_t > j.
+        lengths = torch.searchsorted(-alive, -row, right=False)
+        return starts[lengths - 1 - step] + row
+
+
+def _coordinates(alive: Tensor) -> tuple[Tensor, Tensor]:
+    """Step and row of each packed row, both (N,), from the rows alive at each step."""
+    step = torch.repeat_interleave(torch.arange(alive.numel()), alive)
+    return step, torch.arange(step.numel()) - (alive.cumsum(0) - alive)[step]
+
+
+def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: int) -> Tensor:
+    """Lengths as a CPU integer tensor (B,).
+
+    Raises:
+        TypeError: lengths that are not integers.
+        ValueError: the wrong number of them, or one outside [0, num_steps].
+    """
+    found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths)
+    if found.numel() == 0 and not isinstance(lengths, Tensor):
+        found = found.long()
+    if found.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise TypeError(f"lengths must be integers, got {found.dtype}")
+    if found.shape != (batch_size,):
+        raise ValueError(f"lengths must have shape ({batch_size},), one per sequence, got {tuple(found.shape)}")
+    found = found.detach().cpu()
+    if batch_size and (int(found.min()) < 0 or int(found.max()) > num_steps):
+        wrong = found[(found < 0) | (found > num_steps)][0]
+        raise ValueError(f"lengths must lie between 0 and {num_steps} (the steps of the input), got {int(wrong)}")
+    return found

@@ -1,0 +1,312 @@
+"""`Recurrent`: any cell times layers, directions, lengths, and the dropout between layers."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.checkpoint import checkpoint
+
+from seqkit.nn.backends import Choice, choose, scan
+from seqkit.nn.cells import Cell, State, resolve_cell
+from seqkit.nn.cells.cell import Prepared, drop_mask
+from seqkit.nn.checks import check_choice, check_flag, check_probability, check_size
+from seqkit.nn.entering import Entered, autocast_dtype, enter, leave
+from seqkit.nn.packing import Packing
+from seqkit.nn.tracing import Trace, trace
+
+BACKENDS = ("auto", "reference", "fused", "vendor")
+
+
+class Recurrent(nn.Module):
+    """A recurrent network of any cell, over layers, directions and sequences of different lengths.
+
+    Args:
+        cell: a name in `CELLS`, "package.module:Class", a `Cell` class, or a factory
+            `(input_size, hidden_size, **cell_options) -> Cell`.
+        input_size: features of the input, I.
+        hidden_size: features of the state, H.
+        num_layers: stacked layers.
+        batch_first: input and output are (B, T, F) instead of (T, B, F). States are never batch first.
+        dropout: rate of the dropout on the output of every layer but the last, drawn per element.
+        bidirectional: also run each sequence backwards and concatenate the outputs.
+        locked_dropout: like `dropout`, but one mask per sequence, held over all steps (Gal & Ghahramani 2016).
+        residual: every layer but the first adds its input (before dropout) to its output (He et al. 2016).
+        checkpoint_chunks: with n > 1, a layer keeps only the states at n points in time and recomputes the rest in
+            the backward pass (Chen et al. 2016): less memory on long sequences for about a third more time.
+        learn_initial_state: the state used where `hx` is None is a parameter (`initial_h_l0`, ...), not zero.
+        backend: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (ATen's kernel,
+            plain cells only) or "auto" (the fastest that is correct; see `backend_for`).
+        device, dtype: of the parameters.
+        **cell_options: keywords of the cell, e.g. `bias`, `peephole`, `zoneout`; see its class.
+
+    Raises:
+        TypeError, ValueError: at construction, for an unknown option or a bad value; the message starts with the
+            argument's name.
+    """
+
+    def __init__(
+        self,
+        cell: str | Callable[..., Cell],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        locked_dropout: float = 0.0,
+        residual: bool = False,
+        learn_initial_state: bool = False,
+        checkpoint_chunks: int = 1,
+        backend: Literal["auto", "reference", "fused", "vendor"] = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **cell_options: Any,
+    ) -> None:
+        super().__init__()
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.num_layers = check_size("num_layers", num_layers)
+        self.batch_first = check_flag("batch_first", batch_first)
+        self.dropout = check_probability("dropout", dropout)
+        self.bidirectional = check_flag("bidirectional", bidirectional)
+        self.locked_dropout = check_probability("locked_dropout", locked_dropout)
+        self.residual = check_flag("residual", residual)
+        self.learn_initial_state = check_flag("learn_initial_state", learn_initial_state)
+        self.checkpoint_chunks = check_size("checkpoint_chunks", checkpoint_chunks)
+        self.backend = check_choice("backend", backend, BACKENDS)
+        self._check_layers()
+        self.num_directions = 2 if bidirectional else 1
+        factory = resolve_cell(cell)
+        cells, size = [], input_size
+        for _ in range(num_layers):
+            layer = [
+                _build(factory, size, hidden_size, cell_options, device, dtype) for _ in range(self.num_directions)
+            ]
+            size = sum(one.output_size for one in layer)
+            cells += layer
+        self.output_size = size
+        self._check_backend(cells)
+        self._adopt(cells, device, dtype)
+
+    def _check_backend(self, cells: list[Cell]) -> None:
+        if self.backend == "fused" and any(cell.kernel() is None for cell in cells):
+            raise ValueError(f"backend 'fused' needs a cell with a fused kernel, {type(cells[0]).__name__} has none")
+        if self.backend == "vendor" and any(cell.vendor_mode() is None for cell in cells):
+            raise ValueError(
+                "backend 'vendor' serves plain RNN, LSTM and GRU only; take 'auto' or 'fused' for variants"
+            )
+
+    def _check_layers(self) -> None:
+        if self.num_layers > 1:
+            return
+        for name in ("residual", "locked_dropout"):
+            if getattr(self, name):
+                raise ValueError(f"{name} acts between layers and needs num_layers >= 2, got num_layers=1")
+        if self.dropout:
+            warnings.warn(
+                f"dropout acts on all layers but the last, so dropout={self.dropout} with num_layers=1 does nothing",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _adopt(self, cells: list[Cell], device: Any, dtype: Any) -> None:
+        """Hold the cells; take over the parameters of flat ones, so that they carry torch's names."""
+        self.cells = nn.ModuleList(cells)
+        for index, one in enumerate(cells):
+            if one.flat:
+                for name, value in one.lift().items():
+                    self.register_parameter(name + self.suffix(index), value)
+        if self.learn_initial_state:
+            for index, one in enumerate(cells):
+                for name, size in zip(one.state_names, one.state_sizes, strict=True):
+                    value = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
+                    self.register_parameter(f"initial_{name}{self.suffix(index)}", value)
+
+    def suffix(self, index: int) -> str:
+        """What torch appends to the parameter names of layer-direction `index`: `_l0`, `_l0_reverse`, ..."""
+        layer, direction = divmod(index, self.num_directions)
+        return f"_l{layer}_reverse" if direction else f"_l{layer}"
+
+    def _weights(self, index: int) -> dict[str, Tensor]:
+        cell, suffix = self.cell_at(index), self.suffix(index)
+        return {name: getattr(self, name + suffix) for name in cell.weight_names} if cell.flat else cell.weights()
+
+    def _all_cells(self) -> list[Cell]:
+        return [self.cell_at(index) for index in range(len(self.cells))]
+
+    def cell_at(self, index: int) -> Cell:
+        """The cell of layer `index // num_directions`, direction `index % num_directions`."""
+        return self.cells[index]  # type: ignore[return-value]
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """Parameters of flat cells, one list per layer and direction, as in torch."""
+        return [list(self._weights(index).values()) for index in range(len(self.cells))]
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Features of each tensor of the state."""
+        return self.cell_at(0).state_sizes
+
+    def flatten_parameters(self) -> None:
+        """Exists so that code written for torch runs; there is nothing to flatten."""
+
+    def reset_parameters(self) -> None:
+        """Initialise all parameters again."""
+        for index in range(len(self.cells)):
+            cell = self.cell_at(index)
+            cell.reset(self._weights(index)) if cell.flat else cell.reset_parameters()
+        for name, value in self.named_parameters(recurse=False):
+            if name.startswith("initial_"):
+                nn.init.zeros_(value)
+
+    def forward(
+        self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> Any:
+        """Run over time.
+
+        Args:
+            input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
+            hx: tuple of initial states, each (num_layers * num_directions, B, size), without B if unbatched;
+                None: zero, or learned.
+            lengths: (B,) integers in [0, T]. Outputs past a length are zero, the final state is that of the last
+                valid step, the reverse direction starts there, and with length 0 the state passes through.
+
+        Returns:
+            output shaped like the input with `output_size` features, and the tuple of final states, shaped like hx.
+
+        Raises:
+            ValueError: wrong rank or dtype, lengths out of range. TypeError: lengths that are not integers.
+            RuntimeError: wrong feature size, device, or shape of a state.
+        """
+        output, state = self._run(input, hx, lengths)
+        return output, state
+
+    def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
+        entered = enter(self, input, hx, lengths)
+        low = autocast_dtype(entered.data.device.type) if all(cell.flat for cell in self._all_cells()) else None
+        if low is None:
+            return self._layers(entered)
+        # As torch: the whole recurrence runs in the lower precision, not product by product.
+        states = [tuple(part.to(low) for part in state) for state in entered.states]
+        with torch.autocast(entered.data.device.type, enabled=False):
+            return self._layers(entered._replace(data=entered.data.to(low), states=states))
+
+    def _layers(self, entered: Entered) -> tuple[Any, State]:
+        choice = choose(self, entered.data, entered.packing)
+        return self.over_layers(entered, partial(self._direction, backend=choice.name))
+
+    def over_layers(
+        self, entered: Entered, direction: Callable[[int, Tensor, Packing, State], tuple[Tensor, State]]
+    ) -> tuple[Any, State]:
+        """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out."""
+        data, finals = entered.data, []
+        for layer in range(self.num_layers):
+            rows = self._drop(data, entered.packing) if layer else data
+            outputs = []
+            for index in range(layer * self.num_directions, (layer + 1) * self.num_directions):
+                output, final = direction(index, rows, entered.packing, entered.states[index])
+                outputs.append(output)
+                finals.append(final)
+            output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+            data = output + data if self.residual and layer else output
+        return leave(self, data, finals, entered)
+
+    def _direction(
+        self, index: int, rows: Tensor, packing: Packing, state: State, backend: str
+    ) -> tuple[Tensor, State]:
+        """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
+        cell, reverse = self.cell_at(index), index % self.num_directions == 1
+        if not packing.batch_sizes:
+            return rows.new_zeros(0, cell.output_size), state
+        prepared = self.prepare(index, rows, packing)
+        rows = packing.flip(rows) if reverse else rows
+        if self.checkpoint_chunks > 1 and torch.is_grad_enabled():
+            output, final = self._checkpointed(cell, rows, packing, state, prepared, backend)
+        else:
+            output, final = scan(backend, cell, rows, packing, state, prepared)
+        return (packing.flip(output) if reverse else output), final
+
+    def prepare(self, index: int, rows: Tensor, packing: Packing) -> Prepared:
+        """Weights and masks of one layer-direction for this call, in the dtype of rows."""
+        cell, weights = self.cell_at(index), self._weights(index)
+        if cell.flat:
+            weights = {name: value.to(rows.dtype) for name, value in weights.items()}
+        return cell.prepare(weights, packing.batch_sizes)
+
+    def _checkpointed(
+        self, cell: Cell, rows: Tensor, packing: Packing, state: State, prepared: Prepared, backend: str
+    ) -> tuple[Tensor, State]:
+        """`scan` in chunks of time, each recomputed in the backward pass. All masks are drawn before."""
+        outputs = []
+        for part, first, end in packing.chunks(self.checkpoint_chunks):
+            here = prepared.cut(first, end)
+
+            def run(rows: Tensor, *state: Tensor, part: Packing = part, here: Prepared = here) -> Any:
+                return scan(backend, cell, rows, part, state, here)
+
+            output, state = checkpoint(run, rows[first:end], *state, use_reentrant=False, preserve_rng_state=False)
+            outputs.append(output)
+        return torch.cat(outputs), state
+
+    def _drop(self, data: Tensor, packing: Packing) -> Tensor:
+        """Dropout between layers on packed rows (N, F)."""
+        if not self.training:
+            return data
+        if self.dropout:
+            data = F.dropout(data, self.dropout)
+        if self.locked_dropout:
+            data = data * packing.spread(drop_mask(data, packing.batch_size, data.size(-1), self.locked_dropout))
+        return data
+
+    def trace(
+        self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> Trace:
+        """`forward` on the reference backend, with every named gate and state of every step; see `Trace`."""
+        return trace(self, input, hx, lengths)
+
+    def backend_for(
+        self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> Choice:
+        """The backend that `forward` would take for these arguments, and why."""
+        entered = enter(self, input, hx, lengths)
+        return choose(self, entered.data, entered.packing)
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        defaults = inspect.signature(Recurrent.__init__).parameters
+        for name, parameter in defaults.items():
+            if name in ("self", "device", "dtype") or parameter.default is parameter.empty:
+                continue
+            if getattr(self, name) != parameter.default:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(parts)
+
+
+def _build(
+    factory: Callable[..., Cell], input_size: int, hidden_size: int, options: dict[str, Any], device: Any, dtype: Any
+) -> Cell:
+    """One cell; options are checked against the factory's signature."""
+    parameters = inspect.signature(factory).parameters
+    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    where = {name: value for name, value in (("device", device), ("dtype", dtype)) if name in parameters}
+    known = [name for name in parameters if name not in ("input_size", "hidden_size", "device", "dtype")]
+    for name in options:
+        if name not in known and not free:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{name} is not an option of cell {getattr(factory, '__name__', factory)!s}{hint}")
+    cell = factory(input_size, hidden_size, **options, **where)
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell must make a seqkit.nn.Cell, got {type(cell).__name__}")
+    return cell if len(where) == 2 else cell.to(device=device, dtype=dtype)

@@ -1,0 +1,140 @@
+"""Double backward, torch.func, forward mode, autocast, determinism: every backend against the step loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.func import functional_call, grad, jvp, vmap
+
+import seqkit.nn as snn
+
+CELLS = [
+    ("lstm", {}),
+    ("lstm", {"peephole": True, "layer_norm": True, "zoneout": 0.2, "zoneout_cell": 0.2, "proj_size": 2}),
+    ("lstm", {"coupled": True, "recurrent_dropout": 0.2, "cell_clip": 0.5}),
+    ("gru", {}),
+    ("gru", {"layer_norm": True, "zoneout": 0.2, "recurrent_dropout": 0.3}),
+    ("rnn", {}),
+    ("rnn", {"layer_norm": True, "zoneout": 0.2, "recurrent_dropout": 0.3}),
+    ("jordan", {}),
+]
+NAMES = [kind + "-" + "-".join(options) for kind, options in CELLS]
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize(("kind", "options"), CELLS, ids=NAMES)
+def test_gradcheck(kind, options, check):
+    torch.manual_seed(0)
+    module = snn.Recurrent(kind, 2, 3, bidirectional=True, dtype=torch.float64, **options)
+    names = [name for name, _ in module.named_parameters()]
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    hx = tuple(torch.randn(2, 2, size, dtype=torch.float64, requires_grad=True) for size in module.state_sizes)
+
+    def run(x, *rest):
+        torch.manual_seed(5)
+        weights = dict(zip(names, rest[len(hx) :], strict=True))
+        output, state = functional_call(module, weights, (x, rest[: len(hx)]), {"lengths": [3, 2]})
+        return output, *state
+
+    assert module.backend_for(x).name == ("reference" if kind == "jordan" else "fused")
+    values = [value.detach().clone().requires_grad_() for value in module.parameters()]
+    assert check(run, (x, *hx, *values), fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", ["fused", "vendor"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_second_derivative_in_float32(kind, backend):
+    """The vendor's kernels have no double backward of their own."""
+    torch.manual_seed(0)
+    module = snn.Recurrent(kind, 3, 4, backend=backend)
+    reference = snn.Recurrent(kind, 3, 4, backend="reference")
+    reference.load_state_dict(module.state_dict())
+    x = torch.randn(4, 3, 3, requires_grad=True)
+    found = []
+    for one in (module, reference):
+        (first,) = torch.autograd.grad(one(x, lengths=[4, 2, 3])[0].sin().sum(), [x], create_graph=True)
+        found.append(torch.autograd.grad(first.pow(2).sum(), [x, *one.parameters()]))
+    for got, want in zip(*found, strict=True):
+        assert torch.allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch.func.jvp uses it
+@pytest.mark.parametrize("backend", ["auto", "fused"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_func_transforms_equal_reference(kind, backend):
+    torch.manual_seed(0)
+    modules = [snn.Recurrent(kind, 3, 4, backend=name, dtype=torch.float64) for name in (backend, "reference")]
+    modules[1].load_state_dict(modules[0].state_dict())
+    x = torch.randn(5, 4, 2, 3, dtype=torch.float64)
+    tangent = torch.randn_like(x[0])
+    results = []
+    for module in modules:
+        weights = dict(module.named_parameters())
+
+        def loss(weights, x, module=module):
+            return functional_call(module, weights, (x,))[0].pow(2).sum()
+
+        results.append(
+            [
+                vmap(lambda one, module=module: module(one)[0])(x),
+                *grad(loss)(weights, x[0]).values(),
+                *jvp(lambda one, module=module: module(one)[0], (x[0],), (tangent,)),
+                *vmap(grad(loss), (None, 0))(weights, x).values(),
+            ]
+        )
+    for got, want in zip(*results, strict=True):
+        assert torch.allclose(got, want, atol=1e-12)
+        assert want.abs().max() > 1e-3
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x[0], tangent)
+        assert modules[0].backend_for(dual).name == "reference"
+        out = torch.autograd.forward_ad.unpack_dual(modules[0](dual)[0]).tangent
+    delta = 1e-6
+    step = (modules[1](x[0] + delta * tangent)[0] - modules[1](x[0] - delta * tangent)[0]) / (2 * delta)
+    assert torch.allclose(out, step, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["auto", "fused", "reference"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_autocast(kind, backend):
+    torch.manual_seed(0)
+    module = getattr(snn, kind)(16, 24, 2, bidirectional=True, backend=backend)
+    x = torch.randn(7, 5, 16)
+    want, _ = module(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, state = module(x)
+        state = state if isinstance(state, tuple) else (state,)
+        assert output.dtype == torch.bfloat16
+        assert all(part.dtype == torch.bfloat16 for part in state)
+        output.float().sum().backward()
+    assert (output.float() - want).abs().max() < 0.05
+    assert module.weight_hh_l0.grad.dtype == torch.float32
+    assert module.weight_hh_l0.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_seed_fixes_everything(kind, backend):
+    options = {"zoneout": 0.3, "recurrent_dropout": 0.3, "weight_drop": 0.3}
+    torch.manual_seed(0)
+    module = snn.Recurrent(kind, 3, 8, 2, dropout=0.3, locked_dropout=0.3, backend=backend, **options)
+    x = torch.randn(5, 4, 3)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(module(x, lengths=[5, 2, 4, 3])[0])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+    # The masks do not depend on the backend.
+    other = snn.Recurrent(kind, 3, 8, 2, dropout=0.3, locked_dropout=0.3, backend="reference", **options)
+    other.load_state_dict(module.state_dict())
+    torch.manual_seed(1)
+    assert torch.allclose(other(x, lengths=[5, 2, 4, 3])[0], outputs[0], atol=1e-6)
+
+
+def test_retain_graph_twice():
+    module, x = snn.LSTM(3, 4, backend="fused"), torch.randn(4, 2, 3, requires_grad=True)
+    loss = module(x)[0].pow(2).sum()
+    (first,) = torch.autograd.grad(loss, [x], retain_graph=True)
+    (second,) = torch.autograd.grad(loss, [x])
+    assert torch.equal(first, second)
