@@ -22,4 +22,5 @@ def worst_shift(loss: Tensor, shift: Tensor, embedded_norm: Tensor, size: float)
     gradient = gradient.float()
     length = gradient.flatten(1).norm(dim=1).clamp(min=1e-20)
     scale = size * embedded_norm.float() / length
-    return (gradient * scale.view(-1, 1, 1)).to(shift.dtype)
+    moved: Tensor = (gradient * scale.view(-1, 1, 1)).to(shift.dtype)
+    return moved

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
 from seqkit.data.sources import Source, SourceConfig, open_source
-from seqkit.models import worst_shift
+from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.parts import make_encoder, make_tokenizer
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
@@ -73,6 +73,7 @@ class SentimentTask(RunTask):
     """
 
     kind = "sentiment"
+    model: SequenceClassifier
     scores = ("loss", "accuracy", "macro_f1")
 
     def __init__(
