@@ -94,13 +94,14 @@ def train(
     """
     checked, kind = read_config(source, overrides)
     pick_device(checked.device)
+    folder = RunFolder.choose(checked.name, kind.kind, root=root, overwrite=overwrite)
     seed_all(checked.seed)
     task = kind.create(checked)
     for line in task.report():
         say(line)
     if checked.init is not None:
         _initialise(task, checked.init.run)
-    folder = RunFolder.create(checked.name, kind.kind, root=root, overwrite=overwrite)
+    folder.make()
     write_text(folder.config, config.dump(checked))
     task.save(folder.path)
     folder.describe({"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task})

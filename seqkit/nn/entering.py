@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from seqkit.nn.cells import State
+from seqkit.nn.compiled import compiling
 from seqkit.nn.packing import Packing, check_lengths
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Entered(NamedTuple):
     states: list[State]
     batched: bool
     packed: PackedSequence | None
+    # Under `torch.compile` the rows are all T * B of the padded layout, and the operator gets the lengths itself.
+    padded_lengths: Tensor | None = None
 
 
 def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
@@ -42,12 +45,15 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
     num_steps, batch_size = x.shape[:2]
     if num_steps == 0:
         raise RuntimeError("input must have at least one step, got a sequence length of 0")
+    padded_lengths = None
     if lengths is None:
         packing = Packing.full(num_steps, batch_size)
+    elif compiling(module):
+        packing, padded_lengths = Packing.full(num_steps, batch_size), torch.as_tensor(lengths).reshape(-1)
     else:
         checked = check_lengths(lengths if batched else torch.as_tensor(lengths).reshape(-1), batch_size, num_steps)
         packing = Packing.from_lengths(checked, num_steps, x.device)
-    return Entered(packing.pack(x), packing, _states(module, hx, x, packing, batched), batched, None)
+    return Entered(packing.pack(x), packing, _states(module, hx, x, packing, batched), batched, None, padded_lengths)
 
 
 def _check_input(module: Recurrent, input: Tensor) -> None:

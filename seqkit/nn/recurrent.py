@@ -19,6 +19,7 @@ from seqkit.nn.backends import Choice, choose, scan
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.cells.cell import Prepared, drop_mask
 from seqkit.nn.checks import check_choice, check_flag, check_probability, check_size
+from seqkit.nn.compiled import compiled_direction, compiling, describe
 from seqkit.nn.entering import Entered, autocast_dtype, enter, leave
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
@@ -96,6 +97,7 @@ class Recurrent(nn.Module):
             cells += layer
         self.output_size = size
         self._check_backend(cells)
+        self.operators = [describe(one) for one in cells]
         self._adopt(cells, device, dtype)
 
     def _check_backend(self, cells: list[Cell]) -> None:
@@ -203,6 +205,8 @@ class Recurrent(nn.Module):
             return self._layers(entered._replace(data=entered.data.to(low), states=states))
 
     def _layers(self, entered: Entered) -> tuple[Any, State]:
+        if compiling(self):
+            return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
         choice = choose(self, entered.data, entered.packing)
         return self.over_layers(entered, partial(self._direction, backend=choice.name))
 
@@ -229,7 +233,7 @@ class Recurrent(nn.Module):
         cell, reverse = self.cell_at(index), index % self.num_directions == 1
         if not packing.batch_sizes:
             return rows.new_zeros(0, cell.output_size), state
-        prepared = self.prepare(index, rows, packing)
+        prepared = self.prepare(index, rows, packing.batch_sizes)
         rows = packing.flip(rows) if reverse else rows
         if self.checkpoint_chunks > 1 and torch.is_grad_enabled():
             output, final = self._checkpointed(cell, rows, packing, state, prepared, backend)
@@ -237,12 +241,12 @@ class Recurrent(nn.Module):
             output, final = scan(backend, cell, rows, packing, state, prepared)
         return (packing.flip(output) if reverse else output), final
 
-    def prepare(self, index: int, rows: Tensor, packing: Packing) -> Prepared:
+    def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
         """Weights and masks of one layer-direction for this call, in the dtype of rows."""
         cell, weights = self.cell_at(index), self._weights(index)
         if cell.flat:
             weights = {name: value.to(rows.dtype) for name, value in weights.items()}
-        return cell.prepare(weights, packing.batch_sizes)
+        return cell.prepare(weights, batch_sizes)
 
     def _checkpointed(
         self, cell: Cell, rows: Tensor, packing: Packing, state: State, prepared: Prepared, backend: str

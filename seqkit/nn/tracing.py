@@ -42,7 +42,7 @@ def trace(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Trace:
         if not packing.batch_sizes:
             records.append({})
             return rows.new_zeros(0, cell.output_size), state
-        prepared = module.prepare(index, rows, packing)
+        prepared = module.prepare(index, rows, packing.batch_sizes)
         drive = cell.project(packing.flip(rows) if reverse else rows, prepared)
         output, final, found = traced_scan(cell, drive, packing.batch_sizes, state, prepared)
         flip = packing.flip if reverse else (lambda value: value)

@@ -88,10 +88,10 @@ class JsonLines:
 
 
 class RunFolder:
-    """The paths of one run. `create` makes a new one, `open` checks one that exists.
+    """The paths of one run. `choose` and `make` begin a new one, `open` checks one that exists.
 
     Args:
-        path: the folder; it must exist.
+        path: the folder.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -107,35 +107,43 @@ class RunFolder:
         return str(self.path)
 
     @classmethod
-    def create(cls, name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False) -> RunFolder:
-        """Make `root/name`; without a name the first free of `root/kind-1`, `root/kind-2`, ...
+    def choose(cls, name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False) -> RunFolder:
+        """Where a new run would go: `root/name`, without a name the first free of `root/kind-1`, `root/kind-2`, ...
+
+        Nothing is made yet, so that a mistake found later leaves nothing behind.
 
         Raises:
-            UserError: the name is no plain file name, or is taken and `overwrite` is not set.
+            UserError: the name is no plain file name, or is taken and may not be replaced.
         """
         root = Path(root)
         if name is None:
             number = 1
             while (root / f"{kind}-{number}").exists():
                 number += 1
-            path = root / f"{kind}-{number}"
-        else:
-            check_name(name)
-            path = root / name
-        if path.exists():
-            if not overwrite:
-                raise UserError(
-                    f"{path}: this run exists already; continue it with `seqkit resume {path}`, replace it with "
-                    "--overwrite, or choose another name=..."
-                )
-            if path.is_symlink() or not (path / "run.json").exists():
-                raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
-            shutil.rmtree(path)
-        try:
-            (path / "checkpoints").mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"{path}: cannot make the run folder ({error.strerror})") from None
+            return cls(root / f"{kind}-{number}")
+        check_name(name)
+        path = root / name
+        if path.exists() and not overwrite:
+            raise UserError(
+                f"{path}: this run exists already; continue it with `seqkit resume {path}`, replace it with "
+                "--overwrite, or choose another name=..."
+            )
+        if path.exists() and (path.is_symlink() or not (path / "run.json").exists()):
+            raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
         return cls(path)
+
+    def make(self) -> None:
+        """Make the folder, empty; a run that `choose` allowed to be replaced is deleted.
+
+        Raises:
+            UserError: the file system refuses.
+        """
+        try:
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.checkpoints.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{self}: cannot make the run folder ({error.strerror})") from None
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:

@@ -160,17 +160,21 @@ def test_json_lines_are_cut_back(tmp_path: Path) -> None:
 
 
 def test_run_folders(tmp_path: Path) -> None:
-    first = RunFolder.create(None, "sentiment", root=tmp_path)
-    assert first.path.name == "sentiment-1"
-    assert RunFolder.create(None, "sentiment", root=tmp_path).path.name == "sentiment-2"
+    def create(name: str | None, overwrite: bool = False) -> RunFolder:
+        folder = RunFolder.choose(name, "sentiment", root=tmp_path, overwrite=overwrite)
+        folder.make()
+        return folder
+
+    assert create(None).path.name == "sentiment-1"
+    assert create(None).path.name == "sentiment-2"
     for bad in ("../up", "a/b", "", ".hidden", "a b"):
         with pytest.raises(UserError, match="not a plain name"):
-            RunFolder.create(bad, "sentiment", root=tmp_path)
-    named = RunFolder.create("x", "sentiment", root=tmp_path)
+            create(bad)
+    named = create("x")
     with pytest.raises(UserError, match=r"exists already.*seqkit resume.*--overwrite"):
-        RunFolder.create("x", "sentiment", root=tmp_path)
+        create("x")
     with pytest.raises(UserError, match="not a run folder of seqkit"):
-        RunFolder.create("x", "sentiment", root=tmp_path, overwrite=True)
+        create("x", overwrite=True)
     with pytest.raises(UserError, match=r"half-written: run\.json"):
         RunFolder.open(named.path)
     named.describe({})
@@ -178,12 +182,15 @@ def test_run_folders(tmp_path: Path) -> None:
         RunFolder.open(named.path)
     named.config.write_text("task: a\n")
     assert RunFolder.open(named.path).path == named.path
-    assert RunFolder.create("x", "sentiment", root=tmp_path, overwrite=True).metrics.exists() is False
+    assert not create("x", overwrite=True).config.exists()
     (tmp_path / "x/run.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match="newer seqkit"):
         RunFolder.open(tmp_path / "x")
     with pytest.raises(UserError, match=r"no such run folder; did you mean '.*/x'"):
         RunFolder.open(tmp_path / "X")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot make the run folder"):
+        RunFolder(tmp_path / "file/deep").make()
 
 
 def test_average_weights_is_the_mean(tmp_path: Path) -> None:
