@@ -1,0 +1,82 @@
+"""A default lives once: sections that stand for constructors have their arguments and their defaults, all of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from seqkit.config import Section, UserError
+from seqkit.models import Embedding, SequenceClassifier
+from seqkit.nn import CELLS, Recurrent
+from seqkit.tasks.parts import EmbeddingConfig, encoder_config, make_recurrent
+from seqkit.tasks.sentiment_config import sentiment_schema
+
+SUPPLIED = {
+    Embedding: {"num_embeddings", "padding_idx", "unk_idx"},
+    Recurrent: {"cell", "input_size", "batch_first", "device", "dtype", "cell_options"},
+    SequenceClassifier: {"encoder", "num_classes"},
+}
+
+
+def compare(section: type[Section], call: Callable[..., Any], supplied: set[str]) -> None:
+    for name, argument in inspect.signature(call).parameters.items():
+        if name in supplied:
+            continue
+        field = section.model_fields[name]
+        if argument.default is argument.empty:
+            assert field.is_required(), name
+        else:
+            default = list(argument.default) if isinstance(argument.default, tuple) else argument.default
+            assert field.get_default(call_default_factory=True) == default, name
+
+
+def test_embedding_section() -> None:
+    compare(EmbeddingConfig, Embedding, SUPPLIED[Embedding])
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_encoder_section_reaches_every_argument(cell: str) -> None:
+    section = encoder_config({"encoder": {"cell": cell}}, "encoder")
+    compare(section, Recurrent, SUPPLIED[Recurrent])
+    compare(section, CELLS[cell], {"input_size", "hidden_size", "device", "dtype"})
+
+
+def test_model_section() -> None:
+    model = sentiment_schema({}).model_fields["model"].annotation
+    assert model is not None
+    compare(model, SequenceClassifier, SUPPLIED[SequenceClassifier])
+
+
+def test_what_the_section_says_reaches_the_module() -> None:
+    options: dict[str, Any] = {
+        "hidden_size": 6,
+        "num_layers": 2,
+        "bidirectional": True,
+        "residual": True,
+        "peephole": True,
+        "layer_norm": True,
+        "zoneout": 0.1,
+        "locked_dropout": 0.2,
+        "backend": "reference",
+    }
+    section = encoder_config({"e": {"cell": "lstm", **options}}, "e")
+    module = make_recurrent(section(**options), 3)
+    assert (module.num_layers, module.bidirectional, module.residual, module.locked_dropout) == (2, True, True, 0.2)
+    names = {name for name, _ in module.named_parameters()}
+    plain = {
+        name
+        for name, _ in make_recurrent(section(hidden_size=6, num_layers=2, bidirectional=True), 3).named_parameters()
+    }
+    assert plain < names
+
+
+def test_an_unknown_cell_is_named_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"model\.encoder\.cell: .*did you mean 'gru'"):
+        encoder_config({"model": {"encoder": {"cell": "gur"}}}, "model", "encoder")
+    with pytest.raises(UserError, match=r"e\.cell: "):
+        encoder_config({"e": {"cell": "no_such_package:Cell"}}, "e")
+    with pytest.raises(UserError, match=r"e\.cell: "):
+        encoder_config({"e": {"cell": 3}}, "e")
