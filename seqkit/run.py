@@ -12,10 +12,11 @@ import torch
 
 from seqkit import __version__, config
 from seqkit.config import Document, UserError
+from seqkit.files import write_text
 from seqkit.tasks import TASKS, RunConfig, RunTask, resolve
 from seqkit.training import RunFolder, Trainer, pick_device
 from seqkit.training.checkpoint import load_weights, seed_all
-from seqkit.training.folder import check_name, write_text
+from seqkit.training.folder import check_name
 from seqkit.training.progress import say
 from seqkit.training.transfer import transfer_weights
 

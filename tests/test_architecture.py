@@ -24,19 +24,20 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     "decoding": (set(), {"torch"}, set()),
     "models": ({"nn"}, {"torch"}, set()),
     "config": (set(), {"pydantic", "pydantic_core", "yaml"}, set()),
-    "text": ({"config"}, {"tokenizers", "numpy", "torch", "pydantic"}, {"torchtext"}),
+    "files": (set(), set(), set()),
+    "text": ({"config", "files"}, {"tokenizers", "numpy", "torch", "pydantic"}, {"torchtext"}),
     "data": (
-        {"config", "text"},
-        {"torch", "numpy", "pydantic", "pydantic_core", "yaml"},
+        {"config", "files", "text"},
+        {"torch", "numpy", "pydantic"},
         {"datasets", "pyarrow", "torchtext"},
     ),
-    "training": ({"config", "data"}, {"torch", "numpy", "tqdm", "safetensors", "pydantic"}, {"tensorboard"}),
+    "training": ({"config", "files", "data"}, {"torch", "numpy", "tqdm", "safetensors", "pydantic"}, {"tensorboard"}),
     "tasks": (
-        {"config", "text", "data", "models", "decoding", "training", "nn"},
+        {"config", "files", "text", "data", "models", "decoding", "training", "nn"},
         {"torch", "numpy", "pydantic"},
         {"torchmetrics", "sacrebleu", "matplotlib", "pyarrow"},
     ),
-    "run": ({"config", "tasks", "training"}, {"torch"}, set()),
+    "run": ({"config", "files", "tasks", "training"}, {"torch"}, set()),
     "cli": ({"run", "config"}, {"typer"}, set()),
 }
 

@@ -24,6 +24,7 @@ from pydantic import Field, model_validator
 from seqkit import __version__
 from seqkit.config import Section, UserError, nearest
 from seqkit.data.readers import BadRow, Column, Rows, convert, detect, read
+from seqkit.files import write_text
 
 LINE = "_line"
 """Name of the column that holds each row's line number."""
@@ -232,7 +233,7 @@ def _cached(job: _Job) -> Source:
     try:
         with os.fdopen(handle, "wb") as file:
             skipped = _write(job, file)
-        _replace(notes, json.dumps(skipped))
+        write_text(notes, json.dumps(skipped))
         os.replace(temporary, target)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -260,16 +261,6 @@ def _in_memory(job: _Job) -> Source:
 
 def _source(job: _Job, dataset: Any, skipped: dict[str, Any]) -> Source:
     return Source(dataset, job.name, skipped["count"], skipped["first"], job.has_lines)
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="reading.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _write(job: _Job, sink: Any) -> dict[str, Any]:

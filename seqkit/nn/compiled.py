@@ -1,8 +1,8 @@
 """The road of `torch.compile` and `torch.export`: one opaque operator per layer and direction.
 
 A step loop would be unrolled by the compiler, and lengths would break the graph, so a whole scan is one operator,
-`seqkit::scan`, on the padded layout. Its backward, `seqkit::scan_backward`, runs the forward scan again, since the sizes of
-what it would have to keep depend on the lengths.
+`seqkit::scan`, on the padded layout. Its backward, `seqkit::scan_backward`, runs the forward scan again, since the
+sizes of what it would have to keep depend on the lengths.
 """
 
 from __future__ import annotations

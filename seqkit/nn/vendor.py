@@ -92,7 +92,7 @@ class OneDNNKernel(Kernel):
 
 
 def _ends(packing: Packing, like: Tensor) -> Tensor:
-    """Where each living sequence's last step lies in the packed outputs; `last_rows` counts the initial states first."""
+    """Where each living sequence's last step lies in the packed outputs (`last_rows` counts initial states first)."""
     return packing.last_rows[: packing.batch_sizes[0]].to(like.device) - packing.batch_size
 
 

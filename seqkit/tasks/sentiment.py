@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
 from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.files import write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.parts import make_encoder, make_tokenizer
@@ -24,7 +25,6 @@ from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sent
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
 from seqkit.text import Tokenizer
 from seqkit.training import Loss, RunFolder
-from seqkit.training.folder import write_text
 from seqkit.training.progress import say
 
 _FIELDS = {"text": str, "label": str}

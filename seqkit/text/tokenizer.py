@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer as Backend
 
 from seqkit.config import UserError
+from seqkit.files import write_text
 from seqkit.text import pipeline, training
 from seqkit.text.config import TextConfig
 
@@ -125,23 +124,13 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write one JSON file that holds everything; an existing file is replaced whole or not at all."""
-        path = Path(path)
         document = {
             "format": _FORMAT,
             "version": _VERSION,
             "config": self.config.model_dump(mode="json"),
             "tokenizer": self._parts,
         }
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(document, file, ensure_ascii=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_text(Path(path), json.dumps(document, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:

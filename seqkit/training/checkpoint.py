@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqkit.config import UserError
-from seqkit.training.folder import flush
+from seqkit.files import flush
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:

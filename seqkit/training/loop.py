@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from seqkit.config import UserError, nearest
+from seqkit.files import replace_file
 from seqkit.training.averaging import MovingAverage, average_weights
 from seqkit.training.checkpoint import (
     Checkpoints,
@@ -24,7 +25,7 @@ from seqkit.training.checkpoint import (
     seed_all,
     set_random_state,
 )
-from seqkit.training.folder import RunFolder, replace_file
+from seqkit.training.folder import RunFolder
 from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rate
 from seqkit.training.progress import Progress, say
 from seqkit.training.settings import TrainingConfig

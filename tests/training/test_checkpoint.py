@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkit.config import UserError
+from seqkit.files import replace_file, write_text
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import (
     Checkpoints,
@@ -25,7 +26,7 @@ from seqkit.training.checkpoint import (
     set_random_state,
     unpack,
 )
-from seqkit.training.folder import JsonLines, RunFolder, replace_file, write_text
+from seqkit.training.folder import JsonLines, RunFolder
 from seqkit.training.transfer import transfer_weights
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
