@@ -167,18 +167,28 @@ def bench_variants(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def status(field: str) -> float:
+    """A field of /proc/self/status in MiB (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
+
+
+def one_step(kind: str, backend: str, shape: tuple[int, int, int, int], ragged: bool) -> float:
+    """MiB by which one training step rises above what is resident before it, after a small step to warm up."""
+    small, case = Case(kind, (3, 2, 4, 4), "cpu"), Case(kind, shape, "cpu")
+    for one in (small, case):
+        module = one.torch if backend == "torch" else one.ours(backend)
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak, VmHWM
+        one.train(module, ragged)
+    return status("VmHWM") - before
+
+
 def peak(kind: str, backend: str, shape: tuple[int, int, int, int], ragged: bool) -> float:
-    """MiB by which one training step raises the peak of a fresh process."""
-    code = (
-        "import resource, sys; sys.path.insert(0, 'scripts'); import bench_nn as b\n"
-        f"small = b.Case({kind!r}, (3, 2, 4, 4), 'cpu'); get = lambda c: c.torch if {backend!r} == 'torch' else "
-        f"c.ours({backend!r})\n"
-        f"small.train(get(small), {ragged}); case = b.Case({kind!r}, {shape!r}, 'cpu'); module = get(case)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"case.train(module, {ragged})\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
-    )
-    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    """`one_step` in a fresh process."""
+    call = f"import bench_nn as b; print(b.one_step({kind!r}, {backend!r}, {shape!r}, {ragged!r}))"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {call}"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def bench_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
