@@ -22,6 +22,7 @@ class Embedding(nn.Module):
         word_dropout: probability that a token is replaced by the unknown word, in training, so that its vector is
             learned.
         frozen: leave the table as it was initialised.
+        init_std: standard deviation of the normal distribution that the vectors start from (torch's own is 1).
     """
 
     def __init__(
@@ -36,12 +37,17 @@ class Embedding(nn.Module):
         dropout: float = 0.0,
         word_dropout: float = 0.0,
         frozen: bool = False,
+        init_std: float = 1.0,
     ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"size must be positive, got {size}")
+        if init_std <= 0:
+            raise ValueError(f"init_std must be positive, got {init_std}")
         self.size = size
         self.table = nn.Embedding(num_embeddings, size, padding_idx=padding_idx)
+        with torch.no_grad():
+            self.table.weight.mul_(init_std)
         self.table.weight.requires_grad_(not frozen)
         self.words = WordDropout(word_dropout, unk_idx)
         self.types = EmbeddingDropout(embedding_dropout)

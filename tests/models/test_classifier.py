@@ -85,6 +85,13 @@ def test_embedding_padding_is_zero_and_frozen_has_no_gradient() -> None:
     assert table(torch.tensor([[0, 2]]))[0, 0].eq(0).all()
 
 
+def test_vectors_start_with_the_deviation_asked_for() -> None:
+    torch.manual_seed(0)
+    weight = Embedding(3000, 20, init_std=0.1).table.weight.detach()
+    assert weight[1:].std().item() == pytest.approx(0.1, rel=0.02)
+    assert weight[0].eq(0).all()
+
+
 def test_word_dropout_gives_the_unknown_word_a_gradient() -> None:
     torch.manual_seed(0)
     table = Embedding(6, 3, word_dropout=0.5)
@@ -103,6 +110,7 @@ def test_word_dropout_gives_the_unknown_word_a_gradient() -> None:
         (lambda: Pooling(3, []), "pooling"),
         (lambda: Pooling(3, ["median"]), "pooling"),  # type: ignore[list-item]
         (lambda: Embedding(3, 0), "size"),
+        (lambda: Embedding(3, 2, init_std=0.0), "init_std"),
         (lambda: build(hidden_size=-1), "hidden_size"),
     ],
 )

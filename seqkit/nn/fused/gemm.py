@@ -55,8 +55,24 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
-def outer(left: Tensor, right: Tensor) -> Tensor:
-    """left (N, M) transposed times right (N, K): the sum of outer products over all rows, (M, K)."""
+# Rows that `outer` takes at a time: oneDNN wants copies of its operands, and these shall stay small.
+BLOCK = 2048
+
+
+def outer(left: Tensor, *right: Tensor) -> Tensor:
+    """left (N, M) transposed times the columns of right (N, K1), (N, K2), ... side by side: (M, K1 + K2 + ...).
+
+    It is the sum of the outer products of all rows: one GEMM over all steps, in blocks of rows to bound its memory.
+    """
+    total = None
+    for first in range(0, left.size(0), BLOCK):
+        rows = [part[first : first + BLOCK] for part in (left, *right)]
+        part = _outer(rows[0], rows[1] if len(rows) == 2 else torch.cat(rows[1:], 1))
+        total = part if total is None else total.add_(part)
+    return left.new_zeros(left.size(1), sum(part.size(1) for part in right)) if total is None else total
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
     backward_weights = _backward_weights() if left.numel() * right.size(1) >= MIN_WORK and _fast(left, right) else None
     if backward_weights is None:
         return torch.mm(left.t(), right)

@@ -108,16 +108,14 @@ class GRUKernel(Kernel):
         r, z, m = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
         kept = given.get("mask_zoneout", self.zoneout)
         update = given.get("mask_update")
-        open_ = (1 - kept) * (1 - z)
-        carry = 1 - open_
+        carry = (1 - z).mul_(1 - kept)  # the share of n in h', until the last line turns it into that of h
         shown = news if update is None else news * update
-        d_new = torch.empty_like(news)
-        SLOPES["tanh"](open_ if update is None else open_ * update, news, d_new)
-        factors = torch.empty_like(gates)
-        SLOPES["sigmoid"]((before - shown).mul_(1 - kept), z, factors[:, H : 2 * H])
-        SLOPES["sigmoid"](d_new * m, r, factors[:, :H])
+        d_new, factors = torch.empty_like(news), torch.empty_like(gates)
+        SLOPES["tanh"](carry if update is None else carry * update, news, d_new)
+        SLOPES["sigmoid"](torch.sub(before, shown, out=factors[:, :H]).mul_(1 - kept), z, factors[:, H : 2 * H])
+        SLOPES["sigmoid"](torch.mul(d_new, m, out=factors[:, :H]), r, factors[:, :H])
         torch.mul(d_new, r, out=factors[:, 2 * H :])
-        return factors, d_new, carry
+        return factors, d_new, carry.neg_().add_(1)
 
     def backward(
         self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]

@@ -66,7 +66,7 @@ def weight_gradients(
     if "x" in needed:
         result["x"] = product(delta_x, given["weight_ih"].t())
     if delta_x is delta_h and {"weight_ih", "weight_hh"} <= needed:
-        both = outer(delta_x, torch.cat([given["x"], before], 1))
+        both = outer(delta_x, given["x"], before)
         sizes = [given["x"].size(1), before.size(1)]
         result["weight_ih"], result["weight_hh"] = both.split_with_sizes(sizes, 1)
         return result

@@ -88,6 +88,7 @@ class LSTMBackward:
         self.back = StepProduct(self.weight.t(), packing.batch_sizes[0])
         plain = kernel.is_plain and "mask_recurrent" not in given
         self._plain_scan() if plain else self._variant_scan()
+        del self.to_memory
         return {**self._gradients(needed), "h0": self.incoming.flow, "c0": self.dc}
 
     def _plain_scan(self) -> None:

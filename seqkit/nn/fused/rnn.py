@@ -51,9 +51,8 @@ class RNNKernel(Kernel):
     ) -> Tensors:
         active, mask, keeps = saved["active"], given.get("mask_recurrent"), self._keeps(given, packing)
         slopes = torch.empty_like(active)
-        kept = given.get("mask_zoneout", self.zoneout)
-        rest = torch.ones_like(active) if isinstance(kept, float) else 1 - kept
-        SLOPES[self.nonlinearity](rest.mul_(1 - kept) if isinstance(kept, float) else rest, active, slopes)
+        kept = given.get("mask_zoneout", active.new_full((1, 1), self.zoneout))
+        SLOPES[self.nonlinearity]((1 - kept).expand_as(active), active, slopes)
         norm = StepNormBackward("norm", given["norm"], saved, packing) if self.layer_norm else None
         back = StepProduct(given["weight_hh"].t(), packing.batch_sizes[0])
         incoming = Incoming(grads[0], grads[1], given["h0"], packing)
