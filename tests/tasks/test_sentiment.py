@@ -325,6 +325,26 @@ def test_a_users_own_cell_and_task_are_found_by_name(
         )
 
 
+@pytest.mark.parametrize(
+    "text", [{"tokenizer": "bpe", "vocab_size": 80}, {"tokenizer": "unigram", "vocab_size": 60}, {"tokenizer": "char"}]
+)
+def test_it_trains_on_every_kind_of_token(generated_data: Path, tmp_path: Path, text: dict[str, Any]) -> None:
+    config = tree(generated_data, text=text, data={"batch_size": 300, "batch_by": "tokens"})
+    config["training"] = {"epochs": 8, "optimizer": {"lr": 0.02}}
+    run = train(config, root=tmp_path)
+    assert run.dev["accuracy"] > 0.7
+    assert load(run.folder).predict(["superb warm lovely witty bright"])[0].label == "positive"
+
+
+def test_chinese_is_split_into_characters(generated_data: Path, tmp_path: Path) -> None:
+    rows = "good\t你好世界很好\nbad\t世界不好\n" * 8
+    path = write(tmp_path, "label\ttext\n" + rows)
+    config = tree(generated_data, data={"train": str(path), "dev": str(path), "batch_size": 4}, training={"epochs": 10})
+    run = train(config, root=tmp_path)
+    assert run.dev["accuracy"] == 1.0
+    assert load(run.folder).tokenizer.tokens("你好世界") == ["你", "好", "世", "界"]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_it_trains_on_both_backends(generated_data: Path, tmp_path: Path, backend: str) -> None:
     config = tree(generated_data, model={"embedding": {"size": 12}, "encoder": {"hidden_size": 10, "backend": backend}})
