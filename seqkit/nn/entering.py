@@ -61,7 +61,9 @@ def _check_input(module: Recurrent, input: Tensor) -> None:
         raise RuntimeError(
             f"input.size(-1) must be equal to input_size. Expected {module.input_size}, got {input.size(-1)}"
         )
-    first = next(module.parameters(), None)
+    # The module's own parameters first: walking all submodules takes longer than the rest of the checks.
+    first = next(iter(module._parameters.values()), None)
+    first = next(module.parameters(), None) if first is None else first
     if first is None:
         return
     if first.device != input.device:

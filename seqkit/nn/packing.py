@@ -81,7 +81,7 @@ class Packing:
     @cached_property
     def rectangle(self) -> Tensor:
         """(N,) where each packed row lies in (steps * b_0), the smallest padded layout in the packed order."""
-        step, row = _coordinates(torch.tensor(self.batch_sizes))
+        step, row = self._coordinates
         return step * self.batch_sizes[0] + row
 
     def chunks(self, count: int) -> list[tuple[Packing, int, int]]:
@@ -90,9 +90,22 @@ class Packing:
         Every stretch takes and returns states of all B sequences; those that have ended pass through.
         """
         steps = len(self.batch_sizes)
-        size, found, row = -(-steps // count), [], 0
-        for first in range(0, steps, size):
-            sizes = self.batch_sizes[first : first + size]
+        size = -(-steps // count)
+        return self._cut(list(range(0, steps, size)))
+
+    def falling(self, ratio: float, count: int) -> list[tuple[Packing, int, int]]:
+        """As `chunks`, with a new stretch where the living rows fall to `ratio` of those at the stretch's start."""
+        starts, rows = [0], self.batch_sizes[0]
+        for t, size in enumerate(self.batch_sizes):
+            if size <= ratio * rows and len(starts) < count:
+                starts.append(t)
+                rows = size
+        return self._cut(starts)
+
+    def _cut(self, starts: list[int]) -> list[tuple[Packing, int, int]]:
+        found, row = [], 0
+        for first, end in zip(starts, [*starts[1:], len(self.batch_sizes)], strict=True):
+            sizes = self.batch_sizes[first:end]
             found.append((Packing(sizes, self.batch_size, len(sizes)), row, row + sum(sizes)))
             row += sum(sizes)
         return found
@@ -122,20 +135,19 @@ class Packing:
     def flip(self, packed: Tensor) -> Tensor:
         """Reverse every sequence within its own length: (N, F) -> (N, F); its own inverse."""
         if self.is_full:
-            return packed.view(self.num_steps, self.batch_size, -1).flip(0).view(packed.shape)
+            return packed.view(self.num_steps, self.batch_size, packed.size(-1)).flip(0).view(packed.shape)
         return packed.index_select(0, self._flipped.to(packed.device))
 
     def spread(self, mask: Tensor) -> Tensor:
         """One row per sequence, repeated at each of its steps: (B, F) -> (N, F)."""
         if self.is_full:
             return mask.expand(self.num_steps, *mask.shape).reshape(-1, mask.size(-1))
-        return mask.index_select(0, _coordinates(torch.tensor(self.batch_sizes))[1].to(mask.device))
+        return mask.index_select(0, self._coordinates[1].to(mask.device))
 
     @cached_property
     def previous_rows(self) -> Tensor:
         """(N,) where the state before each step lies in [initial states (B); states after each step (N)]."""
-        alive = torch.tensor(self.batch_sizes)
-        step, row = _coordinates(alive)
+        alive, (step, row) = self._alive, self._coordinates
         # The rows before step t begin at B + (start of step t - 1), and at 0 for the first step.
         starts = torch.cat([torch.zeros(1, dtype=torch.long), self.batch_size + (alive.cumsum(0) - alive)[:-1]])
         return starts[step] + row
@@ -143,16 +155,22 @@ class Packing:
     @cached_property
     def last_rows(self) -> Tensor:
         """(B,) where each sequence's last state lies in the same layout."""
-        alive = torch.tensor(self.batch_sizes)
-        row = torch.arange(self.batch_size)
+        alive, row = self._alive, torch.arange(self.batch_size)
         lengths = torch.searchsorted(-alive, -row, right=False)
         starts = torch.cat([torch.zeros(1, dtype=torch.long), self.batch_size + (alive.cumsum(0) - alive)])
         return starts[lengths] + row
 
     @cached_property
+    def _alive(self) -> Tensor:
+        return torch.tensor(self.batch_sizes)
+
+    @cached_property
+    def _coordinates(self) -> tuple[Tensor, Tensor]:
+        return _coordinates(self._alive)
+
+    @cached_property
     def _flipped(self) -> Tensor:
-        alive = torch.tensor(self.batch_sizes)
-        step, row = _coordinates(alive)
+        alive, (step, row) = self._alive, self._coordinates
         starts = alive.cumsum(0) - alive
         # The length of row j is the number of steps with b_t > j.
         lengths = torch.searchsorted(-alive, -row, right=False)

@@ -23,6 +23,7 @@ from seqkit.nn.compiled import compiled_direction, compiling, describe
 from seqkit.nn.entering import Entered, autocast_dtype, enter, leave
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
+from seqkit.nn.vendor import vendor_network
 
 BACKENDS = ("auto", "reference", "fused", "vendor")
 
@@ -98,6 +99,7 @@ class Recurrent(nn.Module):
         self.output_size = size
         self._check_backend(cells)
         self.operators = [describe(one) for one in cells]
+        self.has_kernels = all(one.kernel() is not None for one in cells)
         self._adopt(cells, device, dtype)
 
     def _check_backend(self, cells: list[Cell]) -> None:
@@ -143,12 +145,10 @@ class Recurrent(nn.Module):
         cell, suffix = self.cell_at(index), self.suffix(index)
         return {name: getattr(self, name + suffix) for name in cell.weight_names} if cell.flat else cell.weights()
 
-    def _all_cells(self) -> list[Cell]:
-        return [self.cell_at(index) for index in range(len(self.cells))]
-
     def cell_at(self, index: int) -> Cell:
         """The cell of layer `index // num_directions`, direction `index % num_directions`."""
-        return self.cells[index]  # type: ignore[return-value]
+        # Not self.cells[index]: ModuleList takes 2 us for it, which several uses a call make felt at small sizes.
+        return self.cells._modules[str(index)]  # type: ignore[return-value]
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -196,8 +196,8 @@ class Recurrent(nn.Module):
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
         entered = enter(self, input, hx, lengths)
-        low = autocast_dtype(entered.data.device.type) if all(cell.flat for cell in self._all_cells()) else None
-        if low is None:
+        low = autocast_dtype(entered.data.device.type)
+        if low is None or not self.cell_at(0).flat:
             return self._layers(entered)
         # As torch: the whole recurrence runs in the lower precision, not product by product.
         states = [tuple(part.to(low) for part in state) for state in entered.states]
@@ -208,6 +208,9 @@ class Recurrent(nn.Module):
         if compiling(self):
             return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
         choice = choose(self, entered.data, entered.packing)
+        whole = vendor_network(self, entered) if choice.name == "vendor" else None
+        if whole is not None:
+            return leave(self, *whole, entered)
         return self.over_layers(entered, partial(self._direction, backend=choice.name))
 
     def over_layers(

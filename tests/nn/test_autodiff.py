@@ -138,3 +138,31 @@ def test_retain_graph_twice():
     (first,) = torch.autograd.grad(loss, [x], retain_graph=True)
     (second,) = torch.autograd.grad(loss, [x])
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("backend", ["fused", "vendor"])
+@pytest.mark.parametrize("lengths", [None, [4, 0, 2]])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_each_result_alone(kind, lengths, backend):
+    """A loss on the outputs only, or on one final state only: the other gradients are absent, not zero tensors."""
+    torch.manual_seed(0)
+    modules = [snn.Recurrent(kind, 3, 4, bidirectional=True, backend=name) for name in (backend, "reference")]
+    modules[1].load_state_dict(modules[0].state_dict())
+    x = torch.randn(4, 3, 3, requires_grad=True)
+    for position in range(1 + len(modules[0].state_sizes)):
+        found = []
+        for module in modules:
+            output, state = module(x, lengths=lengths)
+            found.append(torch.autograd.grad((output, *state)[position].sin().sum(), [x, *module.parameters()]))
+        for got, want in zip(*found, strict=True):
+            assert torch.allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["auto", "fused", "vendor", "reference"])
+def test_empty_batch(backend):
+    module = snn.LSTM(3, 4, bidirectional=True, backend=backend)
+    output, (h, c) = module(torch.randn(5, 0, 3))
+    assert (output.shape, h.shape, c.shape) == ((5, 0, 8), (2, 0, 4), (2, 0, 4))
+    output, (h, _) = module(torch.randn(5, 2, 3), lengths=[0, 0])
+    assert output.eq(0).all()
+    assert h.eq(0).all()

@@ -243,6 +243,11 @@ def test_initialisation():
     for block in module.weight_hh_l0.chunk(4):
         assert torch.allclose(block @ block.t(), torch.eye(4), atol=1e-5)
     assert torch.equal(module.bias_ih_l0 + module.bias_hh_l0, torch.tensor([0.0] * 4 + [1.5] * 4 + [0.0] * 8))
+    plain = snn.LSTM(3, 4, forget_bias=1.5)
+    assert torch.equal((plain.bias_ih_l0 + plain.bias_hh_l0)[4:8], torch.full((4,), 1.5))
+    assert plain.bias_ih_l0[:4].abs().min() > 0
+    coupled = snn.LSTM(3, 4, coupled=True, forget_bias=-1.0)
+    assert torch.equal((coupled.bias_ih_l0 + coupled.bias_hh_l0)[:4], torch.full((4,), -1.0))
     irnn = snn.RNN(3, 4, nonlinearity="relu", init="irnn")
     assert torch.equal(irnn.weight_hh_l0, torch.eye(4))
     assert 0 < irnn.weight_ih_l0.std() < 0.005

@@ -95,6 +95,24 @@ def test_lengths_with_empty_sequences(kind, backend, both):
     assert dx[:, ~some].eq(0).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference(kind, backend):
+    """Without gradients other roads are taken: one call for the whole network, buffers used in place."""
+    torch.manual_seed(5)
+    theirs, ours = pair(kind, 5, 8, 2, bidirectional=True, dropout=0.4, backend=backend)
+    theirs.eval()
+    ours.eval()
+    x, lengths = torch.randn(6, 40, 5), torch.randint(1, 7, (40,))
+    hx = states_for(kind, 4, 40, [8, 8])
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    with torch.no_grad():
+        close(flatten(ours(x, hx)), flatten(theirs(x, hx)), 2e-6)
+        close(flatten(ours(packed, hx)), flatten(theirs(packed, hx)), 2e-6)
+        ours.train()
+        assert not torch.allclose(ours(x, hx)[0], theirs(x, hx)[0], atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_state_dict_names_and_seed(kind):
     for layers, both, bias in itertools.product([1, 3], [False, True], [False, True]):
@@ -244,6 +262,18 @@ def test_call_errors_have_torchs_types(kind):
         with pytest.raises(expected.type) as caught:
             ours(*arguments)
         assert any(word in str(caught.value) for word in ("nput", "hx", "hidden")), name
+
+
+def test_wrong_device_and_state_count():
+    lstm = snn.LSTM(3, 5)
+    with pytest.raises(RuntimeError, match="input is on device meta"):
+        lstm(torch.randn(4, 2, 3, device="meta"))
+    with pytest.raises(RuntimeError, match=r"hx must be a tuple of 2 tensors \(h, c\), got a Tensor"):
+        lstm(torch.randn(4, 2, 3), torch.zeros(1, 2, 5))
+    with pytest.raises(RuntimeError, match=r"hx\[1\] \(c\) must have the type torch.float32"):
+        lstm(torch.randn(4, 2, 3), (torch.zeros(1, 2, 5), torch.zeros(1, 2, 5).double()))
+    with pytest.raises(ValueError, match="lengths cannot be given together with a PackedSequence"):
+        lstm(pack_padded_sequence(torch.randn(4, 2, 3), torch.tensor([4, 2])), lengths=[4, 2])
 
 
 @pytest.mark.parametrize(

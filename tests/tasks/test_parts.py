@@ -21,7 +21,7 @@ SUPPLIED = {
 }
 
 
-def compare(section: type[Section], call: Callable[..., Any], supplied: set[str]) -> None:
+def check_section(section: type[Section], call: Callable[..., Any], supplied: set[str]) -> None:
     for name, argument in inspect.signature(call).parameters.items():
         if name in supplied:
             continue
@@ -34,20 +34,20 @@ def compare(section: type[Section], call: Callable[..., Any], supplied: set[str]
 
 
 def test_embedding_section() -> None:
-    compare(EmbeddingConfig, Embedding, SUPPLIED[Embedding])
+    check_section(EmbeddingConfig, Embedding, SUPPLIED[Embedding])
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_encoder_section_reaches_every_argument(cell: str) -> None:
     section = encoder_config({"encoder": {"cell": cell}}, "encoder")
-    compare(section, Recurrent, SUPPLIED[Recurrent])
-    compare(section, CELLS[cell], {"input_size", "hidden_size", "device", "dtype"})
+    check_section(section, Recurrent, SUPPLIED[Recurrent])
+    check_section(section, CELLS[cell], {"input_size", "hidden_size", "device", "dtype"})
 
 
 def test_model_section() -> None:
     model = sentiment_schema({}).model_fields["model"].annotation
     assert model is not None
-    compare(model, SequenceClassifier, SUPPLIED[SequenceClassifier])
+    check_section(model, SequenceClassifier, SUPPLIED[SequenceClassifier])
 
 
 def test_what_the_section_says_reaches_the_module() -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 # Multiply-adds of one product below which the overhead of oneDNN (about 13 us a call) costs more than it gains.
-# Measured on one core: (b, H, 4H) breaks even at (32, 64), (8, 128) and (2, 256), all 524,288.
-MIN_WORK = 500_000
+# One core, us for (b, H) times (H, 4H), oneDNN against MKL: (32, 64) 15.4 12.5; (64, 64) 19.5 24.2; (8, 128) 16.2 17.5;
+# (16, 128) 20.4 28.4; (2, 256) 22.5 25.0; (4, 256) 26.3 91.0.
+MIN_WORK = 800_000
 
 
 @lru_cache(maxsize=1)
@@ -51,12 +52,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, K) times the transpose of weight (M, K), plus bias (M,): one large GEMM, (N, M)."""
     if x.size(0) * weight.numel() >= MIN_WORK and _fast(x, weight):
         linear, _, pack = onednn()  # type: ignore[misc]
-        return linear(x.contiguous(), pack(weight, x.size(0)), bias, "none", [], "")
+        # Packing pays for many products with one weight; for a single one it only does for a transposed view.
+        operand = weight if weight.is_contiguous() else pack(weight, x.size(0))
+        return linear(x.contiguous(), operand, bias, "none", [], "")
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
-# Rows that `outer` takes at a time: oneDNN wants copies of its operands, and these shall stay small.
-BLOCK = 2048
+# Rows that `outer` takes at a time: oneDNN wants copies of its operands, and these shall stay small. One core, ms for
+# (6400 rows, M 2048, K 812) in blocks of 256, 512, 1024, 2048 and 8192 rows: 115, 105, 107, 117, 130.
+BLOCK = 512
 
 
 def outer(left: Tensor, *right: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class LSTMKernel(Kernel):
     @property
     def is_plain(self) -> bool:
         """Whether a step is torch's LSTM."""
-        return self == LSTMKernel(0, False, False, False, 0.0, 0.0, None, "tanh", "tanh")
+        return self == PLAIN
 
     def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         H, order = given["c0"].size(1), self.order
@@ -89,6 +89,9 @@ class LSTMKernel(Kernel):
         self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
         return LSTMBackward(self, given, saved, packing).run(grads, needed)
+
+
+PLAIN = LSTMKernel(0, False, False, False, 0.0, 0.0, None, "tanh", "tanh")
 
 
 def _plain_scan(

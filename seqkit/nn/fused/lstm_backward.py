@@ -63,6 +63,8 @@ class LSTMBackward:
             SLOPES["sigmoid"](candidate, i, delta[:, H : 2 * H])
         SLOPES[kernel.cell_activation](i if update is None else i * update, g, delta[:, -H:])
         self.unprojected = o * shown if kernel.proj_size else None
+        if not kernel.peephole:
+            del self.before  # as large as the outputs, and only peepholes need it again
         if kernel.cell_clip is not None:
             self.inside = split(self.fresh.abs() < kernel.cell_clip, self.packing)
 

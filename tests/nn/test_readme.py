@@ -1,0 +1,23 @@
+"""The Python blocks of seqkit/nn/README.md run, and the custom cell there learns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+import seqkit.nn
+
+
+def test_blocks_run():
+    text = Path(seqkit.nn.__file__).with_name("README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    torch.manual_seed(0)
+    scope = {"x": torch.randn(3, 5, 128), "lengths": torch.tensor([5, 2, 4])}
+    exec(blocks[0], scope)
+    assert scope["output"].shape == (3, 5, 512)
+    scope = {}
+    exec(blocks[1], scope)
+    assert scope["loss"] < 0.9
