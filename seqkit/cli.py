@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import statistics
@@ -64,13 +65,10 @@ def train(
         print(f"run folder: {finished.folder}")
         print(f'try it: echo "not bad at all" | seqkit predict {finished.folder}')
         return
-    checked, kind = run.read_config(config, overrides or [])
-    base = checked.name or kind.kind
     runs = []
-    for seed in range(checked.seed, checked.seed + seeds):
-        own = [*(overrides or []), f"seed={seed}", f"name={base}-seed{seed}"]
+    for own in run.seed_configs(config, overrides or [], seeds, overwrite=overwrite):
         runs.append(run.train(config, *own, overwrite=overwrite))
-        _show(f"seed {seed} test" if runs[-1].test else f"seed {seed} dev", runs[-1].test or runs[-1].dev)
+        _show(f"{own[-2]} test" if runs[-1].test else f"{own[-2]} dev", runs[-1].test or runs[-1].dev)
     for part in ("dev", "test"):
         table = [getattr(one, part) for one in runs]
         for name in table[0]:
@@ -127,6 +125,8 @@ def predict(
         opened = file.open("rb") if file else nullcontext(sys.stdin.buffer)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
     task = run.load(run_path, device)
     with opened as source:
         for lines in _chunks(source, str(file or "standard input")):
@@ -202,7 +202,13 @@ def _guarded(call: Callable[[], Any]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that may not be read
+        print(f"seqkit: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
+        if "alloc" in str(error) and isinstance(error, (MemoryError, RuntimeError)):
+            print(f"seqkit: not enough memory: {str(error).splitlines()[0]}", file=sys.stderr)
+            return 1
         stopped = getattr(error, "exit_code", None)
         if stopped is None:
             raise

@@ -7,6 +7,7 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import inspect
@@ -54,7 +55,12 @@ class Section(BaseModel):
     """Base of every part of a configuration: frozen, strictly typed, no unknown key."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -249,7 +255,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
 
 def from_mapping(tree: Mapping[str, Any], name: str = "config") -> Document:
     """A `Document` from a dict, for callers in Python."""
-    return Document(tree=dict(tree), name=name)
+    return Document(tree=copy.deepcopy(dict(tree)), name=name)
 
 
 def dump(section: BaseModel) -> str:
@@ -357,6 +363,8 @@ def _merged(under: Document, over: Document) -> Document:
     """`over` laid on `under`: mappings merge key by key, anything else is replaced."""
 
     def merge(low: Any, high: Any, path: KeyPath) -> Any:
+        if isinstance(low, str) and isinstance(high, dict):
+            raise over.error(path, f"the base has the short form {low!r} here; spell it out there to add keys to it")
         if isinstance(low, dict) and isinstance(high, dict):
             return {
                 key: merge(low[key], high[key], (*path, key))
@@ -374,8 +382,13 @@ def _set(document: Document, keys: KeyPath, value: Any) -> None:
     for depth, key in enumerate(keys[:-1]):
         below = node.setdefault(key, {})
         if not isinstance(below, dict):
-            if below is not None and not isinstance(below, str):
-                raise UserError(f"command line: {'.'.join(keys)}: {'.'.join(keys[: depth + 1])} is not a section")
+            short = ".".join(keys[: depth + 1])
+            if isinstance(below, str):
+                raise document.error(
+                    keys[: depth + 1], f"has the short form {below!r}; spell it out to set {key}'s keys"
+                )
+            if below is not None:
+                raise UserError(f"command line: {'.'.join(keys)}: {short} is not a section")
             below = node[key] = {}
         node = below
     node[keys[-1]] = value

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from seqkit import __version__, config
 from seqkit.config import Document, UserError
 from seqkit.files import write_text
 from seqkit.tasks import TASKS, RunConfig, RunTask, resolve
-from seqkit.training import RunFolder, Trainer, pick_device
-from seqkit.training.checkpoint import load_weights, seed_all
+from seqkit.training import RunFolder, Stopped, Trainer, pick_device
+from seqkit.training.checkpoint import Checkpoints, load_weights, seed_all
 from seqkit.training.folder import check_name
 from seqkit.training.progress import say
+from seqkit.training.state import check_settings
 from seqkit.training.transfer import transfer_weights
 
 
@@ -102,12 +104,36 @@ def train(
         say(line)
     if checked.init is not None:
         _initialise(task, checked.init.run)
+    check_settings(task, checked.training)
     folder.make()
-    write_text(folder.config, config.dump(checked))
-    task.save(folder.path)
-    folder.describe({"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task})
+    try:
+        write_text(folder.config, config.dump(task.config))
+        task.save(folder.path)
+        about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
+        folder.describe({**about, "data": task.fingerprint()})
+    except OSError as error:
+        rmtree(folder.path, ignore_errors=True)
+        raise Stopped(f"{folder}: cannot be written ({error})") from error
     say(f"run folder: {folder}")
     return _fit(task, checked, folder)
+
+
+def seed_configs(
+    source: str | Path, overrides: list[str], seeds: int, *, overwrite: bool, root: str | Path = "runs"
+) -> list[list[str]]:
+    """The overrides of each of several runs that differ in their seed: NAME-seedN, NAME being the file's by default.
+
+    Raises:
+        UserError: a name is taken; found before the first of them trains.
+    """
+    checked, kind = read_config(source, overrides)
+    base = checked.name or Path(source).stem
+    own = [
+        [*overrides, f"seed={seed}", f"name={base}-seed{seed}"] for seed in range(checked.seed, checked.seed + seeds)
+    ]
+    for texts in own:
+        RunFolder.choose(texts[-1].removeprefix("name="), kind.kind, root=root, overwrite=overwrite)
+    return own
 
 
 def resume(path: str | Path) -> Run:
@@ -118,8 +144,11 @@ def resume(path: str | Path) -> Run:
     """
     folder, checked, kind = _open(path)
     seed_all(checked.seed)
-    task = kind.create(checked, folder.path)
-    if checked.init is not None and not any(folder.checkpoints.glob("step-*")):
+    fresh = Checkpoints(folder.checkpoints).latest() is None
+    task = kind.create(checked, folder.path, fresh=fresh)
+    if folder.about().get("data", "") != task.fingerprint():
+        raise UserError(f"{folder}: the training data is not what this run was started with; start a new run")
+    if checked.init is not None and fresh:
         _initialise(task, checked.init.run)
     return _fit(task, checked, folder, restore=True)
 

@@ -102,6 +102,19 @@ def test_overrides_must_be_key_value(tmp_path: Path, text: str) -> None:
     assert "KEY=VALUE" in problem(write(tmp_path, "x.yaml", "task: a\n"), text)
 
 
+def test_a_short_form_is_not_lost_when_a_key_below_it_is_set(tmp_path: Path) -> None:
+    write(tmp_path, "low.yaml", "task: a\nmodel: x\n")
+    assert "low.yaml:2: model: has the short form 'x'" in problem(tmp_path / "low.yaml", "model.names=[b]")
+    path = write(tmp_path, "x.yaml", "base: low.yaml\nmodel: {names: [b]}\n")
+    assert f"{path}:2: model: the base has the short form 'x' here" in problem(path)
+
+
+def test_a_dict_is_not_changed_by_overrides() -> None:
+    tree = {"task": "a", "model": {"names": ["b"]}}
+    override(from_mapping(tree), ["model.names=[]"])
+    assert tree["model"] == {"names": ["b"]}
+
+
 def test_an_override_through_a_number_is_an_error(tmp_path: Path) -> None:
     assert "lr is not a section" in problem(write(tmp_path, "x.yaml", "task: a\nlr: 3\n"), "lr.deep=1")
 
@@ -172,7 +185,7 @@ def test_constructor_errors_point_at_the_argument(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}:3: built.size: size must be positive, got -5"
 
 
-scalars = st.floats(allow_nan=False) | st.integers() | st.text() | st.booleans()
+scalars = st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text() | st.booleans()
 
 
 @given(st.dictionaries(st.text("abcdef", min_size=1), scalars))

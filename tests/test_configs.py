@@ -48,7 +48,7 @@ def test_it_runs_a_few_steps_and_predicts(path: Path, tmp_path: Path) -> None:
 def test_its_header_gives_command_cost_and_score(path: Path) -> None:
     header = "".join(line for line in path.read_text("utf-8").splitlines(keepends=True) if line.startswith("#"))
     assert f"seqkit train {name(path)}" in header
-    assert re.search(r"\d+ (s|seconds|minutes)", header), "no cost"
+    assert re.search(r"^# Cost: .*\d+(\.\d+)? (seconds|minutes)\b", header, re.M), "no cost"
     assert re.search(r"accuracy 0\.\d{3}", header), "no measured score"
 
 

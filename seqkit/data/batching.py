@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -57,6 +58,13 @@ class Ragged:
         values, offsets = self._chunks[chunk]
         row = index - self._starts[chunk]
         return values[offsets[row] : offsets[row + 1]]
+
+    def digest(self) -> str:
+        """A hash of all ids and lengths."""
+        found = hashlib.sha256(self.lengths.tobytes())
+        for values, offsets in self._chunks:
+            found.update(values[offsets[0] : offsets[-1]].tobytes())
+        return found.hexdigest()
 
     def count(self, number: int) -> int:
         """How often an id occurs in all sequences together."""

@@ -29,7 +29,7 @@ class RunConfig(Section):
     """The name of a task, or `mypackage.module:MyTask`."""
     name: str | None = None
     """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**62)
     """Of every random generator."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     init: InitConfig | None = None
@@ -40,6 +40,7 @@ class RunTask(Task):
     """A task described by a configuration: it reads data, saves what prediction needs, predicts and is scored."""
 
     kind: ClassVar[str]
+    config: Any  # of the class that `schema` returned; what the run folder keeps
 
     @classmethod
     @abstractmethod
@@ -48,12 +49,13 @@ class RunTask(Task):
 
     @classmethod
     @abstractmethod
-    def create(cls, config: Any, folder: Path | None = None) -> RunTask:
+    def create(cls, config: Any, folder: Path | None = None, *, fresh: bool = True) -> RunTask:
         """Read the data and build the model.
 
         Args:
             config: of the class that `schema` returned.
             folder: take vocabulary and classes from this run instead of from the data (to resume it).
+            fresh: the weights are not restored afterwards, so that pretrained vectors are wanted.
         """
 
     @classmethod
@@ -84,6 +86,10 @@ class RunTask(Task):
     @abstractmethod
     def format(self, prediction: Any, form: str) -> str:
         """A prediction as one line, in the form `text` or `jsonl`."""
+
+    def fingerprint(self) -> str:
+        """A digest of the training data: a run is resumed on the data it was started with."""
+        return ""
 
     def rows(self, folder: Path) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
         """For weights whose rows have names: the names here, and in the run in `folder` (see `transfer_weights`)."""

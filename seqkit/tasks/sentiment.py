@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
+from seqkit.data.readers import detect
 from seqkit.data.sources import Source, SourceConfig, open_source
 from seqkit.files import write_text
 from seqkit.models import SequenceClassifier, worst_shift
@@ -90,7 +92,7 @@ class SentimentTask(RunTask):
         return sentiment_schema(tree)
 
     @classmethod
-    def create(cls, config: SentimentConfig, folder: Path | None = None) -> SentimentTask:
+    def create(cls, config: SentimentConfig, folder: Path | None = None, *, fresh: bool = True) -> SentimentTask:
         sources = {
             part: open_source(source, _FIELDS, part)
             for part in ("train", "dev", "test")
@@ -103,8 +105,12 @@ class SentimentTask(RunTask):
             classes = sorted(train.dataset.unique("label"))
             if len(classes) < 2:
                 raise UserError(f"{train.name}: only one class, {classes[0]!r}; a classifier needs at least two")
+            for label in classes:
+                if not label.strip() or len(label.splitlines()) > 1:
+                    raise UserError(f"{train.name}: {label!r} is no label: it is blank or holds a line end")
             tokenizer = cls._vocabulary(config, train)
-        task = cls(config, tokenizer, classes, load_vectors=folder is None)
+            config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
+        task = cls(config, tokenizer, classes, load_vectors=fresh)
         for part, source in sources.items():
             task.splits[part] = task._split(source)
         task._refuse_empty(task.splits["train"])
@@ -234,7 +240,7 @@ class SentimentTask(RunTask):
 
     def _logits(self, ids: Ragged) -> Tensor:
         """(N, C) for sequences in their order."""
-        plan = plan_batches(ids.lengths, BatchingConfig(batch_size=128))
+        plan = plan_batches(ids.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
         out = torch.empty(len(ids), len(self.classes))
         for rows in plan:
             padded, lengths = pad([ids[row] for row in rows], self.tokenizer.pad_id)
@@ -259,7 +265,7 @@ class SentimentTask(RunTask):
                 f"{np.median(lengths):.0f}, longest {lengths.max()}; {known:.1%} of tokens in the vocabulary{skipped}"
                 + (f"; {empty} empty" if empty else "")
             )
-        lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.config.text.tokenizer})")
+        lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.tokenizer.config.tokenizer})")
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
 
@@ -268,16 +274,17 @@ class SentimentTask(RunTask):
         given = self.config.data
         if data is not None:
             like = given.test or given.train
-            source = SourceConfig(**{**like.model_dump(), "path": data, "format": "auto", "limit": None})
+            source = _beside(like, data)
         elif given.test or given.dev:
-            source = given.test or given.dev  # type: ignore[assignment]
+            source = given.test or given.dev
         else:
             raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
         part = "test" if data is not None or given.test else "dev"
         split = self._split(open_source(source, _FIELDS, part))
         self.model.eval()
         logits, labels = self._outputs(split)
-        lines = [f"{split.source.name}: {len(split):,} texts"]
+        skipped = f" ({split.source.skipped} bad lines skipped)" if split.source.skipped else ""
+        lines = [f"{split.source.name}: {len(split):,} texts{skipped}"]
         return classification_scores(logits, labels), lines + classification_report(logits, labels, self.classes)
 
     @torch.no_grad()
@@ -304,6 +311,10 @@ class SentimentTask(RunTask):
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
         return json.dumps({"label": prediction.label, "probabilities": probabilities}, ensure_ascii=False)
 
+    def fingerprint(self) -> str:
+        train = self.splits["train"]
+        return hashlib.sha256(train.ids.digest().encode() + train.labels.tobytes()).hexdigest()
+
     def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
         tokenizer, classes = self._read(folder)
         return {
@@ -311,6 +322,20 @@ class SentimentTask(RunTask):
             "output.weight": (self.classes, classes),
             "output.bias": (self.classes, classes),
         }
+
+
+def _beside(like: SourceConfig, path: str) -> SourceConfig:
+    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
+    if not path.strip():
+        raise UserError("--data: expected the path of a file, got an empty text")
+    try:
+        detect(Path(path))
+        form = "auto"
+    except UserError:
+        form = like.format
+    return SourceConfig.model_validate(
+        {**like.model_dump(include={"columns", "on_bad_line"}), "path": path, "format": form}
+    )
 
 
 def _column(source: Source, name: str) -> Iterator[str]:

@@ -64,14 +64,14 @@ class SentimentData(BatchingConfig):
 class SentimentTraining(TrainingConfig):
     """`training:` with the loss of a classifier."""
 
-    metric: str = "accuracy"
+    metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
     """The dev score that chooses the best checkpoint: accuracy, macro_f1 or loss."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target probability that is spread over all classes (Szegedy et al. 2016)."""
     adversarial: float = Field(default=0.0, ge=0)
     """Learn each batch a second time, its embedded texts moved against the model by this share of their length
     (Miyato et al. 2017); the two losses count half each. About 0.05; a step takes some 2.5 times as long."""
-    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
     """balanced: each class counts alike whatever its size; or a weight for each class by name."""
 
 
@@ -117,6 +117,21 @@ class SentimentConfig(RunConfig):
     text: TextConfig = TextConfig()
     model: SentimentModel
     training: SentimentTraining = SentimentTraining()
+
+    @model_validator(mode="after")
+    def _sensible(self) -> SentimentConfig:
+        training = self.training
+        needs = {
+            "early_stopping": training.early_stopping is not None,
+            "schedule: plateau": training.schedule.name == "plateau",
+            "keep_best above 1": training.keep_best > 1,
+        }
+        for what, asked in needs.items():
+            if asked and self.data.dev is None:
+                raise ValueError(f"training.{what} needs data.dev")
+        if self.init is not None and "text" not in self.model_fields_set and self.model.embedding.vectors_vocabulary:  # type: ignore[attr-defined]
+            raise ValueError("model.embedding.vectors_vocabulary makes a new vocabulary: give a text section too")
+        return self
 
 
 def sentiment_schema(tree: Mapping[str, Any]) -> type[SentimentConfig]:

@@ -37,12 +37,14 @@ class TextConfig(Section):
     vocab_size: int | None = Field(
         default=None,
         gt=4,
+        lt=2**31,
         description="Largest vocabulary, the four special tokens included; the most frequent survive. "
         "Default: no limit for word and char, 8000 for bpe and unigram.",
     )
     min_frequency: int = Field(
         default=1,
         gt=0,
+        lt=2**31,
         description="A word or character (bpe: a merge) seen fewer times in training is unknown. Not for unigram.",
     )
     max_length: int | None = Field(

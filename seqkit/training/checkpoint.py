@@ -37,7 +37,14 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
             # Of two views that overlap in part, each needs memory of its own.
             tensors[name] = tensor.detach().clone() if storage in storages else tensor.detach().contiguous()
             storages.add(storage)
-    save_file(tensors, path, metadata={"aliases": json.dumps(aliases)})
+    _save_tensors(tensors, path, {"aliases": json.dumps(aliases)})
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:  # the library's name for a write that failed
+        raise OSError(str(error)) from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -154,18 +161,19 @@ class Checkpoints:
             save_weights(temporary / "model.safetensors", weights)
             tensors: dict[str, Tensor] = {}
             text = json.dumps(pack(state, tensors))
-            save_file(tensors, temporary / "trainer.safetensors")
+            _save_tensors(tensors, temporary / "trainer.safetensors")
             (temporary / "trainer.json").write_text(text, "utf-8")
             manifest = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2), "utf-8")
             for path in temporary.iterdir():
                 flush(path)
             flush(temporary)
-            shutil.rmtree(self.path(step), ignore_errors=True)
+            aside = self.folder / f".step-{step:08d}.old"
+            if self.path(step).exists():
+                os.replace(self.path(step), aside)
             os.replace(temporary, self.path(step))
             flush(self.folder)
-        except SafetensorError as error:  # the library's name for a write that failed
-            raise OSError(str(error)) from error
+            shutil.rmtree(aside, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._whole.add(step)

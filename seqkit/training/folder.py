@@ -13,9 +13,11 @@ runs/NAME/
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +47,9 @@ class JsonLines:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line; floats are written so that they read back bit for bit."""
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        # JSON has no NaN and no infinity.
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._file.flush()
 
     def sync(self) -> int:
@@ -87,9 +91,7 @@ class RunFolder:
         """
         root = Path(root)
         if name is None:
-            number = 1
-            while (root / f"{kind}-{number}").exists():
-                number += 1
+            number = next(number for number in count(1) if not (root / f"{kind}-{number}").exists())
             return cls(root / f"{kind}-{number}")
         check_name(name)
         path = root / name
@@ -106,12 +108,19 @@ class RunFolder:
         """Make the folder, empty; a run that `choose` allowed to be replaced is deleted.
 
         Raises:
-            UserError: the file system refuses.
+            UserError: the file system refuses, or another process trains there or has just made it.
         """
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
         try:
-            if self.path.exists():
-                shutil.rmtree(self.path)
-            self.checkpoints.mkdir(parents=True)
+            if (self.path / "run.json").exists():
+                self.lock()
+                self.unlock()
+                os.replace(self.path, aside)
+            self.path.mkdir(parents=True)
+            self.checkpoints.mkdir()
+            shutil.rmtree(aside, ignore_errors=True)
+        except FileExistsError:
+            raise UserError(f"{self}: another process has just made this run; start again") from None
         except OSError as error:
             raise UserError(f"{self}: cannot make the run folder ({error.strerror})") from None
 
@@ -129,9 +138,8 @@ class RunFolder:
             if not hint and (Path("runs") / path).is_dir():
                 hint = f"; did you mean 'runs/{path}'?"
             raise UserError(f"{path}: no such run folder{hint}")
-        about = path / "run.json"
         try:
-            version = json.loads(about.read_text("utf-8"))["format"]
+            version = cls(path).about()["format"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path}: not a run folder, or half-written: run.json is missing or damaged") from None
         if not isinstance(version, int) or version > FORMAT:
@@ -141,6 +149,11 @@ class RunFolder:
         if not (path / "config.yaml").exists():
             raise UserError(f"{path}: half-written: config.yaml is missing")
         return cls(path)
+
+    def about(self) -> dict[str, Any]:
+        """What run.json says."""
+        found = json.loads((self.path / "run.json").read_text("utf-8"))
+        return found if isinstance(found, dict) else {}
 
     def describe(self, about: dict[str, Any]) -> None:
         """Write run.json, which makes the folder a run; the last file to be written when a run is set up."""
@@ -181,5 +194,5 @@ def check_name(name: str) -> None:
     Raises:
         UserError: it holds anything but letters, digits and `._-`, or starts with a dot.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise UserError(f"name: {name!r} is not a plain name; use letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[\w-][\w.-]{0,99}", name):
+        raise UserError(f"name: {name!r} is not a plain name; use up to 100 letters, digits, '.', '_' and '-'")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from shutil import copyfile
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError
 from seqkit.files import replace_file
 from seqkit.training.averaging import MovingAverage, average_weights
 from seqkit.training.checkpoint import (
@@ -30,49 +30,8 @@ from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rat
 from seqkit.training.progress import Progress, say
 from seqkit.training.settings import TrainingConfig
 from seqkit.training.signals import SignalWatch, Stopped
+from seqkit.training.state import Result, State, check_metric, check_settings, count_steps, pick_device
 from seqkit.training.task import Loss, Task
-
-
-@dataclass
-class State:
-    """Where a run stands: all that decides how it goes on, beside weights, optimiser and random generators."""
-
-    step: int = 0  # updates made
-    epoch: int = 0  # epochs completed
-    position: int = 0  # batches used of the present epoch
-    evaluated: int = -1  # the step of the last evaluation
-    best: list[tuple[float, int]] = field(default_factory=list)  # (score, step), best first
-    stale: int = 0  # evaluations since the last better one
-    plateau_factor: float = 1.0
-    plateau_stale: int = 0
-    losses: dict[str, float] = field(default_factory=dict)  # since the last log line: total of each loss
-    norms: float = 0.0
-    logged: int = 0  # the step of the last log line
-    sizes: dict[str, int] = field(default_factory=dict)  # of the log files
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `Trainer.fit` leaves behind: the step whose weights the model now has, and their dev scores."""
-
-    step: int
-    scores: dict[str, float]
-    averaged: bool
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
-
-    Raises:
-        UserError: CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device: cuda was asked for, but torch finds no CUDA device here; use device=cpu or device=auto"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 class Trainer:
@@ -94,9 +53,7 @@ class Trainer:
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
         self.device = pick_device(device)
         task.model.to(self.device)
-        if task.scores and config.metric not in task.scores:
-            known = nearest(config.metric, task.scores) or f"; known: {', '.join(task.scores)}"
-            raise UserError(f"training.metric: this task has no score {config.metric!r}{known}")
+        check_settings(task, config)
         self.state = State()
         self.optimizer = make_optimizer(task.model, config.optimizer)
         self.average = MovingAverage(task.model, config.ema) if config.ema else None
@@ -137,8 +94,7 @@ class Trainer:
         self.folder.lock()
         if not self._restored:
             seed_all(self.seed)
-        self._total = self._count_steps()
-        schedule_factor(self.config.schedule, 0, self._total)  # refuses early what it cannot do
+        self._total = count_steps(self.task, self.config)
         self._progress = Progress(
             self.folder, self.state.step, self._total, self.state.sizes, tensorboard=self.config.tensorboard
         )
@@ -148,17 +104,11 @@ class Trainer:
                 while not self._finished():
                     self._epoch()
                 return self._finish()
+        except OSError as error:
+            raise Stopped(f"{self.folder}: {error}; `seqkit resume {self.folder}` continues the run") from error
         finally:
             self._progress.close()
             self.folder.unlock()
-
-    def _count_steps(self) -> int | None:
-        if self.config.steps:
-            return self.config.steps
-        batches = self.task.batches(0)
-        if not isinstance(batches, Sized):
-            return None
-        return (self.config.epochs or 10) * math.ceil(len(batches) / self.config.accumulate)
 
     def _finished(self) -> bool:
         stopping = self.config.early_stopping
@@ -195,8 +145,10 @@ class Trainer:
         if not state.position:
             raise UserError("the training data gave no batch")
         state.epoch, state.position, self._carry = state.epoch + 1, 0, None
-        if not self.config.evaluate_every:
+        if not self.config.evaluate_every and state.epoch % self.config.evaluate_epochs == 0:
             self._evaluate()
+        if self._watch.received:
+            self._leave()
 
     def _windows(self) -> Iterator[list[Any]]:
         """The batches of each update that is left in this epoch."""
@@ -230,46 +182,47 @@ class Trainer:
         if not math.isfinite(norm) and not self._scaler.is_enabled():
             raise self._not_finite("gradient", norm, window[-1])
         factor = schedule_factor(self.config.schedule, self.state.step, self._total)
-        self._rate = set_rate(self.optimizer, factor * self.state.plateau_factor)
+        self.state.rate = set_rate(self.optimizer, factor * self.state.plateau_factor)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update()
         for name, value in seen.items():
             self.state.losses[name] = self.state.losses.get(name, 0.0) + value
-        self.state.norms += norm
+        if math.isfinite(norm):  # else the scaler has skipped this step and lowers its scale
+            self.state.norms += norm
+            if self.average:
+                self.average.update()
 
     @staticmethod
     def _weighed(losses: Mapping[str, Loss], totals: Mapping[str, float], seen: dict[str, float]) -> torch.Tensor:
-        """The sum to differentiate; adds each loss, divided by its weight, to `seen`."""
+        """The sum to differentiate; adds it, and where there are several losses each of them, to `seen`."""
         parts = []
         for name, loss in losses.items():
             part = loss.sum * (loss.coefficient / totals[name]) if totals[name] else loss.sum * 0.0
-            seen[name] = seen.get(name, 0.0) + part.item()
+            if len(losses) > 1 and name != "loss":
+                seen[name] = seen.get(name, 0.0) + part.item()
             parts.append(part)
-        if len(parts) > 1:
-            seen["loss"] = sum(seen[name] for name in losses)
-        else:
-            seen["loss"] = seen.pop(next(iter(losses))) if "loss" not in losses else seen["loss"]
-        return torch.stack(parts).sum()
+        total = torch.stack(parts).sum()
+        seen["loss"] = seen.get("loss", 0.0) + total.item()
+        return total
 
     def _log(self) -> None:
         state = self.state
         count = state.step - state.logged
-        record: dict[str, Any] = {"step": state.step, "epoch": state.epoch + 1}
+        record: dict[str, Any] = {"step": state.step, "epoch": state.epoch + bool(state.position)}
         record.update({name: value / count for name, value in state.losses.items()})
-        self._progress.train({**record, "grad_norm": state.norms / count, "lr": self._rate})
+        self._progress.train({**record, "grad_norm": state.norms / count, "lr": state.rate})
         state.losses, state.norms, state.logged = {}, 0.0, state.step
 
     def _evaluate(self) -> None:
         """Score dev, remember whether it is better, and save."""
         state = self.state
+        if state.step > state.logged:
+            self._log()
         scores = self._scores()
         state.evaluated = state.step
-        if scores and self.config.metric not in scores:
-            known = nearest(self.config.metric, scores) or f"; known: {', '.join(scores)}"
-            raise UserError(f"training.metric: this task has no score {self.config.metric!r}{known}")
+        if scores:
+            check_metric(self.config.metric, tuple(scores))
         kept = self._judge(scores[self.config.metric]) if scores else False
         if scores:
             best = state.best and state.best[0][1] == state.step
@@ -294,7 +247,9 @@ class Trainer:
         sign = 1.0 if config.more_is_better else -1.0
         margin = config.early_stopping.min_delta if config.early_stopping else 0.0
         value = sign * score if math.isfinite(score) else -math.inf
-        better = not state.best or value > sign * state.best[0][0] + margin
+        better = state.reference is None or value > sign * state.reference + margin
+        if better:
+            state.reference = sign * value
         state.stale = 0 if better else state.stale + 1
         state.plateau_stale = 0 if better else state.plateau_stale + 1
         if config.schedule.name == "plateau" and state.plateau_stale > config.schedule.patience:
@@ -325,8 +280,9 @@ class Trainer:
             weights = dict(model.state_dict())
             if self.average:
                 saved["average"] = self.average.state()
-                saved["trained"] = {name: weights[name] for name in self.average.average}
-                weights.update(self.average.average)
+                saved["trained"] = {name: weights[name].clone() for name in self.average.average}
+                with self.average.applied():  # tied weights follow under all their names
+                    weights = {name: value.clone() for name, value in model.state_dict().items()}
             self._checkpoints.save(state.step, weights, saved)
             self._checkpoints.prune({state.step, *(step for _, step in state.best)})
             source = self._checkpoints.weights(self._chosen())
@@ -344,7 +300,8 @@ class Trainer:
 
     def _leave(self) -> None:
         """A signal came: save and say how to go on."""
-        self._save()
+        if self._checkpoints.latest() != self.state.step:
+            self._save()
         raise Stopped(
             f"stopped after step {self.state.step}; everything is saved. Continue with: seqkit resume {self.folder}",
             self._watch.exit_code,
@@ -366,10 +323,10 @@ class Trainer:
     def _finish(self) -> Result:
         """Score what was not scored, average if asked, and give the model the chosen weights."""
         state = self.state
-        if state.step > state.logged:
-            self._log()
         if state.evaluated != state.step:
             self._evaluate()
+        if self._watch.received:
+            self._leave()
         if self._checkpoints.latest() != state.step:
             self._save()
         model = self.task.model

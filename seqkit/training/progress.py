@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -108,7 +109,9 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
-        self._metrics.close()
-        self._timing.close()
+        with suppress(OSError):  # a full disk has been reported already
+            self._metrics.close()
+        with suppress(OSError):
+            self._timing.close()
         if self._writer is not None:
             self._writer.close()

@@ -30,6 +30,10 @@ class OptimizerConfig(Section):
 
     @model_validator(mode="after")
     def _sensible(self) -> OptimizerConfig:
+        only = {"momentum": "sgd", "nesterov": "sgd", "betas": "adamw and adam", "eps": "adamw and adam"}
+        for key, names in only.items():
+            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is for {names}, not for {self.name}")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -50,6 +54,14 @@ class ScheduleConfig(Section):
     """plateau: what the rate is multiplied by when the metric stands still."""
     patience: int = Field(default=2, ge=0)
     """plateau: how many evaluations without a better metric are borne before that."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> ScheduleConfig:
+        only = {"factor": "plateau", "patience": "plateau", "final": "linear, cosine and one_cycle"}
+        for key, names in only.items():
+            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is for {names}, not for {self.name}")
+        return self
 
 
 class EarlyStoppingConfig(Section):
@@ -90,6 +102,8 @@ class TrainingConfig(Section):
     """Run the model through torch.compile."""
     evaluate_every: int | None = Field(default=None, gt=0)
     """Evaluate on dev every so many updates; null: at the end of each epoch."""
+    evaluate_epochs: int = Field(default=1, gt=0)
+    """Without evaluate_every: evaluate at the end of every so many epochs, and at the end of training."""
     checkpoint_every: int | None = Field(default=None, gt=0)
     """Save what a resume needs every so many updates; null: after each evaluation."""
     log_every: int = Field(default=50, gt=0)

@@ -121,6 +121,46 @@ def test_a_run_killed_after_an_epoch_resumes_to_the_same_weights(generated_data:
     assert (cut / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
+def test_resuming_on_other_data_is_refused(generated_data: Path, tmp_path: Path) -> None:
+    rows = "label\ttext\n" + "a\tx y\nb\tz w\n" * 4
+    config = tree(generated_data, data={"train": str(write(tmp_path, rows)), "dev": None}, training={"metric": "loss"})
+    folder = train(config, root=tmp_path / "runs").folder
+    resume(folder)
+    write(tmp_path, rows + "a\tx\n")
+    with pytest.raises(UserError, match="not what this run was started with"):
+        resume(folder)
+
+
+def test_resume_without_a_checkpoint_starts_from_the_pretrained_vectors(generated_data: Path, tmp_path: Path) -> None:
+    vectors = {"size": 100, "vectors": str(generated_data / "glove.6b.100d.subset.txt.gz")}
+    config = tree(generated_data, model={"embedding": vectors, "encoder": {"hidden_size": 4}}, training={"epochs": 1})
+    folder = train(config, root=tmp_path).folder
+    weights = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
+    (folder / "model.safetensors").unlink()
+    resume(folder)
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    "training", [{"early_stopping": {"patience": 1}}, {"schedule": "plateau"}, {"keep_best": 2, "average_best": True}]
+)
+def test_options_that_need_dev_say_so(generated_data: Path, training: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"needs data\.dev"):
+        read_config(tree(generated_data, data={"dev": None}, training=training))
+
+
+def test_a_mistake_found_late_leaves_the_old_run_alone(trained: Path, generated_data: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "base")
+    bad = {"optimizer": {"lr_factors": {"nothing*": 0.1}}}
+    with pytest.raises(UserError, match="matches no trained parameter"):
+        train(tree(generated_data, name="base", training=bad), root=tmp_path, overwrite=True)
+    assert load(tmp_path / "base").predict(["superb"])[0].label == "positive"
+    train(tree(generated_data, name="base", training={"epochs": 1}), root=tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
 def task_for(config: dict[str, Any]) -> SentimentTask:
     made = read_config(config)[0]
     return SentimentTask.create(made)  # type: ignore[arg-type]
@@ -208,6 +248,7 @@ def test_the_report_names_balance_lengths_and_coverage(generated_data: Path, tmp
         ("a\tx\na\ty\n", "a\tx\n", "only one class, 'a'"),
         ("a\tx\nb\t  \n", "a\tx\n", r"train\.tsv:3: nothing is left of this training text"),
         ("a\tx\nb\n", "a\tx\n", r"train\.tsv:3: "),
+        ("a\tx\n\ty\n", "a\tx\n", r"'' is no label"),
     ],
 )
 def test_bad_data_is_one_clear_line(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import resource
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -119,17 +119,18 @@ def test_prune_keeps_what_is_named(tmp_path: Path) -> None:
 
 def test_a_disk_limit_leaves_the_earlier_checkpoint_whole(tmp_path: Path) -> None:
     """A real limit of the operating system on the size of a file, in a process of its own."""
-    checkpoints = saved(tmp_path, 1)
-    child = os.fork()
-    if child == 0:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-        try:
-            checkpoints.save(2, {"w": torch.zeros(100_000)}, {})
-        except OSError:
-            os._exit(7)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    saved(tmp_path, 1)
+    code = f"""
+import pathlib, resource, signal, sys, torch
+from seqkit.training.checkpoint import Checkpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    Checkpoints(pathlib.Path({str(tmp_path)!r})).save(2, {{"w": torch.zeros(100_000)}}, {{}})
+except OSError:
+    sys.exit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert Checkpoints(tmp_path).latest() == 1
 
@@ -190,6 +191,14 @@ def test_run_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such run folder; did you mean '.*/x'"):
         RunFolder.open(tmp_path / "X")
     (tmp_path / "file").touch()
+    other = RunFolder(tmp_path / "sentiment-1")
+    other.describe({})
+    other.lock()
+    with pytest.raises(UserError, match="is training in this folder"):
+        RunFolder.choose("sentiment-1", "sentiment", root=tmp_path, overwrite=True).make()
+    other.unlock()
+    with pytest.raises(UserError, match="has just made this run"):
+        RunFolder(tmp_path / "sentiment-2").make()
     with pytest.raises(UserError, match="cannot make the run folder"):
         RunFolder(tmp_path / "file/deep").make()
 

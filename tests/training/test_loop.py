@@ -95,7 +95,7 @@ def test_same_seed_same_result(tmp_path: Path, tree: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("tree", VARIANTS)
-@pytest.mark.parametrize("stop", [2, 9, 13])
+@pytest.mark.parametrize("stop", [2, 9, 13, 16])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not(tmp_path: Path, tree: dict[str, Any], stop: int) -> None:
     whole = fit(Regression(), tmp_path / "whole", **tree)
     task = Regression()
@@ -119,6 +119,72 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not(tmp_path: Path, tree: dict
         for record in log:
             record.pop("negated", None)  # counts calls, which start anew
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("every", [3, 50])
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, every: int) -> None:
+    tree = {"epochs": 2, "ema": 0.9, "log_every": every}
+    whole = fit(Regression(), tmp_path, **tree)
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    task = Regression()
+    trainer = Trainer(task, settings(**tree), tmp_path, device="cpu", seed=7)
+    assert trainer.restore() == 16
+    trainer.fit()
+    assert same(whole, task.model.state_dict())
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    assert [record["epoch"] for record in records(tmp_path / "metrics.jsonl")][-1] == 2
+
+
+def test_a_signal_in_the_last_evaluation_is_not_lost(tmp_path: Path) -> None:
+    task = Regression()
+    evaluate = task.evaluate
+    calls: list[int] = []
+
+    def slow() -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate()
+
+    task.evaluate = slow  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match="seqkit resume") as caught:
+        fit(task, tmp_path, epochs=2)
+    assert caught.value.exit_code == 130
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 16
+
+
+@pytest.mark.parametrize("losses", [1, 2])
+def test_the_logged_loss_is_what_is_minimised(tmp_path: Path, losses: int) -> None:
+    """One update from all rows, by accumulation: the log must show the loss over them, not over the last batch."""
+    task = Regression(losses=losses, dropout=0.0)
+    with torch.no_grad():
+        error = task.model(task.x) - task.y
+        expected = error.pow(2).mean().item()
+        firsts = [task.model(task.x[b[:1]]) - task.y[b[:1]] for b in task.batches(0)]
+        if losses == 2:
+            expected += 0.5 * torch.cat(firsts).abs().mean().item()
+    fit(task, tmp_path, epochs=1, accumulate=8, log_every=1)
+    first = records(tmp_path / "metrics.jsonl")[0]
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+    assert ("square" in first) == (losses == 2)
+
+
+def test_averaged_tied_weights_are_averages_under_both_names(tmp_path: Path) -> None:
+    class Tied(Regression):
+        def __init__(self) -> None:
+            super().__init__(dropout=0.0)
+            self.model = nn.Sequential(
+                nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4, bias=False), nn.Linear(4, 1)
+            )
+            self.model[2].weight = self.model[0].weight
+
+    task = Tied()
+    fit(task, tmp_path, epochs=3, ema=0.99)
+    found = load_weights(tmp_path / "model.safetensors")
+    assert torch.equal(found["0.weight"], found["2.weight"])
+    dev = {record["step"]: record["loss"] for record in records(tmp_path / "metrics.jsonl") if record["split"] == "dev"}
+    task.model.eval()
+    assert task.evaluate()["loss"] == pytest.approx(min(dev.values()), rel=1e-6)
 
 
 def test_a_crash_between_checkpoints_is_undone(tmp_path: Path) -> None:
@@ -298,7 +364,9 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ({"epochs": 1, "steps": 1}, "steps and epochs"),
         ({"clip_norm": 1.0, "clip_value": 1.0}, "clip_value and clip_norm"),
         ({"average_best": True}, "keep_best"),
-        ({"optimizer": {"nesterov": True}}, "momentum"),
+        ({"optimizer": {"name": "sgd", "nesterov": True}}, "momentum"),
+        ({"optimizer": {"momentum": 0.5}}, "momentum is for sgd, not for adamw"),
+        ({"schedule": {"final": 0.5}}, "final is for linear"),
         ({"optimizer": {"lr": -1.0}}, "optimizer.lr"),
     ]:
         with pytest.raises(UserError, match=word):
