@@ -18,15 +18,6 @@ TSV = "text\tlabel\na good film\tpos\nein Mädchen, 你好\tneg\n"
 FIELDS: dict[str, type] = {"text": str, "label": str}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import datasets
-
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-    return folder / "seqkit"
-
-
 def write(path: Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)

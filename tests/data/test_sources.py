@@ -24,15 +24,6 @@ TSV = "label\ttext\n" + "".join(f"{label}\t{text}\n" for text, label in ROWS)
 JSONL = "".join(json.dumps({"text": text, "label": label, "other": 1}) + "\n" for text, label in ROWS)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import datasets
-
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-    return folder / "seqkit"
-
-
 def write(path: Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)

@@ -96,7 +96,7 @@ def build(kind, options, layers, directions, backend, residual=False):
     return module, recorded
 
 
-def compare(oracle, kind, options, backend, layers, directions, lengths, training=True, residual=False):
+def check_against_oracle(oracle, kind, options, backend, layers, directions, lengths, training=True, residual=False):
     torch.manual_seed(0)
     module, recorded = build(kind, options, layers, directions, backend, residual)
     module.train(training)
@@ -134,7 +134,7 @@ def compare(oracle, kind, options, backend, layers, directions, lengths, trainin
 def test_equals_oracle(oracle, kind, options, backend, layout):
     if kind == "jordan":
         backend = "auto" if backend == "fused" else backend  # no fused kernel: auto must fall to the step loop
-    compare(oracle, kind, options, backend, **LAYOUTS[layout])
+    check_against_oracle(oracle, kind, options, backend, **LAYOUTS[layout])
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
@@ -144,9 +144,9 @@ def test_evaluation_equals_oracle(oracle, kind, backend):
     options = {"zoneout": 0.3, "recurrent_dropout": 0.4, "weight_drop": 0.4}
     if kind == "lstm":
         options |= {"zoneout_cell": 0.2}
-    compare(oracle, kind, options, backend, 1, 1, [3, 1, 4], training=False)
+    check_against_oracle(oracle, kind, options, backend, 1, 1, [3, 1, 4], training=False)
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_residual_equals_oracle(oracle, backend):
-    compare(oracle, "gru", {}, backend, 3, 2, [3, 1, 4], residual=True)
+    check_against_oracle(oracle, "gru", {}, backend, 3, 2, [3, 1, 4], residual=True)

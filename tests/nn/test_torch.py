@@ -30,7 +30,7 @@ def pair(kind, *args, backend="auto", **kwargs):
     return theirs, ours
 
 
-def close(got, want, tolerance):
+def check_close(got, want, tolerance):
     for one, other in zip(got, want, strict=True):
         assert one.shape == other.shape
         scale = max(other.abs().max().item(), 1e-3) if other.numel() else 1.0
@@ -55,11 +55,11 @@ def test_values_and_gradients(kind, backend, layers, both, bias, packed):
     hx = states_for(kind, slots, 32, [72, 72])
     given = pack_padded_sequence(x, torch.randint(1, 7, (32,)), enforce_sorted=False) if packed else x
     wanted, got = flatten(theirs(given, hx)), flatten(ours(given, hx))
-    close(got, wanted, 2e-6)
+    check_close(got, wanted, 2e-6)
     probes = [torch.randn_like(one) for one in wanted]
     leaves = [x, *(hx if isinstance(hx, tuple) else [hx])]
     want = torch.autograd.grad(wanted, [*leaves, *theirs.parameters()], probes, retain_graph=True)
-    close(torch.autograd.grad(got, [*leaves, *ours.parameters()], probes), want, 1e-5)
+    check_close(torch.autograd.grad(got, [*leaves, *ours.parameters()], probes), want, 1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -84,12 +84,12 @@ def test_lengths_with_empty_sequences(kind, backend, both):
     assert got_out[:, ~some].eq(0).all()
     wanted = [out, *(state if kind == "LSTM" else [state])]
     got = [got_out[:, some], *(part[:, some] for part in got_state)]
-    close(got, wanted, 2e-6)
+    check_close(got, wanted, 2e-6)
     for part, begin in zip(got_state, parts, strict=True):
         assert torch.equal(part[:, ~some], begin[:, ~some])
     probes = [torch.randn_like(one) for one in wanted]
     want = torch.autograd.grad(wanted, [*parts, *theirs.parameters()], probes)
-    close(torch.autograd.grad(got, [*parts, *ours.parameters()], probes, retain_graph=True), want, 1e-5)
+    check_close(torch.autograd.grad(got, [*parts, *ours.parameters()], probes, retain_graph=True), want, 1e-5)
     (dx,) = torch.autograd.grad(got_out.sum(), [x])
     assert dx[5].eq(0).all()
     assert dx[:, ~some].eq(0).all()
@@ -107,8 +107,8 @@ def test_inference(kind, backend):
     hx = states_for(kind, 4, 40, [8, 8])
     packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
     with torch.no_grad():
-        close(flatten(ours(x, hx)), flatten(theirs(x, hx)), 2e-6)
-        close(flatten(ours(packed, hx)), flatten(theirs(packed, hx)), 2e-6)
+        check_close(flatten(ours(x, hx)), flatten(theirs(x, hx)), 2e-6)
+        check_close(flatten(ours(packed, hx)), flatten(theirs(packed, hx)), 2e-6)
         ours.train()
         assert not torch.allclose(ours(x, hx)[0], theirs(x, hx)[0], atol=1e-3)
 
@@ -134,7 +134,7 @@ def test_state_dict_names_and_seed(kind):
 def test_projection(backend):
     theirs, ours = pair("LSTM", 3, 6, 2, proj_size=4, bidirectional=True, backend=backend)
     x = torch.randn(5, 4, 3)
-    close(flatten(ours(x)), flatten(theirs(x)), 2e-6)
+    check_close(flatten(ours(x)), flatten(theirs(x)), 2e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,8 +142,8 @@ def test_layouts(kind):
     for first in (False, True):
         theirs, ours = pair(kind, 3, 5, 2, batch_first=first, bidirectional=True)
         x = torch.randn(4, 6, 3)
-        close(flatten(ours(x)), flatten(theirs(x)), 2e-6)
-        close(flatten(ours(x[0])), flatten(theirs(x[0])), 2e-6)
+        check_close(flatten(ours(x)), flatten(theirs(x)), 2e-6)
+        check_close(flatten(ours(x[0])), flatten(theirs(x[0])), 2e-6)
         for is_sorted, lengths in ((True, [4, 3, 3, 1]), (False, [2, 4, 1, 3])):
             batch = torch.randn(4, 4, 3)
             packed = pack_padded_sequence(batch, torch.tensor(lengths), batch_first=first, enforce_sorted=is_sorted)
@@ -152,7 +152,7 @@ def test_layouts(kind):
                 one, other = getattr(wanted[0], name), getattr(got[0], name)
                 assert (one is None) == (other is None)
                 assert one is None or torch.allclose(one, other, atol=1e-6)
-            close(flatten(got)[1:], flatten(wanted)[1:], 2e-6)
+            check_close(flatten(got)[1:], flatten(wanted)[1:], 2e-6)
             padded, _ = ours(batch, lengths=lengths)
             assert torch.allclose(padded, pad_packed_sequence(got[0], batch_first=first)[0], atol=1e-6)
 
@@ -166,7 +166,7 @@ def test_cells(kind):
         for hx in (None, (h, c) if kind == "LSTMCell" else h):
             want, got = theirs(x, hx), ours(x, hx)
             want, got = (want, got) if isinstance(want, tuple) else ((want,), (got,))
-            close(got, want, 2e-6)
+            check_close(got, want, 2e-6)
     with pytest.raises(RuntimeError, match="input_size"):
         ours(torch.randn(4, 2))
     with pytest.raises(ValueError, match="3D"):
