@@ -1,0 +1,112 @@
+"""The next tokens: the best continuations of a beam, and random draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_CHUNK = 64
+# Steps for which a sentence's random numbers are drawn at a time.
+_BLOCK = 64
+
+
+def best_continuations(log_probs: Tensor, sums: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The K best of all J * V continuations of each sentence.
+
+    In a large vocabulary only the K chunks of 64 tokens with the highest maxima are looked at: they hold the K best.
+
+    Args:
+        log_probs: (B, J, V), -inf for what is not allowed.
+        sums: (B, J) score of each hypothesis so far, -inf: none.
+        width: K.
+
+    Returns:
+        scores (B, K) in descending order, parents (B, K) and tokens (B, K) int64; where there are fewer than K
+        continuations, the rest has -inf, parent 0 and token 0.
+    """
+    batch, _, size = log_probs.shape
+    chunks = -(-size // _CHUNK)
+    if width * _CHUNK * 4 > sums.size(1) * size:
+        totals = (log_probs + sums.unsqueeze(2)).flatten(1)  # (B, J * V)
+        scores, at = totals.topk(min(width, totals.size(1)), dim=1)
+        parents = at.div(size, rounding_mode="floor")
+        tokens = at - parents * size
+    else:
+        whole = size // _CHUNK
+        maxima = log_probs[:, :, : whole * _CHUNK].view(batch, -1, whole, _CHUNK).amax(3)
+        if whole < chunks:
+            maxima = torch.cat([maxima, log_probs[:, :, whole * _CHUNK :].amax(2, keepdim=True)], dim=2)
+        chosen = (maxima + sums.unsqueeze(2)).flatten(1).topk(width, dim=1, sorted=False).indices  # (B, K) of J * C
+        rows = chosen.div(chunks, rounding_mode="floor")
+        ids = (chosen - rows * chunks).mul_(_CHUNK).unsqueeze(2) + torch.arange(
+            _CHUNK, device=sums.device
+        )  # (B, K, 64)
+        outside = ids >= size
+        ids.clamp_(max=size - 1)
+        places = (ids + rows.unsqueeze(2) * size).flatten(1)
+        totals = log_probs.flatten(1).gather(1, places).view_as(ids) + sums.gather(1, rows).unsqueeze(2)
+        scores, at = totals.masked_fill_(outside, -torch.inf).flatten(1).topk(width, dim=1)
+        parents = rows.gather(1, at.div(_CHUNK, rounding_mode="floor"))
+        tokens = ids.flatten(1).gather(1, at)
+    if missing := width - scores.size(1):
+        scores = torch.cat([scores, scores.new_full((batch, missing), -torch.inf)], dim=1)
+        parents, tokens = (torch.cat([part, part.new_zeros(batch, missing)], dim=1) for part in (parents, tokens))
+    return scores, parents, tokens
+
+
+class Draws:
+    """Random numbers of a sentence that do not depend on the batch it is in: a generator for each.
+
+    Args:
+        seeds: B of them, one for each sentence.
+        width: K, samples of a sentence.
+        device: where the numbers are wanted; they are drawn on the CPU, so that all devices agree.
+    """
+
+    def __init__(self, seeds: Sequence[int], width: int, device: torch.device) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._width = width
+        self._device = device
+        self._block = torch.empty(0)
+
+    def __call__(self, step: int, rows: Tensor) -> Tensor:
+        """Numbers in [0, 1), (b, K) float64, for step 0, 1, 2, ... in turn.
+
+        Args:
+            step: its number.
+            rows: (b,) int64, the sentences still at work; one that is left out once must not come back.
+        """
+        if step % _BLOCK == 0:
+            block = torch.zeros(len(self._generators), _BLOCK, self._width, dtype=torch.float64)
+            for row in rows.tolist():
+                block[row] = torch.rand(_BLOCK, self._width, dtype=torch.float64, generator=self._generators[row])
+            self._block = block.to(self._device)
+        return self._block[:, step % _BLOCK].index_select(0, rows)
+
+
+def draw(log_probs: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """One token from each distribution, by inversion of its cumulative sum.
+
+    The scores are divided by the temperature, cut to the `top_k` highest (Fan et al. 2018; 0: all), then to the fewest
+    tokens that hold the share `top_p` of the probability (Holtzman et al. 2020, eq. 2 and 3), and normalised.
+
+    Args:
+        log_probs: (B, K, V), normalised or not; -inf for what is not allowed.
+        uniform: (B, K) float64 in [0, 1).
+
+    Returns:
+        (B, K) int64.
+    """
+    scores, ids = log_probs.double() / temperature, None
+    if top_k or top_p < 1:
+        scores, ids = scores.topk(min(top_k or scores.size(2), scores.size(2)), dim=2)
+    weights = torch.softmax(scores, dim=2)
+    if top_p < 1:
+        before = weights.cumsum(2) - weights
+        weights = weights.masked_fill(before >= top_p, 0.0)
+    sums = weights.cumsum(2)
+    # right=True: the first sum above the number, so that a token without weight is never met.
+    place = torch.searchsorted(sums, (uniform * sums[:, :, -1]).unsqueeze(2), right=True).clamp_(max=sums.size(2) - 1)
+    return (place if ids is None else ids.gather(2, place)).squeeze(2)

@@ -1,0 +1,269 @@
+"""The settings of a search, checked, and its one public call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from seqkit.decoding.choice import Draws
+from seqkit.decoding.history import Hypothesis, gather
+from seqkit.decoding.limits import length_limits
+from seqkit.decoding.loop import Front, Loop, Rules
+from seqkit.decoding.penalties import LengthPenaltyKind, length_penalty
+from seqkit.decoding.step import StepFunction, Tree, leaves, reorder
+
+
+class Search:
+    """Greedy decoding (a beam of 1), beam search and sampling over any step function.
+
+    In a beam, the K best hypotheses by the sum of their log-probabilities go on at each step, and one is complete when
+    its <eos> is among the K best. A sentence is done with K complete hypotheses, or as soon as no hypothesis can still
+    come among the `n_best`; these are ranked by sum / length penalty + coverage penalty. Only where there are fewer
+    complete ones, those cut at the maximum length follow. Probabilities are the model's own, over the whole vocabulary,
+    also where tokens are forbidden. A hypothesis that may not go on in any way (n-grams) may end, however short.
+
+    Args:
+        beam_size: K; 1 is greedy decoding.
+        n_best: hypotheses wanted for a sentence, at most K; with `sample`, the number drawn.
+        length_penalty: alpha: the score is divided by a penalty that grows with the length, 0 for none.
+        length_penalty_kind: `gnmt`: ((5 + n) / 6) ** alpha; `average`: n ** alpha, the mean for an alpha of 1
+            (n counts <eos>).
+        coverage_penalty: beta, times the penalty for source words hardly looked at (Wu et al. 2016, eq. 14).
+        min_length: fewest tokens, <eos> not counted.
+        max_length: most tokens, <eos> not counted. Without it and `max_ratio`: 2 * source + 20.
+        min_ratio: fewest tokens as a multiple of the source's length; the stricter of both holds, and the upper limit
+            where the two contradict each other for a sentence.
+        max_ratio: most tokens, likewise.
+        no_repeat_ngram: no n-gram of this size occurs twice in a hypothesis (Paulus et al. 2018); 0: any may.
+        sample: draw each token at random.
+        temperature: of sampling: scores are divided by it.
+        top_k: sample among the k most probable tokens (Fan et al. 2018); 0: all.
+        top_p: sample among the fewest tokens that hold this share (Holtzman et al. 2020).
+        allow_unknown: the unknown word may be chosen.
+
+    Raises:
+        ValueError: a setting out of range, or settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        beam_size: int = 1,
+        n_best: int = 1,
+        length_penalty: float = 0.0,
+        length_penalty_kind: LengthPenaltyKind = "gnmt",
+        coverage_penalty: float = 0.0,
+        min_length: int = 0,
+        max_length: int | None = None,
+        min_ratio: float = 0.0,
+        max_ratio: float | None = None,
+        no_repeat_ngram: int = 0,
+        sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        allow_unknown: bool = True,
+    ) -> None:
+        self.beam_size = _whole("beam_size", beam_size, 1)
+        self.n_best = _whole("n_best", n_best, 1)
+        self.length_penalty = _number("length_penalty", length_penalty)
+        self.length_penalty_kind = length_penalty_kind
+        self.coverage_penalty = _number("coverage_penalty", coverage_penalty)
+        self.min_length = _whole("min_length", min_length, 0)
+        self.max_length = None if max_length is None else _whole("max_length", max_length, 1)
+        self.min_ratio = _number("min_ratio", min_ratio)
+        self.max_ratio = None if max_ratio is None else _number("max_ratio", max_ratio, above=True)
+        self.no_repeat_ngram = _whole("no_repeat_ngram", no_repeat_ngram, 0)
+        self.sample = bool(sample)
+        self.temperature = _number("temperature", temperature, above=True)
+        self.top_k = _whole("top_k", top_k, 0)
+        self.top_p = _number("top_p", top_p, above=True)
+        self.allow_unknown = bool(allow_unknown)
+        self._check()
+
+    def _check(self) -> None:
+        """What no argument can say alone."""
+        if self.length_penalty_kind not in get_args(LengthPenaltyKind):
+            kinds = ", ".join(get_args(LengthPenaltyKind))
+            raise ValueError(f"length_penalty_kind: must be one of {kinds}, got {self.length_penalty_kind!r}")
+        if self.length_penalty_kind != "gnmt" and not self.length_penalty:
+            raise ValueError(
+                f"length_penalty_kind: {self.length_penalty_kind} needs a length_penalty above 0 (1 for the mean)"
+            )
+        if self.max_length is not None and self.min_length > self.max_length:
+            raise ValueError(f"min_length: {self.min_length} is above max_length, {self.max_length}")
+        if self.max_ratio is not None and self.min_ratio > self.max_ratio:
+            raise ValueError(f"min_ratio: {self.min_ratio} is above max_ratio, {self.max_ratio}")
+        if self.top_p > 1:
+            raise ValueError(f"top_p: must be at most 1, got {self.top_p}")
+        if self.sample and self.beam_size > 1:
+            raise ValueError(f"beam_size: sampling has no beam (n_best is the number of samples), got {self.beam_size}")
+        if not self.sample:
+            for name, neutral in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0)):
+                if getattr(self, name) != neutral:
+                    raise ValueError(f"{name}: only sampling has it: set sample too")
+            if self.n_best > self.beam_size:
+                raise ValueError(f"n_best: {self.n_best} is above beam_size, {self.beam_size}")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        step: StepFunction,
+        state: Tree,
+        memory: Tree,
+        *,
+        source_lengths: Tensor,
+        bos_id: int = 2,
+        eos_id: int = 3,
+        unk_id: int = 1,
+        forbidden: Sequence[int] = (0, 2),
+        prefix: Sequence[Sequence[int]] | None = None,
+        seeds: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+        keep_attention: bool = False,
+    ) -> list[list[Hypothesis]]:
+        """Decode a batch.
+
+        Args:
+            step: see `StepFunction`.
+            state: start of each sentence, leaves (B, 1, ...).
+            memory: what its hypotheses share, leaves (B, ...).
+            source_lengths: (B,) int64; the limits on the length follow them.
+            bos_id: first token fed.
+            eos_id: ends a hypothesis.
+            unk_id: the unknown word, for `allow_unknown`.
+            forbidden: ids that are never chosen.
+            prefix: tokens that each sentence's output must begin with; they may be any but `eos_id`, and count in all
+                scores and lengths.
+            seeds: a seed for each sentence, for sampling: its samples depend on that, on its probabilities and on
+                `n_best`, and on nothing else in the batch.
+            generator: gives the seeds where there are none, one after the other; without it, torch's global one.
+            keep_attention: give each hypothesis its attention.
+
+        Returns:
+            for each sentence its `n_best` hypotheses, the best first; fewer where there are no more.
+
+        Raises:
+            ValueError: sizes that do not fit; a prefix that is impossible; a step function without a finite score.
+        """
+        batch = len(source_lengths)
+        if batch == 0:
+            return []
+        if eos_id in forbidden:
+            raise ValueError(f"forbidden: must leave eos_id {eos_id}, or nothing ends")
+        _check_rows(state, memory, batch)
+        device = next(leaves((state, memory)), source_lengths).device
+        width = self.n_best if self.sample else self.beam_size
+        draws = Draws(_seeds(seeds, generator, batch), width, device) if self.sample else None
+        front = self._front(state, memory, source_lengths.to(device), bos_id, prefix, eos_id)
+        banned = {*forbidden, eos_id} | (set() if self.allow_unknown else {unk_id})
+        rules = Rules(
+            width=width,
+            n_best=self.n_best,
+            length_penalty=self.length_penalty,
+            length_penalty_kind=self.length_penalty_kind,
+            coverage_penalty=self.coverage_penalty,
+            no_repeat_ngram=self.no_repeat_ngram,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            banned=torch.tensor(sorted(banned), device=device),
+            eos_id=eos_id,
+            keep_attention=keep_attention,
+        )
+        loop = Loop(step, front, rules, draws)
+        loop.run()
+        return gather(loop.history, loop.complete, loop.cut, self.n_best, source_lengths.tolist())
+
+    def _front(
+        self,
+        state: Tree,
+        memory: Tree,
+        source_lengths: Tensor,
+        bos_id: int,
+        prefix: Sequence[Sequence[int]] | None,
+        eos_id: int,
+    ) -> Front:
+        """All sentences at their start."""
+        batch, device = len(source_lengths), source_lengths.device
+        slots = self.n_best if self.sample else 1
+        if slots > 1:
+            state = reorder(state, source_lengths.new_zeros(batch, slots))
+        shortest, longest = length_limits(
+            source_lengths,
+            min_length=self.min_length,
+            max_length=self.max_length,
+            min_ratio=self.min_ratio,
+            max_ratio=self.max_ratio,
+        )
+        most = longest.tolist()
+        largest = [length_penalty(n + 1, self.length_penalty, self.length_penalty_kind) for n in most]
+        return Front(
+            rows=torch.arange(batch, device=device),
+            tokens=torch.full((batch, slots), bos_id, device=device),
+            state=state,
+            memory=memory,
+            shortest=shortest,
+            longest=longest,
+            divisor=torch.tensor(largest, dtype=torch.float64, device=device),
+            prefix=None if prefix is None else _prefix(prefix, most, eos_id, device),
+            lengths=source_lengths,
+        )
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: must be at least {least}, got {value}")
+    return value
+
+
+def _number(name: str, value: Any, *, above: bool = False) -> float:
+    """At least 0, or above it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name}: must be a finite number, got {value!r}")
+    if value < 0 or (above and value == 0):
+        raise ValueError(f"{name}: must be {'above' if above else 'at least'} 0, got {value}")
+    return float(value)
+
+
+def _check_rows(state: Tree, memory: Tree, batch: int) -> None:
+    for leaf in leaves(state):
+        if leaf.shape[:2] != (batch, 1):
+            raise ValueError(f"state: leaves must begin with {(batch, 1)}, got {tuple(leaf.shape)}")
+    for leaf in leaves(memory):
+        if leaf.shape[:1] != (batch,):
+            raise ValueError(f"memory: leaves must begin with {batch}, got {tuple(leaf.shape)}")
+
+
+def _seeds(seeds: Sequence[int] | None, generator: torch.Generator | None, batch: int) -> Sequence[int]:
+    if seeds is None:
+        device = None if generator is None else generator.device
+        drawn: list[int] = torch.randint(2**62, (batch,), generator=generator, device=device).tolist()
+        return drawn
+    if generator is not None:
+        raise ValueError("seeds: a generator is of no use beside them")
+    if len(seeds) != batch:
+        raise ValueError(f"seeds: {len(seeds)} for {batch} sentences")
+    return seeds
+
+
+def _prefix(
+    prefix: Sequence[Sequence[int]], longest: Sequence[int], eos_id: int, device: torch.device
+) -> Tensor | None:
+    """(B, P) int64, -1 beyond each one's end; None where all are empty."""
+    if len(prefix) != len(longest):
+        raise ValueError(f"prefix: {len(prefix)} for {len(longest)} sentences")
+    for row, (tokens, most) in enumerate(zip(prefix, longest, strict=True)):
+        if len(tokens) > most:
+            raise ValueError(f"prefix: sentence {row} has {len(tokens)} tokens of at most {most}")
+        if any(token < 0 or token == eos_id for token in tokens):
+            raise ValueError(f"prefix: sentence {row} holds <eos> or a negative id: {list(tokens)}")
+    width = max(map(len, prefix))
+    table = [[*tokens] + [-1] * (width - len(tokens)) for tokens in prefix]
+    return torch.tensor(table, device=device) if width else None
