@@ -85,6 +85,7 @@ class Case:
     def __init__(self, kind: str, shape: tuple[int, int, int, int], device: str) -> None:
         torch.manual_seed(0)
         self.kind, self.device = kind, device
+        self.leaves: dict[int, list[torch.Tensor]] = {}
         steps, batch, features, self.hidden_size = shape
         self.features, self.steps = features, steps
         self.x = torch.randn(steps, batch, features, device=device, requires_grad=True)
@@ -110,8 +111,9 @@ class Case:
         return module(self.x, lengths=self.lengths)[0]  # type: ignore[no-any-return]
 
     def train(self, module: torch.nn.Module, ragged: bool) -> None:
-        self.x.grad = None
-        module.zero_grad(set_to_none=True)
+        # Not module.zero_grad(), which walks the submodules; a training loop's optimiser holds a list.
+        for value in self.leaves.setdefault(id(module), [self.x, *module.parameters()]):
+            value.grad = None
         output = self.forward(module, ragged)
         output.backward(self.grad[..., : output.size(-1)])
 

@@ -1,7 +1,8 @@
 """What the sentiment job costs beside the mathematics, measured in turn in one run; medians.
 
-    SEQKIT_DATA=/folder/of/the/data python scripts/bench_sentiment.py [--config FILE] [--rounds 5] [--json OUT]
+    SEQKIT_DATA=/folder/of/the/data python scripts/bench_sentiment.py [--config FILE] [--rounds 5] [--only torch]
 
+torch     trained tokens a second / those of scripts/peers/sentiment.py, without adversarial training on both sides
 loop      wall time of a training epoch / of replaying the same collated batches through forward, backward, clipping
           and step
 start     from the shell's return key to the first update done, warm cache; and `import` beside torch's own
@@ -17,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from peers import sentiment as peer
+from torch import Tensor
 
 import seqkit
 from seqkit.run import read_config
@@ -66,6 +69,55 @@ def timed_replay(task: RunTask, config: Any, epoch: int) -> float:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return time.perf_counter() - start
+
+
+def make_peer(task: RunTask, config: Any) -> peer.Classifier:
+    """The torch script's model with the weights of ours; raises if it computes something else."""
+    ours, given = task.model, config.model
+    table = ours.encoder.embedding.table.weight.detach()
+    model = peer.Classifier(
+        table,
+        given.encoder.hidden_size,
+        ours.output.out_features,
+        word_dropout=given.embedding.word_dropout,
+        input_dropout=given.embedding.dropout,
+        dropout=given.dropout,
+    )
+    model.lstm.load_state_dict(ours.encoder.recurrent.state_dict())
+    for name in ("project", "score"):
+        getattr(model, name).load_state_dict(getattr(ours.pooling, name).state_dict())
+    model.output.load_state_dict(ours.output.state_dict())
+    batch = next(iter(task.batches(0)))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.eval()(batch.ids, batch.lengths), ours.eval()(batch.ids, batch.lengths), atol=1e-4, rtol=1e-4
+        )
+    return model
+
+
+def against_torch(config_path: Path, rounds: int) -> dict[str, Any]:
+    """Whole epochs of both in turn: batches made, trained on, weights updated."""
+    config, kind = read_config(config_path, ["training.adversarial=0"])
+    torch.manual_seed(1)
+    task = kind.create(config)
+    model, settings = make_peer(task, config), config.training
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr)
+    split = task.splits["train"]
+    sequences: list[Tensor] = [torch.tensor(split.ids[row], dtype=torch.int64) for row in range(len(split))]
+    labels = torch.from_numpy(split.labels)
+    pairs = []
+    for epoch in range(rounds + 1):  # the first warms up
+        ours = timed_epoch(task, config, epoch)
+        order = [batch.rows for batch in task.batches(epoch)]
+        start = time.perf_counter()
+        peer.train_epoch(model, optimizer, sequences, labels, order, settings.clip_norm)
+        pairs.append((ours, time.perf_counter() - start))
+    tokens = sum(len(sequence) for sequence in sequences)
+    return {
+        "seqkit_tokens_per_second": tokens / statistics.median(one for one, _ in pairs[1:]),
+        "torch_tokens_per_second": tokens / statistics.median(other for _, other in pairs[1:]),
+        "ratio": statistics.median(other / one for one, other in pairs[1:]),
+    }
 
 
 def loop_overhead(config_path: Path, rounds: int) -> dict[str, Any]:
@@ -148,14 +200,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=HERE / "configs/sentiment/sst2.yaml")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=["torch", "loop", "start", "predict"])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found = {
-        "threads": torch.get_num_threads(),
-        "loop": loop_overhead(given.config, given.rounds),
-        "start": starting(given.config, given.rounds),
-        "predict": predicting(given.config),
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "torch": lambda: against_torch(given.config, given.rounds),
+        "loop": lambda: loop_overhead(given.config, given.rounds),
+        "start": lambda: starting(given.config, given.rounds),
+        "predict": lambda: predicting(given.config),
     }
+    found = {"threads": torch.get_num_threads()} | {name: parts[name]() for name in given.only or parts}
     print(json.dumps(found, indent=2))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n")

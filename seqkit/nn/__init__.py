@@ -1,19 +1,25 @@
 """Recurrent modules written from torch primitives, importable with torch alone."""
 
+from seqkit.nn.attention import ATTENTIONS, Attention, make_attention
 from seqkit.nn.backends import Choice
 from seqkit.nn.cells import CELLS, Cell, GRUCell, JordanCell, LSTMCell, Prepared, RNNCell, State, resolve_cell
 from seqkit.nn.convert import from_torch, to_torch
+from seqkit.nn.crf import CRF, iob2_allowed
 from seqkit.nn.dropout import EmbeddingDropout, LockedDropout, WordDropout, embedding_dropout
 from seqkit.nn.faces import GRU, LSTM, RNN
+from seqkit.nn.loss import linear_cross_entropy
 from seqkit.nn.recurrent import Recurrent
 from seqkit.nn.state import detach_state
 from seqkit.nn.tracing import Trace
 
 __all__ = [
+    "ATTENTIONS",
     "CELLS",
+    "CRF",
     "GRU",
     "LSTM",
     "RNN",
+    "Attention",
     "Cell",
     "Choice",
     "EmbeddingDropout",
@@ -30,6 +36,9 @@ __all__ = [
     "detach_state",
     "embedding_dropout",
     "from_torch",
+    "iob2_allowed",
+    "linear_cross_entropy",
+    "make_attention",
     "resolve_cell",
     "to_torch",
 ]

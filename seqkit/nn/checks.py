@@ -1,9 +1,12 @@
-"""Argument checks shared by the recurrent modules: every message starts with the argument's name."""
+"""Argument checks shared by the recurrent modules, whose messages name the argument; what surrounds a call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 def check_size(name: str, value: Any) -> int:
@@ -36,3 +39,38 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return str(value)
+
+
+def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exception] = ValueError) -> None:
+    """Raise RuntimeError if `value` is on another device than a module's parameter, `error` if its dtype differs."""
+    if value.device != parameter.device:
+        raise RuntimeError(f"{name} is on device {value.device} but the parameters are on {parameter.device}")
+    if value.dtype != parameter.dtype and not autocast_enabled(value.device.type):
+        raise error(f"{name} must have the type {parameter.dtype}, got type {value.dtype}")
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """The dtype of the active autocast for the device type, or None."""
+    if device_type not in ("cpu", "cuda") or not autocast_enabled(device_type):
+        return None
+    try:
+        return torch.get_autocast_dtype(device_type)
+    except AttributeError:
+        return torch.get_autocast_cpu_dtype() if device_type == "cpu" else torch.get_autocast_gpu_dtype()
+
+
+def autocast_enabled(device_type: str) -> bool:
+    """Whether autocast is on for the device type; torch 2.3 has no argument to ask with."""
+    try:
+        return torch.is_autocast_enabled(device_type)
+    except TypeError:
+        return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()
+
+
+def transformed() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is active."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    functorch = torch._C._functorch
+    ask = getattr(functorch, "maybe_current_level", None) or functorch.peek_interpreter_stack
+    return ask() is not None

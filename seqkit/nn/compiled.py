@@ -192,7 +192,9 @@ def compiled_direction(
     cell, operator = module.cell_at(index), module.operators[index]
     assert operator is not None
     shape = (packing.num_steps, packing.batch_size, -1)
-    prepared: Prepared = module.prepare(index, rows, packing.batch_sizes)
+    # A list of T sizes would bind the compiled graph to one T.
+    batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
+    prepared: Prepared = module.prepare(index, rows, batch_sizes)
     given: Tensors = dict(prepared.weights)
     if operator.left_out is not None:
         given = {name: value for name, value in given.items() if name not in operator.left_out}

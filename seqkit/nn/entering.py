@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.cells import State
+from seqkit.nn.cells import Cell, State
+from seqkit.nn.checks import autocast_dtype as autocast_dtype  # others look for both of these here
+from seqkit.nn.checks import autocast_enabled as autocast_enabled
+from seqkit.nn.checks import check_goes_with
 from seqkit.nn.compiled import compiling
 from seqkit.nn.packing import Packing, check_lengths
 
@@ -17,15 +20,23 @@ if TYPE_CHECKING:
 
 
 class Entered(NamedTuple):
-    """A call's arguments after checks: packed input (N, I), its layout, and one state (B, size) per layer-direction."""
+    """A call's arguments after checks: input (T, B, I) or packed (N, I), its layout, and the states.
 
-    data: Tensor
+    Each state is (layer-directions, B, size), with its rows in packed order.
+    """
+
+    x: Tensor
     packing: Packing
-    states: list[State]
+    states: State
     batched: bool
     packed: PackedSequence | None
     # Under `torch.compile` the rows are all T * B of the padded layout, and the operator gets the lengths itself.
     padded_lengths: Tensor | None = None
+
+    @property
+    def data(self) -> Tensor:
+        """The packed input (N, I). Made anew at every call, and not before: full batches may not need it."""
+        return self.x if self.x.dim() == 2 else self.packing.pack(self.x)
 
 
 def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
@@ -33,12 +44,14 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths cannot be given together with a PackedSequence, which holds its own")
-        _check_input(module, input.data)
+        check_input(module, input.data)
         packing = Packing.from_packed(input)
-        return Entered(input.data, packing, _states(module, hx, input.data, packing, True), True, input)
+        return Entered(input.data, packing, initial_states(module, hx, input.data, packing, True), True, input)
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a Tensor or a PackedSequence, got {type(input).__name__}")
     if input.dim() not in (2, 3):
         raise ValueError(f"{type(module).__name__}: Expected input to be 2D or 3D, got {input.dim()}D instead")
-    _check_input(module, input)
+    check_input(module, input)
     batched = input.dim() == 3
     x = input if batched else input.unsqueeze(1)
     x = x.transpose(0, 1) if batched and module.batch_first else x
@@ -53,10 +66,11 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
     else:
         checked = check_lengths(lengths if batched else torch.as_tensor(lengths).reshape(-1), batch_size, num_steps)
         packing = Packing.from_lengths(checked, num_steps, x.device)
-    return Entered(packing.pack(x), packing, _states(module, hx, x, packing, batched), batched, None, padded_lengths)
+    return Entered(x, packing, initial_states(module, hx, x, packing, batched), batched, None, padded_lengths)
 
 
-def _check_input(module: Recurrent, input: Tensor) -> None:
+def check_input(module: Recurrent, input: Tensor) -> None:
+    """Raise unless the input has the features, the device and the dtype of the module."""
     if input.size(-1) != module.input_size:
         raise RuntimeError(
             f"input.size(-1) must be equal to input_size. Expected {module.input_size}, got {input.size(-1)}"
@@ -66,73 +80,59 @@ def _check_input(module: Recurrent, input: Tensor) -> None:
     first = next(module.parameters(), None) if first is None else first
     if first is None:
         return
-    if first.device != input.device:
-        raise RuntimeError(f"input is on device {input.device} but the parameters are on {first.device}")
-    if first.dtype != input.dtype and not autocast_enabled(input.device.type):
-        raise ValueError(f"input must have the type {first.dtype}, got type {input.dtype}")
+    check_goes_with("input", input, first)
 
 
-def _states(module: Recurrent, hx: Any, data: Tensor, packing: Packing, batched: bool) -> list[State]:
-    """One state per layer and direction, each (B, size), rows in packed order."""
+def initial_states(module: Recurrent, hx: Any, data: Tensor, packing: Packing, batched: bool) -> State:
+    """The initial states, each (layer-directions, B, size), rows in packed order."""
+    count, batch_size = module.num_layers * module.num_directions, packing.batch_size
     if hx is None:
-        return [_default_state(module, index, packing.batch_size, data) for index in range(len(module.cells))]
+        return _default_states(module, count, batch_size, data)
     names, sizes = module.cell_at(0).state_names, module.state_sizes
     if isinstance(hx, Tensor) or not isinstance(hx, (tuple, list)) or len(hx) != len(names):
         came = f"{len(hx)} of them" if isinstance(hx, (tuple, list)) else f"a {type(hx).__name__}"
         raise RuntimeError(f"hx must be a tuple of {len(names)} tensors ({', '.join(names)}), got {came}")
     parts = []
     for position, (name, part, size) in enumerate(zip(names, hx, sizes, strict=True)):
-        rank = 3 if batched else 2
-        if part.dim() != rank:
-            raise RuntimeError(
-                f"hx[{position}] ({name}) must be {rank}-D for {'' if batched else 'un'}batched input, "
-                f"got {part.dim()}-D"
-            )
-        whole = part if batched else part.unsqueeze(1)
-        expected = (len(module.cells), packing.batch_size, size)
-        if whole.shape != expected:
-            raise RuntimeError(f"Expected hidden[{position}] ({name}) size {expected}, got {list(whole.shape)}")
-        if part.device != data.device:
-            raise RuntimeError(f"hx[{position}] ({name}) is on {part.device} but the input is on {data.device}")
-        if part.dtype != data.dtype and not autocast_enabled(data.device.type):
-            raise RuntimeError(f"hx[{position}] ({name}) must have the type {data.dtype}, got {part.dtype}")
-        parts.append([packing.sort(layer) for layer in whole.unbind(0)])
-    return list(zip(*parts, strict=True))
+        expected = (count, batch_size, size) if batched else (count, size)
+        _check_state(f"hx[{position}] ({name})", part, expected, data)
+        parts.append(packing.sort(part if batched else part.unsqueeze(1)))
+    return tuple(parts)
 
 
-def _default_state(module: Recurrent, index: int, batch_size: int, like: Tensor) -> State:
-    cell = module.cell_at(index)
-    if not module.learn_initial_state:
-        return cell.initial_state(batch_size, like)
-    suffix = module.suffix(index)
-    return tuple(getattr(module, f"initial_{name}{suffix}").expand(batch_size, -1) for name in cell.state_names)
+def _check_state(label: str, part: Any, expected: tuple[int, ...], data: Tensor) -> None:
+    """Raise RuntimeError, as torch, unless `part` is a tensor of the expected shape that goes with the input."""
+    if not isinstance(part, Tensor):
+        raise RuntimeError(f"{label} must be a Tensor, got {type(part).__name__}")
+    if part.shape != expected:
+        axes = "layers * directions, batch, features" if len(expected) == 3 else "layers * directions, features"
+        raise RuntimeError(f"{label} must have the shape {expected} ({axes}), got {tuple(part.shape)}")
+    if part.device != data.device:
+        raise RuntimeError(f"{label} is on device {part.device} but the input is on {data.device}")
+    if part.dtype != data.dtype and not autocast_enabled(data.device.type):
+        raise RuntimeError(f"{label} must have the type {data.dtype}, got {part.dtype}")
 
 
-def leave(module: Recurrent, data: Tensor, finals: list[State], entered: Entered) -> tuple[Any, State]:
-    """From the packed layout back to the caller's."""
+def _default_states(module: Recurrent, count: int, batch_size: int, like: Tensor) -> State:
+    cell = module.cell_at(0)
+    if module.learn_initial_state:
+        suffixes = [module.suffix(index) for index in range(count)]
+        learned = ([getattr(module, f"initial_{name}{suffix}") for suffix in suffixes] for name in cell.state_names)
+        return tuple(torch.stack(parts).unsqueeze(1).expand(-1, batch_size, -1) for parts in learned)
+    if type(cell).initial_state is Cell.initial_state:
+        return tuple(like.new_zeros(count, batch_size, size) for size in module.state_sizes)
+    each = [module.cell_at(index).initial_state(batch_size, like) for index in range(count)]
+    return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
+
+
+def leave(module: Recurrent, data: Tensor, finals: State, entered: Entered) -> tuple[Any, State]:
+    """From outputs, packed or (T, B, size), and final states (layer-directions, B, size) to the caller's layout."""
     packing, packed = entered.packing, entered.packed
-    state = tuple(packing.unsort(torch.stack(parts)) for parts in zip(*finals, strict=True))
+    state = tuple(packing.unsort(part) for part in finals)
     if packed is not None:
+        data = data.flatten(0, -2)
         return PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices), state
-    output = packing.unpack(data)
+    output = packing.unpack(data) if data.dim() == 2 else data
     if not entered.batched:
         return output.squeeze(1), tuple(part.squeeze(1) for part in state)
     return (output.transpose(0, 1) if module.batch_first else output), state
-
-
-def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """The dtype of the active autocast for the device type, or None."""
-    if device_type not in ("cpu", "cuda") or not autocast_enabled(device_type):
-        return None
-    try:
-        return torch.get_autocast_dtype(device_type)
-    except AttributeError:
-        return torch.get_autocast_cpu_dtype() if device_type == "cpu" else torch.get_autocast_gpu_dtype()
-
-
-def autocast_enabled(device_type: str) -> bool:
-    """Whether autocast is on for the device type; torch 2.3 has no argument to ask with."""
-    try:
-        return torch.is_autocast_enabled(device_type)
-    except TypeError:
-        return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()

@@ -20,7 +20,8 @@ class Packing:
     """How (T, B, F) and the packed layout (N, F) map to each other.
 
     Attributes:
-        batch_sizes: b_t for every step that has a row; for full batches [B] * T.
+        sizes: b_t for every step that has a row; None for full batches, where it is [B] * T, so that a compiler may
+            leave T open.
         batch_size: B, which exceeds b_0 where sequences of length 0 exist.
         num_steps: T of the padded layout.
         order: (B,) the sequence at each packed row, or None if that is the identity.
@@ -28,7 +29,7 @@ class Packing:
         positions: (N,) row of the flattened (T * B) padded layout for each packed row; None if they coincide.
     """
 
-    batch_sizes: list[int]
+    sizes: list[int] | None
     batch_size: int
     num_steps: int
     order: Tensor | None = None
@@ -38,7 +39,7 @@ class Packing:
     @classmethod
     def full(cls, num_steps: int, batch_size: int) -> Packing:
         """Every sequence has all T steps."""
-        return cls([batch_size] * num_steps, batch_size, num_steps)
+        return cls(None, batch_size, num_steps)
 
     @classmethod
     def from_lengths(cls, lengths: Tensor, num_steps: int, device: torch.device) -> Packing:
@@ -64,19 +65,28 @@ class Packing:
     def from_packed(cls, packed: PackedSequence) -> Packing:
         """From torch's own packed sequence, whose data is in this layout already."""
         sizes: list[int] = packed.batch_sizes.tolist()
-        return cls(sizes, sizes[0], len(sizes), packed.sorted_indices, packed.unsorted_indices)
+        full = sizes[-1] == sizes[0]
+        return cls(None if full else sizes, sizes[0], len(sizes), packed.sorted_indices, packed.unsorted_indices)
+
+    @cached_property
+    def batch_sizes(self) -> list[int]:
+        """b_t for every step that has a row."""
+        return [self.batch_size] * self.num_steps if self.sizes is None else self.sizes
+
+    @property
+    def first_rows(self) -> int:
+        """b_0, the number of sequences that have a step."""
+        return self.batch_size if self.sizes is None else self.sizes[0] if self.sizes else 0
 
     @property
     def is_full(self) -> bool:
         """Whether all sequences have all T steps."""
-        return len(self.batch_sizes) == self.num_steps and (
-            not self.batch_sizes or self.batch_sizes[-1] == self.batch_size
-        )
+        return self.sizes is None
 
     @property
     def is_rectangle(self) -> bool:
         """Whether all sequences that have any step have the same number of them."""
-        return self.batch_sizes[-1] == self.batch_sizes[0]
+        return self.sizes is None or self.sizes[-1] == self.sizes[0]
 
     @cached_property
     def rectangle(self) -> Tensor:
@@ -106,7 +116,8 @@ class Packing:
         found, row = [], 0
         for first, end in zip(starts, [*starts[1:], len(self.batch_sizes)], strict=True):
             sizes = self.batch_sizes[first:end]
-            found.append((Packing(sizes, self.batch_size, len(sizes)), row, row + sum(sizes)))
+            full = sizes[-1] == self.batch_size
+            found.append((Packing(None if full else sizes, self.batch_size, len(sizes)), row, row + sum(sizes)))
             row += sum(sizes)
         return found
 
@@ -125,11 +136,11 @@ class Packing:
         return rows.index_copy(0, positions, packed).view(shape)
 
     def sort(self, state: Tensor) -> Tensor:
-        """(B, F) in the caller's order -> in the order of the packed rows."""
-        return state if self.order is None else state.index_select(0, self.order)
+        """(..., B, F) in the caller's order -> in the order of the packed rows."""
+        return state if self.order is None else state.index_select(-2, self.order)
 
     def unsort(self, state: Tensor) -> Tensor:
-        """The inverse of `sort`, along the second to last dimension: (..., B, F)."""
+        """The inverse of `sort`: (..., B, F)."""
         return state if self.restore is None else state.index_select(-2, self.restore)
 
     def flip(self, packed: Tensor) -> Tensor:
@@ -190,7 +201,10 @@ def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: i
         TypeError: lengths that are not integers.
         ValueError: the wrong number of them, or one outside [0, num_steps].
     """
-    found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths)
+    try:
+        found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"lengths must be integers, got {lengths!r}") from error
     if found.numel() == 0 and not isinstance(lengths, Tensor):
         found = found.long()
     if found.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):

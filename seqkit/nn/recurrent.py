@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from seqkit.nn.backends import Choice, choose, scan
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.cells.cell import Prepared, drop_mask
-from seqkit.nn.checks import check_choice, check_flag, check_probability, check_size
+from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size
 from seqkit.nn.compiled import compiled_direction, compiling, describe
-from seqkit.nn.entering import Entered, autocast_dtype, enter, leave
+from seqkit.nn.entering import Entered, enter, leave
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
-from seqkit.nn.vendor import vendor_network
+from seqkit.nn.vendor import vendor_network, whole_batch
 
 BACKENDS = ("auto", "reference", "fused", "vendor")
 
@@ -126,6 +126,9 @@ class Recurrent(nn.Module):
     def _adopt(self, cells: list[Cell], device: Any, dtype: Any) -> None:
         """Hold the cells; take over the parameters of flat ones, so that they carry torch's names."""
         self.cells = nn.ModuleList(cells)
+        self._full_names = [
+            [(name, name + self.suffix(index)) for name in one.weight_names] for index, one in enumerate(cells)
+        ]
         for index, one in enumerate(cells):
             if one.flat:
                 for name, value in one.lift().items():
@@ -142,13 +145,20 @@ class Recurrent(nn.Module):
         return f"_l{layer}_reverse" if direction else f"_l{layer}"
 
     def _weights(self, index: int) -> dict[str, Tensor]:
-        cell, suffix = self.cell_at(index), self.suffix(index)
-        return {name: getattr(self, name + suffix) for name in cell.weight_names} if cell.flat else cell.weights()
+        cell = self.cell_at(index)
+        if not cell.flat:
+            return cell.weights()
+        return {name: getattr(self, full) for name, full in self._full_names[index]}
 
     def cell_at(self, index: int) -> Cell:
         """The cell of layer `index // num_directions`, direction `index % num_directions`."""
-        # Not self.cells[index]: ModuleList takes 2 us for it, which several uses a call make felt at small sizes.
-        return self.cells._modules[str(index)]  # type: ignore[return-value]
+        # Not self.cells[index]: that takes 2 us, which several uses a call make felt at small sizes.
+        return self._modules["cells"]._modules[str(index)]  # type: ignore[union-attr,return-value]
+
+    def vendor_mode(self) -> str | None:
+        """ATen's name of what all cells compute in their present mode, or None if it has none."""
+        modes = {self.cell_at(index).vendor_mode() for index in range(self.num_layers * self.num_directions)}
+        return modes.pop() if len(modes) == 1 else None
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -188,29 +198,34 @@ class Recurrent(nn.Module):
             output shaped like the input with `output_size` features, and the tuple of final states, shaped like hx.
 
         Raises:
-            ValueError: wrong rank or dtype, lengths out of range. TypeError: lengths that are not integers.
-            RuntimeError: wrong feature size, device, or shape of a state.
+            ValueError: wrong rank or dtype, lengths out of range. TypeError: lengths that are not integers, or an
+            input that is no tensor. RuntimeError: wrong feature size, device, or a state that does not fit. (Where
+            torch has such an error, its type is taken.)
         """
         output, state = self._run(input, hx, lengths)
         return output, state
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
+        whole = whole_batch(self, input, hx) if lengths is None and not torch.compiler.is_compiling() else None
+        if whole is not None:
+            return whole
         entered = enter(self, input, hx, lengths)
-        low = autocast_dtype(entered.data.device.type)
+        low = autocast_dtype(entered.x.device.type)
         if low is None or not self.cell_at(0).flat:
             return self._layers(entered)
         # As torch: the whole recurrence runs in the lower precision, not product by product.
-        states = [tuple(part.to(low) for part in state) for state in entered.states]
-        with torch.autocast(entered.data.device.type, enabled=False):
-            return self._layers(entered._replace(data=entered.data.to(low), states=states))
+        states = tuple(part.to(low) for part in entered.states)
+        with torch.autocast(entered.x.device.type, enabled=False):
+            return self._layers(entered._replace(x=entered.x.to(low), states=states))
 
     def _layers(self, entered: Entered) -> tuple[Any, State]:
         if compiling(self):
             return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
-        choice = choose(self, entered.data, entered.packing)
-        whole = vendor_network(self, entered) if choice.name == "vendor" else None
-        if whole is not None:
-            return leave(self, *whole, entered)
+        choice = choose(self, entered.x, entered.packing)
+        found = vendor_network(self, entered) if choice.name == "vendor" else None
+        if found is not None:
+            output, finals = found
+            return leave(self, output, finals, entered)
         return self.over_layers(entered, partial(self._direction, backend=choice.name))
 
     def over_layers(
@@ -218,16 +233,17 @@ class Recurrent(nn.Module):
     ) -> tuple[Any, State]:
         """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out."""
         data, finals = entered.data, []
+        states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
         for layer in range(self.num_layers):
             rows = self._drop(data, entered.packing) if layer else data
             outputs = []
             for index in range(layer * self.num_directions, (layer + 1) * self.num_directions):
-                output, final = direction(index, rows, entered.packing, entered.states[index])
+                output, final = direction(index, rows, entered.packing, states[index])
                 outputs.append(output)
                 finals.append(final)
             output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
             data = output + data if self.residual and layer else output
-        return leave(self, data, finals, entered)
+        return leave(self, data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), entered)
 
     def _direction(
         self, index: int, rows: Tensor, packing: Packing, state: State, backend: str
@@ -248,7 +264,8 @@ class Recurrent(nn.Module):
         """Weights and masks of one layer-direction for this call, in the dtype of rows."""
         cell, weights = self.cell_at(index), self._weights(index)
         if cell.flat:
-            weights = {name: value.to(rows.dtype) for name, value in weights.items()}
+            dtype = rows.dtype
+            weights = {name: value if value.dtype == dtype else value.to(dtype) for name, value in weights.items()}
         return cell.prepare(weights, batch_sizes)
 
     def _checkpointed(
@@ -287,7 +304,7 @@ class Recurrent(nn.Module):
     ) -> Choice:
         """The backend that `forward` would take for these arguments, and why."""
         entered = enter(self, input, hx, lengths)
-        return choose(self, entered.data, entered.packing)
+        return choose(self, entered.x, entered.packing)
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]

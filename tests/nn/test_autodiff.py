@@ -25,7 +25,8 @@ NAMES = [kind + "-" + "-".join(options) for kind, options in CELLS]
 @pytest.mark.parametrize(("kind", "options"), CELLS, ids=NAMES)
 def test_gradcheck(kind, options, check):
     torch.manual_seed(0)
-    module = snn.Recurrent(kind, 2, 3, bidirectional=True, dtype=torch.float64, **options)
+    backend = "auto" if kind == "jordan" else "fused"
+    module = snn.Recurrent(kind, 2, 3, bidirectional=True, dtype=torch.float64, backend=backend, **options)
     names = [name for name, _ in module.named_parameters()]
     x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     hx = tuple(torch.randn(2, 2, size, dtype=torch.float64, requires_grad=True) for size in module.state_sizes)
@@ -41,21 +42,46 @@ def test_gradcheck(kind, options, check):
     assert check(run, (x, *hx, *values), fast_mode=True)
 
 
+@pytest.mark.parametrize("lengths", [None, [4, 2, 3]])
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("backend", ["fused", "vendor"])
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
-def test_second_derivative_in_float32(kind, backend):
+def test_second_derivative_in_float32(kind, backend, bias, lengths):
     """The vendor's kernels have no double backward of their own."""
     torch.manual_seed(0)
-    module = snn.Recurrent(kind, 3, 4, backend=backend)
-    reference = snn.Recurrent(kind, 3, 4, backend="reference")
+    options = {"num_layers": 2, "bidirectional": True, "bias": bias}
+    module = snn.Recurrent(kind, 3, 4, backend=backend, **options)
+    reference = snn.Recurrent(kind, 3, 4, backend="reference", **options)
     reference.load_state_dict(module.state_dict())
     x = torch.randn(4, 3, 3, requires_grad=True)
+    hx = tuple(torch.randn(4, 3, 4, requires_grad=True) for _ in module.state_sizes)
     found = []
     for one in (module, reference):
-        (first,) = torch.autograd.grad(one(x, lengths=[4, 2, 3])[0].sin().sum(), [x], create_graph=True)
-        found.append(torch.autograd.grad(first.pow(2).sum(), [x, *one.parameters()]))
+        # Not a leaf: what lies before the module is none of its business, but must get its gradient through it.
+        output, state = one(x * x, tuple(part * part for part in hx), lengths=lengths)
+        loss = output.sin().sum() + sum(part.cos().sum() for part in state)
+        first = torch.autograd.grad(loss, [x, *hx, *one.parameters()], create_graph=True)
+        second = torch.autograd.grad(sum(part.pow(2).sum() for part in first), [x, *hx, *one.parameters()])
+        found.append([*first, *second])
     for got, want in zip(*found, strict=True):
-        assert torch.allclose(got, want, atol=1e-5)
+        assert torch.allclose(got, want, atol=1e-5 * max(1.0, want.abs().max().item()))
+
+
+def test_second_derivative_with_frozen_layers():
+    """Fewer nodes than layers want a gradient, and another LSTM lies before this one."""
+    torch.manual_seed(0)
+    found = []
+    first, second = snn.LSTM(3, 4), snn.LSTM(4, 4, 2)
+    second.weight_ih_l0.requires_grad_(False)
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    for backend in ("vendor", "reference"):
+        first.backend = second.backend = backend
+        output, _ = second(first(x)[0])
+        leaves = [x, *(one for one in (*first.parameters(), *second.parameters()) if one.requires_grad)]
+        (grad,) = torch.autograd.grad(output.sin().sum(), [x], create_graph=True)
+        found.append(torch.autograd.grad(grad.pow(2).sum(), leaves))
+    for got, want in zip(*found, strict=True):
+        assert torch.allclose(got, want, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch.func.jvp uses it
@@ -166,3 +192,22 @@ def test_empty_batch(backend):
     output, (h, _) = module(torch.randn(5, 2, 3), lengths=[0, 0])
     assert output.eq(0).all()
     assert h.eq(0).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("options", [{}, {"coupled": True}, {"zoneout_cell": 0.5}])
+def test_clipped_memory_passes_the_gradient_at_the_bound(backend, options):
+    """As torch.clamp: a memory of exactly the bound lets the gradient through, one beyond it does not."""
+    module = snn.Recurrent("lstm", 1, 3, cell_clip=1.0, backend=backend, **options).eval()
+    with torch.no_grad():
+        for value in module.parameters():
+            value.zero_()
+        gates = module.bias_ih_l0.view(-1, 3)
+        gates[0 if "coupled" in options else 1] = 200.0  # forget gate exactly 1
+        if "coupled" not in options:
+            gates[0] = -200.0  # input gate exactly 0
+    c = torch.tensor([[[1.0, 0.5, 1.5]]], requires_grad=True)
+    _, (_, last) = module(torch.zeros(1, 1, 1), (torch.zeros(1, 1, 3), c))
+    (grad,) = torch.autograd.grad(last.sum(), [c])
+    kept = options.get("zoneout_cell", 0.0)
+    assert torch.equal(grad, torch.tensor([[[1.0, 1.0, kept]]]))

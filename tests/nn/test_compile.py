@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import seqkit.nn as snn
 from seqkit.nn.compiled import AVAILABLE
@@ -63,6 +64,28 @@ def test_compiled_dropout_is_active_and_lengths_may_change():
         assert torch.allclose(got[0], want[0], atol=1e-5)
     with pytest.raises(ValueError, match="lengths"):
         compiled(x, torch.tensor([9, 1, 1, 1, 1]))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("ragged", [False, True])
+def test_any_number_of_steps_compiles_twice(ragged):
+    """Once for the first length and once for all others: batches of text differ in length at every call."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    options = {} if ragged else {"zoneout": 0.2, "recurrent_dropout": 0.2}
+    model = snn.Recurrent("lstm", 6, 8, bidirectional=ragged, **options)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for steps in (7, 9, 4, 12, 3, 20, 5, 6, 8, 31, 2, 15):
+        x = torch.randn(steps, 5, 6, requires_grad=True)
+        lengths = torch.randint(0, steps + 1, (5,)) if ragged else None
+        output, _ = compiled(x, lengths=lengths)
+        output.sum().backward()
+        if ragged:
+            assert torch.allclose(output, model(x, lengths=lengths)[0], atol=1e-5)
+            (want,) = torch.autograd.grad(model(x, lengths=lengths)[0].sum(), [x])
+            assert torch.allclose(x.grad, want, atol=1e-5)
+    assert counter.frame_count == 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

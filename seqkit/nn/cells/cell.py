@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from seqkit.nn.checks import check_size
+from seqkit.nn.checks import check_goes_with, check_size
 
 if TYPE_CHECKING:
     from seqkit.nn.fused.kernel import Kernel
@@ -121,7 +121,8 @@ class Cell(nn.Module):
 
         Args:
             weights: the parameters by name (see `flat`).
-            batch_sizes: rows alive at each step; their sum is N. `batch_sizes[0]` is the largest.
+            batch_sizes: rows alive at each step; their sum is N. `batch_sizes[0]` is the largest. (While a compiler
+                traces, the sizes after the first come as one number, so that T stays open.)
         """
         return Prepared(weights)
 
@@ -168,19 +169,28 @@ class Cell(nn.Module):
 
     def _check(self, x: Tensor, state: State | None) -> None:
         name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
         if x.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
         if x.size(-1) != self.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {x.size(-1)} expected {self.input_size}")
+        parameter = next(self.parameters(), None)
+        if parameter is not None:
+            check_goes_with("input", x, parameter, RuntimeError)
         if state is None:
             return
         if len(state) != len(self.state_sizes):
             raise ValueError(f"hx must hold {len(self.state_sizes)} tensors {self.state_names}, got {len(state)}")
         for label, part, size in zip(self.state_names, state, self.state_sizes, strict=True):
+            if not isinstance(part, Tensor):
+                raise TypeError(f"hx ({label}) must be a Tensor, got {type(part).__name__}")
             if part.dim() not in (1, 2):
                 raise ValueError(f"{name}: Expected hx ({label}) to be 1D or 2D, got {part.dim()}D instead")
             if part.shape != (*x.shape[:-1], size):
                 raise RuntimeError(f"hx ({label}) must have shape {(*x.shape[:-1], size)}, got {tuple(part.shape)}")
+            if parameter is not None:
+                check_goes_with(f"hx ({label})", part, parameter, RuntimeError)
 
 
 def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -190,21 +191,19 @@ class LSTMCell(Cell):
         return (new_h, new_c), {"input": i, "forget": f, "cell": g, "output": o}
 
     def kernel(self) -> LSTMKernel | None:
-        from seqkit.nn.fused.lstm import LSTMKernel
-
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not LSTMCell.step or type(self).project is not LSTMCell.project:
             return None
-        return LSTMKernel(
-            proj_size=self.proj_size,
-            peephole=self.peephole,
-            coupled=self.coupled,
-            layer_norm=self.layer_norm,
-            zoneout=self.zoneout,
-            zoneout_cell=self.zoneout_cell,
-            cell_clip=self.cell_clip,
-            cell_activation=self.cell_activation,
-            output_activation=self.output_activation,
+        return _kernel(
+            self.proj_size,
+            self.peephole,
+            self.coupled,
+            self.layer_norm,
+            self.zoneout,
+            self.zoneout_cell,
+            self.cell_clip,
+            self.cell_activation,
+            self.output_activation,
         )
 
     def vendor_mode(self) -> str | None:
@@ -217,6 +216,13 @@ class LSTMCell(Cell):
         """One step; see the class."""
         h, c = self.run(x, hx)
         return h, c
+
+
+@lru_cache(maxsize=64)  # made anew it would cost 10 us a call
+def _kernel(*options: Any) -> LSTMKernel:
+    from seqkit.nn.fused.lstm import LSTMKernel
+
+    return LSTMKernel(*options)
 
 
 def check_proj_size(proj_size: Any, hidden_size: Any) -> int:

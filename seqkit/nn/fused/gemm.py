@@ -48,13 +48,26 @@ def _fast(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+# Rows are filled up with zeros to a multiple of these. oneDNN makes and keeps a primitive for every shape it meets (up
+# to 1024 of them, 0.4 to 1.7 MiB and 0.4 to 1 ms each), and with sentences of any length almost every batch has new
+# shapes: 60 updates of a translation model rose to 1,150 MiB without the filling and to 890 MiB with it.
+ROWS, STEP_ROWS = 32, 8
+
+
+def _filled(x: Tensor, multiple: int) -> Tensor:
+    """x (N, K) with rows of zeros up to the next multiple."""
+    extra = -x.size(0) % multiple
+    return torch.constant_pad_nd(x, (0, 0, 0, extra)) if extra else x
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, K) times the transpose of weight (M, K), plus bias (M,): one large GEMM, (N, M)."""
     if x.size(0) * weight.numel() >= MIN_WORK and _fast(x, weight):
         linear, _, pack = onednn()  # type: ignore[misc]
         # Packing pays for many products with one weight; for a single one it only does for a transposed view.
-        operand = weight if weight.is_contiguous() else pack(weight, x.size(0))
-        return linear(x.contiguous(), operand, bias, "none", [], "")
+        rows = _filled(x, ROWS)
+        operand = weight if weight.is_contiguous() else pack(weight, rows.size(0))
+        return linear(rows.contiguous(), operand, bias, "none", [], "")[: x.size(0)]
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
@@ -80,6 +93,7 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     backward_weights = _backward_weights() if left.numel() * right.size(1) >= MIN_WORK and _fast(left, right) else None
     if backward_weights is None:
         return torch.mm(left.t(), right)
+    left, right = _filled(left, ROWS), _filled(right, ROWS)
     # The third argument only tells the shape of the result.
     shape = left.new_empty(1).expand(left.size(1), right.size(1))
     return backward_weights(left.contiguous().to_mkldnn(), right.contiguous().to_mkldnn(), shape, False)[0]
@@ -119,13 +133,15 @@ class StepProduct:
     def times(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x (b, K) times the transpose of the weight: (b, M); `out` may or may not be used to hold it."""
         if self.packed is not None and x.size(0) * self.work >= MIN_WORK:
-            return self.linear(x, self.packed, None, "none", [], "")
+            return self.linear(_filled(x, STEP_ROWS), self.packed, None, "none", [], "")[: x.size(0)]
         return torch.mm(x, self.transposed) if out is None else torch.mm(x, self.transposed, out=out)
 
     def plus_rows(self, x: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """`times(x) + rows` for rows (b, M), in one call."""
         if self.packed is not None and x.size(0) * self.work >= MIN_WORK:
-            return self.plus(x, rows, self.packed, None, "add")
+            if x.size(0) % STEP_ROWS == 0:
+                return self.plus(x, rows, self.packed, None, "add")
+            return self.times(x).add_(rows)
         if out is None:
             return torch.addmm(rows, x, self.transposed)
         return torch.addmm(rows, x, self.transposed, out=out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class LSTMKernel(Kernel):
         """Position of each of our gate blocks in torch's order (i, f, g, o), or (f, g, o) if coupled."""
         return (2, 0, 1) if self.coupled else (3, 0, 1, 2)
 
-    @property
+    @cached_property
     def is_plain(self) -> bool:
         """Whether a step is torch's LSTM."""
         return self == PLAIN

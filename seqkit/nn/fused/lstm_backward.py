@@ -63,10 +63,12 @@ class LSTMBackward:
             SLOPES["sigmoid"](candidate, i, delta[:, H : 2 * H])
         SLOPES[kernel.cell_activation](i if update is None else i * update, g, delta[:, -H:])
         self.unprojected = o * shown if kernel.proj_size else None
+        if kernel.cell_clip is not None:
+            # From the memory before clipping: like torch.clamp, the bound itself passes the gradient on.
+            raw = torch.lerp(candidate, self.before, f) if kernel.coupled else (f * self.before).addcmul_(i, candidate)
+            self.inside = split(raw.abs_() <= kernel.cell_clip, self.packing)
         if not kernel.peephole:
             del self.before  # as large as the outputs, and only peepholes need it again
-        if kernel.cell_clip is not None:
-            self.inside = split(self.fresh.abs() < kernel.cell_clip, self.packing)
 
     def _shown(self) -> Tensor:
         """The output activation of the new memory, (N, H)."""

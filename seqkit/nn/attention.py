@@ -1,0 +1,229 @@
+"""Attention: what to read from a memory of S vectors, given Q queries.
+
+All kinds have the same two calls. `keys, values = attention.project(memory)` runs once per sentence; then
+`context, weights = attention(query, keys, values, padding)` serves one step of a decoder or all steps at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seqkit.nn.checks import check_size
+from seqkit.nn.fused.additive import additive_scores
+from seqkit.nn.linear import Linear
+
+
+class Attention(nn.Module):
+    """Base of every kind: weights = softmax(score(query, key)) over the source, context = sum of weights * values.
+
+    A subclass writes `scores`, and `project` where the keys are not the memory itself.
+
+    Args:
+        query_size: features of a query, A.
+        memory_size: features of a vector of the memory, M.
+
+    Attributes:
+        context_size: features of a context, C; M unless a subclass says otherwise.
+
+    Raises:
+        TypeError, ValueError: a size that is not a positive int; the message starts with its name.
+    """
+
+    def __init__(self, query_size: int, memory_size: int) -> None:
+        super().__init__()
+        self.query_size = check_size("query_size", query_size)
+        self.memory_size = check_size("memory_size", memory_size)
+        self.context_size = memory_size
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """memory (B, S, M) to keys (B, S, ...) and values (B, S, ...), what depends on the source alone."""
+        return memory, memory
+
+    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        """query (B, Q, A) and keys to unnormalised weights (B, Q, S)."""
+        raise NotImplementedError(f"{type(self).__name__} must define scores(query, keys)")
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Read from the memory.
+
+        Args:
+            query: (B, Q, A).
+            keys, values: as `project` gave them.
+            padding: (B, S) bool, True where the source has ended. A source of length 0 gives a context of zeros.
+
+        Returns:
+            context (B, Q, C) and weights (B, Q, S), which are zero on padding and sum to 1 elsewhere.
+        """
+        weights = masked_softmax(self.scores(query, keys), padding.unsqueeze(1))
+        return torch.bmm(weights, values), weights
+
+    def extra_repr(self) -> str:
+        return f"query_size={self.query_size}, memory_size={self.memory_size}"
+
+
+def masked_softmax(scores: Tensor, padding: Tensor) -> Tensor:
+    """Softmax over the last dimension of scores (..., S), zero where `padding` (broadcast to it) is True.
+
+    Where everything is padding the result is zero, not NaN.
+    """
+    lowest = torch.finfo(scores.dtype).min
+    return torch.softmax(scores.masked_fill(padding, lowest), dim=-1).masked_fill(padding, 0.0)
+
+
+class AdditiveAttention(Attention):
+    """score = v . tanh(W q + U k) (Bahdanau et al. 2015, appendix A.1.2).
+
+    Luong et al. 2015, eq. 8, `concat`, is the same function: W_a [q; k] = W q + U k.
+
+    Args:
+        query_size, memory_size: see `Attention`.
+        size: features inside the tanh.
+    """
+
+    def __init__(self, query_size: int, memory_size: int, size: int) -> None:
+        super().__init__(query_size, memory_size)
+        check_size("size", size)
+        self.query = Linear(query_size, size, bias=False)
+        self.key = Linear(memory_size, size)
+        self.score = nn.Parameter(torch.empty(size))
+        nn.init.uniform_(self.score, -1 / math.sqrt(size), 1 / math.sqrt(size))
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.key(memory), memory
+
+    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        return additive_scores(self.query(query), keys, self.score)
+
+
+class DotAttention(Attention):
+    """score = q . k (Luong et al. 2015, eq. 8, `dot`); query and memory have the same size.
+
+    Raises:
+        ValueError: they have not.
+    """
+
+    def __init__(self, query_size: int, memory_size: int) -> None:
+        super().__init__(query_size, memory_size)
+        if query_size != memory_size:
+            raise ValueError(
+                f"query_size {query_size} and memory_size {memory_size} must be equal for attention 'dot'; "
+                "'general' takes any sizes"
+            )
+
+    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        return torch.bmm(query, keys.transpose(1, 2))
+
+
+class GeneralAttention(Attention):
+    """score = q . W k (Luong et al. 2015, eq. 8, `general`)."""
+
+    def __init__(self, query_size: int, memory_size: int) -> None:
+        super().__init__(query_size, memory_size)
+        self.key = Linear(memory_size, query_size, bias=False)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.key(memory), memory
+
+    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        return torch.bmm(query, keys.transpose(1, 2))
+
+
+class ScaledDotAttention(Attention):
+    """score = W q . U k / sqrt(size) (Vaswani et al. 2017, eq. 1, with one head that reads the memory as it is).
+
+    Args:
+        query_size, memory_size: see `Attention`.
+        size: features of W q and U k.
+    """
+
+    def __init__(self, query_size: int, memory_size: int, size: int) -> None:
+        super().__init__(query_size, memory_size)
+        check_size("size", size)
+        self.scale = size**-0.5
+        self.query = Linear(query_size, size, bias=False)
+        self.key = Linear(memory_size, size, bias=False)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.key(memory) * self.scale, memory
+
+    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        return torch.bmm(self.query(query), keys.transpose(1, 2))
+
+
+class MultiHeadAttention(Attention):
+    """concat(head_1, ..., head_h) W_O, each head a scaled dot product (Vaswani et al. 2017, section 3.2.2).
+
+    The weights that come out are the mean over the heads.
+
+    Args:
+        query_size, memory_size: see `Attention`.
+        size: features of queries, keys and values, all heads together; also of the context.
+        heads: h, a divisor of `size`.
+
+    Raises:
+        ValueError: `heads` does not divide `size`.
+    """
+
+    def __init__(self, query_size: int, memory_size: int, size: int, heads: int) -> None:
+        super().__init__(query_size, memory_size)
+        check_size("size", size)
+        if size % check_size("heads", heads):
+            raise ValueError(f"heads must divide size, got {heads} heads and size {size}")
+        self.heads = heads
+        self.context_size = size
+        self.scale = (size // heads) ** -0.5
+        self.query = Linear(query_size, size, bias=False)
+        self.key = Linear(memory_size, size, bias=False)
+        self.value = Linear(memory_size, size, bias=False)
+        self.output = Linear(size, size, bias=False)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, N, size) to (B, heads, N, size / heads)."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.key(memory) * self.scale).contiguous(), self._split(self.value(memory)).contiguous()
+
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        scores = torch.matmul(self._split(self.query(query)), keys.transpose(2, 3))  # (B, h, Q, S)
+        weights = masked_softmax(scores, padding[:, None, None])
+        context = torch.matmul(weights, values).transpose(1, 2).flatten(2)
+        read: Tensor = self.output(context)
+        return read, weights.mean(1)
+
+
+ATTENTIONS = ("bahdanau", "dot", "general", "concat", "scaled_dot", "multi_head")
+
+
+def make_attention(kind: str, query_size: int, memory_size: int, *, size: int = 0, heads: int = 1) -> Attention:
+    """An attention by name.
+
+    Args:
+        kind: one of `ATTENTIONS`; `dot`, `general` and `concat` are those of Luong et al. 2015, and `concat` is the
+            additive score of `bahdanau`.
+        query_size, memory_size: see `Attention`.
+        size: features inside `bahdanau`, `concat`, `scaled_dot` and `multi_head`; 0: `query_size`.
+        heads: of `multi_head`.
+
+    Raises:
+        ValueError: an unknown kind, or an argument that the kind has no use for.
+    """
+    if kind not in ATTENTIONS:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, ATTENTIONS))}; got {kind!r}")
+    if size and kind in ("dot", "general"):
+        raise ValueError(f"size has no meaning for attention {kind!r}, got {size}")
+    if heads != 1 and kind != "multi_head":
+        raise ValueError(f"heads has a meaning for attention 'multi_head' only, got {heads} for {kind!r}")
+    if kind == "dot":
+        return DotAttention(query_size, memory_size)
+    if kind == "general":
+        return GeneralAttention(query_size, memory_size)
+    size = size or query_size
+    if kind == "scaled_dot":
+        return ScaledDotAttention(query_size, memory_size, size)
+    if kind == "multi_head":
+        return MultiHeadAttention(query_size, memory_size, size, heads)
+    return AdditiveAttention(query_size, memory_size, size)
