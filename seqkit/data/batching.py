@@ -71,6 +71,11 @@ class Ragged:
         return sum(int((values[offsets[0] : offsets[-1]] == number).sum()) for values, offsets in self._chunks)
 
     @classmethod
+    def join(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Several, one after the other; nothing is copied."""
+        return cls([chunk for part in parts for chunk in part._chunks])
+
+    @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> Ragged:
         """The same from lists in memory."""
         offsets = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int32)
@@ -118,7 +123,12 @@ def _quiet(datasets: Any) -> Iterator[None]:
 
 
 def plan_batches(
-    lengths: NDArray[np.integer[Any]], config: BatchingConfig, *, seed: int | None = None, epoch: int = 0
+    lengths: NDArray[np.integer[Any]],
+    config: BatchingConfig,
+    *,
+    seed: int | None = None,
+    epoch: int = 0,
+    then: NDArray[np.integer[Any]] | None = None,
 ) -> list[NDArray[np.int64]]:
     """Which examples go into which batch.
 
@@ -127,6 +137,7 @@ def plan_batches(
         config: sizes.
         seed: the order is a permutation by (seed, epoch); None: longest first, for evaluation.
         epoch: number of the epoch.
+        then: (N,) other lengths, by which examples of one length are sorted within a bucket.
 
     Returns:
         The batches, each an array of indices; every example is in exactly one. With `batch_by: tokens` a batch is as
@@ -146,6 +157,8 @@ def plan_batches(
     batches: list[NDArray[np.int64]] = []
     for start in range(0, len(order), window):
         part = order[start : start + window]
+        if then is not None:
+            part = part[np.argsort(then[part], kind="stable")]
         batches += _cut(part[np.argsort(lengths[part], kind="stable")], lengths, config)
     return [batches[number] for number in generator.permutation(len(batches))]
 

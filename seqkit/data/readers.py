@@ -21,7 +21,7 @@ from seqkit.config import UserError, nearest
 
 Value = str | list[str]
 
-FORMATS = ("tsv", "csv", "jsonl", "parquet", "text")
+FORMATS = ("tsv", "csv", "jsonl", "parquet", "text", "conll")
 _EXTENSIONS = {
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -30,6 +30,9 @@ _EXTENSIONS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".txt": "text",
+    ".conll": "conll",
+    ".iob": "conll",
+    ".bio": "conll",
 }
 _MAX_FIELD = 1 << 28  # characters of one CSV field; an unclosed quote must not swallow a file larger than memory
 _PARQUET_ROWS = 1000  # read at a time
@@ -45,9 +48,10 @@ class Column:
 
 @dataclass(frozen=True)
 class BadRow:
-    """Why a row cannot be used."""
+    """Why a row cannot be used, and in which file, where the rows come from more than one."""
 
     message: str
+    file: str = ""
 
 
 Rows = Generator[tuple[int, list[Value] | BadRow], None, None]
@@ -75,7 +79,7 @@ def read(path: Path, form: str, columns: Sequence[Column]) -> Rows:
     """The rows of a file; `line` is that of the row's first line, counted from 1 (parquet: the row's number).
 
     Blank lines are passed over, except in `text`, where each is a row, so that parallel files stay aligned. In tsv,
-    csv and text a list is written with spaces between its elements.
+    csv and text a list is written with spaces between its elements. For conll see `read_conll`.
 
     Raises:
         UserError: a damaged file, no header, or a header without one of the columns.
@@ -86,6 +90,7 @@ def read(path: Path, form: str, columns: Sequence[Column]) -> Rows:
         "jsonl": _jsonl,
         "parquet": _parquet,
         "text": _text,
+        "conll": _conll,
     }
     return readers[form](path, columns)
 
@@ -125,7 +130,7 @@ def _converted(values: Sequence[Any], columns: Sequence[Column]) -> list[Value] 
     return row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """(number, text with its line end, what is wrong or "") of each line, plain or gzip, without the BOM."""
     number = 0
     with closing(_open(path)) as file:
@@ -177,7 +182,7 @@ def _tsv(path: Path, columns: Sequence[Column]) -> Rows:
     """Tabs separate, a quote is a character like any other."""
     header: list[str] | None = None
     pick = _picker((), ())
-    for number, text, problem in _lines(path):
+    for number, text, problem in read_lines(path):
         text = text.rstrip("\r\n")
         if header is None:
             if problem:
@@ -201,7 +206,7 @@ def _csv(path: Path, columns: Sequence[Column]) -> Rows:
     problems: dict[int, str] = {}
 
     def feed() -> Iterator[str]:
-        for number, text, problem in _lines(path):
+        for number, text, problem in read_lines(path):
             if problem:
                 problems[number] = problem
             yield text
@@ -248,7 +253,7 @@ def _records(reader: Any) -> Iterator[tuple[int, list[str] | BadRow]]:
 
 
 def _jsonl(path: Path, columns: Sequence[Column]) -> Rows:
-    for number, text, problem in _lines(path):
+    for number, text, problem in read_lines(path):
         if problem:
             yield number, BadRow(problem)
         elif text.strip():
@@ -286,8 +291,14 @@ def _text(path: Path, columns: Sequence[Column]) -> Rows:
         names = ", ".join(column.name for column in columns)
         raise UserError(f"{path}: a plain text file has one column; needed: {names}")
     pick = _picker([0], columns)
-    for number, text, problem in _lines(path):
+    for number, text, problem in read_lines(path):
         yield number, BadRow(problem) if problem else pick([text.rstrip("\r\n")])
+
+
+def _conll(path: Path, columns: Sequence[Column]) -> Rows:
+    from seqkit.data.conll import read_conll  # which is built on this module
+
+    return read_conll(path, columns)
 
 
 def _parquet(path: Path, columns: Sequence[Column]) -> Rows:

@@ -29,7 +29,7 @@ from seqkit.files import write_text
 LINE = "_line"
 """Name of the column that holds each row's line number."""
 
-_BUILTIN = "builtin:"
+BUILTIN = "builtin:"
 _BUILTIN_ROWS = {"train": 8000, "dev": 1000, "test": 1000}
 _BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
@@ -41,8 +41,9 @@ class SourceConfig(Section):
     """One part of the data. In YAML a bare string stands for `{path: string}`."""
 
     path: str = Field(description="A file, plain or gzip, or builtin:NAME for data that comes with the package.")
-    format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text"] = Field(
-        default="auto", description="Format of the file; auto goes by the extension. text: one sentence a line."
+    format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text", "conll"] = Field(
+        default="auto",
+        description="Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line.",
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Field name to column name in the file, where the two differ."
@@ -67,7 +68,7 @@ class SourceConfig(Section):
     def _consistent(self) -> SourceConfig:
         if not self.path:
             raise ValueError("path: is empty; expected a file or builtin:NAME")
-        if self.path.startswith(_BUILTIN):
+        if self.path.startswith(BUILTIN):
             if self.format != "auto":
                 raise ValueError("format: built-in data has none; leave it out")
         elif self.seed is not None:
@@ -114,6 +115,15 @@ def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> 
         UserError: the file is missing, empty, a directory, unreadable or without a needed column; a bad line
             (unless they are skipped); no row left; a full disk under the cache.
     """
+    return open_job(make_job(config, fields, part))
+
+
+def make_job(config: SourceConfig, fields: Mapping[str, type], part: str) -> Job:
+    """What `open_source` would read; nothing but the file's name and size is looked at yet.
+
+    Raises:
+        UserError: see `open_source`.
+    """
     for name in config.columns:
         if name not in fields:
             raise UserError(
@@ -121,14 +131,22 @@ def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> 
                 f"(fields: {', '.join(fields)}){nearest(name, fields)}"
             )
     columns = {name: Column(config.columns.get(name, name), kind) for name, kind in fields.items()}
-    job = _builtin(config, columns, part) if config.path.startswith(_BUILTIN) else _file(config, columns)
-    with closing(job.rows):
-        return _cached(job)
+    return _builtin_job(config, columns, part) if config.path.startswith(BUILTIN) else _file_job(config, columns)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What to read, under which key the result is cached, and how to speak of it."""
+class Job:
+    """What to read, under which key the result is cached, and how to speak of it.
+
+    Attributes:
+        name: for messages.
+        identity: what says which source this is and how it is read; `state` the version of it that lies there now.
+        rows: lines with their values or with what is wrong.
+        columns: the fields, in the order of the values.
+        limit: how many good rows to read, None for all.
+        skip_bad: bad rows are counted, not refused.
+        has_lines: rows stand at lines (else they are counted).
+    """
 
     name: str
     identity: list[Any]
@@ -152,8 +170,28 @@ def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _file(config: SourceConfig, columns: dict[str, Column]) -> _Job:
-    path = Path(config.path).expanduser()
+def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
+    path, state = check_file(config.path)
+    form = detect(path) if config.format == "auto" else config.format
+    return Job(
+        name=str(path),
+        identity=[str(path.resolve()), form],
+        state=state,
+        rows=read(path, form, list(columns.values())),
+        columns=columns,
+        limit=config.limit,
+        skip_bad=config.on_bad_line == "skip",
+        has_lines=form != "parquet",
+    )
+
+
+def check_file(name: str) -> tuple[Path, list[Any]]:
+    """The path of a file that can be read, and the state it is in: size and time of change.
+
+    Raises:
+        UserError: it is missing, empty, a directory or unreadable.
+    """
+    path = Path(name).expanduser()
     try:
         status = path.stat()
         if path.is_dir():
@@ -169,23 +207,13 @@ def _file(config: SourceConfig, columns: dict[str, Column]) -> _Job:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if status.st_size == 0:
         raise UserError(f"{path}: the file is empty")
-    form = detect(path) if config.format == "auto" else config.format
-    return _Job(
-        name=str(path),
-        identity=[str(path.resolve()), form],
-        state=[status.st_size, status.st_mtime_ns],
-        rows=read(path, form, list(columns.values())),
-        columns=columns,
-        limit=config.limit,
-        skip_bad=config.on_bad_line == "skip",
-        has_lines=form != "parquet",
-    )
+    return path, [status.st_size, status.st_mtime_ns]
 
 
-def _builtin(config: SourceConfig, columns: dict[str, Column], part: str) -> _Job:
+def _builtin_job(config: SourceConfig, columns: dict[str, Column], part: str) -> Job:
     from seqkit.data import builtin
 
-    name, seed = config.path.removeprefix(_BUILTIN), config.seed or 0
+    name, seed = config.path.removeprefix(BUILTIN), config.seed or 0
     known = builtin.columns(name)
     for column in columns.values():
         if column.name not in known:
@@ -201,7 +229,7 @@ def _builtin(config: SourceConfig, columns: dict[str, Column], part: str) -> _Jo
     # The rules decide the rows: a changed rule file or generator must not be served from the cache.
     folder = Path(builtin.__file__).parent
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    return _Job(
+    return Job(
         name=config.path,
         identity=[config.path, part, seed],
         state=[[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files],
@@ -213,8 +241,13 @@ def _builtin(config: SourceConfig, columns: dict[str, Column], part: str) -> _Jo
     )
 
 
-def _cached(job: _Job) -> Source:
+def open_job(job: Job) -> Source:
     """Map the Arrow file of an earlier run, or write it first."""
+    with closing(job.rows):
+        return _cached(job)
+
+
+def _cached(job: Job) -> Source:
     import datasets
 
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "seqkit"
@@ -250,7 +283,7 @@ def _cached(job: _Job) -> Source:
     return _source(job, datasets.Dataset.from_file(str(target)), skipped)
 
 
-def _in_memory(job: _Job) -> Source:
+def _in_memory(job: Job) -> Source:
     import datasets
     import pyarrow as pa
 
@@ -259,11 +292,11 @@ def _in_memory(job: _Job) -> Source:
     return _source(job, datasets.Dataset.from_buffer(sink.getvalue()), skipped)
 
 
-def _source(job: _Job, dataset: Any, skipped: dict[str, Any]) -> Source:
+def _source(job: Job, dataset: Any, skipped: dict[str, Any]) -> Source:
     return Source(dataset, job.name, skipped["count"], skipped["first"], job.has_lines)
 
 
-def _write(job: _Job, sink: Any) -> dict[str, Any]:
+def _write(job: Job, sink: Any) -> dict[str, Any]:
     """Stream the rows into Arrow; returns how many lines were skipped and why the first was.
 
     Raises:
@@ -289,7 +322,7 @@ def _write(job: _Job, sink: Any) -> dict[str, Any]:
     return skipped
 
 
-def _batches(job: _Job, skipped: dict[str, Any]) -> Iterator[list[list[Any]]]:
+def _batches(job: Job, skipped: dict[str, Any]) -> Iterator[list[list[Any]]]:
     """Rows, each with its line number at the end, in batches of bounded length and size."""
     batch: list[list[Any]] = []
     size = 0
@@ -304,12 +337,12 @@ def _batches(job: _Job, skipped: dict[str, Any]) -> Iterator[list[list[Any]]]:
         yield batch
 
 
-def _good(job: _Job, skipped: dict[str, Any]) -> Iterator[tuple[int, list[Any]]]:
+def _good(job: Job, skipped: dict[str, Any]) -> Iterator[tuple[int, list[Any]]]:
     for line, row in job.rows:
         if not isinstance(row, BadRow):
             yield line, row
             continue
-        message = f"{_place(job.name, line, job.has_lines)}: {row.message}"
+        message = f"{_place(row.file or job.name, line, job.has_lines)}: {row.message}"
         if not job.skip_bad:
             raise UserError(message)
         skipped["first"] = skipped["first"] or message

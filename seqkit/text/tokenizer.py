@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,19 @@ class Tokenizer:
         self.fingerprint: str = hashlib.sha256((text + last).encode("utf-8")).hexdigest()
 
     @classmethod
-    def train(cls, texts: Iterable[str], config: TextConfig) -> Tokenizer:
+    def train(cls, texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> Tokenizer:
         """Build the vocabulary from the texts; the same texts in any order of arrival give the same tokenizer.
+
+        Args:
+            texts: read once.
+            config: the settings.
+            whole: each text is one word of the vocabulary and is not split; for the word tokenizer.
 
         Raises:
             UserError: the texts hold no token, the stop words cannot be read, or the vocabulary size is too
                 small for the characters of the texts.
         """
-        return cls(training.train(texts, config), config)
+        return cls(training.train(texts, config, whole=whole), config)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, in the same order; a blank text gives an empty list (plus <bos>, <eos> if set).
@@ -98,6 +104,35 @@ class Tokenizer:
         A space is written `▁` by bpe and unigram; what is not in the vocabulary is `<unk>`.
         """
         return [self.vocabulary[index] for index in self.encode([text])[0]]
+
+    def pieces(self, text: str) -> list[str]:
+        """The stretch of the text that each token of `tokens` stands for, as written there (unknown words, too).
+
+        A stretch that begins with a space begins with `▁` where the tokenizer is bpe or unigram.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        mark = pipeline.SPACE if self.config.tokenizer in ("bpe", "unigram") else " "
+        stretches = [text[start:end].replace(" ", mark) for start, end in encoding.offsets]
+        # The space mark put before the text shares the place of the first character.
+        stretches = [mark if token == mark else found for token, found in zip(encoding.tokens, stretches, strict=True)]
+        before, after = ([self.vocabulary[index] for index in side] for side in (self._before, self._after))
+        return [*before, *stretches[self._cut], *after]
+
+    def lookup(self, words: Iterable[str]) -> list[int]:
+        """The id of each word of a text that is split already: it is normalised, and looked up as it stands."""
+        numbers = {token: number for number, token in enumerate(self.vocabulary[len(pipeline.SPECIAL_TOKENS) :], 4)}
+        normal = self._backend.normalizer
+        normalised = words if normal is None else map(normal.normalize_str, words)
+        return [numbers.get(word, self.unk_id) for word in normalised]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each token begins and ends (exclusive), in characters; <bos> and <eos> left out."""
+        found = self._backend.encode(text, add_special_tokens=False).offsets
+        limits = [*(start for start, _ in found), len(text)][1:]
+        whole = [
+            (start, _whole_end(text, start, end, limit)) for (start, end), limit in zip(found, limits, strict=False)
+        ]
+        return whole[self._cut]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; <pad>, <bos> and <eos> are left out.
@@ -159,3 +194,15 @@ class Tokenizer:
         except Exception as error:  # the library raises Exception itself on JSON that is not its own
             raise UserError(f"{path}: damaged tokenizer file ({error})") from None
         return tokenizer
+
+
+def _whole_end(text: str, start: int, end: int, limit: int) -> int:
+    """The end of a token with the marks behind it: of characters that normalising joins, or drops, the library counts
+    the first."""
+    while start < end < limit:
+        before = text[max(start, end - 2) : end]
+        joined = len(unicodedata.normalize("NFC", before + text[end])) == len(unicodedata.normalize("NFC", before))
+        if not joined and not unicodedata.combining(text[end]):
+            break
+        end += 1
+    return end

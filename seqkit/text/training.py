@@ -18,14 +18,19 @@ _SUBWORD_VOCAB_SIZE = 8000
 _SPECIAL = list(pipeline.SPECIAL_TOKENS)
 
 
-def train(texts: Iterable[str], config: TextConfig) -> Backend:
-    """A complete `tokenizers.Tokenizer` for the texts.
+def train(texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> Backend:
+    """A complete `tokenizers.Tokenizer` for the texts; see `Tokenizer.train`.
 
     Raises:
+        ValueError: `whole` with a tokenizer that is not of words.
         UserError: no token in the texts, or a `vocab_size` that does not hold their characters.
     """
     build = {"word": _word, "char": _char, "bpe": _bpe, "unigram": _unigram}[config.tokenizer]
-    backend = _raw(build(texts, config), config)
+    if whole:
+        if config.tokenizer != "word":
+            raise ValueError(f"whole: the {config.tokenizer} tokenizer has no words")
+        build = _whole
+    backend = _raw(build(texts, config), config, pipeline.splitter(config))
     if backend.get_vocab_size() <= len(_SPECIAL):
         raise UserError(
             f"text: no token to train the {config.tokenizer} tokenizer on; "
@@ -37,10 +42,10 @@ def train(texts: Iterable[str], config: TextConfig) -> Backend:
     return backend
 
 
-def _raw(model: Any, config: TextConfig) -> Backend:
-    """The model behind its normaliser and splitter."""
+def _raw(model: Any, config: TextConfig, splitter: Any) -> Backend:
+    """The model behind its normaliser and a splitter, or None."""
     backend = Backend(model)
-    normalizer, splitter = pipeline.normalizer(config), pipeline.splitter(config)
+    normalizer = pipeline.normalizer(config)
     if normalizer is not None:
         backend.normalizer = normalizer
     if splitter is not None:
@@ -76,13 +81,21 @@ def _fit(texts: Iterable[str], backend: Backend, trainer: Any) -> dict[str, Any]
 
 
 def _word(texts: Iterable[str], config: TextConfig) -> Any:
+    return _words(texts, config, pipeline.splitter(config))
+
+
+def _whole(texts: Iterable[str], config: TextConfig) -> Any:
+    return _words(texts, config, None)
+
+
+def _words(texts: Iterable[str], config: TextConfig, splitter: Any) -> Any:
     trainer = trainers.WordLevelTrainer(
         vocab_size=config.vocab_size or 2**31,
         min_frequency=config.min_frequency,
         special_tokens=_SPECIAL,
         show_progress=False,
     )
-    model = _fit(texts, _raw(models.WordLevel(unk_token=pipeline.UNK), config), trainer)
+    model = _fit(texts, _raw(models.WordLevel(unk_token=pipeline.UNK), config, splitter), trainer)
     # A text may hold the word <unk>, which the library then counts a second time.
     words = [word for word in sorted(model["vocab"], key=model["vocab"].__getitem__) if word not in _SPECIAL]
     return models.WordLevel(vocab=_numbered(words), unk_token=pipeline.UNK)
@@ -113,7 +126,7 @@ def _bpe(texts: Iterable[str], config: TextConfig) -> Any:
         limit_alphabet=size - len(_SPECIAL),
         show_progress=False,
     )
-    model = _fit(texts, _raw(models.BPE(unk_token=pipeline.UNK), config), trainer)
+    model = _fit(texts, _raw(models.BPE(unk_token=pipeline.UNK), config, pipeline.splitter(config)), trainer)
     # tokenizers < 0.20 writes a merge as one string.
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
     return models.BPE(vocab=model["vocab"], merges=merges, unk_token=pipeline.UNK)
@@ -126,7 +139,7 @@ def _unigram(texts: Iterable[str], config: TextConfig) -> Any:
         special_tokens=_SPECIAL,
         show_progress=False,
     )
-    model = _fit(texts, _raw(models.Unigram(), config), trainer)
+    model = _fit(texts, _raw(models.Unigram(), config, pipeline.splitter(config)), trainer)
     vocabulary = _settled([(str(piece), float(score)) for piece, score in model["vocab"][len(_SPECIAL) :]])
     return models.Unigram(vocab=[*((token, 0.0) for token in _SPECIAL), *vocabulary], unk_id=1)
 

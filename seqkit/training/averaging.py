@@ -65,13 +65,19 @@ class MovingAverage:
 
 
 def average_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """The element-wise mean of several weights files, summed in float64; whole numbers come from the first file."""
+    """The element-wise mean of several weights files, summed in float64; whole numbers come from the first file.
+
+    Tied weights stay one tensor under several names.
+    """
     states = [load_weights(path) for path in paths]
     mean: dict[str, Tensor] = {}
+    done: dict[tuple[int, ...], Tensor] = {}
     for name, first in states[0].items():
-        if first.is_floating_point():
-            total = sum((state[name].double() for state in states[1:]), first.double())
-            mean[name] = (total / len(states)).to(first.dtype)
-        else:
-            mean[name] = first
+        key = tuple(id(state[name]) for state in states)
+        if key not in done:
+            done[key] = first
+            if first.is_floating_point():
+                total = sum((state[name].double() for state in states[1:]), first.double())
+                done[key] = (total / len(states)).to(first.dtype)
+        mean[name] = done[key]
     return mean

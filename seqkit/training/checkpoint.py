@@ -21,6 +21,18 @@ from seqkit.config import UserError
 from seqkit.files import flush
 
 
+def copy_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a state dict in memory of its own, in which tied weights are one tensor again."""
+    copies: dict[tuple[Any, ...], Tensor] = {}
+    return {name: copies.setdefault(_identity(tensor), tensor.detach().clone()) for name, tensor in state.items()}
+
+
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    """Equal for two tensors that are the same numbers in the same memory; an empty tensor is like no other."""
+    place = tensor.data_ptr() if tensor.numel() else id(tensor)
+    return place, tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a state dict. Tensors that share memory (tied weights) are stored once, the others as aliases."""
     tensors: dict[str, Tensor] = {}
@@ -28,8 +40,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     seen: dict[tuple[Any, ...], str] = {}
     storages: set[int] = set()
     for name, tensor in state.items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and key in seen:
+        key = _identity(tensor)
+        if key in seen:
             aliases[name] = seen[key]
         else:
             seen[key] = name

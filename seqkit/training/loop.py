@@ -19,6 +19,7 @@ from seqkit.files import replace_file
 from seqkit.training.averaging import MovingAverage, average_weights
 from seqkit.training.checkpoint import (
     Checkpoints,
+    copy_weights,
     load_weights,
     random_state,
     save_weights,
@@ -227,6 +228,7 @@ class Trainer:
         if scores:
             best = state.best and state.best[0][1] == state.step
             self._progress.scores(state.step, state.epoch + bool(state.position), scores, "  (best)" if best else "")
+            self._progress.samples(state.step, self.task.samples())
         due = self.config.checkpoint_every and state.step % self.config.checkpoint_every == 0
         if kept or due or not self.config.checkpoint_every:
             self._save()
@@ -281,8 +283,8 @@ class Trainer:
             if self.average:
                 saved["average"] = self.average.state()
                 saved["trained"] = {name: weights[name].clone() for name in self.average.average}
-                with self.average.applied():  # tied weights follow under all their names
-                    weights = {name: value.clone() for name, value in model.state_dict().items()}
+                with self.average.applied():
+                    weights = copy_weights(model.state_dict())
             self._checkpoints.save(state.step, weights, saved)
             self._checkpoints.prune({state.step, *(step for _, step in state.best)})
             source = self._checkpoints.weights(self._chosen())

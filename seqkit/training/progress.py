@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -96,6 +96,14 @@ class Progress:
         self._bar.set_postfix(self._shown, refresh=False)
         say(f"step {step}  epoch {epoch}  {split}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()) + note)
         self._mark, self._tokens, self._waited = time.perf_counter(), 0, 0.0
+
+    def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        """Show and log examples of an evaluation."""
+        for sample in samples:
+            self._metrics.append({"split": "sample", "step": step, **sample})
+            width = max(map(len, sample))
+            for name, text in sample.items():
+                say(f"    {name:<{width}}  {text}")
 
     def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
         if self._writer is not None:

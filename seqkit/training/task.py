@@ -65,6 +65,10 @@ class Task(ABC):
         """Scores on the development data, in evaluation mode and without gradients; empty where there is none."""
         return {}
 
+    def samples(self) -> list[dict[str, str]]:
+        """A few examples of what the last `evaluate` saw and made of it, as named texts, shown and logged."""
+        return []
+
     def tokens(self, batch: Any) -> int:
         """How many tokens a batch holds, padding left out (for the tokens a second that are shown)."""
         return 0

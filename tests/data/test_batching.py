@@ -90,3 +90,14 @@ def test_batches_start_where_asked() -> None:
 def test_senseless_sizes_are_refused(tree: dict[str, object]) -> None:
     with pytest.raises(Exception, match=next(iter(tree))):
         from_mapping(tree).check(BatchingConfig)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=60), configs, st.integers(0, 3))
+def test_a_second_length_sorts_examples_of_one_length(
+    pairs: list[tuple[int, int]], config: BatchingConfig, epoch: int
+) -> None:
+    lengths, then = np.array(pairs, np.int64).reshape(-1, 2).T
+    plan = plan_batches(lengths, config, seed=1, epoch=epoch, then=then)
+    assert sorted(index for batch in plan for index in batch) == list(range(len(lengths)))
+    for batch in plan if config.bucket else ():
+        assert sorted(zip(lengths[batch], then[batch], strict=True)) == [(lengths[i], then[i]) for i in batch]

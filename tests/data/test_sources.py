@@ -163,13 +163,13 @@ def test_many_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are really read from now on."""
     opened: list[Path] = []
-    original = readers._lines
+    original = readers.read_lines
 
     def lines(path: Path) -> Iterator[tuple[int, str, str]]:
         opened.append(path)
         return original(path)
 
-    monkeypatch.setattr(readers, "_lines", lines)
+    monkeypatch.setattr(readers, "read_lines", lines)
     return opened
 
 

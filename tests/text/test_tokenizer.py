@@ -301,3 +301,18 @@ def test_what_cannot_be_encoded_or_decoded() -> None:
     for wrong in (-1, len(tokenizer)):
         with pytest.raises(ValueError, match="ids must lie in"):
             tokenizer.decode([4, wrong])
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe", "unigram", "char"])
+def test_pieces_are_the_stretches_of_the_text_behind_the_tokens(kind: str) -> None:
+    config = TextConfig(tokenizer=kind, lowercase=True, vocab_size=60 if kind in ("bpe", "unigram") else None)  # type: ignore[arg-type]
+    tokenizer = Tokenizer.train(["a dog sees the cat", "the dog"], config)
+    text = "The Dog sees Z\u0308ebras"
+    pieces = tokenizer.pieces(text)
+    assert len(pieces) == len(tokenizer.encode([text])[0])
+    joined = "".join(pieces)
+    assert joined.replace("▁", "").replace(" ", "") == text.replace(" ", "")
+    if kind == "word":
+        assert pieces == ["The", "Dog", "sees", "Z\u0308ebras"]
+    short = Tokenizer.train(["a b"], TextConfig(add_eos=True, max_length=3, keep="end"))
+    assert short.pieces("x y Z") == ["y", "Z", "<eos>"]

@@ -19,6 +19,7 @@ from seqkit.files import replace_file, write_text
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import (
     Checkpoints,
+    copy_weights,
     load_weights,
     pack,
     random_state,
@@ -201,6 +202,25 @@ def test_run_folders(tmp_path: Path) -> None:
         RunFolder(tmp_path / "sentiment-2").make()
     with pytest.raises(UserError, match="cannot make the run folder"):
         RunFolder(tmp_path / "file/deep").make()
+
+
+def test_copied_and_averaged_weights_stay_tied(tmp_path: Path) -> None:
+    tied, other = torch.randn(4, 2), torch.randn(4, 2)
+    copied = copy_weights({"a": tied, "b": tied, "c": other, "part": tied[:2], "none": torch.zeros(0)})
+    tied.zero_()
+    assert copied["a"] is copied["b"]
+    assert copied["a"].abs().sum() > 0
+    assert copied["c"] is not copied["a"]
+    torch.testing.assert_close(copied["part"], copied["a"][:2])
+    for number in range(2):
+        save_weights(tmp_path / str(number), {"a": copied["a"] * number, "b": copied["b"] * 0 + number, "c": other})
+        weights = copied["a"] + number
+        save_weights(tmp_path / f"tied{number}", {"a": weights, "b": weights})
+    mean = average_weights([tmp_path / "tied0", tmp_path / "tied1"])
+    assert mean["a"] is mean["b"]
+    torch.testing.assert_close(mean["a"], copied["a"] + 0.5)
+    mean = average_weights([tmp_path / "0", tmp_path / "1"])
+    torch.testing.assert_close(mean["b"], torch.full((4, 2), 0.5))
 
 
 def test_average_weights_is_the_mean(tmp_path: Path) -> None:
