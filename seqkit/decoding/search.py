@@ -16,6 +16,9 @@ from seqkit.decoding.loop import Front, Loop, Rules
 from seqkit.decoding.penalties import LengthPenaltyKind, length_penalty
 from seqkit.decoding.step import StepFunction, Tree, leaves, reorder
 
+LONGEST = 1_000_000
+"""The greatest limit on the number of tokens."""
+
 
 class Search:
     """Greedy decoding (a beam of 1), beam search and sampling over any step function.
@@ -70,13 +73,13 @@ class Search:
     ) -> None:
         self.beam_size = _whole("beam_size", beam_size, 1)
         self.n_best = _whole("n_best", n_best, 1)
-        self.length_penalty = _number("length_penalty", length_penalty)
+        self.length_penalty = _number("length_penalty", length_penalty, most=40)  # a power of the length, in floats
         self.length_penalty_kind = length_penalty_kind
-        self.coverage_penalty = _number("coverage_penalty", coverage_penalty)
-        self.min_length = _whole("min_length", min_length, 0)
-        self.max_length = None if max_length is None else _whole("max_length", max_length, 1)
-        self.min_ratio = _number("min_ratio", min_ratio)
-        self.max_ratio = None if max_ratio is None else _number("max_ratio", max_ratio, above=True)
+        self.coverage_penalty = _number("coverage_penalty", coverage_penalty, most=1e6)
+        self.min_length = _whole("min_length", min_length, 0, LONGEST)
+        self.max_length = None if max_length is None else _whole("max_length", max_length, 1, LONGEST)
+        self.min_ratio = _number("min_ratio", min_ratio, most=1000)
+        self.max_ratio = None if max_ratio is None else _number("max_ratio", max_ratio, above=True, most=1000)
         self.no_repeat_ngram = _whole("no_repeat_ngram", no_repeat_ngram, 0)
         self.sample = bool(sample)
         self.temperature = _number("temperature", temperature, above=True)
@@ -179,6 +182,16 @@ class Search:
         loop.run()
         return gather(loop.history, loop.complete, loop.cut, self.n_best, source_lengths.tolist())
 
+    def limits(self, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Fewest and most tokens (B,) for sources of these lengths (B,), <eos> not counted; see `length_limits`."""
+        return length_limits(
+            source_lengths,
+            min_length=self.min_length,
+            max_length=self.max_length,
+            min_ratio=self.min_ratio,
+            max_ratio=self.max_ratio,
+        )
+
     def _front(
         self,
         state: Tree,
@@ -193,13 +206,7 @@ class Search:
         slots = self.n_best if self.sample else 1
         if slots > 1:
             state = reorder(state, source_lengths.new_zeros(batch, slots))
-        shortest, longest = length_limits(
-            source_lengths,
-            min_length=self.min_length,
-            max_length=self.max_length,
-            min_ratio=self.min_ratio,
-            max_ratio=self.max_ratio,
-        )
+        shortest, longest = self.limits(source_lengths)
         most = longest.tolist()
         largest = [length_penalty(n + 1, self.length_penalty, self.length_penalty_kind) for n in most]
         return Front(
@@ -215,20 +222,24 @@ class Search:
         )
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name}: must be a whole number, got {value!r}")
     if value < least:
         raise ValueError(f"{name}: must be at least {least}, got {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name}: must be at most {most:,}, got {value}")
     return value
 
 
-def _number(name: str, value: Any, *, above: bool = False) -> float:
-    """At least 0, or above it."""
+def _number(name: str, value: Any, *, above: bool = False, most: float = math.inf) -> float:
+    """At least 0, or above it, and at most `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name}: must be a finite number, got {value!r}")
     if value < 0 or (above and value == 0):
         raise ValueError(f"{name}: must be {'above' if above else 'at least'} 0, got {value}")
+    if value > most:
+        raise ValueError(f"{name}: must be at most {most:,g}, got {value}")
     return float(value)
 
 

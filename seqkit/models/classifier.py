@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models.encoder import Encoder, padding_mask
+from seqkit.nn.linear import Linear
 
 PoolingName = Literal["last", "mean", "max", "attention"]
 
@@ -33,7 +34,7 @@ class Pooling(nn.Module):
         self.names = tuple(names)
         self.output_size = size * len(self.names)
         if "attention" in self.names:
-            self.project = nn.Linear(size, size)
+            self.project = Linear(size, size)
             self.score = nn.Linear(size, 1, bias=False)
 
     def forward(self, output: Tensor, last: Tensor, lengths: Tensor) -> Tensor:

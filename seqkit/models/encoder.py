@@ -23,6 +23,7 @@ class Embedding(nn.Module):
             learned.
         frozen: leave the table as it was initialised.
         init_std: standard deviation of the normal distribution that the vectors start from (torch's own is 1).
+        scale: a looked-up vector is multiplied by this (Vaswani et al. 2017, section 3.4).
     """
 
     def __init__(
@@ -38,13 +39,17 @@ class Embedding(nn.Module):
         word_dropout: float = 0.0,
         frozen: bool = False,
         init_std: float = 1.0,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"size must be positive, got {size}")
         if init_std <= 0:
             raise ValueError(f"init_std must be positive, got {init_std}")
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, got {scale}")
         self.size = size
+        self.scale = scale
         self.table = nn.Embedding(num_embeddings, size, padding_idx=padding_idx)
         with torch.no_grad():
             self.table.weight.mul_(init_std)
@@ -57,6 +62,8 @@ class Embedding(nn.Module):
     def forward(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
         """ids (B, T) int64 -> (B, T, E); `shift` (B, T, E) is added to the vectors before the dropouts on them."""
         vectors: Tensor = self.types(self.table, self.words(ids))
+        if self.scale != 1:
+            vectors = vectors * self.scale
         if shift is not None:
             vectors = vectors + shift
         dropped: Tensor = self.dropout(self.locked(vectors))
@@ -68,7 +75,7 @@ class Encoder(nn.Module):
 
     Args:
         embedding: gives (B, T, E).
-        recurrent: takes E features, batch first.
+        recurrent: takes E features, and those of `extra` where it is given, batch first.
     """
 
     def __init__(self, embedding: Embedding, recurrent: Recurrent) -> None:
@@ -81,20 +88,29 @@ class Encoder(nn.Module):
         """Features of an output, both directions together."""
         return self.recurrent.output_size
 
-    def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None, extra: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode a padded batch.
 
         Args:
             ids: (B, T) int64, padded at the end.
             lengths: (B,) int64, 0 allowed.
             shift: (B, T, E) added to the embedded input, for adversarial training.
+            extra: (B, T, C) more features of each token.
 
         Returns:
             output (B, T, output_size), zero past each length; and the final state, each part
             (num_layers * num_directions, B, size).
         """
-        output, state = self.recurrent(self.embedding(ids, shift), lengths=lengths)
+        output, state = self.recurrent(embed(self.embedding, ids, shift, extra), lengths=lengths)
         return output, state
+
+
+def embed(embedding: Embedding, ids: Tensor, shift: Tensor | None, extra: Tensor | None) -> Tensor:
+    """(B, T, E) of the embedding, with the features of `extra` (B, T, C), if any, behind them."""
+    vectors: Tensor = embedding(ids, shift)
+    return vectors if extra is None else torch.cat((vectors, extra), dim=2)
 
 
 def padding_mask(lengths: Tensor, steps: int) -> Tensor:

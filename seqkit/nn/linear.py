@@ -25,7 +25,10 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        learning = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
+        trained = (
+            input.requires_grad or self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        )
+        learning = torch.is_grad_enabled() and trained
         if not _served(input, self.weight, MIN_TRAINING if learning else MIN_WORK):
             return F.linear(input, self.weight, self.bias)
         rows = input.reshape(-1, input.size(-1))
@@ -40,7 +43,8 @@ def _served(input: Tensor, weight: Tensor, work: int) -> bool:
     """Whether the product is one that oneDNN does faster, in plain eager mode on the CPU."""
     return bool(
         input.dtype == weight.dtype == torch.float32
-        and input.numel() // input.size(-1) * weight.numel() >= work
+        and input.numel() * weight.size(0) >= work
+        and input.size(-1) == weight.size(1)
         and input.device.type == weight.device.type == "cpu"
         and onednn() is not None
         and not autocast_enabled("cpu")
@@ -59,12 +63,12 @@ class _Product(torch.autograd.Function):
         return product(rows, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         by_rows, by_weight, by_bias = ctx.needs_input_grad
+        twice = torch.is_grad_enabled()  # create_graph=True: only ATen's products have a derivative of their own
         return (
-            product(grad, weight.t()) if by_rows else None,
-            outer(grad, rows) if by_weight else None,
+            (grad @ weight if twice else product(grad, weight.t())) if by_rows else None,
+            (grad.t() @ rows if twice else outer(grad, rows)) if by_weight else None,
             grad.sum(0) if by_bias else None,
         )

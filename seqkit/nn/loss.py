@@ -39,9 +39,12 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: shapes that do not fit, or `label_smoothing` outside [0, 1).
+        RuntimeError: in the backward pass, with `create_graph=True`.
     """
     if features.dim() != 2 or weight.dim() != 2 or features.size(1) != weight.size(1):
         raise ValueError(f"features {tuple(features.shape)} and weight {tuple(weight.shape)} must be (N, F) and (V, F)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape ({weight.size(0)},), got {tuple(bias.shape)}")
     if targets.shape != features.shape[:1]:
         raise ValueError(f"targets must have shape ({features.size(0)},), got {tuple(targets.shape)}")
     if not 0 <= label_smoothing < 1:
@@ -78,8 +81,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         return sums.loss, sums.nll
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            # `once_differentiable` would drop the second derivative's share without a word.
+            raise RuntimeError(
+                "linear_cross_entropy has no second derivative (create_graph=True); "
+                "F.cross_entropy of the logits has one"
+            )
         saved = iter(ctx.saved_tensors)
         found = [
             (next(saved) * grad).to(dtype) if kept else None for kept, dtype in zip(ctx.kept, ctx.dtypes, strict=True)

@@ -111,6 +111,7 @@ def test_word_dropout_gives_the_unknown_word_a_gradient() -> None:
         (lambda: Pooling(3, ["median"]), "pooling"),  # type: ignore[list-item]
         (lambda: Embedding(3, 0), "size"),
         (lambda: Embedding(3, 2, init_std=0.0), "init_std"),
+        (lambda: Embedding(3, 2, scale=0.0), "scale"),
         (lambda: build(hidden_size=-1), "hidden_size"),
     ],
 )

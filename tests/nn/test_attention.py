@@ -115,9 +115,19 @@ def test_additive_scores_have_the_gradient_of_autograd(block: int, monkeypatch: 
     shapes = ((2, 5, 4), (2, 3, 4), (4,))
     given_ = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(additive.additive_scores, given_)
+    assert torch.autograd.gradgradcheck(additive.additive_scores, given_)
     query, keys, vector = given_
     expected = torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)) @ vector
     torch.testing.assert_close(additive.additive_scores(query, keys, vector), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_additive_scores_of_weights_that_learn_have_forward_derivatives() -> None:
+    torch.manual_seed(0)
+    query, keys, tangent = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(3))
+    vector = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    _, found = torch.func.jvp(lambda q: additive.additive_scores(q, keys, vector), (query,), (tangent,))
+    slopes = 1 - torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)).square()
+    torch.testing.assert_close(found, (slopes * tangent.unsqueeze(2)) @ vector, rtol=1e-12, atol=1e-12)
 
 
 def test_additive_scores_in_float32_are_as_good_as_autograds() -> None:

@@ -129,6 +129,7 @@ def test_senseless_arguments_are_named() -> None:
     for given_, word in (
         ((features[0], weight, bias, targets), "features"),
         ((features, weight[:, :2], bias, targets), "features"),
+        ((features, weight, bias[:1], targets), "bias"),
         ((features, weight, bias, targets[1:]), "targets"),
     ):
         with pytest.raises(ValueError, match=f"^{word}"):
@@ -136,6 +137,13 @@ def test_senseless_arguments_are_named() -> None:
     for value in (-0.1, 1.0):
         with pytest.raises(ValueError, match=r"^label_smoothing"):
             linear_cross_entropy(features, weight, bias, targets, label_smoothing=value)
+
+
+def test_a_second_derivative_is_refused_and_not_dropped() -> None:
+    features, weight, bias, targets = tensors(5, 3, 4)
+    loss, _ = linear_cross_entropy(features, weight, bias, targets)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(loss, features, create_graph=True)
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
@@ -170,3 +178,35 @@ def test_a_frozen_linear_gives_its_input_a_gradient(monkeypatch: pytest.MonkeyPa
     module(x).sum().backward()
     torch.testing.assert_close(x.grad, module.weight.sum(0).expand(5, 8))
     assert module.weight.grad is None
+
+
+def test_a_bias_learns_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seqkit.nn.linear, "MIN_TRAINING", 0)
+    module = Linear(256, 100)
+    module.weight.requires_grad_(False)
+    module(torch.randn(64, 256)).sum().backward()
+    torch.testing.assert_close(module.bias.grad, torch.full((100,), 64.0))
+
+
+def test_linear_has_torchs_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seqkit.nn.linear, "MIN_TRAINING", 0)
+    torch.manual_seed(0)
+    module = Linear(96, 80)
+    x = torch.randn(128, 96, requires_grad=True)
+
+    def penalised(result: Tensor) -> tuple[Tensor, ...]:
+        (slope,) = torch.autograd.grad(result.square().sum() + result.sum(), x, create_graph=True)
+        return torch.autograd.grad(result.sum() + slope.square().sum(), (x, *module.parameters()))
+
+    expected = penalised(F.linear(x, module.weight, module.bias))
+    for one, other in zip(penalised(module(x)), expected, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
+def test_linear_refuses_what_torchs_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(UserWarning, match="zero-element"):
+        empty = Linear(0, 5)
+    torch.testing.assert_close(empty(torch.randn(3, 0)), empty.bias.expand(3, 5))
+    monkeypatch.setattr(seqkit.nn.linear, "MIN_TRAINING", 0)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        Linear(256, 100)(torch.randn(64, 200))

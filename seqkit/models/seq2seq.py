@@ -1,0 +1,194 @@
+"""The encoder-decoder: from a sentence of the source to one of the target.
+
+A configuration builds it so (names are the constructors' arguments):
+
+    model:
+      source: {size: 256, dropout: 0.3}                                         # Embedding
+      target: {size: 256, dropout: 0.3}                                         # Embedding
+      encoder: {cell: lstm, hidden_size: 256, num_layers: 2, bidirectional: true}     # Recurrent
+      decoder: {cell: lstm, hidden_size: 256, attention: bahdanau, tie: target}       # Decoder (and Recurrent)
+      bridge: linear
+
+    encoder = Encoder(Embedding(len(source), **source), Recurrent(input_size=256, batch_first=True, **encoder))
+    decoder = Decoder(Embedding(len(target), **target), encoder.output_size, **decoder)
+    model = Seq2Seq(encoder, decoder, bridge)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqkit.models.bridge import Bridge, BridgeName
+from seqkit.models.decoder import Decoder, Memory
+from seqkit.models.encoder import Encoder, padding_mask
+from seqkit.nn import State
+from seqkit.nn.loss import CHUNK, linear_cross_entropy
+
+
+class Seq2Seq(nn.Module):
+    """Encoder, bridge, decoder.
+
+    Args:
+        encoder: of the source.
+        decoder: of the target, its `memory_size` the encoder's `output_size`.
+        bridge: kind of the bridge; see `Bridge`.
+
+    Raises:
+        ValueError: parts that do not fit; with `tie="all"`, embeddings of different vocabularies or sizes.
+
+    Example:
+        encoder = Encoder(Embedding(5000, 128), LSTM(128, 128, bidirectional=True, batch_first=True))
+        model = Seq2Seq(encoder, Decoder(Embedding(4000, 128), encoder.output_size, "gru", 256), "linear")
+        loss, nll = model.loss(source, source_lengths, targets_from_bos, targets_to_eos, target_lengths)
+        (loss / target_lengths.sum()).backward()
+
+        model.eval()
+        state, memory = model.encode(source, source_lengths)
+        logits, state, attention = model.step(bos, state, memory)  # bos (B, 1) -> logits (B, 1, V)
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, bridge: BridgeName = "linear") -> None:
+        super().__init__()
+        if decoder.memory_size != encoder.output_size:
+            raise ValueError(
+                f"decoder: its memory_size {decoder.memory_size} is not the encoder's output_size {encoder.output_size}"
+            )
+        if bridge == "zero" and decoder.attention is None and not decoder.feed_context:
+            raise ValueError("bridge 'zero' with neither attention nor feed_context: the decoder would see no source")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.bridge = Bridge(bridge, encoder.recurrent, decoder.state_names, decoder.state_sizes, decoder.num_layers)
+        if decoder.tie == "all":
+            source, target = encoder.embedding.table, decoder.embedding.table
+            if source.weight.shape != target.weight.shape:
+                raise ValueError(
+                    f"tie 'all' needs one vocabulary and size: the source's embedding is {tuple(source.weight.shape)}, "
+                    f"the target's {tuple(target.weight.shape)}"
+                )
+            source.weight = target.weight
+            if encoder.embedding is not decoder.embedding:
+                encoder.embedding.scale *= encoder.embedding.size**0.5
+
+    def _read(self, source: Tensor, lengths: Tensor) -> tuple[State, Memory]:
+        """The decoder's first state, each (L, B, size), and its memory."""
+        output, state = self.encoder(source, lengths)
+        top = state[0][-self.encoder.recurrent.num_directions :]
+        last = top.transpose(0, 1).flatten(1)  # (B, M)
+        memory = self.decoder.remember(output, last, padding_mask(lengths, source.size(1)))
+        return self.bridge(output, state, lengths), memory
+
+    def encode(self, source: Tensor, source_lengths: Tensor) -> tuple[Any, Memory]:
+        """The start of a decoding.
+
+        Args:
+            source: (B, S) int64, padded at the end.
+            source_lengths: (B,) int64, 0 allowed.
+
+        Returns:
+            state, a tree of tensors (B, 1, ...) that belong to a hypothesis; and memory, a tuple of tensors (B, ...)
+            that belong to a sentence.
+        """
+        state, memory = self._read(source, source_lengths)
+        return self.decoder.start(state), memory
+
+    def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
+        """One step of decoding with K hypotheses a sentence; evaluation only; see `Decoder.step`."""
+        return self.decoder.step(tokens, state, memory)
+
+    def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:
+        """source (B, S), target (B, T) from <bos> on, lengths (B,) -> features (B, T, F) for the output layer."""
+        state, memory = self._read(source, source_lengths)
+        features: Tensor = self.decoder(target, target_lengths, state, memory)[0]
+        return features
+
+    def loss(
+        self,
+        source: Tensor,
+        source_lengths: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        lengths: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy with teacher forcing, summed over all target tokens (there are `lengths.sum()`).
+
+        Args:
+            source: (B, S) int64; source_lengths: (B,).
+            inputs: (B, T) int64, <bos> and the tokens.
+            targets: (B, T) int64, the tokens and <eos>.
+            lengths: (B,) of both.
+            label_smoothing: see `linear_cross_entropy`.
+
+        Returns:
+            the sum to minimise, and the sum of negative log-likelihoods in nats without smoothing; float32 scalars.
+        """
+        if inputs.shape != targets.shape:
+            raise ValueError(f"targets must have the shape of inputs {tuple(inputs.shape)}, got {tuple(targets.shape)}")
+        features = self(source, source_lengths, inputs, lengths)
+        valid = ~padding_mask(lengths, inputs.size(1)).flatten()
+        rows = valid.nonzero().squeeze(1)
+        packed = features.flatten(0, 1).index_select(0, rows)
+        output = self.decoder.output
+        return linear_cross_entropy(
+            packed, output.weight, output.bias, targets.flatten().index_select(0, rows), label_smoothing=label_smoothing
+        )
+
+    def attend(self, source: Tensor, source_lengths: Tensor, inputs: Tensor, lengths: Tensor) -> Tensor | None:
+        """The attention's weights for a given target (forced alignment): (B, T, S), or None without attention.
+
+        Row t is what was read when the token after `inputs[:, t]` was predicted; zero past a target's length.
+        """
+        state, memory = self._read(source, source_lengths)
+        _, weights = self.decoder(inputs, lengths, state, memory)
+        if weights is None:
+            return None
+        return weights.masked_fill(padding_mask(lengths, inputs.size(1)).unsqueeze(2), 0.0)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def mix_inputs(
+        self,
+        source: Tensor,
+        source_lengths: Tensor,
+        inputs: Tensor,
+        lengths: Tensor,
+        rate: float,
+        *,
+        sample: bool = False,
+    ) -> Tensor:
+        """Scheduled sampling in two passes (Mihaylova & Martins 2019): inputs with some tokens the model's own.
+
+        A first pass with teacher forcing predicts every token; each position but the first is then replaced with
+        probability `rate` by what was predicted for it. The second pass is `loss` on the result.
+
+        Args:
+            source, source_lengths, inputs, lengths: as in `loss`.
+            rate: in [0, 1].
+            sample: draw the prediction from the model's distribution instead of taking the most probable token.
+
+        Returns:
+            (B, T) int64; without a change past each length.
+
+        Raises:
+            ValueError: `rate` outside [0, 1].
+        """
+        if not 0 <= rate <= 1:
+            raise ValueError(f"rate must be between 0 and 1, got {rate}")
+        padding = padding_mask(lengths, inputs.size(1))[:, 1:]
+        chosen = (torch.rand(padding.shape, device=inputs.device) < rate) & ~padding
+        rows, columns = chosen.nonzero(as_tuple=True)
+        features = self(source, source_lengths, inputs, lengths)[rows, columns]
+        mixed = inputs.clone()
+        own = [self._predict(part, sample) for part in features.split(CHUNK)]
+        mixed[rows, columns + 1] = torch.cat(own)
+        return mixed
+
+    def _predict(self, features: Tensor, sample: bool) -> Tensor:
+        """features (N, F) -> tokens (N,)."""
+        logits = self.decoder.output(features)
+        if sample:
+            return torch.multinomial(torch.softmax(logits.float(), 1), 1).squeeze(1)
+        return logits.argmax(1)  # type: ignore[no-any-return]
