@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +42,28 @@ def write_tsv(path: Path, rows: int, labels: tuple[str, ...], seed: int) -> None
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
+def write_pairs(folder: Path, part: str, rows: int, seed: int) -> None:
+    """Two parallel files: the translation of a word is the word backwards."""
+    generator = random.Random(seed)
+    folder.mkdir(exist_ok=True)
+    lines = [generator.choices(GOOD + BAD + PLAIN, k=generator.randint(1, 9)) for _ in range(rows)]
+    (folder / f"{part}.de").write_text("".join(" ".join(line) + ".\n" for line in lines), "utf-8")
+    backwards = [[word[::-1] for word in line] for line in lines]
+    (folder / f"{part}.en").write_text("".join(" ".join(line) + ".\n" for line in backwards), "utf-8")
+
+
+def write_slots(path: Path, rows: int, seed: int) -> None:
+    """Sentences in which a word of praise is a slot, and an intent that is that of the first word."""
+    generator = random.Random(seed)
+    lines = []
+    for number in range(rows):
+        tokens = [["Find", "Rate"][number % 2], *generator.choices(PLAIN, k=3), generator.choice(GOOD), "film."]
+        tags = ["B-praise" if token in GOOD else "O" for token in tokens]
+        lines.append(json.dumps({"tokens": tokens, "tags": tags, "intent": tokens[0]}) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(lines), "utf-8")
+
+
 @pytest.fixture(scope="session")
 def generated_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder laid out like the one that SEQKIT_DATA names, with generated content."""
@@ -46,8 +73,42 @@ def generated_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, labels in (("sst2", ("negative", "positive")), ("sst3", ("negative", "neutral", "positive"))):
         for seed, part in enumerate(("train", "dev", "test")):
             write_tsv(folder / name / f"{part}.tsv", 120, labels, seed)
+    for seed, part in enumerate(("train", "dev", "test")):
+        write_pairs(folder / "multi30k", part, 80, seed)
+        write_slots(folder / "snips" / f"{part}.jsonl", 80, seed)
     generator = random.Random(0)
     with gzip.open(folder / "glove.6b.100d.subset.txt.gz", "wt", encoding="utf-8") as file:
         for word in GOOD + BAD + PLAIN[:8]:
             file.write(word + " " + " ".join(f"{generator.gauss(0, 0.4):.4f}" for _ in range(100)) + "\n")
     return folder
+
+
+class _Stream(io.TextIOWrapper):
+    """Standard input or output in memory."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8", write_through=True)
+
+    def value(self) -> bytes:
+        return self.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def _run(folder: Path, *arguments: str, text: str | bytes = "") -> subprocess.CompletedProcess[bytes]:
+    """The command line in this process, which has paid for the import of torch already."""
+    from seqkit.cli import main
+
+    data = text.encode() if isinstance(text, str) else text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        streams = _Stream(data), _Stream(), _Stream()
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as left:
+            main(list(arguments))
+    return subprocess.CompletedProcess(arguments, int(left.value.code or 0), streams[1].value(), streams[2].value())
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """`cli(folder, *arguments, text="")`: what the command line does there; see `_run`."""
+    return _run

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from seqkit.cli import main
-
+Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 COMMAND = [sys.executable, "-m", "seqkit"]
 CONFIG = """
 task: sentiment
@@ -24,35 +23,12 @@ training: {epochs: 3, optimizer: {lr: 0.02}}
 """
 
 
-class _Stream(io.TextIOWrapper):
-    """Standard input or output in memory."""
-
-    def __init__(self, data: bytes = b"") -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8", write_through=True)
-
-    def value(self) -> bytes:
-        return self.buffer.getvalue()  # type: ignore[attr-defined]
-
-
-def run(folder: Path, *arguments: str, text: str | bytes = "") -> subprocess.CompletedProcess[bytes]:
-    """The command line in this process, which has paid for the import of torch already."""
-    data = text.encode() if isinstance(text, str) else text
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        streams = _Stream(data), _Stream(), _Stream()
-        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
-            patch.setattr(sys, name, stream)
-        with pytest.raises(SystemExit) as left:
-            main(list(arguments))
-    return subprocess.CompletedProcess(arguments, int(left.value.code or 0), streams[1].value(), streams[2].value())
-
-
 @pytest.fixture(scope="module")
-def home(generated_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(cli: Cli, generated_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a config and a finished run."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "c.yaml").write_text(CONFIG % ((generated_data,) * 3))
-    done = run(folder, "train", "c.yaml", "name=first")
+    done = cli(folder, "train", "c.yaml", "name=first")
     assert done.returncode == 0, done.stderr.decode()
     assert b"test: loss" in done.stdout
     assert b"run folder: runs/first" in done.stdout
@@ -60,22 +36,22 @@ def home(generated_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def test_predict_gives_a_line_for_each_line(home: Path) -> None:
-    done = run(home, "predict", "runs/first", text="superb warm film\r\n\n  \nawful dull\nno newline at the end")
+def test_predict_gives_a_line_for_each_line(cli: Cli, home: Path) -> None:
+    done = cli(home, "predict", "runs/first", text="superb warm film\r\n\n  \nawful dull\nno newline at the end")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode().split("\n")
     assert lines[1:3] == ["", ""]
     assert lines[5:] == [""]
     assert {lines[0], lines[3], lines[4]} <= {"positive", "negative"}
-    as_json = run(home, "predict", "runs/first", "--format", "jsonl", text="superb\n\n").stdout.decode().splitlines()
+    as_json = cli(home, "predict", "runs/first", "--format", "jsonl", text="superb\n\n").stdout.decode().splitlines()
     first = json.loads(as_json[0])
     assert sum(first["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert json.loads(as_json[1]) == {"label": None, "probabilities": {}}
 
 
-def test_predict_reads_files_boms_and_very_long_lines(home: Path) -> None:
+def test_predict_reads_files_boms_and_very_long_lines(cli: Cli, home: Path) -> None:
     (home / "in.txt").write_bytes(b"\xef\xbb\xbfsuperb\n" + b"warm film " * 100_000 + b"\n")
-    assert len(run(home, "predict", "runs/first", "in.txt").stdout.split()) == 2
+    assert len(cli(home, "predict", "runs/first", "in.txt").stdout.split()) == 2
 
 
 def test_predict_answers_before_its_input_ends(home: Path) -> None:
@@ -90,25 +66,25 @@ def test_predict_answers_before_its_input_ends(home: Path) -> None:
         process.stdin.close()
 
 
-def test_invalid_utf8_names_the_line_and_loses_nothing_before_it(home: Path) -> None:
-    done = run(home, "predict", "runs/first", text=b"superb\nwarm\n\xff\n")
+def test_invalid_utf8_names_the_line_and_loses_nothing_before_it(cli: Cli, home: Path) -> None:
+    done = cli(home, "predict", "runs/first", text=b"superb\nwarm\n\xff\n")
     assert done.returncode == 2
     assert b"standard input:3: not UTF-8" in done.stderr
     assert len(done.stdout.split()) == 2
 
 
-def test_evaluate(home: Path, generated_data: Path) -> None:
-    done = run(home, "evaluate", "runs/first", "--format", "json", "--data", str(generated_data / "sst2/test.tsv"))
+def test_evaluate(cli: Cli, home: Path, generated_data: Path) -> None:
+    done = cli(home, "evaluate", "runs/first", "--format", "json", "--data", str(generated_data / "sst2/test.tsv"))
     assert json.loads(done.stdout) == json.loads((home / "runs/first/scores.json").read_text())["test"]
-    assert b"precision" in run(home, "evaluate", "runs/first").stdout
+    assert b"precision" in cli(home, "evaluate", "runs/first").stdout
 
 
-def test_config_commands(home: Path) -> None:
-    assert run(home, "config", "check", "c.yaml").stdout == b"c.yaml: valid\n"
-    shown = run(home, "config", "show", "c.yaml", "training.epochs=7").stdout
+def test_config_commands(cli: Cli, home: Path) -> None:
+    assert cli(home, "config", "check", "c.yaml").stdout == b"c.yaml: valid\n"
+    shown = cli(home, "config", "show", "c.yaml", "training.epochs=7").stdout
     assert b"epochs: 7" in shown
     assert b"bidirectional: false" in shown
-    schema = json.loads(run(home, "config", "schema", "c.yaml").stdout)
+    schema = json.loads(cli(home, "config", "schema", "c.yaml").stdout)
     jsonschema = pytest.importorskip("jsonschema")
     import yaml
 
@@ -117,8 +93,8 @@ def test_config_commands(home: Path) -> None:
         jsonschema.validate({**yaml.safe_load((home / "c.yaml").read_text()), "hiden": 1}, schema)
 
 
-def test_several_seeds_print_mean_and_deviation(home: Path) -> None:
-    done = run(home, "train", "c.yaml", "name=many", "training.epochs=1", "--seeds", "2")
+def test_several_seeds_print_mean_and_deviation(cli: Cli, home: Path) -> None:
+    done = cli(home, "train", "c.yaml", "name=many", "training.epochs=1", "--seeds", "2")
     assert done.returncode == 0, done.stderr
     scores = [
         json.loads((home / f"runs/many-seed{seed}/scores.json").read_text())["test"]["accuracy"] for seed in (1, 2)
@@ -151,26 +127,26 @@ def test_several_seeds_print_mean_and_deviation(home: Path) -> None:
         (["trian"], "trian"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(home: Path, arguments: list[str], message: str) -> None:
-    done = run(home, *arguments)
+def test_mistakes_are_one_line_and_exit_code_2(cli: Cli, home: Path, arguments: list[str], message: str) -> None:
+    done = cli(home, *arguments)
     text = done.stderr.decode()
     assert done.returncode == 2, text
     assert message in text
     assert "Traceback" not in text
 
 
-def test_a_device_that_is_absent(home: Path) -> None:
+def test_a_device_that_is_absent(cli: Cli, home: Path) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    done = run(home, "train", "c.yaml", "device=cuda")
+    done = cli(home, "train", "c.yaml", "device=cuda")
     assert done.returncode == 2
     assert b"no CUDA device" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_save_and_say_how_to_resume(home: Path, number: signal.Signals, code: int) -> None:
+def test_signals_save_and_say_how_to_resume(cli: Cli, home: Path, number: signal.Signals, code: int) -> None:
     name = f"stopped{code}"
     arguments = ["train", "c.yaml", f"name={name}", "training.epochs=5000", "training.log_every=1"]
     with subprocess.Popen([*COMMAND, *arguments], cwd=home, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -189,7 +165,7 @@ def test_signals_save_and_say_how_to_resume(home: Path, number: signal.Signals, 
     path.write_text(
         path.read_text().replace("epochs: 5000", "epochs: null").replace("steps: null", f"steps: {steps + 3}")
     )
-    done = run(home, "resume", f"runs/{name}")
+    done = cli(home, "resume", f"runs/{name}")
     assert done.returncode == 0, done.stderr
     assert json.loads(log.read_text().splitlines()[-1])["step"] == steps + 3
 
@@ -206,14 +182,14 @@ def test_a_closed_pipe_is_no_error(home: Path) -> None:
         assert b"Traceback" not in process.stderr.read()
 
 
-def test_help_shows_examples(home: Path) -> None:
-    for command in ("train", "resume", "evaluate", "predict"):
-        done = run(home, command, "--help")
+def test_help_shows_examples(cli: Cli, home: Path) -> None:
+    for command in ("train", "resume", "evaluate", "predict", "average", "translate", "compare"):
+        done = cli(home, command, "--help")
         assert done.returncode == 0
         assert f"seqkit {command}".encode() in done.stdout
     import seqkit
 
-    assert run(home, "--version").stdout.decode().strip() == seqkit.__version__
+    assert cli(home, "--version").stdout.decode().strip() == seqkit.__version__
 
 
 def test_nothing_asks_the_network(home: Path) -> None:

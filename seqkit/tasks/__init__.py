@@ -3,7 +3,10 @@
 from seqkit.tasks.base import RunConfig, RunTask, resolve
 
 TASKS = {
+    "language_model": "seqkit.tasks.language_model:LanguageModelTask",
     "sentiment": "seqkit.tasks.sentiment:SentimentTask",
+    "slots": "seqkit.tasks.slots:SlotsTask",
+    "translation": "seqkit.tasks.translation:TranslationTask",
 }
 
 __all__ = ["TASKS", "RunConfig", "RunTask", "resolve"]

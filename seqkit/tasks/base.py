@@ -40,6 +40,8 @@ class RunTask(Task):
     """A task described by a configuration: it reads data, saves what prediction needs, predicts and is scored."""
 
     kind: ClassVar[str]
+    score_options: ClassVar[frozenset[str]] = frozenset()  # what `score` takes beside `data`
+    predict_options: ClassVar[frozenset[str]] = frozenset()  # what `adjust` takes
     config: Any  # of the class that `schema` returned; what the run folder keeps
 
     @classmethod
@@ -72,8 +74,10 @@ class RunTask(Task):
         """Lines about the data, printed before training."""
 
     @abstractmethod
-    def score(self, data: str | None = None) -> tuple[dict[str, float], list[str]]:
+    def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
         """Scores and a report on a file of the same columns, or on the configuration's test data (or else dev).
+
+        `options` are those that the task names in `score_options`.
 
         Raises:
             UserError: there is no such data.
@@ -83,9 +87,20 @@ class RunTask(Task):
     def predict(self, texts: Sequence[str]) -> Sequence[Any]:
         """One prediction for each text."""
 
+    def adjust(self, **options: Any) -> None:
+        """Settings of `predict` from now on: those that the task names in `predict_options`.
+
+        Raises:
+            UserError: one is out of range, or they contradict each other.
+        """
+
     @abstractmethod
-    def format(self, prediction: Any, form: str) -> str:
-        """A prediction as one line, in the form `text` or `jsonl`."""
+    def format(self, prediction: Any, form: str, **options: Any) -> str:
+        """A prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
+
+    def example(self, folder: Path) -> str:
+        """A command line that uses this run, shown at the end of training."""
+        return f"seqkit evaluate {folder}"
 
     def fingerprint(self) -> str:
         """A digest of the training data: a run is resumed on the data it was started with."""

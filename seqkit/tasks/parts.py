@@ -2,30 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from seqkit.config import Section, UserError, from_signature
+from seqkit.data.batching import BatchingConfig
+from seqkit.data.readers import detect
+from seqkit.data.sources import Source, SourceConfig
 from seqkit.models import Embedding, Encoder
-from seqkit.nn import Recurrent, resolve_cell
+from seqkit.nn import Cell, Recurrent, resolve_cell
 from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
+from seqkit.training import TrainingConfig
 
 # Arguments that the program supplies: the file may not set them.
-_SUPPLIED = ("input_size", "batch_first", "device", "dtype", "cell")
+SUPPLIED = ("input_size", "batch_first", "device", "dtype", "cell")
 
 
-class _EncoderBase(Section):
+def _as_source(value: object) -> object:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _shared_in_schema(schema: dict[str, Any]) -> None:
+    """Editors should know the keys that `Parts` spreads."""
+    properties = SourceConfig.model_json_schema()["properties"]
+    schema["properties"].update({key: properties[key] for key in Parts.shared})
+
+
+Where = Annotated[SourceConfig, BeforeValidator(_as_source, json_schema_input_type=str | SourceConfig)]
+
+
+class Parts(Section):
+    """Base of the `data:` sections with the parts train, dev and test."""
+
+    model_config = ConfigDict(json_schema_extra=_shared_in_schema)
+    shared: ClassVar[tuple[str, ...]] = ("format", "columns", "on_bad_line")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, value: Any) -> Any:
+        """The shared keys beside the parts hold for each of them that does not say otherwise."""
+        if not isinstance(value, Mapping):
+            return value
+        shared = {key: value[key] for key in cls.shared if key in value}
+        spread = {key: item for key, item in value.items() if key not in cls.shared}
+        for part in ("train", "dev", "test"):
+            source = _as_source(spread.get(part))
+            if isinstance(source, Mapping):
+                spread[part] = {**shared, **source}
+        return spread
+
+
+class SplitData(Parts, BatchingConfig):
+    """The same, with batches of sentences."""
+
+
+_Source = TypeVar("_Source", bound=SourceConfig)
+
+
+def beside(like: _Source, path: str) -> _Source:
+    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
+    if not path.strip():
+        raise UserError("--data: expected the path of a file, got an empty text")
+    try:
+        detect(Path(path))
+        form = "auto"
+    except UserError:
+        form = like.format
+    kept = like.model_dump(include={"columns", "on_bad_line"})
+    return type(like).model_validate({**kept, "path": path, "format": form})
+
+
+def column(source: Source, name: str) -> Iterator[str]:
+    """The texts of a column, without holding them all."""
+    for batch in source.dataset.iter(batch_size=1000):
+        yield from batch[name]
+
+
+def check_dev(training: TrainingConfig, dev: object) -> None:
+    """Refuse settings that choose by scores on dev where there is no dev data.
+
+    Raises:
+        ValueError: it names the first such setting.
+    """
+    needs = {
+        "early_stopping": training.early_stopping is not None,
+        "schedule: plateau": training.schedule.name == "plateau",
+        "keep_best above 1": training.keep_best > 1,
+    }
+    for what, asked in needs.items():
+        if asked and dev is None:
+            raise ValueError(f"training.{what} needs data.dev")
+
+
+class EncoderBase(Section):
     """Base of every encoder section: checked by building the module without memory."""
 
     cell: str = "lstm"
     """A cell of seqkit.nn (lstm, gru, rnn, ...) or `mypackage.module:MyCell`."""
 
     @model_validator(mode="after")
-    def _buildable(self) -> _EncoderBase:
+    def _buildable(self) -> EncoderBase:
         make_recurrent(self, 1, device="meta")  # however large, no memory
         return self
 
@@ -66,15 +147,20 @@ def encoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
     Raises:
         UserError: there is no such cell.
     """
+    kind = chosen_cell(tree, *path)
+    return from_signature(f"{kind.__name__}EncoderConfig", Recurrent, kind, skip=SUPPLIED, base=EncoderBase)
+
+
+def chosen_cell(tree: Mapping[str, Any], *path: str) -> Callable[..., Cell]:
+    """The cell that a section names, an LSTM where it names none; arguments as for `encoder_config`."""
     node: Any = tree
     for key in path:
         node = node.get(key, {}) if isinstance(node, Mapping) else {}
     cell = node.get("cell", "lstm") if isinstance(node, Mapping) else "lstm"
     try:
-        kind = resolve_cell(cell)
+        return resolve_cell(cell)
     except (ValueError, TypeError) as error:
         raise UserError(f"{'.'.join(path)}.cell: {error}") from None
-    return from_signature(f"{kind.__name__}EncoderConfig", Recurrent, kind, skip=_SUPPLIED, base=_EncoderBase)
 
 
 def make_recurrent(config: Section, input_size: int, **place: Any) -> Recurrent:
@@ -87,13 +173,38 @@ def _arguments(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.model_dump().items() if not name.startswith("vectors")}
 
 
-def make_tokenizer(text: TextConfig, embedding: Any, texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer trained on the texts, and on the words of the vectors' file where the embedding section says so."""
+def make_tokenizer(text: TextConfig, embedding: Any, texts: Iterable[str], *, whole: bool = False) -> Tokenizer:
+    """A tokenizer trained on the texts, and on the words of the vectors' file where the embedding section says so; for
+    `whole` see `Tokenizer.train`."""
     if embedding.vectors_vocabulary:
         # As often as min_frequency asks, so that each gets its entry.
         words = (word for word in vector_words(embedding.vectors) for _ in range(text.min_frequency))
         texts = chain(texts, words)
-    return Tokenizer.train(texts, text)
+    return Tokenizer.train(texts, text, whole=whole)
+
+
+def make_embedding(section: Any, tokenizer: Tokenizer) -> Embedding:
+    """The embedding table that an `EmbeddingConfig` describes, for a vocabulary; without its pretrained vectors."""
+    arguments = _arguments(section)
+    return Embedding(len(tokenizer), padding_idx=tokenizer.pad_id, unk_idx=tokenizer.unk_id, **arguments)
+
+
+def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> list[str]:
+    """Put the pretrained vectors that an `EmbeddingConfig` names, if any, into its table.
+
+    Returns:
+        lines that report the coverage.
+
+    Raises:
+        UserError: the vectors' file is bad or of another width than `size`.
+    """
+    if not section.vectors:
+        return []
+    vectors = load_vectors(section.vectors, tokenizer.vocabulary, size=section.size, norm=section.vectors_norm)
+    with torch.no_grad():
+        embedding.table.weight.copy_(vectors.matrix)
+    found = f"{vectors.found} of {len(tokenizer)} words found in {section.vectors}"
+    return [f"vectors: {found} ({vectors.coverage:.1%})"]
 
 
 def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load: bool) -> tuple[Encoder, list[str]]:
@@ -109,19 +220,8 @@ def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load
         the encoder, and lines that report the coverage of the vectors.
 
     Raises:
-        UserError: the vectors' file is bad or of another width than `size`.
+        UserError: see `fill_vectors`.
     """
-    arguments, lines, matrix = _arguments(embedding), [], None
-    if embedding.vectors and load:
-        vectors = load_vectors(
-            embedding.vectors, tokenizer.vocabulary, size=embedding.size, norm=embedding.vectors_norm
-        )
-        matrix = vectors.matrix
-        lines.append(
-            f"vectors: {vectors.found} of {len(tokenizer)} words found in {embedding.vectors} ({vectors.coverage:.1%})"
-        )
-    table = Embedding(len(tokenizer), padding_idx=tokenizer.pad_id, unk_idx=tokenizer.unk_id, **arguments)
-    if matrix is not None:
-        with torch.no_grad():
-            table.table.weight.copy_(matrix)
+    table = make_embedding(embedding, tokenizer)
+    lines = fill_vectors(table, embedding, tokenizer) if load else []
     return Encoder(table, make_recurrent(encoder, table.size)), lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from torch.nn import functional as F
 
 from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
-from seqkit.data.readers import detect
-from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.data.sources import Source, open_source
 from seqkit.files import write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.parts import make_encoder, make_tokenizer
+from seqkit.tasks.parts import beside, column, make_encoder, make_tokenizer
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
 from seqkit.text import Tokenizer
@@ -122,7 +121,7 @@ class SentimentTask(RunTask):
         if config.init is not None and "text" not in config.model_fields_set:
             # The pretrained vectors of words go with their numbers: without a `text:` section both are kept.
             return Tokenizer.load(RunFolder.open(config.init.run).path / "tokenizer.json")
-        return make_tokenizer(config.text, config.model.embedding, _column(train, "text"))
+        return make_tokenizer(config.text, config.model.embedding, column(train, "text"))
 
     @classmethod
     def restore(cls, config: SentimentConfig, folder: Path) -> SentimentTask:
@@ -270,11 +269,11 @@ class SentimentTask(RunTask):
         return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
 
     @torch.no_grad()
-    def score(self, data: str | None = None) -> tuple[dict[str, float], list[str]]:
+    def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
         given = self.config.data
         if data is not None:
             like = given.test or given.train
-            source = _beside(like, data)
+            source = beside(like, data)
         elif given.test or given.dev:
             source = given.test or given.dev
         else:
@@ -305,40 +304,25 @@ class SentimentTask(RunTask):
             found[number] = Prediction(self.classes[best], dict(zip(self.classes, row, strict=True)))
         return found
 
-    def format(self, prediction: Prediction, form: str) -> str:
+    def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if form == "text":
             return prediction.label or ""
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
         return json.dumps({"label": prediction.label, "probabilities": probabilities}, ensure_ascii=False)
+
+    def example(self, folder: Path) -> str:
+        return f'echo "not bad at all" | seqkit predict {folder}'
 
     def fingerprint(self) -> str:
         train = self.splits["train"]
         return hashlib.sha256(train.ids.digest().encode() + train.labels.tobytes()).hexdigest()
 
     def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
-        tokenizer, classes = self._read(folder)
-        return {
-            "encoder.embedding.table.weight": (self.tokenizer.vocabulary, tokenizer.vocabulary),
-            "output.weight": (self.classes, classes),
-            "output.bias": (self.classes, classes),
+        there = Tokenizer.load(folder / "tokenizer.json")
+        found: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+            "encoder.embedding.table.weight": (self.tokenizer.vocabulary, there.vocabulary)
         }
-
-
-def _beside(like: SourceConfig, path: str) -> SourceConfig:
-    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
-    if not path.strip():
-        raise UserError("--data: expected the path of a file, got an empty text")
-    try:
-        detect(Path(path))
-        form = "auto"
-    except UserError:
-        form = like.format
-    return SourceConfig.model_validate(
-        {**like.model_dump(include={"columns", "on_bad_line"}), "path": path, "format": form}
-    )
-
-
-def _column(source: Source, name: str) -> Iterator[str]:
-    """The texts of a column, without holding them all."""
-    for batch in source.dataset.iter(batch_size=1000):
-        yield from batch[name]
+        if (folder / "classes.json").exists():  # else a run of another task
+            names = self.classes, self._read(folder)[1]
+            found |= {"output.weight": names, "output.bias": names}
+        return found

@@ -6,38 +6,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from seqkit.config import Section, from_signature
-from seqkit.data.batching import BatchingConfig
-from seqkit.data.sources import SourceConfig
 from seqkit.models import Embedding, Encoder, SequenceClassifier
 from seqkit.tasks.base import RunConfig
-from seqkit.tasks.parts import EmbeddingConfig, encoder_config, make_recurrent
+from seqkit.tasks.parts import EmbeddingConfig, SplitData, Where, check_dev, encoder_config, make_recurrent
 from seqkit.text import TextConfig
 from seqkit.training import TrainingConfig
 
-_SPLITS = ("train", "dev", "test")
-_SHARED = ("format", "columns", "on_bad_line")
 
-
-def _shared_in_schema(schema: dict[str, Any]) -> None:
-    """Editors should know the keys that `_spread` takes away."""
-    properties = SourceConfig.model_json_schema()["properties"]
-    schema["properties"].update({key: properties[key] for key in _SHARED})
-
-
-def _as_source(value: object) -> object:
-    return {"path": value} if isinstance(value, str) else value
-
-
-Where = Annotated[SourceConfig, BeforeValidator(_as_source, json_schema_input_type=str | SourceConfig)]
-
-
-class SentimentData(BatchingConfig):
+class SentimentData(SplitData):
     """`data:` where the examples are, and how they are batched."""
-
-    model_config = ConfigDict(json_schema_extra=_shared_in_schema)
 
     train: Where
     """A file, `builtin:reviews`, or a mapping with a path and settings of its own."""
@@ -45,20 +25,6 @@ class SentimentData(BatchingConfig):
     """Chooses the best checkpoint; without it the last one is kept."""
     test: Where | None = None
     """Scored once, at the end."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spread(cls, value: Any) -> Any:
-        """format, columns and on_bad_line beside the splits hold for each of them that does not say otherwise."""
-        if not isinstance(value, Mapping):
-            return value
-        shared = {key: value[key] for key in _SHARED if key in value}
-        spread = {key: item for key, item in value.items() if key not in _SHARED}
-        for split in _SPLITS:
-            source = _as_source(spread.get(split))
-            if isinstance(source, Mapping):
-                spread[split] = {**shared, **source}
-        return spread
 
 
 class SentimentTraining(TrainingConfig):
@@ -120,15 +86,7 @@ class SentimentConfig(RunConfig):
 
     @model_validator(mode="after")
     def _sensible(self) -> SentimentConfig:
-        training = self.training
-        needs = {
-            "early_stopping": training.early_stopping is not None,
-            "schedule: plateau": training.schedule.name == "plateau",
-            "keep_best above 1": training.keep_best > 1,
-        }
-        for what, asked in needs.items():
-            if asked and self.data.dev is None:
-                raise ValueError(f"training.{what} needs data.dev")
+        check_dev(self.training, self.data.dev)
         if self.init is not None and "text" not in self.model_fields_set and self.model.embedding.vectors_vocabulary:  # type: ignore[attr-defined]
             raise ValueError("model.embedding.vectors_vocabulary makes a new vocabulary: give a text section too")
         return self

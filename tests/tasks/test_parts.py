@@ -9,15 +9,33 @@ from typing import Any
 import pytest
 
 from seqkit.config import Section, UserError
-from seqkit.models import Embedding, SequenceClassifier
+from seqkit.decoding import Search
+from seqkit.models import (
+    CharacterEncoder,
+    Decoder,
+    Embedding,
+    LanguageModel,
+    Seq2Seq,
+    SequenceClassifier,
+    Tagger,
+    WindowEncoder,
+)
 from seqkit.nn import CELLS, Recurrent
+from seqkit.tasks.language_model_config import language_model_schema
 from seqkit.tasks.parts import EmbeddingConfig, encoder_config, make_recurrent
 from seqkit.tasks.sentiment_config import sentiment_schema
+from seqkit.tasks.slots_config import slots_schema
+from seqkit.tasks.translation_config import DecodingConfig, translation_schema
 
 SUPPLIED = {
     Embedding: {"num_embeddings", "padding_idx", "unk_idx"},
     Recurrent: {"cell", "input_size", "batch_first", "device", "dtype", "cell_options"},
     SequenceClassifier: {"encoder", "num_classes"},
+    Decoder: {"embedding", "memory_size", "cell", "options"},
+    Seq2Seq: {"encoder", "decoder"},
+    Tagger: {"encoder", "num_tags", "num_intents", "characters", "allowed", "allowed_start"},
+    CharacterEncoder: {"encoder"},
+    WindowEncoder: {"embedding", "extra_size"},
 }
 
 
@@ -48,6 +66,45 @@ def test_model_section() -> None:
     model = sentiment_schema({}).model_fields["model"].annotation
     assert model is not None
     check_section(model, SequenceClassifier, SUPPLIED[SequenceClassifier])
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_translation_sections(cell: str) -> None:
+    model = translation_schema({"model": {"decoder": {"cell": cell}}}).model_fields["model"].annotation
+    assert model is not None
+    check_section(model, Seq2Seq, SUPPLIED[Seq2Seq])
+    section = model.model_fields["decoder"].annotation
+    assert section is not None
+    check_section(section, Decoder, SUPPLIED[Decoder])
+    own = {"input_size", "batch_first", "bidirectional", "learn_initial_state", "hidden_size"}  # the decoder's business
+    check_section(section, Recurrent, SUPPLIED[Recurrent] | own)
+    check_section(section, CELLS[cell], {"input_size", "hidden_size", "device", "dtype"})
+    check_section(DecodingConfig, Search, set())
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_language_model_sections(cell: str) -> None:
+    model = language_model_schema({"model": {"encoder": {"cell": cell}}}).model_fields["model"].annotation
+    assert model is not None
+    check_section(model, LanguageModel, {"encoder"})
+    section = model.model_fields["encoder"].annotation
+    assert section is not None
+    check_section(section, Recurrent, SUPPLIED[Recurrent] | {"bidirectional"})
+    check_section(section, CELLS[cell], {"input_size", "hidden_size", "device", "dtype"})
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_slots_sections(cell: str) -> None:
+    def section(of: Any, name: str) -> Any:
+        return of.model_fields[name].annotation
+
+    model = section(slots_schema({"model": {"characters": {"encoder": {"cell": cell}}}}), "model")
+    check_section(model, Tagger, SUPPLIED[Tagger])
+    letters = next(kind for kind in section(model, "characters").__args__ if kind is not type(None))
+    check_section(letters, CharacterEncoder, SUPPLIED[CharacterEncoder])
+    check_section(section(letters, "encoder"), CELLS[cell], {"input_size", "hidden_size", "device", "dtype"})
+    windowed = section(slots_schema({"model": {"encoder": {"window": 1}}}), "model")
+    check_section(section(windowed, "encoder"), WindowEncoder, SUPPLIED[WindowEncoder])
 
 
 def test_what_the_section_says_reaches_the_module() -> None:

@@ -1,0 +1,82 @@
+"""The application object, and what its commands share: arguments, reading lines, showing scores."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import IO, Annotated, Literal
+
+import typer
+
+from seqkit import __version__
+from seqkit.config import UserError
+
+app = typer.Typer(
+    help="Recurrent sequence models: train, resume, evaluate and use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[Path, typer.Argument(help="A YAML file, such as configs/sentiment/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as name=first training.epochs=3.")
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
+InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@contextmanager
+def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
+    """The lines of a file or of standard input, in groups; from then on standard output is UTF-8, too.
+
+    Raises:
+        UserError: the file cannot be read; while reading, text that is not UTF-8.
+    """
+    try:
+        opened = file.open("rb") if file else nullcontext(sys.stdin.buffer)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    with opened as source:
+        yield _groups(source, str(file or "standard input"))
+
+
+def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[str]]:
+    """Lines in growing groups, so that the first answer comes soon and a long file goes fast.
+
+    A person at a terminal gets each answer before the next question. Otherwise the groups depend on nothing but the
+    number of lines: not on how fast they come, so that equal input gives equal output.
+    """
+    largest = 1 if source.isatty() else largest
+    size, lines = 1, []
+    for number, raw in enumerate(source, 1):
+        try:
+            lines.append(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            yield lines
+            raise UserError(f"{name}:{number}: not UTF-8 text (byte {error.start} of the line)") from None
+        if len(lines) >= size:
+            yield lines
+            size, lines = min(size * 2, largest), []
+    if lines:
+        yield lines
+
+
+def show_scores(title: str, scores: dict[str, float]) -> None:
+    """One line of named numbers; nothing where there is none."""
+    if scores:
+        print(f"{title}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))

@@ -1,0 +1,55 @@
+"""`main`: runs a command and turns what went wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+
+from seqkit.cli import runs, translation
+from seqkit.cli.app import app
+from seqkit.config import UserError
+
+# Commands register themselves when their module is imported; this is the order of the help page.
+COMMANDS = (runs, translation)
+
+# Click's base class of usage errors: newer versions of typer carry a click of their own, older ones import it.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; exits with 0, 1 (failed), 2 (your mistake), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    try:
+        code = call()
+    except UserError as error:
+        print(f"seqkit: {error}", file=sys.stderr)
+        return 2
+    except _UsageError as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("seqkit: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk, a folder that may not be read
+        print(f"seqkit: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if "alloc" in str(error) and isinstance(error, (MemoryError, RuntimeError)):
+            print(f"seqkit: not enough memory: {str(error).splitlines()[0]}", file=sys.stderr)
+            return 1
+        stopped = getattr(error, "exit_code", None)
+        if stopped is None:
+            raise
+        print(f"seqkit: {error}", file=sys.stderr)
+        return int(stopped)
+    return int(code or 0)

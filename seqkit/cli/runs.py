@@ -1,0 +1,170 @@
+"""Commands for every kind of run: train, resume, evaluate, predict, average, and a look at configurations."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, app, line_groups, show_scores
+from seqkit.config import dump
+
+configs = typer.Typer(help="Look at a configuration without running it.", no_args_is_help=True)
+app.add_typer(configs, name="config")
+
+
+@app.command(epilog="Example: seqkit train configs/sentiment/quickstart.yaml name=first training.epochs=3")
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train so many times, with seeds from `seed` on; print mean and deviation."),
+    ] = None,
+) -> None:
+    """Train what a YAML file describes, and score it."""
+    from seqkit import run
+
+    if seeds is None:
+        finished = run.train(config, *(overrides or []), overwrite=overwrite)
+        show_scores("dev", finished.dev)
+        show_scores("test", finished.test)
+        print(f"run folder: {finished.folder}")
+        print(f"try it: {finished.example}")
+        return
+    runs = []
+    for own in run.seed_configs(config, overrides or [], seeds, overwrite=overwrite):
+        runs.append(run.train(config, *own, overwrite=overwrite))
+        show_scores(f"{own[-2]} test" if runs[-1].test else f"{own[-2]} dev", runs[-1].test or runs[-1].dev)
+    for part in ("dev", "test"):
+        table = [getattr(one, part) for one in runs]
+        for name in table[0]:
+            values = [scores[name] for scores in table]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            print(f"{part} {name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, {seeds} seeds")
+
+
+@app.command(epilog="Example: seqkit resume runs/first")
+def resume(run_path: RunPath) -> None:
+    """Go on with a run that was stopped, from its last checkpoint."""
+    from seqkit import run
+
+    finished = run.resume(run_path)
+    show_scores("dev", finished.dev)
+    show_scores("test", finished.test)
+    print(f"run folder: {finished.folder}")
+
+
+@app.command(epilog="Example: seqkit evaluate runs/first --data reviews.tsv")
+def evaluate(
+    run_path: RunPath,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as decoding.beam_size=10.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A file with the columns of the training data; the run's test data without it.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Of translation: the text file of references, --data being that of the sources.")
+    ] = None,
+    ter: Annotated[bool, typer.Option("--ter", help="Of translation: TER, too, which is slow.")] = False,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the scores.")] = "text",
+    device: Device = "auto",
+) -> None:
+    """Score a run on its test data, or on a file."""
+    from seqkit import run
+
+    given = {"reference": reference, "ter": ter or None}
+    options = {name: value for name, value in given.items() if value is not None}
+    scores, lines = run.evaluate(run_path, data, device, overrides or [], **options)
+    if form == "json":
+        print(json.dumps(scores))
+        return
+    for line in lines:
+        print(line)
+    show_scores("scores", scores)
+
+
+@app.command(epilog='Example: echo "not bad at all" | seqkit predict runs/first --format jsonl')
+def predict(
+    run_path: RunPath,
+    file: InputFile = None,
+    form: Annotated[
+        Literal["text", "jsonl"], typer.Option("--format", help="The answer alone, or JSON with probabilities.")
+    ] = "text",
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Of language models: continue each line; from nothing where it is blank.")
+    ] = False,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is bolder, above 1 wilder.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens after the prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")] = None,
+    device: Device = "auto",
+) -> None:
+    """One line out for each line in, blank lines included; language models score each line, or continue it."""
+    from seqkit import run
+
+    given = {
+        "sample": sample or None,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    with line_groups(file) as groups:
+        task = run.load_predictor(run_path, device, **options)
+        for lines in groups:
+            for prediction in task.predict(lines):
+                sys.stdout.write(task.format(prediction, form) + "\n")
+            sys.stdout.flush()
+
+
+@app.command(epilog="Example: seqkit average runs/first --best 5 --to first-averaged")
+def average(
+    run_path: RunPath,
+    best: Annotated[
+        int | None, typer.Option(min=2, help="How many of the best checkpoints; without it all that were kept.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Name of the new run; NAME-average without it.")] = None,
+    device: Device = "auto",
+) -> None:
+    """A new run beside RUN whose weights are the mean of its best checkpoints'; both are scored on dev."""
+    from seqkit import run
+
+    made = run.average(run_path, best, to, device)
+    show_scores(f"dev, {run_path}", made.before)
+    show_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
+    print(f"run folder: {made.folder}")
+
+
+@configs.command(epilog="Example: seqkit config check my.yaml training.epochs=3")
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Say whether a configuration is valid; every mistake with its line."""
+    from seqkit import run
+
+    run.read_config(config, overrides or [])
+    print(f"{config}: valid")
+
+
+@configs.command(epilog="Example: seqkit config show my.yaml")
+def show(config: Config, overrides: Overrides = None) -> None:
+    """Print the whole configuration, inherited values and defaults filled in."""
+    from seqkit import run
+
+    print(dump(run.read_config(config, overrides or [])[0]), end="")
+
+
+@configs.command(epilog="Example: seqkit config schema configs/sentiment/quickstart.yaml > schema.json")
+def schema(config: Config) -> None:
+    """Print the JSON Schema of this kind of configuration, for editors."""
+    from seqkit import run
+
+    checked, _ = run.read_config(config)
+    print(json.dumps(type(checked).model_json_schema(), indent=2))

@@ -1,0 +1,345 @@
+"""Translation: from a sentence of one language to one of another."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seqkit.config import UserError, from_mapping
+from seqkit.data.batching import Batches, BatchingConfig, Ragged, plan_batches
+from seqkit.data.pairs import PairConfig, open_pairs
+from seqkit.data.sources import Source
+from seqkit.decoding import Search
+from seqkit.models import Seq2Seq
+from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.parts import beside, column, make_tokenizer
+from seqkit.tasks.translation_config import TranslationConfig, make_model, translation_schema
+from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
+from seqkit.tasks.translation_decoding import Translator
+from seqkit.tasks.translation_output import Translation, format_translation, plot_attention
+from seqkit.tasks.translation_scores import CorpusScores, compare_outputs
+from seqkit.text import Tokenizer
+from seqkit.training import Loss, RunFolder
+
+_SIDES = ("source", "target")
+
+
+class TranslationTask(RunTask):
+    """See `RunTask`.
+
+    Args:
+        config: the whole configuration.
+        source, target: tokenizers of the two sides.
+        load_vectors: read the pretrained vectors that the configuration names.
+    """
+
+    kind = "translation"
+    score_options = frozenset({"reference", "ter"})
+    model: Seq2Seq
+
+    def __init__(self, config: TranslationConfig, source: Tokenizer, target: Tokenizer, *, load_vectors: bool) -> None:
+        self.config, self.source, self.target = config, source, target
+        try:
+            self.model, self._lines = make_model(config.model, source, target, load=load_vectors)
+        except ValueError as error:  # two vocabularies taken over from a run, where the model wants one
+            raise UserError(f"model: {error}") from None
+        self.splits: dict[str, Pairs] = {}
+        self._samples: list[dict[str, str]] = []
+        decodes = config.training.dev_limit != 0
+        self.scores = ("loss", "perplexity", *(("bleu", "chrf") if decodes else ()))
+        decoding: Any = config.decoding
+        self.translator = self._translator(Search(**decoding.model_dump()))
+
+    @classmethod
+    def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
+        return translation_schema(tree)
+
+    @classmethod
+    def create(cls, config: TranslationConfig, folder: Path | None = None, *, fresh: bool = True) -> TranslationTask:
+        parts = [part for part in ("train", "dev", "test") if getattr(config.data, part) is not None]
+        origins = {part: open_pairs(getattr(config.data, part), part) for part in parts}
+        source, target = cls._read(folder) if folder else cls._vocabularies(config, origins["train"])
+        text = config.text.model_copy(update={"source": source.config, "target": target.config})
+        if folder is None:  # those of the earlier run, after init
+            text = text.model_copy(update={"joint": source.fingerprint == target.fingerprint})
+        task = cls(config.model_copy(update={"text": text}), source, target, load_vectors=fresh)
+        for part, origin in origins.items():
+            task.splits[part] = tokenise(origin, source, target, config.data if part == "train" else None)
+        return task
+
+    @classmethod
+    def _vocabularies(cls, config: TranslationConfig, train: Source) -> tuple[Tokenizer, Tokenizer]:
+        if config.init is not None and "text" not in config.model_fields_set:
+            # The vectors of tokens go with their numbers: without a `text:` section both are kept.
+            return cls._read(RunFolder.open(config.init.run).path)
+        text, model = config.text, config.model
+        if text.joint:
+            both = chain(column(train, "source"), column(train, "target"))
+            one = make_tokenizer(text.source, model.source, both)
+            return one, one
+        source, target = (
+            make_tokenizer(getattr(text, side), getattr(model, side), column(train, side)) for side in _SIDES
+        )
+        return source, target
+
+    @classmethod
+    def restore(cls, config: TranslationConfig, folder: Path) -> TranslationTask:
+        return cls(config, *cls._read(folder), load_vectors=False)
+
+    @staticmethod
+    def _read(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+        source, target = (Tokenizer.load(folder / f"tokenizer.{side}.json") for side in _SIDES)
+        return source, target
+
+    def save(self, folder: Path) -> None:
+        self.source.save(folder / "tokenizer.source.json")
+        self.target.save(folder / "tokenizer.target.json")
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def batches(self, epoch: int, start: int = 0) -> Iterable[PairBatch]:
+        pairs = self.splits["train"]
+        plan = plan_batches(
+            pairs.target_lengths, self.config.data, seed=self.config.seed, epoch=epoch, then=pairs.source_lengths
+        )
+        rate = self._own_inputs(epoch)
+        return Batches(plan, lambda rows: collate(pairs, rows, self.target, self.device, rate), start)
+
+    def _own_inputs(self, epoch: int) -> float:
+        """The rate of scheduled sampling in an epoch, counted from 0."""
+        training = self.config.training
+        warmup = training.scheduled_sampling_warmup
+        return float(training.scheduled_sampling * (min(1.0, epoch / warmup) if warmup else 1.0))
+
+    def loss(self, batch: PairBatch, carry: Any) -> tuple[dict[str, Loss], None]:
+        inputs, model = batch.inputs, self.model
+        if batch.own_inputs:
+            inputs = model.mix_inputs(batch.source, batch.source_lengths, inputs, batch.lengths, batch.own_inputs)
+        total, _ = model.loss(
+            batch.source,
+            batch.source_lengths,
+            inputs,
+            batch.targets,
+            batch.lengths,
+            label_smoothing=self.config.training.label_smoothing,
+        )
+        return {"loss": Loss(total, float(batch.tokens))}, None
+
+    def weights(self, batch: PairBatch) -> dict[str, float]:
+        return {"loss": float(batch.tokens)}
+
+    def tokens(self, batch: PairBatch) -> int:
+        return batch.tokens
+
+    def describe(self, batch: PairBatch) -> list[str]:
+        origin = self.splits["train"].origin
+        rows = [(origin.place(int(row)), origin.dataset[int(row)]) for row in batch.rows]
+        return [f"{place}: {row['source']} ||| {row['target']}" for place, row in rows]
+
+    def evaluate(self) -> dict[str, float]:
+        if "dev" not in self.splits:
+            return {}
+        dev, training = self.splits["dev"], self.config.training
+        scores = self._likelihood(dev)
+        self._samples = []
+        limit = training.dev_limit if training.dev_limit is not None else len(dev)
+        if limit:
+            plain = {"n_best": 1, "sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            settings = {**self.config.decoding.model_dump(), **plain, "beam_size": training.dev_beam_size}
+            dev = replace(dev, kept=dev.kept[:limit])
+            outputs = self._outputs(dev, self._translator(Search(**settings)))
+            references = dev.texts("target")
+            scores.update(self._corpus_scores()(outputs, references))
+            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
+            sources = dev.texts("source")
+            self._samples = [
+                {"source": sources[row], "reference": references[row], "output": outputs[row]} for row in chosen
+            ]
+        return scores
+
+    def samples(self) -> list[dict[str, str]]:
+        return self._samples
+
+    def _likelihood(self, pairs: Pairs) -> dict[str, float]:
+        """Mean negative log-likelihood of a target token, <eos> among them, and its exponential."""
+        total, count = 0.0, 0
+        config = BatchingConfig(batch_size=4096, batch_by="tokens")
+        for rows in plan_batches(np.maximum(pairs.target_lengths, pairs.source_lengths), config):
+            batch = collate(pairs, rows, self.target, self.device)
+            _, loss = self.model.loss(batch.source, batch.source_lengths, batch.inputs, batch.targets, batch.lengths)
+            total, count = total + float(loss), count + batch.tokens
+        return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0))}
+
+    def _translator(self, search: Search) -> Translator:
+        return Translator([(self.model, self.source)], self.target, search, seed=self.config.seed)
+
+    def _outputs(self, pairs: Pairs, translator: Translator) -> list[str]:
+        ids = Ragged.from_lists([pairs.source[row].tolist() for row in pairs.kept])
+        return [translator.best(hypotheses) for hypotheses in translator.decode([ids])]
+
+    def _corpus_scores(self, *, ter: bool = False) -> CorpusScores:
+        return CorpusScores(lowercase=self.lowercase, tokenize=self.config.scoring.tokenize, ter=ter)
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether scores compare without case."""
+        chosen = self.config.scoring.lowercase
+        return self.target.config.lowercase if chosen is None else chosen
+
+    # --- using --------------------------------------------------------------------------------------------------
+
+    def report(self) -> list[str]:
+        lines = [
+            line for part, pairs in self.splits.items() for line in describe(part, pairs, self.source, self.target)
+        ]
+        kinds = f"{len(self.source):,} source entries ({self.source.config.tokenizer})"
+        lines.append(
+            f"vocabulary: {len(self.source):,} entries ({self.source.config.tokenizer}), joint"
+            if self.config.text.joint
+            else f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
+        )
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+
+    @torch.no_grad()
+    def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
+        """See `RunTask`.
+
+        Args:
+            data: a file with both columns, or with `reference` the text file of the sources.
+            options: `reference`, the text file of the targets; `ter`, whether TER is wanted.
+        """
+        pairs = self._open(*self.where(data, options.get("reference")))
+        self.model.eval()
+        scores = self._likelihood(pairs)
+        outputs, references = self._outputs(pairs, self.translator), pairs.texts("target")
+        corpus = self._corpus_scores(ter=bool(options.get("ter")))
+        scores.update(corpus(outputs, references))
+        skipped = f" ({pairs.origin.skipped} bad lines skipped)" if pairs.origin.skipped else ""
+        lines = [f"{pairs.origin.name}: {len(pairs):,} pairs{skipped}", *corpus.lines(outputs, references)]
+        return scores, [*lines, corpus.by_length(outputs, references, pairs.source_lengths)]
+
+    def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
+        """A file or two, or the configuration's test data, or else its dev data; and which of the parts that is."""
+        own = self.config.data
+        like = own.test or own.dev or own.train
+        if reference is not None:
+            if not data or not reference:
+                raise UserError("--reference: give the sources with --data FILE, too")
+            return PairConfig(source=data, target=reference, on_bad_line=like.on_bad_line), "test"
+        if data is not None:
+            return beside(like, data), "test"
+        if own.test or own.dev:
+            return own.test or own.dev or like, "test" if own.test else "dev"
+        raise UserError("data: the run's configuration has no test or dev data; give some with --data")
+
+    def _open(self, where: PairConfig, part: str) -> Pairs:
+        return open_split(where, part, self.source, self.target)
+
+    def join(self, name: str, others: Sequence[tuple[str, TranslationTask]]) -> None:
+        """Let other runs decode together with this one.
+
+        Args:
+            name: of this run, for messages.
+            others: with their names.
+
+        Raises:
+            UserError: the target vocabulary of one is another.
+        """
+        for other_name, other in others:
+            if other.target.vocabulary != self.target.vocabulary:
+                raise UserError(
+                    f"--ensemble: {name} and {other_name} have different target vocabularies "
+                    f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together"
+                )
+            self.translator.systems.append((other.model, other.source))
+
+    def configure(self, decoding: Mapping[str, Any], prefix: str = "", **options: Any) -> None:
+        """Change how this task translates.
+
+        Args:
+            decoding: settings of `seqkit.decoding.Search` that take the place of the configuration's.
+            prefix: text that every translation begins with.
+            options: attributes of `Translator`.
+
+        Raises:
+            UserError: settings out of range, or that contradict each other; a prefix with an unknown word.
+        """
+        settings = {**self.config.decoding.model_dump(), **decoding}
+        if decoding.get("sample") and "beam_size" not in decoding:
+            settings["beam_size"] = 1
+        checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
+        ids = self.target.encode([prefix])[0]
+        if self.target.unk_id in ids:
+            raise UserError(f"--prefix: {prefix!r} holds a word that the target vocabulary has not")
+        for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
+            setattr(self.translator, name, value)
+
+    def predict(self, texts: Sequence[str]) -> list[Translation]:
+        """A translation for each text; a text of nothing but white space gets an empty one."""
+        return self.translator(texts)
+
+    def format(self, prediction: Translation, form: str, **options: Any) -> str:
+        """See `format_translation`, which takes the options."""
+        return format_translation(prediction, form, **options)
+
+    def plot(self, prediction: Translation, path: Path) -> None:
+        """Draw the attention of a translation into a file."""
+        plot_attention(prediction, path)
+
+    def example(self, folder: Path) -> str:
+        part = self.splits.get("dev") or self.splits["train"]
+        shortest = part.kept[int(part.source_lengths.argmin())]
+        text = part.origin.dataset[int(shortest)]["source"]
+        return f"echo {shlex.quote(text)} | seqkit translate {shlex.quote(str(folder))}"
+
+    def fingerprint(self) -> str:
+        return self.splits["train"].fingerprint()
+
+    def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
+        source, target = self._read(folder)
+        sides = (self.source.vocabulary, source.vocabulary), (self.target.vocabulary, target.vocabulary)
+        return {
+            "encoder.embedding.table.weight": sides[0],
+            "decoder.embedding.table.weight": sides[1],
+            "decoder.output.weight": sides[1],
+            "decoder.output.bias": sides[1],
+        }
+
+
+@torch.no_grad()
+def compare(
+    tasks: Sequence[tuple[str, TranslationTask]], data: str | None = None, reference: str | None = None
+) -> list[str]:
+    """Paired bootstrap of named runs on the same data; see `compare_outputs` and `TranslationTask.score`.
+
+    Raises:
+        UserError: without `data`, when the runs' own test data are not the same.
+    """
+    places = [task.where(data, reference) for _, task in tasks]
+    for (name, _), place in zip(tasks, places, strict=True):
+        if place != places[0]:
+            raise UserError(
+                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for both with --data"
+            )
+    outputs, references = {}, []
+    for name, task in tasks:
+        pairs = task._open(*places[0])
+        outputs[name] = task._outputs(pairs, task.translator)
+        references = pairs.texts("target")
+    first = tasks[0][1]
+    lines = compare_outputs(outputs, references, lowercase=first.lowercase, tokenize=first.config.scoring.tokenize)
+    return [f"{pairs.origin.name}: {len(pairs):,} pairs", *lines]

@@ -1,0 +1,108 @@
+"""Scores of translations, by sacreBLEU, each with its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqkit.config import UserError, require
+
+_BUCKETS = 4
+
+
+class CorpusScores:
+    """BLEU (Papineni et al. 2002), chrF2 (Popovic 2015) and TER (Snover et al. 2006) of a corpus, each from 0 to 100.
+
+    Args:
+        lowercase: compare without case.
+        tokenize: sacreBLEU's tokenizer for BLEU.
+        ter: TER, too (it is slow).
+
+    Raises:
+        UserError: sacreBLEU is not installed.
+    """
+
+    def __init__(self, *, lowercase: bool, tokenize: str, ter: bool = False) -> None:
+        metrics = require("sacrebleu.metrics", "translation")
+        self._metrics: dict[str, Any] = {
+            "bleu": metrics.BLEU(lowercase=lowercase, tokenize=tokenize, force=True),
+            "chrf": metrics.CHRF(lowercase=lowercase),
+        }
+        if ter:
+            self._metrics["ter"] = metrics.TER(case_sensitive=not lowercase)
+
+    def __call__(self, outputs: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        """Scores by name."""
+        return {
+            name: float(metric.corpus_score(list(outputs), [list(references)]).score)
+            for name, metric in self._metrics.items()
+        }
+
+    def lines(self, outputs: Sequence[str], references: Sequence[str]) -> list[str]:
+        """A line a score, as sacreBLEU writes it, with its signature."""
+        found = []
+        for metric in self._metrics.values():
+            score = metric.corpus_score(list(outputs), [list(references)])
+            found.append(score.format(width=2, signature=metric.get_signature().format(short=False)))
+        return found
+
+    def by_length(self, outputs: Sequence[str], references: Sequence[str], lengths: NDArray[Any]) -> str:
+        """BLEU of the sentences whose source is short, longer, and so on: a quarter of the corpus each.
+
+        Args:
+            lengths: (N,) tokens of each source.
+        """
+        edges = np.unique(np.quantile(lengths, np.linspace(0, 1, _BUCKETS + 1)[1:], method="higher"))
+        parts, low = [], int(lengths.min())
+        for high in edges.tolist():
+            rows = np.flatnonzero((lengths >= low) & (lengths <= high)).tolist()
+            if rows:
+                part = [outputs[row] for row in rows], [[references[row] for row in rows]]
+                span = f"{low}-{high}" if low < high else str(high)
+                parts.append(f"{span}: {self._metrics['bleu'].corpus_score(*part).score:.1f}")
+            low = high + 1
+        return f"BLEU by tokens of the source: {', '.join(parts)}"
+
+
+def compare_outputs(
+    systems: Mapping[str, Sequence[str]], references: Sequence[str], *, lowercase: bool, tokenize: str
+) -> list[str]:
+    """Paired bootstrap resampling (Koehn 2004) of two or more systems, the first being the baseline.
+
+    Args:
+        systems: name -> translations, all of the same sentences.
+        references: of those.
+
+    Returns:
+        lines: for each score and system the mean and 95 % interval over 1,000 samples, and for all but the first the
+        p-value of its difference from the first.
+
+    Raises:
+        UserError: sacreBLEU is not installed, or two systems have the same name.
+    """
+    metrics = require("sacrebleu.metrics", "translation")
+    significance = require("sacrebleu.significance", "translation")
+    if len(systems) < 2:
+        raise UserError("compare: expected two systems with different names")
+    test = significance.PairedTest(
+        [(name, list(outputs)) for name, outputs in systems.items()],
+        {
+            "BLEU": metrics.BLEU(lowercase=lowercase, tokenize=tokenize, force=True, references=[list(references)]),
+            "chrF": metrics.CHRF(lowercase=lowercase, references=[list(references)]),
+        },
+        references=None,
+        test_type="bs",
+        n_samples=1000,
+    )
+    signatures, scores = test()
+    lines = []
+    names = scores.pop("System")
+    for metric, results in scores.items():
+        lines.append(f"{metric}  {signatures[metric].format(short=False)}")
+        for name, result in zip(names, results, strict=True):
+            value = "" if result.p_value is None else f"  p = {result.p_value:.4f}"
+            lines.append(f"  {name}: {result.score:.2f}  (mean {result.mean:.2f} +- {result.ci:.2f}){value}")
+    return lines
