@@ -1,0 +1,65 @@
+"""Sentences with a tag for every token, as one source with `tokens`, `tags` and perhaps `intent`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from seqkit.data.readers import BadRow, Rows, Value, detect
+from seqkit.data.sources import BUILTIN, Source, SourceConfig, make_job, open_job
+
+
+def has_intents(config: SourceConfig) -> bool:
+    """Whether files of this format can say the intent of a sentence.
+
+    Raises:
+        UserError: the file's name does not tell its format.
+    """
+    if config.format != "auto":
+        return config.format != "conll"
+    return config.path.startswith(BUILTIN) or detect(Path(config.path)) != "conll"
+
+
+def open_tagged(config: SourceConfig, part: str, *, intent: bool) -> Source:
+    """Read tagged sentences, or map what an earlier run read.
+
+    A sentence without tokens, with a blank one, with another number of tags than tokens, or with a tag that is not
+    of IOB2's form is a bad line. Whether its tags follow each other as they should is not looked at.
+
+    Args:
+        config: which file and how.
+        part: train, dev or test.
+        intent: read the column `intent`, too.
+
+    Raises:
+        UserError: what `open_source` raises.
+    """
+    fields: dict[str, type] = {"tokens": list, "tags": list, **({"intent": str} if intent else {})}
+    job = make_job(config, fields, part)
+    return open_job(replace(job, rows=_checked(job.rows), identity=[*job.identity, "tagged"]))
+
+
+def _checked(rows: Rows) -> Rows:
+    with closing(rows):
+        for line, row in rows:
+            problem = "" if isinstance(row, BadRow) else _problem(row)
+            yield line, BadRow(problem) if problem else row
+
+
+def _problem(row: list[Value]) -> str:
+    """What is wrong with a sentence, or ""."""
+    tokens, tags, *rest = row
+    if not tokens and not tags:
+        return "a sentence without tokens"
+    if len(tokens) != len(tags):
+        return f"{len(tokens)} tokens and {len(tags)} tags; expected one tag for each token"
+    for number, (token, tag) in enumerate(zip(tokens, tags, strict=True), 1):
+        if not token.strip():
+            return f"token {number} is blank"
+        if tag != "O" and (tag[:2] not in ("B-", "I-") or not tag[2:].strip()):
+            return f"tag {number} ({token!r}) is {tag!r}; expected O, B-type or I-type (IOB2)"
+    for intent in rest:
+        if isinstance(intent, str) and (not intent.strip() or len(intent.splitlines()) > 1):
+            return f"{intent!r} is no intent: it is blank or holds a line end"
+    return ""

@@ -1,0 +1,155 @@
+"""Linear-chain conditional random field over tags, with transitions that may be forbidden."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seqkit.nn.chain import LogPartition, best_path, sum_paths, time_first
+from seqkit.nn.checks import check_flag, check_size
+
+
+def iob2_allowed(tags: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """What IOB2 allows: I-x comes after B-x or I-x, and nowhere else.
+
+    Args:
+        tags: K names: O, B-x and I-x.
+
+    Returns:
+        transitions (K, K) bool, from row to column, and start (K,) bool.
+
+    Raises:
+        ValueError: a name of another kind.
+    """
+    for tag in tags:
+        if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3):
+            raise ValueError(f"tags: expected O, B-type or I-type, got {tag!r}")
+    start = torch.tensor([not tag.startswith("I-") for tag in tags])
+    after = [[not tag.startswith("I-") or (last != "O" and last[2:] == tag[2:]) for tag in tags] for last in tags]
+    return torch.tensor(after), start
+
+
+class CRF(nn.Module):
+    """Conditional random field (Lafferty et al. 2001) as an output layer (Lample et al. 2016, section 2.2).
+
+    A sequence of tags y of length n has the score `start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_(t-1),
+    y_t] + end[y_n]` and the probability exp(score) divided by the sum of that over all sequences. The only sequence of
+    length 0 has the score 0. Sums run in float64, whatever the dtype of the emissions.
+
+    Args:
+        num_tags: K.
+        allowed: (K, K) bool, from row to column; default: all.
+        allowed_start, allowed_end: (K,) bool; default: all.
+        constrain_loss: sequences that are not allowed have no share in the sum, so that the loss of one is infinite;
+            otherwise only `decode` and `marginals` heed what is allowed.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: a mask of another shape, or one that leaves nothing.
+    """
+
+    transitions: nn.Parameter
+    start: nn.Parameter
+    end: nn.Parameter
+
+    def __init__(
+        self,
+        num_tags: int,
+        *,
+        allowed: Tensor | None = None,
+        allowed_start: Tensor | None = None,
+        allowed_end: Tensor | None = None,
+        constrain_loss: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_tags = check_size("num_tags", num_tags)
+        self.constrain_loss = check_flag("constrain_loss", constrain_loss)
+        given = {"allowed": allowed, "allowed_start": allowed_start, "allowed_end": allowed_end}
+        names = ("transitions", "start", "end")
+        for (argument, mask), name in zip(given.items(), names, strict=True):
+            shape = (num_tags, num_tags) if name == "transitions" else (num_tags,)
+            if mask is not None and (mask.shape != shape or mask.dtype != torch.bool or not mask.any()):
+                raise ValueError(f"{argument} must be a bool mask of shape {shape} that leaves something")
+            setattr(self, name, nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)))
+            # The tags decide it, so that it is made again and not saved.
+            forbidden = None if mask is None else ~mask.to(device or mask.device)
+            self.register_buffer(f"forbidden_{name}", forbidden, persistent=False)
+
+    def reset_parameters(self) -> None:
+        """All transitions alike."""
+        for value in (self.transitions, self.start, self.end):
+            nn.init.zeros_(value)
+
+    def _scores(self, constrained: bool) -> list[Tensor]:
+        scores = []
+        for name in ("transitions", "start", "end"):
+            value, forbidden = getattr(self, name), getattr(self, f"forbidden_{name}")
+            scores.append(value.masked_fill(forbidden, -torch.inf) if constrained and forbidden is not None else value)
+        return scores
+
+    def forward(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """Negative log-likelihood (nats) of each sequence of tags.
+
+        Args:
+            emissions: (B, T, K), finite.
+            tags: (B, T) int64; any legal number on padding.
+            lengths: (B,) integers in [0, T].
+
+        Returns:
+            (B,) float64.
+        """
+        return self.log_partition(emissions, lengths) - self.score(emissions, tags, lengths)
+
+    def log_partition(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """Logarithm of the sum over all sequences, by the forward algorithm; (B,) float64, arguments as `forward`."""
+        self._check(emissions, lengths)
+        total: Tensor = LogPartition.apply(emissions, *self._scores(self.constrain_loss), lengths)  # type: ignore[no-untyped-call]
+        return total
+
+    def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """Score of each sequence of tags; (B,) float64, arguments as `forward`."""
+        self._check(emissions, lengths)
+        lengths = lengths.to(emissions.device)
+        transitions, start, end = (part.double() for part in self._scores(self.constrain_loss))
+        valid = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)  # (B, T)
+        held = emissions.gather(2, tags.unsqueeze(2)).squeeze(2).double()
+        inner = torch.where(valid, held, 0.0).sum(1)
+        moves = torch.where(valid[:, 1:], transitions[tags[:, :-1], tags[:, 1:]], 0.0).sum(1)
+        last = tags.gather(1, (lengths - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
+        return torch.where(lengths > 0, inner + moves + start[tags[:, 0]] + end[last], 0.0)
+
+    @torch.no_grad()
+    def decode(self, emissions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The most probable allowed sequence of tags.
+
+        Returns:
+            tags (B, T) int64, 0 on padding, and their score (B,) float64; arguments as `forward`.
+        """
+        self._check(emissions, lengths)
+        return best_path(emissions, lengths, *self._scores(True))
+
+    @torch.no_grad()
+    def marginals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """Probability of each tag at each step, over the allowed sequences; without a graph.
+
+        Returns:
+            (B, T, K) float64, 0 on padding; arguments as `forward`.
+        """
+        self._check(emissions, lengths)
+        paths = sum_paths(time_first(emissions, lengths, *self._scores(True)))
+        weights = torch.ones_like(paths.log_partition).unsqueeze(1)
+        return paths.posterior(weights).tags.transpose(0, 1)
+
+    def _check(self, emissions: Tensor, lengths: Tensor) -> None:
+        if emissions.dim() != 3 or emissions.size(2) != self.num_tags or not emissions.size(1):
+            raise ValueError(f"emissions must be (B, T, {self.num_tags}) with T >= 1, got {tuple(emissions.shape)}")
+        if lengths.shape != emissions.shape[:1]:
+            raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(lengths.shape)}")
+
+    def extra_repr(self) -> str:
+        """For `print`."""
+        return f"{self.num_tags}, constrain_loss={self.constrain_loss}"

@@ -1,0 +1,303 @@
+"""Slot filling: a tag for every token, which together make slots, and the intent of the whole sentence."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqkit.config import UserError
+from seqkit.data.batching import Batches, BatchingConfig, plan_batches
+from seqkit.data.sources import Source
+from seqkit.data.tagged import open_tagged
+from seqkit.files import write_text
+from seqkit.models import Tagger
+from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.parts import beside, column, make_tokenizer
+from seqkit.tasks.slots_config import SlotsConfig, make_tagger, slots_schema
+from seqkit.tasks.slots_data import (
+    LONGEST,
+    TagBatch,
+    Tagged,
+    Words,
+    collate,
+    column_lists,
+    describe,
+    plain_lists,
+    read_tagged,
+    tag_names,
+)
+from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
+from seqkit.tasks.slots_scores import SpanCounts
+from seqkit.text import TextConfig, Tokenizer
+from seqkit.training import Loss, RunFolder
+from seqkit.training.progress import say
+
+_LETTERS = TextConfig(tokenizer="char")
+
+
+class SlotsTask(RunTask):
+    """See `RunTask`.
+
+    Args:
+        config: the whole configuration.
+        tokenizer: of words.
+        letters: of characters, where the model reads them.
+        tags, intents: their names, in the order of the scores; no intents: they are not learned.
+        load_vectors: read the pretrained vectors that the configuration names.
+    """
+
+    kind = "slots"
+    model: Tagger
+
+    def __init__(
+        self,
+        config: SlotsConfig,
+        tokenizer: Tokenizer,
+        letters: Tokenizer | None,
+        tags: Sequence[str],
+        intents: Sequence[str],
+        *,
+        load_vectors: bool,
+    ) -> None:
+        self.config, self.tokenizer, self.letters = config, tokenizer, letters
+        self.tags, self.intents = list(tags), list(intents)
+        self.model, self._lines = make_tagger(
+            config.model, tokenizer, letters, self.tags, self.intents, load=load_vectors
+        )
+        self.splits: dict[str, Tagged] = {}
+        slots = ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy")
+        self.scores = (*slots, "intent_accuracy") if self.intents else slots
+
+    @classmethod
+    def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
+        return slots_schema(tree)
+
+    @classmethod
+    def create(cls, config: SlotsConfig, folder: Path | None = None, *, fresh: bool = True) -> SlotsTask:
+        has_intent = config.data.has_intent
+        sources = {
+            part: open_tagged(given, part, intent=has_intent)
+            for part in ("train", "dev", "test")
+            if (given := getattr(config.data, part)) is not None
+        }
+        train = sources["train"]
+        if folder is not None:
+            made = cls._read(folder, config)
+        else:
+            tokenizer, letters = cls._vocabularies(config, train)
+            intents = sorted(train.dataset.unique("intent")) if has_intent else []
+            if len(intents) == 1:
+                raise UserError(f"{train.name}: only one intent, {intents[0]!r}; set data.intent to false")
+            made = tokenizer, letters, tag_names(train), intents
+            config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
+        task = cls(config, *made, load_vectors=fresh)
+        for part, source in sources.items():
+            task.splits[part] = task._split(source)
+        return task
+
+    @staticmethod
+    def _vocabularies(config: SlotsConfig, train: Source) -> tuple[Tokenizer, Tokenizer | None]:
+        _, _, distinct = column_lists(train, "tokens")
+        letters = None
+        if config.model.characters is not None:
+            letters = make_tokenizer(_LETTERS, config.model.characters.embedding, distinct)
+        if config.init is not None and "text" not in config.model_fields_set:
+            # The pretrained vectors of words go with their numbers: without a `text:` section both are kept.
+            path = RunFolder.open(config.init.run).path
+            tokenizer = Tokenizer.load(path / "tokenizer.json")
+            if tokenizer.config.tokenizer != "word":
+                raise UserError(f"init.run: the tokens of {path} are no words but {tokenizer.config.tokenizer}")
+            return tokenizer, letters
+        words = chain.from_iterable(column(train, "tokens"))
+        return make_tokenizer(config.text, config.model.embedding, words, whole=True), letters
+
+    @classmethod
+    def restore(cls, config: SlotsConfig, folder: Path) -> SlotsTask:
+        return cls(config, *cls._read(folder, config), load_vectors=False)
+
+    @classmethod
+    def _read(cls, folder: Path, config: SlotsConfig) -> tuple[Tokenizer, Tokenizer | None, list[str], list[str]]:
+        letters = None
+        if config.model.characters is not None:
+            letters = Tokenizer.load(folder / "tokenizer.characters.json")
+        labels = cls._labels(folder)
+        return Tokenizer.load(folder / "tokenizer.json"), letters, labels["tags"], labels["intents"]
+
+    @staticmethod
+    def _labels(folder: Path) -> dict[str, list[str]]:
+        try:
+            labels: dict[str, list[str]] = json.loads((folder / "labels.json").read_text("utf-8"))
+            return {name: labels[name] for name in ("tags", "intents")}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{folder}: half-written: labels.json is missing or damaged") from None
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save(folder / "tokenizer.json")
+        if self.letters is not None:
+            self.letters.save(folder / "tokenizer.characters.json")
+        labels = {"tags": self.tags, "intents": self.intents}
+        write_text(folder / "labels.json", json.dumps(labels, ensure_ascii=False) + "\n")
+
+    def _split(self, source: Source) -> Tagged:
+        return read_tagged(source, self.tokenizer, self.letters, self.tags, self.intents, self.config.data.on_bad_tags)
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def batches(self, epoch: int, start: int = 0) -> Iterable[TagBatch]:
+        data = self.splits["train"]
+        plan = plan_batches(data.words.lengths, self.config.data, seed=self.config.seed, epoch=epoch)
+        return Batches(plan, lambda rows: collate(data, rows, self.tokenizer, self.device), start)
+
+    def loss(self, batch: TagBatch, carry: Any) -> tuple[dict[str, Loss], None]:
+        tags, intents = self.model(batch.ids, batch.lengths, batch.spelling)
+        weights = self.weights(batch)
+        losses = {"tags": Loss(self.model.tag_loss(tags, batch.tags, batch.lengths), weights["tags"])}
+        if intents is not None and batch.intents is not None:
+            total = F.cross_entropy(intents.float(), batch.intents, reduction="sum")
+            losses["intent"] = Loss(total, weights["intent"], self.config.training.intent_weight)
+        return losses, None
+
+    def weights(self, batch: TagBatch) -> dict[str, float]:
+        weights = {"tags": float(self.tokens(batch))}
+        if batch.intents is not None:
+            weights["intent"] = float(len(batch.rows))
+        return weights
+
+    def tokens(self, batch: TagBatch) -> int:
+        return int(self.splits["train"].words.lengths[batch.rows].sum())
+
+    def describe(self, batch: TagBatch) -> list[str]:
+        source = self.splits["train"].source
+        return [f"{source.place(int(row))}: {' '.join(source.dataset[int(row)]['tokens'])}" for row in batch.rows]
+
+    def evaluate(self) -> dict[str, float]:
+        return self._judge(self.splits["dev"])[0] if "dev" in self.splits else {}
+
+    def _judge(self, data: Tagged) -> tuple[dict[str, float], SpanCounts]:
+        """All scores, and slots counted by type."""
+        counts, losses, right, whole = SpanCounts(), {"tags": 0.0, "intent": 0.0}, 0, 0
+        for rows in plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens")):
+            batch = collate(data, rows, self.tokenizer, self.device)
+            scores, intents = self.model(batch.ids, batch.lengths, batch.spelling)
+            losses["tags"] += float(self.model.tag_loss(scores, batch.tags, batch.lengths))
+            found = self.model.decode(scores, batch.lengths)
+            correct = (found == batch.tags).all(1)  # both are 0 on padding
+            if intents is not None and batch.intents is not None:
+                losses["intent"] += float(F.cross_entropy(intents.double(), batch.intents, reduction="sum"))
+                understood = intents.argmax(1) == batch.intents
+                right += int(understood.sum())
+                correct &= understood
+            whole += int(correct.sum())
+            for row, numbers in zip(rows, self._names(found, data.words.lengths[rows]), strict=True):
+                counts.add([self.tags[tag] for tag in data.tags[row]], numbers)
+        loss = losses["tags"] / int(data.words.lengths.sum())
+        if data.intents is not None:
+            loss += self.config.training.intent_weight * losses["intent"] / len(data)
+        precision, recall, f1 = counts.scores()
+        found_scores = (loss, precision, recall, f1, whole / len(data), right / len(data))
+        return dict(zip(self.scores, found_scores, strict=False)), counts
+
+    def _names(self, found: Tensor, lengths: NDArray[np.int32]) -> list[list[str]]:
+        """Numbers of tags (B, T) as their names, without padding."""
+        rows = zip(found.tolist(), lengths.tolist(), strict=True)
+        return [[self.tags[tag] for tag in row[:length]] for row, length in rows]
+
+    # --- using --------------------------------------------------------------------------------------------------
+
+    def report(self) -> list[str]:
+        lines = [
+            line
+            for part, data in self.splits.items()
+            for line in describe(part, data, self.tags, self.intents, self.tokenizer.unk_id)
+        ]
+        letters = f", {len(self.letters):,} characters" if self.letters is not None else ""
+        lines.append(f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags")
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+
+    @torch.no_grad()
+    def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
+        given = self.config.data
+        if data is not None:
+            where = beside(given.test or given.train, data)
+        elif given.test or given.dev:
+            where = given.test or given.dev
+        else:
+            raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
+        part = "test" if data is not None or given.test else "dev"
+        split = self._split(open_tagged(where, part, intent=bool(self.intents)))
+        self.model.eval()
+        scores, counts = self._judge(split)
+        skipped = f" ({split.source.skipped} bad lines skipped)" if split.source.skipped else ""
+        repaired = f" ({split.repaired[0]} tags repaired)" if split.repaired[0] else ""
+        return scores, [f"{split.source.name}: {len(split):,} sentences{skipped}{repaired}", *counts.report()]
+
+    @torch.no_grad()
+    def predict(self, texts: Sequence[str]) -> list[Tagging]:
+        """Slots and intent of each text; a text without tokens gets neither."""
+        self.model.eval()
+        offsets = [self.tokenizer.offsets(text) for text in texts]
+        for text, places in zip(texts, offsets, strict=True):
+            if len(places) > LONGEST:
+                say(f"a text of {len(places):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
+                del places[LONGEST:]
+        found = [Tagging(text) for text in texts]
+        kept = [number for number, places in enumerate(offsets) if places]
+        if not kept:
+            return found
+        tokens = [[texts[number][start:end] for start, end in offsets[number]] for number in kept]
+        words = Words.make(plain_lists(tokens), self.tokenizer, self.letters)
+        for rows in plan_batches(words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens")):
+            ids, lengths, spelling = words.collate(rows, self.tokenizer, self.device)
+            scores, intents = self.model(ids, lengths, spelling)
+            names = self._names(self.model.decode(scores, lengths), words.lengths[rows])
+            best = [None] * len(rows) if intents is None else [self.intents[i] for i in intents.argmax(1).tolist()]
+            for row, tags, intent in zip(rows.tolist(), names, best, strict=True):
+                number = kept[row]
+                found[number] = make_tagging(texts[number], offsets[number], tags, intent)
+        return found
+
+    def format(self, prediction: Tagging, form: str, **options: Any) -> str:
+        return format_tagging(prediction, form)
+
+    def example(self, folder: Path) -> str:
+        data = self.splits["train"]
+        row = int(data.words.lengths.argmin())
+        text = " ".join(data.source.dataset[row]["tokens"])
+        return f"echo {shlex.quote(text)} | seqkit predict {shlex.quote(str(folder))}"
+
+    def fingerprint(self) -> str:
+        return self.splits["train"].fingerprint()
+
+    def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
+        there = Tokenizer.load(folder / "tokenizer.json")
+        found: dict[str, tuple[Sequence[str], Sequence[str]]] = {
+            "encoder.embedding.table.weight": (self.tokenizer.vocabulary, there.vocabulary)
+        }
+        if not (folder / "labels.json").exists():  # a run of another task
+            return found
+        labels = self._labels(folder)
+        for name, here in (("tag_scores", self.tags), ("intent_scores", self.intents)):
+            names = here, labels["tags" if name == "tag_scores" else "intents"]
+            found |= {f"{name}.weight": names, f"{name}.bias": names}
+        found |= {f"crf.{name}": (self.tags, labels["tags"]) for name in ("start", "end")}
+        path = folder / "tokenizer.characters.json"
+        if self.letters is not None and path.exists():
+            pair = self.letters.vocabulary, Tokenizer.load(path).vocabulary
+            found["characters.encoder.embedding.table.weight"] = pair
+        return found

@@ -1,0 +1,64 @@
+"""Scores of slots and intents: those of conlleval (Tjong Kim Sang & Buchholz 2000)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """A slot: its type, its first token and the token behind its last."""
+
+    type: str
+    start: int
+    end: int
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """The slots in a sentence's tags, in order; an I-x that follows neither B-x nor I-x begins one, as in conlleval."""
+    found: list[Span] = []
+    last = "O"
+    for place, tag in enumerate(tags):
+        if tag != "O":
+            if tag.startswith("I-") and last != "O" and last[2:] == tag[2:]:
+                found[-1] = found[-1]._replace(end=place + 1)
+            else:
+                found.append(Span(tag[2:], place, place + 1))
+        last = tag
+    return found
+
+
+class SpanCounts:
+    """Slots counted by type: how many there are, were found, and were found rightly: with type, start and end."""
+
+    def __init__(self) -> None:
+        self.gold: Counter[str] = Counter()
+        self.found: Counter[str] = Counter()
+        self.right: Counter[str] = Counter()
+
+    def add(self, gold: Sequence[str], found: Sequence[str]) -> None:
+        """Count a sentence, by its true tags and those that were found."""
+        here, there = set(spans(gold)), set(spans(found))
+        self.gold.update(span.type for span in here)
+        self.found.update(span.type for span in there)
+        self.right.update(span.type for span in here & there)
+
+    def scores(self, type: str | None = None) -> tuple[float, float, float]:
+        """Precision, recall and F1 of a type, or of all slots together; 0 where there is nothing to divide by."""
+        right, found, gold = (
+            count.total() if type is None else count[type] for count in (self.right, self.found, self.gold)
+        )
+        return right / max(found, 1), right / max(gold, 1), 2 * right / max(found + gold, 1)
+
+    def report(self) -> list[str]:
+        """A line a type, as text."""
+        types = sorted({*self.gold, *self.found})
+        width = max([len("type"), *map(len, types)])
+        lines = [f"{'type':<{width}}  precision  recall  f1      slots  found"]
+        for name in types:
+            precision, recall, f1 = self.scores(name)
+            lines.append(
+                f"{name:<{width}}  {precision:.4f}     {recall:.4f}  {f1:.4f}  {self.gold[name]:<5}  {self.found[name]}"
+            )
+        return lines
