@@ -1,7 +1,28 @@
 """Models: seqkit.nn put together. Needs torch alone; knows no configuration."""
 
 from seqkit.models.adversarial import worst_shift
+from seqkit.models.bridge import Bridge
 from seqkit.models.classifier import Pooling, SequenceClassifier
+from seqkit.models.decoder import Decoder
 from seqkit.models.encoder import Embedding, Encoder, padding_mask
+from seqkit.models.language_model import LanguageModel
+from seqkit.models.seq2seq import Seq2Seq
+from seqkit.models.tagger import CharacterEncoder, Spelling, Tagger
+from seqkit.models.window import WindowEncoder
 
-__all__ = ["Embedding", "Encoder", "Pooling", "SequenceClassifier", "padding_mask", "worst_shift"]
+__all__ = [
+    "Bridge",
+    "CharacterEncoder",
+    "Decoder",
+    "Embedding",
+    "Encoder",
+    "LanguageModel",
+    "Pooling",
+    "Seq2Seq",
+    "SequenceClassifier",
+    "Spelling",
+    "Tagger",
+    "WindowEncoder",
+    "padding_mask",
+    "worst_shift",
+]
