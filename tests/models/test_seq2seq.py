@@ -229,6 +229,9 @@ def test_tied_tables_are_one_parameter(plain: Any) -> None:
         encoder = Encoder(Embedding(source, 6), Recurrent("gru", 6, 4, batch_first=True))
         return Seq2Seq(encoder, Decoder(Embedding(11, 6), 4, "gru", 5, tie=tie))
 
+    shared = Embedding(11, 6)
+    one = Seq2Seq(Encoder(shared, Recurrent("gru", 6, 4, batch_first=True)), Decoder(shared, 4, "gru", 5, tie="all"))
+    assert one.encoder.embedding.scale == pytest.approx(6**0.5)
     none, target, every = (make(tie) for tie in ("none", "target", "all"))
     assert target.decoder.output.weight is target.decoder.embedding.table.weight
     assert every.encoder.embedding.table.weight is every.decoder.output.weight
@@ -326,6 +329,8 @@ def test_parts_that_do_not_fit_are_named(plain: Any) -> None:
     encoder = Encoder(Embedding(9, 6), Recurrent("gru", 6, 4, batch_first=True))
     with pytest.raises(ValueError, match=r"^decoder: its memory_size 5 is not the encoder's output_size 4"):
         Seq2Seq(encoder, Decoder(Embedding(9, 6), 5))
+    with pytest.raises(ValueError, match=r"^bridge 'zero'.*no source"):
+        Seq2Seq(encoder, Decoder(Embedding(9, 6), 4, attention="none"), "zero")
     model = plain.build()
     source, source_lengths, inputs, targets, lengths = plain.batch()
     with pytest.raises(ValueError, match=r"^targets"):

@@ -121,6 +121,7 @@ def test_additive_scores_have_the_gradient_of_autograd(block: int, monkeypatch: 
     torch.testing.assert_close(additive.additive_scores(query, keys, vector), expected, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own jvp brings it on
 def test_additive_scores_of_weights_that_learn_have_forward_derivatives() -> None:
     torch.manual_seed(0)
     query, keys, tangent = (torch.randn(2, 3, 4, dtype=torch.float64) for _ in range(3))

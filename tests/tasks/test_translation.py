@@ -317,6 +317,10 @@ def test_a_line_of_a_hundred_thousand_tokens(trained: Path, data: dict[str, Any]
         ({"decoding": {"beam_size": 0}}, "beam_size: must be at least 1"),
         ({"decoding": {"beam_size": 2, "n_best": 3}}, "n_best: 3 is above beam_size, 2"),
         ({"decoding": {"min_length": 9, "max_length": 3}}, "min_length: 9 is above max_length, 3"),
+        (
+            {"decoding": {"coverage_penalty": 0.2}, "model": decoder(attention="none")},
+            r"decoding\.coverage_penalty needs an attention",
+        ),
         ({"decoding": {"beam": 3}}, r"decoding\.beam: unknown key"),
         ({"model": decoder(attention="luong")}, r"model\.decoder\.attention: expected 'none', 'bahdanau'"),
         ({"model": decoder(bidirectional=True)}, r"model\.decoder\.bidirectional: unknown key"),
@@ -352,6 +356,12 @@ def test_fine_tuning_keeps_the_vocabularies_or_matches_rows_by_word(
         if name in rows:
             assert len(rows[name][0]) == len(weight)
     assert {"decoder.output.weight", "decoder.embedding.table.weight"} <= set(rows)
+
+
+def test_a_prefix_beyond_the_limit_is_refused_with_one_line(trained: Path) -> None:
+    task = load_translator(trained, decoding={"max_length": 2}, prefix="three two three")
+    with pytest.raises(UserError, match=r"--prefix: it has 3 tokens.* no more than 2"):
+        task.predict(["zwei drei"])
 
 
 def test_an_ensemble_of_one_run_twice_is_that_run(trained: Path, data: dict[str, Any], tmp_path: Path) -> None:
