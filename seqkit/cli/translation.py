@@ -14,6 +14,7 @@ from seqkit.config import UserError
 _HELP = "; without it what the run says."
 
 
+# Long because typer reads the options from the signature: they are all that it holds.
 @app.command(epilog="Example: seqkit translate runs/first news.de --beam-size 5 --length-penalty 1 > news.en")
 def translate(
     run_path: RunPath,

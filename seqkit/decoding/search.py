@@ -163,8 +163,17 @@ class Search:
         width = self.n_best if self.sample else self.beam_size
         draws = Draws(_seeds(seeds, generator, batch), width, device) if self.sample else None
         front = self._front(state, memory, source_lengths.to(device), bos_id, prefix, eos_id)
-        banned = {*forbidden, eos_id} | (set() if self.allow_unknown else {unk_id})
-        rules = Rules(
+        rules = self._rules(width, {*forbidden, eos_id}, eos_id, unk_id, device, keep_attention)
+        loop = Loop(step, front, rules, draws)
+        loop.run()
+        return gather(loop.history, loop.complete, loop.cut, self.n_best, source_lengths.tolist())
+
+    def _rules(
+        self, width: int, banned: set[int], eos_id: int, unk_id: int, device: torch.device, keep_attention: bool
+    ) -> Rules:
+        """How the loop chooses, with `width` hypotheses a sentence that never take the ids in `banned`."""
+        banned = banned if self.allow_unknown else banned | {unk_id}
+        return Rules(
             width=width,
             n_best=self.n_best,
             length_penalty=self.length_penalty,
@@ -178,9 +187,6 @@ class Search:
             eos_id=eos_id,
             keep_attention=keep_attention,
         )
-        loop = Loop(step, front, rules, draws)
-        loop.run()
-        return gather(loop.history, loop.complete, loop.cut, self.n_best, source_lengths.tolist())
 
     def limits(self, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Fewest and most tokens (B,) for sources of these lengths (B,), <eos> not counted; see `length_limits`."""

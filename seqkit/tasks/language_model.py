@@ -25,7 +25,7 @@ from seqkit.nn import detach_state
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.language_model_config import LanguageModelConfig, build, check_text, language_model_schema
 from seqkit.tasks.language_model_output import Continuation, LineScore, Sampler, format_line, score_lines
-from seqkit.tasks.parts import beside, column, make_tokenizer
+from seqkit.tasks.parts import column, make_tokenizer, scored
 from seqkit.text import Tokenizer
 from seqkit.training import Loss, RunFolder
 
@@ -247,14 +247,7 @@ class LanguageModelTask(RunTask):
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
-        given = self.config.data
-        if data is not None:
-            where = beside(given.test or given.train, data)
-        elif given.test or given.dev:
-            where = given.test or given.dev
-        else:
-            raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
-        part = "test" if data is not None or given.test else "dev"
+        where, part = scored(self.config.data, data)
         text = self._read((open_source(where, _FIELDS, part),))
         self.model.eval()
         unknown = text.ids.count(self.tokenizer.unk_id) / text.tokens

@@ -77,6 +77,26 @@ def beside(like: _Source, path: str) -> _Source:
     return type(like).model_validate({**kept, "path": path, "format": form})
 
 
+def scored(given: Any, data: str | None) -> tuple[Any, str]:
+    """What `RunTask.score` reads: the file `data`, or the configuration's test data, or else its dev data.
+
+    Args:
+        given: the `data:` section.
+        data: a file of the user's, read as the test (or training) data are.
+
+    Returns:
+        the section of the source, and which part it is: test or dev.
+
+    Raises:
+        UserError: there is no such data.
+    """
+    if data is not None:
+        return beside(given.test or given.train, data), "test"
+    if given.test or given.dev:
+        return given.test or given.dev, "test" if given.test else "dev"
+    raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
+
+
 def column(source: Source, name: str) -> Iterator[str]:
     """The texts of a column, without holding them all."""
     for batch in source.dataset.iter(batch_size=1000):

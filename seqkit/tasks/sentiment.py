@@ -21,7 +21,7 @@ from seqkit.data.sources import Source, open_source
 from seqkit.files import write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.parts import beside, column, make_encoder, make_tokenizer
+from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
 from seqkit.text import Tokenizer
@@ -270,15 +270,7 @@ class SentimentTask(RunTask):
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
-        given = self.config.data
-        if data is not None:
-            like = given.test or given.train
-            source = beside(like, data)
-        elif given.test or given.dev:
-            source = given.test or given.dev
-        else:
-            raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
-        part = "test" if data is not None or given.test else "dev"
+        source, part = scored(self.config.data, data)
         split = self._split(open_source(source, _FIELDS, part))
         self.model.eval()
         logits, labels = self._outputs(split)

@@ -22,7 +22,7 @@ from seqkit.data.tagged import open_tagged
 from seqkit.files import write_text
 from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.parts import beside, column, make_tokenizer
+from seqkit.tasks.parts import column, make_tokenizer, scored
 from seqkit.tasks.slots_config import SlotsConfig, make_tagger, slots_schema
 from seqkit.tasks.slots_data import (
     LONGEST,
@@ -232,14 +232,7 @@ class SlotsTask(RunTask):
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
-        given = self.config.data
-        if data is not None:
-            where = beside(given.test or given.train, data)
-        elif given.test or given.dev:
-            where = given.test or given.dev
-        else:
-            raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
-        part = "test" if data is not None or given.test else "dev"
+        where, part = scored(self.config.data, data)
         split = self._split(open_tagged(where, part, intent=bool(self.intents)))
         self.model.eval()
         scores, counts = self._judge(split)

@@ -201,7 +201,7 @@ def greedy(model: Model, source: list[int], **settings) -> tuple[list[int], list
         live = sentence.extend(live, after, token, allowed[token])
 
 
-def same(found, expected: list[Result]) -> None:
+def assert_same(found, expected: list[Result]) -> None:
     """Assert that hypotheses agree to rounding errors."""
     assert [one.tokens for one in found] == [one.tokens for one in expected]
     for one, other in zip(found, expected, strict=True):

@@ -94,7 +94,7 @@ def test_an_ensemble_averages_probabilities_and_attention(plain) -> None:
     options = {"beam_size": 4, "n_best": 3, "max_length": 6}
     found = Search(**options)(step, state, memory, source_lengths=torch.tensor([3, 1]), keep_attention=True)
     for hypotheses, source in zip(found, batch, strict=True):
-        plain.same(hypotheses, plain.beam(together, source, **options))
+        plain.assert_same(hypotheses, plain.beam(together, source, **options))
 
 
 def test_an_ensemble_of_one_is_the_model_and_of_none_is_refused(plain) -> None:
@@ -102,7 +102,7 @@ def test_an_ensemble_of_one_is_the_model_and_of_none_is_refused(plain) -> None:
     state, memory, lengths = model.encode([[3, 4]])
     (found,) = Search(beam_size=3)(ensemble([model.step]), [state], [memory], source_lengths=lengths)
     (alone,) = Search(beam_size=3)(model.step, state, memory, source_lengths=lengths)
-    plain.same(found, alone)
+    plain.assert_same(found, alone)
     with pytest.raises(ValueError, match="at least one model"):
         ensemble([])
 

@@ -94,7 +94,7 @@ def test_a_sentences_samples_depend_on_its_seed_alone(plain, seed, seeds) -> Non
     together = samples(model, batch, seeds, n_best=2)
     for row, source in enumerate(batch):
         (alone,) = samples(model, [source], [seeds[row]], n_best=2)
-        plain.same(together[row], alone)
+        plain.assert_same(together[row], alone)
     one, other = (samples(model, batch[:1], [seeds[0] ^ flip], n_best=1, min_length=20)[0] for flip in (0, 1))
     assert one != other
 

@@ -64,7 +64,7 @@ def test_a_beam_equals_the_plain_one_without_early_exit(plain, seed, penalties, 
         starts = [[1, 5, 4, 6][seed % 4 : seed % 4 + row] for row in range(3)]
     found = run(model, batch, seed % 3, starts, **options)
     for hypotheses, source, start in zip(found, batch, starts, strict=True):
-        plain.same(hypotheses, plain.beam(model, source, start, **options))
+        plain.assert_same(hypotheses, plain.beam(model, source, start, **options))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_large_beam_equals_exhaustive_search(plain, penalties, limits) -> None
         model = plain.Model(seed, eos=2.0 * seed)
         found = run(model, batch, beam_size=300, n_best=7, **penalties, **limits)
         for hypotheses, source in zip(found, batch, strict=True):
-            plain.same(hypotheses, plain.everything(model, source, n_best=7, **penalties, **limits))
+            plain.assert_same(hypotheses, plain.everything(model, source, n_best=7, **penalties, **limits))
             assert all(one.finished for one in hypotheses)
 
 
@@ -114,7 +114,7 @@ def test_a_batch_equals_its_sentences_one_by_one(plain, seed, batch, how, penalt
     together = run(model, batch, padding, seeds=seeds, **options)
     for row, source in enumerate(batch):
         (alone,) = run(model, [source], seeds=seeds and seeds[row : row + 1], **options)
-        plain.same(together[row], alone)
+        plain.assert_same(together[row], alone)
 
 
 def test_lengths_without_limits_stop_at_twice_the_source_and_twenty(plain) -> None:
@@ -149,7 +149,7 @@ def test_the_search_ends_as_soon_as_nothing_can_improve(plain, penalties) -> Non
         options = {"beam_size": 6, "max_length": 12, "n_best": 1 + seed % 2, **penalties}
         (found,) = run(model, [[4, 8, 15]], **options)
         calls = model.calls
-        plain.same(found, plain.beam(model, [4, 8, 15], **options))
+        plain.assert_same(found, plain.beam(model, [4, 8, 15], **options))
         assert calls <= model.steps
         saved += model.steps - calls
     # A strong reward for length leaves hope to the last.
