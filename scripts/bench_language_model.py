@@ -122,10 +122,14 @@ def trainer_updates(task: Any, device: str, folder: str) -> Callable[[], None]:
     from seqkit.training import Trainer
 
     trainer = Trainer(task, task.config.training, folder, device=device)
-    trainer._total = 10**6
     stream = windows(task)
     task.model.train()
-    return lambda: trainer._update([next(stream)])
+    steps = itertools.count()
+
+    def update() -> None:
+        trainer.updater([next(stream)], next(steps), 10**6, 1.0)
+
+    return update
 
 
 def candidates(size: Size, device: str, folder: str) -> tuple[dict[str, Callable[[], Any]], list[float], int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -27,12 +27,12 @@ from seqkit.training.checkpoint import (
     set_random_state,
 )
 from seqkit.training.folder import RunFolder
-from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rate
 from seqkit.training.progress import Progress, say
 from seqkit.training.settings import TrainingConfig
 from seqkit.training.signals import SignalWatch, Stopped
 from seqkit.training.state import Result, State, check_metric, check_settings, count_steps, pick_device
-from seqkit.training.task import Loss, Task
+from seqkit.training.task import Task
+from seqkit.training.update import NotFinite, Updater
 
 
 class Trainer:
@@ -56,12 +56,9 @@ class Trainer:
         task.model.to(self.device)
         check_settings(task, config)
         self.state = State()
-        self.optimizer = make_optimizer(task.model, config.optimizer)
+        self.updater = Updater(task, config, self.device)
         self.average = MovingAverage(task.model, config.ema) if config.ema else None
-        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._checkpoints = Checkpoints(self.folder.checkpoints)
-        self._carry: Any = None
         self._restored = False
         self._watch = SignalWatch()
         if config.compile:
@@ -74,14 +71,12 @@ class Trainer:
             return 0
         weights, saved = self._checkpoints.load(step)
         self.task.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self._scaler.load_state_dict(saved["scaler"])
+        self.updater.restore(**{name: saved[name] for name in ("optimizer", "scaler", "carry")})
         if self.average:
             # The weights file holds the averages, which are for use; the trained ones lie with the trainer's state.
             self.average.restore(**saved["average"])
             self.task.model.load_state_dict(saved["trained"], strict=False)
         self.state = State(**{**saved["state"], "best": [tuple(pair) for pair in saved["state"]["best"]]})
-        self._carry = saved["carry"]
         set_random_state(saved["random"])
         self._restored = True
         return step
@@ -129,7 +124,13 @@ class Trainer:
             if window is None:
                 break
             waited = time.perf_counter() - started
-            self._update(window)
+            try:
+                done = self.updater(window, state.step, self._total, state.plateau_factor)
+            except NotFinite as error:
+                raise self._not_finite(error) from None
+            state.count(done.losses, done.norm, done.rate)
+            if self.average and not done.skipped:
+                self.average.update()
             state.step += 1
             state.position += len(window)
             self._progress.step(sum(self.task.tokens(batch) for batch in window), waited)
@@ -145,7 +146,7 @@ class Trainer:
             return
         if not state.position:
             raise UserError("the training data gave no batch")
-        state.epoch, state.position, self._carry = state.epoch + 1, 0, None
+        state.epoch, state.position, self.updater.carry = state.epoch + 1, 0, None
         if not self.config.evaluate_every and state.epoch % self.config.evaluate_epochs == 0:
             self._evaluate()
         if self._watch.received:
@@ -156,56 +157,6 @@ class Trainer:
         batches = iter(self.task.batches(self.state.epoch, self.state.position))
         while window := list(islice(batches, self.config.accumulate)):
             yield window
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype)
-
-    def _update(self, window: list[Any]) -> None:
-        """One update from the batches of a window."""
-        totals: dict[str, float] = {}
-        if len(window) > 1:
-            for batch in window:
-                for name, weight in self.task.weights(batch).items():
-                    totals[name] = totals.get(name, 0.0) + weight
-        seen: dict[str, float] = {}
-        for batch in window:
-            with self._autocast():
-                losses, self._carry = self.task.loss(batch, self._carry)
-            total = self._weighed(losses, totals or {name: loss.weight for name, loss in losses.items()}, seen)
-            if not math.isfinite(total.item()):
-                raise self._not_finite("loss", total.item(), batch)
-            torch.autograd.backward(self._scaler.scale(total))
-        self._scaler.unscale_(self.optimizer)
-        norm = clip(self._parameters, self.config.clip_norm, self.config.clip_value).item()
-        if not math.isfinite(norm) and not self._scaler.is_enabled():
-            raise self._not_finite("gradient", norm, window[-1])
-        factor = schedule_factor(self.config.schedule, self.state.step, self._total)
-        self.state.rate = set_rate(self.optimizer, factor * self.state.plateau_factor)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        for name, value in seen.items():
-            self.state.losses[name] = self.state.losses.get(name, 0.0) + value
-        if math.isfinite(norm):  # else the scaler has skipped this step and lowers its scale
-            self.state.norms += norm
-            if self.average:
-                self.average.update()
-
-    @staticmethod
-    def _weighed(losses: Mapping[str, Loss], totals: Mapping[str, float], seen: dict[str, float]) -> torch.Tensor:
-        """The sum to differentiate; adds it, and where there are several losses each of them, to `seen`."""
-        parts = []
-        for name, loss in losses.items():
-            part = loss.sum * (loss.coefficient / totals[name]) if totals[name] else loss.sum * 0.0
-            if len(losses) > 1 and name != "loss":
-                seen[name] = seen.get(name, 0.0) + part.item()
-            parts.append(part)
-        total = torch.stack(parts).sum()
-        seen["loss"] = seen.get("loss", 0.0) + total.item()
-        return total
 
     def _log(self) -> None:
         state = self.state
@@ -238,7 +189,7 @@ class Trainer:
         averaged = self.average.applied() if self.average else nullcontext()
         model.eval()
         try:
-            with torch.no_grad(), torch.random.fork_rng(), averaged, self._autocast():
+            with torch.no_grad(), torch.random.fork_rng(), averaged, self.updater.autocast():
                 return self.task.evaluate()
         finally:
             model.train()
@@ -274,9 +225,7 @@ class Trainer:
             state.sizes = self._progress.sizes()
             saved = {
                 "state": asdict(state),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self._scaler.state_dict(),
-                "carry": self._carry,
+                **self.updater.state(),
                 "random": random_state(),
             }
             weights = dict(model.state_dict())
@@ -309,16 +258,16 @@ class Trainer:
             self._watch.exit_code,
         )
 
-    def _not_finite(self, what: str, value: float, batch: Any) -> Stopped:
+    def _not_finite(self, error: NotFinite) -> Stopped:
         last = self._checkpoints.latest()
-        examples = self.task.describe(batch)
+        examples = self.task.describe(error.batch)
         shown = "".join(f"\n  {text[:200]}" for text in examples[:8])
         more = f"\n  ... and {len(examples) - 8} more" if len(examples) > 8 else ""
         kept = (
             f"the last good checkpoint is {self._checkpoints.path(last)}" if last is not None else "no checkpoint yet"
         )
         return Stopped(
-            f"step {self.state.step + 1}: the {what} is {value}; {kept}. A lower training.optimizer.lr or a smaller "
+            f"step {self.state.step + 1}: {error}; {kept}. A lower training.optimizer.lr or a smaller "
             f"training.clip_norm may help. The batch:{shown}{more}"
         )
 

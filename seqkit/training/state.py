@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +32,14 @@ class State:
     rate: float = 0.0  # the learning rate of the last update
     logged: int = 0  # the step of the last log line
     sizes: dict[str, int] = field(default_factory=dict)  # of the log files
+
+    def count(self, losses: Mapping[str, float], norm: float, rate: float) -> None:
+        """Add an update to what the next log line will say."""
+        for name, value in losses.items():
+            self.losses[name] = self.losses.get(name, 0.0) + value
+        if math.isfinite(norm):  # else the loss scaler has skipped this update
+            self.norms += norm
+        self.rate = rate
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""Train, resume, evaluate and load runs: the only room that joins configuration, tasks and trainer."""
+
+from seqkit.run.averaging import Average, average
+from seqkit.run.configs import read_config
+from seqkit.run.training import Run, resume, seed_configs, train
+from seqkit.run.using import compare, evaluate, load, load_predictor, load_translator
+
+__all__ = [
+    "Average",
+    "Run",
+    "average",
+    "compare",
+    "evaluate",
+    "load",
+    "load_predictor",
+    "load_translator",
+    "read_config",
+    "resume",
+    "seed_configs",
+    "train",
+]

@@ -1,0 +1,68 @@
+"""A run whose weights are the mean of another's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from seqkit import config
+from seqkit.config import UserError
+from seqkit.files import write_text
+from seqkit.run.configs import open_run
+from seqkit.training import RunFolder, pick_device
+from seqkit.training.averaging import average_weights
+from seqkit.training.checkpoint import Checkpoints, load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Average:
+    """What `average` made: the run folder, the steps that went into it, dev scores of the old and the new weights."""
+
+    folder: Path
+    steps: list[int]
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def average(path: str | Path, best: int | None = None, name: str | None = None, device: str = "auto") -> Average:
+    """A new run beside another, whose weights are the mean of its best checkpoints'.
+
+    Args:
+        path: a run folder that has its checkpoints, and data that is still there.
+        best: how many of them; None: all that were kept.
+        name: of the new run; None: that of the old one with `-average`.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        UserError: fewer checkpoints than two, or than wanted; the name is taken.
+    """
+    folder, checked, kind = open_run(path)
+    checkpoints = Checkpoints(folder.checkpoints)
+    latest = checkpoints.latest()
+    kept = [] if latest is None else [int(step) for _, step in checkpoints.load(latest)[1]["state"]["best"]]
+    steps = kept[:best]
+    if len(steps) < max(best or 0, 2):
+        raise UserError(
+            f"{path}: {len(kept)} of its best checkpoints are there, {best or 'at least 2'} are needed; more are kept "
+            "with training.keep_best=5 (and dev data)"
+        )
+    name = name or f"{folder.path.resolve().name}-average"
+    new = RunFolder.choose(name, kind.kind, root=folder.path.parent)
+    task = kind.create(checked, folder.path, fresh=False)
+    task.model.to(pick_device(device)).eval()
+    weights = average_weights([checkpoints.weights(step) for step in steps])
+    scores = []
+    for state in (load_weights(folder.weights), weights):
+        task.adopt(state)
+        with torch.no_grad():
+            scores.append(task.evaluate())
+    new.make()
+    write_text(new.config, config.dump(checked.model_copy(update={"name": name})))
+    task.save(new.path)
+    save_weights(new.weights, weights)
+    write_text(new.path / "scores.json", json.dumps({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
+    new.describe({**folder.about(), "averaged": steps})
+    return Average(new.path, steps, *scores)

@@ -1,0 +1,153 @@
+"""Load a run to predict, score or translate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from seqkit.config import UserError
+from seqkit.run.configs import open_run
+from seqkit.tasks import RunConfig, RunTask
+from seqkit.training import RunFolder, pick_device
+from seqkit.training.checkpoint import load_weights
+
+
+def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = ()) -> RunTask:
+    """A trained model, ready to predict; needs the run folder alone.
+
+    Args:
+        path: a run folder, such as `runs/first`.
+        device: `auto`, `cpu` or `cuda`.
+        overrides: `KEY.PATH=VALUE` texts, laid over the run's configuration, such as `decoding.beam_size=10`.
+
+    Raises:
+        UserError: no such run, or it is damaged; an override of what the weights depend on.
+
+    Example:
+        >>> seqkit.load("runs/first").predict(["not bad at all"])[0].label
+    """
+    return load_task(*open_run(path, overrides), device)
+
+
+def load_predictor(path: str | Path, device: str = "auto", **options: Any) -> RunTask:
+    """`load`, with settings of `predict`.
+
+    Args:
+        path: a run folder.
+        device: `auto`, `cpu` or `cuda`.
+        options: for tasks that have some, such as `sample` and `temperature` of language models.
+
+    Raises:
+        UserError: see `load`; an option that this kind of run has not.
+    """
+    folder, checked, kind = open_run(path)
+    check_options(path, kind, options, kind.predict_options)
+    task = load_task(folder, checked, kind, device)
+    task.adjust(**options)
+    return task
+
+
+def check_options(path: str | Path, kind: type[RunTask], given: Iterable[str], known: frozenset[str]) -> None:
+    """Refuse options that this kind of run has not.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    for name in given:
+        if name not in known:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option}: this is a {kind.kind} run ({path}), which has no such option")
+
+
+def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:
+    """The model of a run with its weights, in evaluation mode, from what `open_run` returned."""
+    task = kind.restore(checked, folder.path)
+    weights = load_weights(folder.weights)
+    try:
+        task.adopt(weights)
+    except RuntimeError as error:
+        raise UserError(f"{folder.weights}: does not fit config.yaml beside it ({error})") from None
+    task.model.to(pick_device(device)).eval()
+    return task
+
+
+def evaluate(
+    path: str | Path,
+    data: str | None = None,
+    device: str = "auto",
+    overrides: Iterable[str] = (),
+    **options: Any,
+) -> tuple[dict[str, float], list[str]]:
+    """Score a run on its test data (or else dev), or on a file.
+
+    Args:
+        path: a run folder.
+        data: a file; the run's own data without it.
+        device: `auto`, `cpu` or `cuda`.
+        overrides: see `load`.
+        options: for tasks that have some, such as `reference` and `ter` of translation.
+
+    Returns:
+        the scores by name, and a report as lines of text.
+
+    Raises:
+        UserError: see `load`; an option that this kind of run has not.
+    """
+    folder, checked, kind = open_run(path, overrides)
+    check_options(path, kind, options, kind.score_options)
+    return load_task(folder, checked, kind, device).score(data, **options)
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    data: str | None = None,
+    reference: str | None = None,
+    device: str = "auto",
+) -> list[str]:
+    """Whether one translation run is better than another, by paired bootstrap; see `compare_outputs`.
+
+    Args:
+        first, second: run folders; the first is the baseline.
+        data, reference: as in `evaluate`; without them the test data of both, which must be the same.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    from seqkit.tasks.translation import compare as compare_tasks
+
+    tasks = [(str(path), load_translator(path, device=device)) for path in (first, second)]
+    return compare_tasks(tasks, data, reference)
+
+
+def load_translator(
+    path: str | Path,
+    ensemble: Iterable[str | Path] = (),
+    device: str = "auto",
+    decoding: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """A translation run, or several that decode together.
+
+    Args:
+        path: a run folder.
+        ensemble: more of them, with the same target vocabulary.
+        device: `auto`, `cpu` or `cuda`.
+        decoding: settings that take the place of those in the run's `decoding` section.
+        options: see `TranslationTask.configure`.
+
+    Raises:
+        UserError: see `load`; one is no translation run; the vocabularies differ; a bad setting.
+    """
+    from seqkit.tasks.translation import TranslationTask
+
+    tasks = []
+    for one in (path, *ensemble):
+        opened = open_run(one)
+        if not issubclass(opened[2], TranslationTask):
+            kind = opened[2].kind
+            raise UserError(f"{one}: this is a {kind} run, not a translation run; `seqkit predict {one}` uses it")
+        tasks.append((str(one), load_task(*opened, device)))
+    first: Any = tasks[0][1]
+    first.join(tasks[0][0], tasks[1:])
+    first.configure(decoding or {}, **options)
+    return first
