@@ -1,0 +1,24 @@
+"""Strict YAML to typed models: `base:` inheritance, dotted overrides, errors with file and line.
+
+This room knows no section of the configuration. A schema is a `Section`; `read` turns a file and the command line's
+overrides into a `Document` (a plain tree that remembers where every key came from) and `Document.check` turns that
+into a validated `Section`, or raises one `UserError` that lists every mistake with its place.
+"""
+
+from seqkit.config.document import Document, from_mapping, override, read
+from seqkit.config.errors import UserError, nearest, require
+from seqkit.config.schema import Section, from_signature
+from seqkit.config.yamltext import dump
+
+__all__ = [
+    "Document",
+    "Section",
+    "UserError",
+    "dump",
+    "from_mapping",
+    "from_signature",
+    "nearest",
+    "override",
+    "read",
+    "require",
+]

@@ -1,0 +1,236 @@
+"""`Document`: a configuration before validation, from files and overrides, that knows where every key was written."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from seqkit.config.errors import UserError, nearest
+from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, writable
+
+S = TypeVar("S", bound=BaseModel)
+_BASES = 20  # files in a chain of `base:`
+
+
+@dataclass
+class Document:
+    """A configuration before validation.
+
+    Attributes:
+        tree: plain dicts, lists and scalars.
+        places: where each key path was written, such as `configs/x.yaml:12` or `command line`.
+        name: what to call the whole in a message.
+    """
+
+    tree: dict[str, Any]
+    places: dict[KeyPath, str] = field(default_factory=dict)
+    name: str = "config"
+
+    def place(self, path: KeyPath) -> str:
+        """Where `path`, or the nearest key above it, was written."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.places:
+                return self.places[path[:end]]
+        return self.name
+
+    def error(self, path: KeyPath, message: str) -> UserError:
+        """A `UserError` that starts with the place and the dotted path."""
+        dotted = ".".join(path)
+        return UserError(f"{self.place(path)}: {dotted + ': ' if dotted else ''}{message}")
+
+    def check(self, schema: type[S]) -> S:
+        """Validate against a schema.
+
+        Raises:
+            UserError: one line a mistake, each with its place, dotted path and what was expected.
+        """
+        try:
+            return schema.model_validate(self.tree)
+        except ValidationError as error:
+            try:
+                items = error.errors(include_url=False)
+            except UnicodeEncodeError:  # only a tree from Python can hold it
+                raise self.error((), "a text holds half of a surrogate pair") from None
+            lines: dict[str, None] = {}
+            for item in items:
+                path, message = self._explain(item)
+                lines[str(self.error(path, message))] = None
+            raise UserError("\n".join(lines)) from None
+
+    def _explain(self, item: Any) -> tuple[KeyPath, str]:
+        """Pydantic's error, in our words: the path as written in the file, and the message."""
+        path = self._written([str(part) for part in item["loc"]])
+        given = _shown(item["input"])
+        context = item.get("ctx") or {}
+        if item["type"] == "at_key":
+            return (*path, str(context["key"])), item["msg"]
+        if item["type"] == "missing":
+            return (*path, str(item["loc"][-1])), "this key is required"
+        if item["type"] == "literal_error":
+            choices = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+            return path, f"expected {context.get('expected')}, got {given}{nearest(item['input'], choices)}"
+        if item["type"] in ("value_error", "assertion_error"):
+            message = str(context.get("error", item["msg"]))
+            word = re.match(r"[A-Za-z_]+", message)
+            # A constructor's error names its argument first: point at the line of that argument.
+            if word and (*path, word.group()) in self.places:
+                return (*path, word.group()), message
+            return path, message
+        message = item["msg"][0].lower() + item["msg"][1:]
+        return path, f"{message}, got {given}"
+
+    def _written(self, loc: list[str]) -> KeyPath:
+        """Drop what pydantic adds to a location (the tag of a union's branch) and the file does not have."""
+        path: list[str] = []
+        node: Any = self.tree
+        for part in loc:
+            if isinstance(node, Mapping) and part in node:
+                node = node[part]
+                path.append(part)
+            elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+                path.append(part)
+        return tuple(path)
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> Document:
+    """Read a YAML file, the files it names under `base:`, and `key.path=value` overrides, the later over the earlier.
+
+    `${NAME}` in a value is replaced by that environment variable. `base:` is relative to the file that holds it.
+
+    Raises:
+        UserError: no such file, not UTF-8, not YAML, a key twice, a circle of bases, an unset variable, a bad override.
+    """
+    document = _read_file(Path(path), ())
+    override(document, overrides)
+    return document
+
+
+def override(document: Document, overrides: Iterable[str]) -> None:
+    """Lay `key.path=value` texts over a document, in place.
+
+    Raises:
+        UserError: one is not of that form, or leads through a value that is no section.
+    """
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip() or not all(key.strip().split(".")):
+            raise UserError(f"command line: {text!r} is not of the form KEY=VALUE, such as training.epochs=3")
+        keys = tuple(writable(key.strip(), "command line", ()).split("."))
+        if len(keys) > DEEPEST:
+            raise UserError(f"command line: {key[:40]}...: more than {DEEPEST} keys")
+        if len(value) > LARGEST:
+            raise UserError(f"command line: {key}: a value of {len(value):,} characters; put it into a file")
+
+        def place(line: int, text: str = text) -> str:
+            return f"command line: {text[:60]!r}" if line == 0 else "command line"
+
+        node = compose(value, place)
+        builder = Builder(place)
+        _set(document, keys, None if node is None else builder(node, keys))
+        document.places.update(builder.places)
+
+
+def from_mapping(tree: Mapping[str, Any], name: str = "config") -> Document:
+    """A `Document` from a dict, for callers in Python."""
+    try:
+        return Document(tree=copy.deepcopy(dict(tree)), name=name)
+    except RecursionError:
+        raise UserError(f"{name}: nested too deeply") from None
+
+
+def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
+    def place(line: int) -> str:
+        return f"{path}:{line}" if line else str(path)
+
+    text = _text(path)
+    if path.resolve() in above:
+        raise UserError(f"{path}: base: this file is its own base, through {above[-1].name}")
+    if len(above) > _BASES:
+        raise UserError(f"{path}: base: this is a chain of more than {_BASES} files")
+    node = compose(text, place)
+    if node is None:
+        raise UserError(f"{path}: the file is empty; expected keys such as task, data, model, training")
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:{node.start_mark.line + 1}: expected keys and values at the top level")
+    builder = Builder(place)
+    document = Document(builder(node), {(): str(path), **builder.places}, str(path))
+    base = document.tree.pop("base", None)
+    if base is None:
+        return document
+    if not isinstance(base, str):
+        raise document.error(("base",), f"expected the path of a YAML file, got {_shown(base)}")
+    parent = _read_file(path.parent / base, (*above, path.resolve()))
+    return _merged(parent, document)
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)  # and no more: it may be a device without an end
+        if len(data) > LARGEST:
+            raise UserError(f"{path}: more than {LARGEST:,} bytes; this is no configuration")
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        known = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file{nearest(str(path), known)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: this is a directory; expected a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a NUL or half of a surrogate pair in the name
+        raise UserError(f"{str(path)!r}: no such file ({error})") from None
+
+
+def _shown(value: object) -> str:
+    """A value for a message."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # ValueError: a whole number of more digits than Python writes
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _merged(under: Document, over: Document) -> Document:
+    """`over` laid on `under`: mappings merge key by key, anything else is replaced."""
+
+    def merge(low: Any, high: Any, path: KeyPath) -> Any:
+        if isinstance(low, str) and isinstance(high, dict):
+            raise over.error(path, f"the base has the short form {low!r} here; spell it out there to add keys to it")
+        if isinstance(low, dict) and isinstance(high, dict):
+            return {
+                key: merge(low[key], high[key], (*path, key))
+                if key in low and key in high
+                else high.get(key, low.get(key))
+                for key in [*low, *(key for key in high if key not in low)]
+            }
+        return high
+
+    return Document(merge(under.tree, over.tree, ()), {**under.places, **over.places}, over.name)
+
+
+def _set(document: Document, keys: KeyPath, value: Any) -> None:
+    node = document.tree
+    for depth, key in enumerate(keys[:-1]):
+        below = node.setdefault(key, {})
+        if not isinstance(below, dict):
+            short = ".".join(keys[: depth + 1])
+            if isinstance(below, str):
+                raise document.error(
+                    keys[: depth + 1], f"has the short form {below!r}; spell it out to set {key}'s keys"
+                )
+            if below is not None:
+                raise UserError(f"command line: {'.'.join(keys)}: {short} is not a section")
+            below = node[key] = {}
+        node = below
+    node[keys[-1]] = value
+    document.places[keys] = "command line"

@@ -1,0 +1,31 @@
+"""Mistakes of the person at the keyboard, and what helps to name them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: shown as its message alone, with exit code 2."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the choice nearest to `name`, or an empty string where none is near."""
+    found = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional third-party module.
+
+    Raises:
+        UserError: it is not installed; the message names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".", maxsplit=1)[0]
+        raise UserError(f"this needs {package}: pip install 'seqkit[{extra}]' ({error})") from error
