@@ -1,0 +1,185 @@
+"""`init:` weights to start from, those of an earlier run or of somebody else's torch model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, model_validator
+
+from seqkit.config import Section, UserError
+from seqkit.text import TextConfig, Tokenizer
+from seqkit.training import RunFolder
+from seqkit.training.checkpoint import load_weights
+from seqkit.training.choice import Choice
+from seqkit.training.foreign import read_state_dict, read_words
+from seqkit.training.patterns import matches
+from seqkit.training.progress import say
+from seqkit.training.transfer import Given, Transfer, transfer_weights
+
+if TYPE_CHECKING:
+    from seqkit.tasks.base import RunConfig, RunTask
+
+SOURCE_TABLE = "encoder.embedding.table.weight"
+TARGET_TABLE = "decoder.embedding.table.weight"
+# The tokenizers of a run folder, and the weights whose rows are their words.
+_TABLES = {
+    "tokenizer.json": SOURCE_TABLE,
+    "tokenizer.source.json": SOURCE_TABLE,
+    "tokenizer.target.json": TARGET_TABLE,
+}
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+
+
+class InitConfig(Section):
+    """`init:` weights to start from; what is not taken is reported.
+
+    Rows that stand for words, classes or tags are matched by name. A word that both vocabularies have keeps its vector.
+    Where an embedding is taken from a run and there is no `text:` section, the run's tokenizer is kept with it.
+    """
+
+    run: str | None = None
+    """A run folder, of any task."""
+    torch: str | None = None
+    """A state dict of somebody else's torch model instead: safetensors, or written by torch.save. Nothing in it is ever
+    executed."""
+    take: Names = []
+    """Take only the weights whose names in the new model match one of these patterns (`encoder.*`, as in a shell)."""
+    leave: Names = []
+    """Do not take the weights whose names in the new model match one of these."""
+    map: dict[str, Names] = {}
+    """Name of a weight there, or the beginning of names (`lstm.`), -> the same in the new model, or several. The
+    longest that fits holds; a weight without an entry keeps its name."""
+    new_rows: Literal["mean", "fresh"] = "mean"
+    """What the words start from that the earlier vocabulary lacks: the mean of those found, or as they were made. Where
+    the embedding has pretrained vectors, a word of that file has its own. New classes and tags are always as made."""
+    vocabulary: str | None = None
+    """With torch: a file of the words of the embedding's rows there, a word a line."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InitConfig:
+        if (self.run is None) == (self.torch is None):
+            raise ValueError("give one of run (a run folder) and torch (a state dict)")
+        if self.vocabulary is not None and self.torch is None:
+            raise ValueError("vocabulary: is for torch; a run knows its own")
+        for name, targets in self.map.items():
+            if not targets:
+                raise ValueError(f"map: {name!r} leads nowhere; leave leaves a weight out")
+        return self
+
+    @property
+    def choice(self) -> Choice:
+        """The same for `transfer_weights`."""
+        return Choice(self.take, self.leave, self.map, self.new_rows)
+
+    def takes(self, name: str) -> bool:
+        """Whether a weight of that name here would be taken."""
+        return (not self.take or matches(name, self.take)) and not matches(name, self.leave)
+
+
+def keeps_text(config: RunConfig, table: str = SOURCE_TABLE) -> bool:
+    """Whether the vocabulary of an embedding is to be that of the earlier run: the vectors of words go with their
+    numbers, so without a `text:` section both are kept.
+
+    Args:
+        config: the whole configuration.
+        table: the name of the embedding's weight.
+    """
+    init = config.init
+    return init is not None and init.run is not None and "text" not in config.model_fields_set and init.takes(table)
+
+
+def check_new_words(config: RunConfig, key: str, section: object, table: str = SOURCE_TABLE) -> None:
+    """Refuse `vectors_vocabulary` in an embedding section where the vocabulary is that of the earlier run.
+
+    Raises:
+        ValueError: it starts with the key.
+    """
+    if keeps_text(config, table) and getattr(section, "vectors_vocabulary", False):
+        raise ValueError(f"{key}.vectors_vocabulary makes a new vocabulary: give a text section too")
+
+
+def kept_tokenizer(
+    config: RunConfig, table: str = SOURCE_TABLE, check: Callable[[TextConfig], None] | None = None
+) -> Tokenizer | None:
+    """The tokenizer of the earlier run whose vectors become those of an embedding here, where it is to be kept.
+
+    Args:
+        config: the whole configuration.
+        table: the name of the embedding's weight.
+        check: raises ValueError for settings that the task cannot use.
+
+    Returns:
+        the tokenizer, or None: make one from the data.
+
+    Raises:
+        UserError: no such run, or its tokenizer is damaged or of no use here.
+    """
+    if not keeps_text(config, table):
+        return None
+    assert config.init is not None
+    assert config.init.run is not None
+    folder = RunFolder.open(config.init.run)
+    choice = config.init.choice
+    # What the map says goes before equal names, as with the weights.
+    for name, there in sorted(_TABLES.items(), key=lambda pair: not choice.maps(pair[1])):
+        path = folder.path / name
+        if path.exists() and table in choice.places(there):
+            tokenizer = Tokenizer.load(path)
+            try:
+                if check is not None:
+                    check(tokenizer.config)
+            except ValueError as error:
+                raise UserError(f"init.run: {folder}: {error} (give a text section for a new vocabulary)") from None
+            say(f"init: kept {path} for {table}, as there is no text section")
+            return tokenizer
+    say(f"init: {folder} has no vocabulary for {table}; a new one is made")
+    return None
+
+
+def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> Given:
+    """The weights of an earlier run, of any task, and what their rows stand for.
+
+    Raises:
+        UserError: the folder is damaged.
+    """
+    with torch.random.fork_rng(devices=[]):  # the start of its weights is thrown away and may not move the seed
+        rows = kind.restore(config, folder.path).rows()
+    weights = load_weights(folder.weights)
+    for name, its in rows.items():
+        if name in weights and len(weights[name]) != len(its.names):
+            raise UserError(f"{folder.weights}: {name} has not a row for each of {len(its.names):,} names: damaged")
+    return Given(str(folder), weights, rows)
+
+
+def given_by_torch(init: InitConfig) -> Given:
+    """The weights of somebody else's model.
+
+    Raises:
+        UserError: a file cannot be read; see `read_state_dict` and `read_words`.
+    """
+    assert init.torch is not None
+    weights, note = read_state_dict(init.torch)
+    if note:
+        say(f"init: {note}")
+    words = None if init.vocabulary is None else read_words(init.vocabulary)
+    return Given(init.torch, weights, words=words)
+
+
+def initialise(task: RunTask, init: InitConfig, given: Given) -> Transfer:
+    """Load the weights into the model of a task and say what became of each, which is returned too.
+
+    Raises:
+        UserError: see `transfer_weights`.
+    """
+    report = transfer_weights(task.model, given, task.rows(), init.choice)
+    for line in report.lines():
+        say(line)
+    return report

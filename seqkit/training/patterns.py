@@ -1,0 +1,42 @@
+"""Name patterns of weights, as in a shell: `encoder.*`."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Iterable
+
+from seqkit.config import UserError, nearest
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns matches the name; upper and lower case differ."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def matching(patterns: Iterable[str], names: Collection[str], key: str, of: str = "no weight") -> set[str]:
+    """The names that one of the patterns matches.
+
+    Args:
+        patterns: as in a shell.
+        names: what there is.
+        key: where in the configuration the patterns stand, for the message.
+        of: the object of "matches" in the message.
+
+    Raises:
+        UserError: a pattern matches none, so that it would be ignored; the message gives the nearest name.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = {name for name in names if matches(name, (pattern,))}
+        if not matched:
+            hint = nearest(pattern, [*names, *(f"{start}.*" for start in beginnings(names))])
+            hint = hint or f"; the names are: {', '.join(names)}"
+            raise UserError(f"{key}: {pattern!r} matches {of}{hint}")
+        found |= matched
+    return found
+
+
+def beginnings(names: Iterable[str]) -> list[str]:
+    """The modules that the weights of these names lie in: `a.b.weight` lies in `a` and in `a.b`."""
+    parts = (name.split(".") for name in names)
+    return list(dict.fromkeys(".".join(some[:end]) for some in parts for end in range(1, len(some))))
