@@ -19,31 +19,29 @@ class MovingAverage:
     that the start of a short run is forgotten sooner.
 
     Args:
-        model: its parameters with requires_grad are followed.
+        model: its parameters that have requires_grad now are followed, in updates while they have it.
         decay: the largest d.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._model = model
+        self._followed = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._decay = decay
         self.updates = 0
-        self.average = {name: value.detach().clone() for name, value in self._followed()}
-
-    def _followed(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, value) for name, value in self._model.named_parameters() if value.requires_grad)
+        self.average = {name: value.detach().clone() for name, value in self._followed.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the parameters as they are now."""
         self.updates += 1
         weight = 1 - min(self._decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in self._followed():
-            self.average[name].lerp_(value, weight)
+        for name, value in self._followed.items():
+            if value.requires_grad:  # else it is frozen as yet, and is its own average
+                self.average[name].lerp_(value, weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The model computes with the averages inside this context."""
-        own = {name: value.detach().clone() for name, value in self._followed()}
+        own = {name: value.detach().clone() for name, value in self._followed.items()}
         self._copy(self.average)
         try:
             yield
@@ -52,7 +50,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def _copy(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._followed():
+        for name, parameter in self._followed.items():
             parameter.copy_(values[name])
 
     def state(self) -> dict[str, object]:

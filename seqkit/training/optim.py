@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError
+from seqkit.training.patterns import matches, matching
 from seqkit.training.settings import OptimizerConfig, ScheduleConfig
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """An optimiser over the parameters that want a gradient, grouped by learning-rate factor and decay.
+def make_optimizer(
+    model: nn.Module, config: OptimizerConfig, factors: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """An optimiser over parameters, grouped by learning-rate factor and decay.
+
+    Args:
+        model: whose parameters are learned.
+        config: how.
+        factors: the names of those that ever train, and what the rate of each is multiplied by before `lr_factors`;
+            None: all that want a gradient, alike. One that gets its first gradient late gets its moments then.
 
     Raises:
         UserError: a pattern of `lr_factors` matches no parameter, or nothing is left to train.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if factors is None:
+        factors = {name: 1.0 for name, parameter in model.named_parameters() if parameter.requires_grad}
+    named = [(name, parameter) for name, parameter in model.named_parameters() if name in factors]
     if not named:
         raise UserError("training: every parameter is frozen; there is nothing to train")
-    for pattern in config.lr_factors:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in named):
-            names = [name for name, _ in named]
-            hint = nearest(pattern, names) or f"; the parameters are: {', '.join(names)}"
-            raise UserError(f"training.optimizer.lr_factors: {pattern!r} matches no trained parameter{hint}")
+    names = [name for name, _ in named]
+    matching(config.lr_factors, names, "training.optimizer.lr_factors", "no trained parameter")
     grouped: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
-        factor = next((f for pattern, f in config.lr_factors.items() if fnmatch.fnmatchcase(name, pattern)), 1.0)
-        grouped.setdefault((factor, parameter.dim() > 1), []).append(parameter)
+        factor = next((f for pattern, f in config.lr_factors.items() if matches(name, [pattern])), 1.0)
+        grouped.setdefault((factor * factors[name], parameter.dim() > 1), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {
             "params": parameters,
@@ -89,10 +96,10 @@ def _cosine(start: float, end: float, done: float) -> float:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Give every group `factor` times its peak rate; returns the first group's, for the log."""
+    """Give every group `factor` times its peak rate; returns that of a group whose own factor is 1, for the log."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
-    return float(optimizer.param_groups[0]["lr"])
+    return float(optimizer.defaults["lr"] * factor)
 
 
 def clip(parameters: Iterable[nn.Parameter], norm: float | None, value: float | None) -> Tensor:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from seqkit.config import Section
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Patterns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
 class OptimizerConfig(Section):
@@ -27,6 +35,9 @@ class OptimizerConfig(Section):
     lr_factors: dict[str, float] = {}
     """Parameter name pattern (`embedding*`, as in a shell) -> what the learning rate is multiplied by; the first
     pattern that matches a name holds, and a pattern that matches none is an error."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """The rate of each group of layers is that of the next one, nearer the output, times this (Howard & Ruder 2018,
+    section 3.1: 1 / 2.6); lr_factors come on top."""
 
     @model_validator(mode="after")
     def _sensible(self) -> OptimizerConfig:
@@ -73,6 +84,41 @@ class EarlyStoppingConfig(Section):
     """By how much the metric must improve to count as better."""
 
 
+class StageConfig(Section):
+    """One entry of `training.unfreeze.stages`."""
+
+    at: int = Field(ge=0)
+    """After so many epochs or steps ..."""
+    train: Patterns = Field(min_length=1)
+    """... the parameters that these patterns match train too."""
+
+
+class UnfreezeConfig(Section):
+    """`training.unfreeze`: what is frozen at first, and when it starts to learn."""
+
+    every: int | None = Field(default=None, gt=0)
+    """The last group of layers trains from the start, and after every so many epochs or steps the group before it
+    joins (Howard & Ruder 2018, section 3.3)."""
+    stages: list[StageConfig] = []
+    """The same by hand, instead: a list of `{at: 2, train: ["encoder.recurrent*"]}`, the first of them at 0. What none
+    of them names never trains."""
+    unit: Literal["epochs", "steps"] = "epochs"
+    """What `every` and `at` count."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> UnfreezeConfig:
+        if (self.every is None) == (not self.stages):
+            raise ValueError("every and stages exclude each other: give one")
+        starts = [stage.at for stage in self.stages]
+        if starts and starts[0] != 0:
+            raise ValueError("stages: the first must be at 0; nothing would train before it")
+        if len(starts) == 1:
+            raise ValueError("stages: one alone unfreezes nothing; training.freeze names what never trains")
+        if any(low >= high for low, high in itertools.pairwise(starts)):
+            raise ValueError(f"stages: each must be at a later time than the one before, got {starts}")
+        return self
+
+
 def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
@@ -90,6 +136,10 @@ class TrainingConfig(Section):
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named, json_schema_input_type=str | ScheduleConfig)] = (
         ScheduleConfig()
     )
+    freeze: Patterns = []
+    """Patterns of parameter names (`encoder.embedding*`, as in a shell) that never train; one that matches none is an
+    error."""
+    unfreeze: UnfreezeConfig | None = None
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Scale the gradient down to this length where it is longer; null: leave it. The norm is logged either way."""
     clip_value: float | None = Field(default=None, gt=0)
