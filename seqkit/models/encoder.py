@@ -24,7 +24,12 @@ class Embedding(nn.Module):
         frozen: leave the table as it was initialised.
         init_std: standard deviation of the normal distribution that the vectors start from (torch's own is 1).
         scale: a looked-up vector is multiplied by this (Vaswani et al. 2017, section 3.4).
+
+    Attributes:
+        pretrained: (V,) bool, the vectors that whoever filled the table has from elsewhere; None: none.
     """
+
+    pretrained: Tensor | None = None
 
     def __init__(
         self,
@@ -44,6 +49,8 @@ class Embedding(nn.Module):
         super().__init__()
         if size < 1:
             raise ValueError(f"size must be positive, got {size}")
+        if size > 1_000_000:
+            raise ValueError("size must be at most 1,000,000")
         if init_std <= 0:
             raise ValueError(f"init_std must be positive, got {init_std}")
         if scale <= 0:

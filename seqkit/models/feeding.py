@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn import Prepared, Recurrent, State
 from seqkit.nn.backends import Choice, transformed
@@ -105,7 +106,7 @@ def choose_feeding(decoder: Decoder, rows: Tensor, prepared: Sequence[Prepared] 
         return Choice("reference", "a mask of the cell is drawn at every step")
     if decoder.attention is None or reader_weights(decoder.attention) is None:
         return Choice("reference", f"{type(decoder.attention).__name__} has no reader with a hand-derived backward")
-    if type(decoder.vector) not in (Linear, nn.Linear):
+    if decoder.vector is None or type_before_parametrizations(decoder.vector) not in (Linear, nn.Linear):
         return Choice("reference", f"the attentional vector is made by a {type(decoder.vector).__name__}")
     return Choice("fused", "hand-derived backward")
 

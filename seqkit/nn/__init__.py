@@ -7,6 +7,7 @@ from seqkit.nn.convert import from_torch, to_torch
 from seqkit.nn.crf import CRF, iob2_allowed
 from seqkit.nn.dropout import EmbeddingDropout, LockedDropout, WordDropout, embedding_dropout
 from seqkit.nn.faces import GRU, LSTM, RNN
+from seqkit.nn.lora import add_lora, merge_lora
 from seqkit.nn.loss import linear_cross_entropy
 from seqkit.nn.recurrent import Recurrent
 from seqkit.nn.state import detach_state
@@ -33,12 +34,14 @@ __all__ = [
     "State",
     "Trace",
     "WordDropout",
+    "add_lora",
     "detach_state",
     "embedding_dropout",
     "from_torch",
     "iob2_allowed",
     "linear_cross_entropy",
     "make_attention",
+    "merge_lora",
     "resolve_cell",
     "to_torch",
 ]

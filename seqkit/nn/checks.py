@@ -8,13 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LARGEST_SIZE = 2**24
+"""Of any size: two of them, times the gates, still make a number of elements that torch can count."""
 
-def check_size(name: str, value: Any) -> int:
-    """Return `value` if it is a positive int; raise TypeError or ValueError that names the argument."""
+
+def check_size(name: str, value: Any, largest: int = LARGEST_SIZE) -> int:
+    """Return `value` if it is an int from 1 to `largest`; raise TypeError or ValueError that names the argument."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
     if value <= 0:
         raise ValueError(f"{name} must be positive, got {value}")
+    if value > largest:
+        raise ValueError(f"{name} must be at most {largest:,}")
     return value
 
 

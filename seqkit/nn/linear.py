@@ -25,17 +25,16 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        trained = (
-            input.requires_grad or self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        )
+        weight = self.weight  # read once: it may be parametrized, and then each reading computes it
+        trained = input.requires_grad or weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         learning = torch.is_grad_enabled() and trained
-        if not _served(input, self.weight, MIN_TRAINING if learning else MIN_WORK):
-            return F.linear(input, self.weight, self.bias)
+        if not _served(input, weight, MIN_TRAINING if learning else MIN_WORK):
+            return F.linear(input, weight, self.bias)
         rows = input.reshape(-1, input.size(-1))
         if learning:
-            result: Tensor = _Product.apply(rows, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            result: Tensor = _Product.apply(rows, weight, self.bias)  # type: ignore[no-untyped-call]
         else:
-            result = product(rows, self.weight, self.bias)
+            result = product(rows, weight, self.bias)
         return result.view(*input.shape[:-1], self.out_features)
 
 

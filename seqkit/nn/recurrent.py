@@ -77,7 +77,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.input_size = check_size("input_size", input_size)
         self.hidden_size = check_size("hidden_size", hidden_size)
-        self.num_layers = check_size("num_layers", num_layers)
+        self.num_layers = check_size("num_layers", num_layers, 1000)
         self.batch_first = check_flag("batch_first", batch_first)
         self.dropout = check_probability("dropout", dropout)
         self.bidirectional = check_flag("bidirectional", bidirectional)

@@ -36,8 +36,9 @@ class GRUKernel(Kernel):
         H = given["h0"].size(1)
         bias_hh = given.get("bias_hh")
         if self.layer_norm:
-            pair, news = (part.contiguous() for part in given["projected"].split_with_sizes([2 * H, H], 1))
-            return pair, news
+            pair, news = given["projected"].split_with_sizes([2 * H, H], 1)
+            # A copy even where they are one row and so contiguous: the steps write into it.
+            return pair.contiguous(), news.clone(memory_format=torch.contiguous_format)
         x, weight, bias = given["x"], given["weight_ih"], given.get("bias_ih")
         drive = x.new_empty(x.size(0), 3 * H)
         if bias is None or bias_hh is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn.attention import (
     AdditiveAttention,
@@ -242,7 +243,7 @@ def reader_weights(attention: Attention) -> Tensors | None:
     found: Tensors = {}
     for name in READERS[type(attention)][1]:
         part = getattr(attention, name)
-        if type(part) in (Linear, nn.Linear) and part.bias is None:
+        if type_before_parametrizations(part) in (Linear, nn.Linear) and part.bias is None:
             part = part.weight
         if not isinstance(part, Tensor):
             return None
