@@ -6,16 +6,21 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from seqkit.config import Section
+from seqkit.config import Section, nearest
+
+FOREIGN = "torchtext:"
+_NAMES = ("word", "bpe", "unigram", "char")
 
 
 class TextConfig(Section):
     """How a text becomes tokens: normalise, split, drop stop words, look up, cut to length, in this order."""
 
-    tokenizer: Literal["word", "bpe", "unigram", "char"] = Field(
+    tokenizer: str = Field(
         default="word",
         description="word: whole words. bpe, unigram: pieces of words (Sennrich et al. 2016; Kudo 2018). "
-        "char: one token a Unicode code point.",
+        "char: one token a Unicode code point. torchtext:NAME: words as torchtext's tokenizer of that name splits them "
+        "(basic_english, moses, ...); needs torch 2.3 and torchtext.",
+        json_schema_extra={"pattern": f"^({'|'.join(_NAMES)}|{FOREIGN}.+)$"},
     )
     split: Literal["words", "spaces"] = Field(
         default="words",
@@ -61,12 +66,29 @@ class TextConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TextConfig:
-        if self.tokenizer == "char":
+        if self.tokenizer not in _NAMES and not self.tokenizer.startswith(FOREIGN):
+            names = [*_NAMES, f"{FOREIGN}basic_english"]
+            hint = nearest(self.tokenizer, names)
+            raise ValueError(f"tokenizer: expected {', '.join(names)}, ..., got {self.tokenizer!r}{hint}")
+        if self.tokenizer == "char" or self.is_foreign:
+            why = "splits by itself" if self.is_foreign else "has no words"
             for name, value in (("split", "words"), ("stop_words", "none"), ("split_chinese", True)):
                 if getattr(self, name) != value:
-                    raise ValueError(f"{name}: the char tokenizer has no words; leave it at its default ({value!r})")
+                    raise ValueError(
+                        f"{name}: the {self.tokenizer} tokenizer {why}; leave it at its default ({value!r})"
+                    )
         if self.tokenizer == "unigram" and self.min_frequency != 1:
             raise ValueError("min_frequency: the unigram tokenizer does not count words; use vocab_size")
         if self.max_length is not None and self.max_length <= self.add_bos + self.add_eos:
             raise ValueError("max_length: leaves no room for a token beside <bos> and <eos>")
         return self
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another library splits the texts."""
+        return self.tokenizer.startswith(FOREIGN)
+
+    @property
+    def kind(self) -> str:
+        """What the tokens are: word, bpe, unigram or char."""
+        return "word" if self.is_foreign else self.tokenizer

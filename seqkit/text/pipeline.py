@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
 from seqkit.config import UserError, nearest
+from seqkit.files import read_bytes
 from seqkit.text.config import TextConfig
 
 PAD, UNK, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
@@ -42,6 +43,9 @@ _CHUNK = rf"{SPACE}?[^{SPACE}]{{1,64}}"
 _SPECIAL = r"<(?=(?:pad|bos|eos)>)"
 
 
+_LONGEST_STOP_WORD = 100  # characters; the pattern nests as deep as the words share their beginnings
+
+
 def normalizer(config: TextConfig) -> Any:
     """Unicode form, accents, case; for bpe and unigram also the space mark. None where nothing is to do."""
     form = "nfc" if config.normalize == "none" and config.strip_accents else config.normalize
@@ -58,9 +62,14 @@ def normalizer(config: TextConfig) -> Any:
 
 
 def splitter(config: TextConfig) -> Any:
-    """The pre-tokenizer: words or white space, Chinese characters, then stop words. None for char."""
+    """The pre-tokenizer: words or white space, Chinese characters, then stop words. None for char.
+
+    What another library has split it only keeps from being a special token.
+    """
     if config.tokenizer == "char":
         return None
+    if config.is_foreign:
+        return pre_tokenizers.Split(Regex(_SPECIAL), "isolated")
     subword = config.tokenizer != "word"
     if config.split == "words":
         parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
@@ -78,9 +87,9 @@ def splitter(config: TextConfig) -> Any:
 
 def decoder(config: TextConfig) -> Any:
     """How tokens join: None (with spaces) for word, seamlessly for the others."""
-    if config.tokenizer == "word":
+    if config.kind == "word":
         return None
-    if config.tokenizer == "char":
+    if config.kind == "char":
         return decoders.Fuse()
     return decoders.Sequence([decoders.Replace(SPACE, " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
 
@@ -114,7 +123,7 @@ def _stop_words(config: TextConfig, parts: list[Any]) -> list[str]:
         data = resources.files("seqkit.text").joinpath("stop_words_en.txt").read_bytes()
     else:
         name = config.stop_words
-        data = _read(Path(name).expanduser())
+        data = _read(Path(name))
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -132,6 +141,8 @@ def _stop_words(config: TextConfig, parts: list[Any]) -> list[str]:
         pieces = [piece for piece, _ in split.pre_tokenize_str(word)]
         if pieces != [word] and config.stop_words == "english":
             continue  # a clitic, which bpe and unigram do not make a token
+        if len(word) > _LONGEST_STOP_WORD:
+            raise UserError(f"{name}:{number}: a word of {len(word):,} characters; expected one word a line")
         if pieces != [word]:
             raise UserError(
                 f"{name}:{number}: {word!r} is {len(pieces)} tokens ({' '.join(pieces)}); expected one word a line"
@@ -144,9 +155,11 @@ def _stop_words(config: TextConfig, parts: list[Any]) -> list[str]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path.expanduser())
     except FileNotFoundError:
         hint = nearest(str(path), ["none", "english"])
         raise UserError(f"stop_words: no such file: {path} (or none, or english){hint}") from None
     except OSError as error:
         raise UserError(f"stop_words: {path} cannot be read ({error.strerror})") from None
+    except RuntimeError as error:  # no such ~user
+        raise UserError(f"stop_words: {path} cannot be read ({error})") from None

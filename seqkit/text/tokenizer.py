@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer as Backend
 
 from seqkit.config import UserError
-from seqkit.files import write_text
+from seqkit.files import read_json, write_text
 from seqkit.text import pipeline, training
 from seqkit.text.config import TextConfig
+from seqkit.text.torchtext import splitter
 
 _FORMAT = "seqkit.tokenizer"
 _VERSION = 1
@@ -56,7 +57,7 @@ class Tokenizer:
         self._cut = slice(None)
         if room is not None:
             self._cut = slice(None, room) if config.keep == "start" else slice(-room, None)
-        last = f"{self._before} {self._after} {self._cut}"
+        last = f"{self._before} {self._after} {self._cut}" + config.tokenizer * config.is_foreign
         self.fingerprint: str = hashlib.sha256((text + last).encode("utf-8")).hexdigest()
 
     @classmethod
@@ -74,6 +75,15 @@ class Tokenizer:
         """
         return cls(training.train(texts, config, whole=whole), config)
 
+    @classmethod
+    def train_counted(cls, counts: Mapping[str, int], config: TextConfig) -> Tokenizer:
+        """The word tokenizer that `train` gives, from how often each stretch between two spaces of the texts occurs.
+
+        Raises:
+            UserError: see `train`.
+        """
+        return cls(training.train_counted(counts, config), config)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, in the same order; a blank text gives an empty list (plus <bos>, <eos> if set).
 
@@ -86,7 +96,9 @@ class Tokenizer:
         # The library's own truncation also encodes everything it cuts off: ten times slower on long texts.
         texts = list(texts)
         try:
-            encodings = self._encode_batch(texts, add_special_tokens=False)
+            encodings = self._encode_batch(
+                self._inputs(texts), is_pretokenized=self.config.is_foreign, add_special_tokens=False
+            )
         except TypeError:
             for index, text in enumerate(texts):
                 if not isinstance(text, str):
@@ -98,6 +110,25 @@ class Tokenizer:
             raise
         return [[*self._before, *encoding.ids[self._cut], *self._after] for encoding in encodings]
 
+    def _inputs(self, texts: list[str]) -> Sequence[Any]:
+        """Texts as the library takes them: whole, or as the words into which another library splits them."""
+        return list(map(splitter(self.config.tokenizer), texts)) if self.config.is_foreign else texts
+
+    @property
+    def separable(self) -> bool:
+        """Whether the tokens of a text are those of its stretches between spaces, one stretch after the other.
+
+        Not where a space is a token, or a stretch can vanish with its accents while its space mark stays.
+        """
+        subword = self.config.tokenizer in ("bpe", "unigram")
+        split = self._backend.pre_tokenizer is not None and not self.config.is_foreign
+        return split and not (subword and self.config.strip_accents)
+
+    def bare(self) -> Tokenizer:
+        """The same without what is cut off or added at the ends of a text."""
+        plain = {"add_bos": False, "add_eos": False, "max_length": None}
+        return Tokenizer(self._backend, self.config.model_copy(update=plain))
+
     def tokens(self, text: str) -> list[str]:
         """The tokens of one text as the vocabulary writes them, one for each id of `encode`.
 
@@ -108,11 +139,20 @@ class Tokenizer:
     def pieces(self, text: str) -> list[str]:
         """The stretch of the text that each token of `tokens` stands for, as written there (unknown words, too).
 
-        A stretch that begins with a space begins with `▁` where the tokenizer is bpe or unigram.
+        A stretch that begins with a space begins with `▁` where the tokenizer is bpe or unigram. Where another library
+        splits the text, it is the word that it makes of the stretch.
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        (given,) = self._inputs([text])
+        encoding = self._backend.encode(given, is_pretokenized=self.config.is_foreign, add_special_tokens=False)
         mark = pipeline.SPACE if self.config.tokenizer in ("bpe", "unigram") else " "
-        stretches = [text[start:end].replace(" ", mark) for start, end in encoding.offsets]
+        if self.config.is_foreign:
+            words = encoding.word_ids
+            stretches = [
+                given[word] if words.count(word) == 1 else given[word][start:end]
+                for word, (start, end) in zip(words, encoding.offsets, strict=True)
+            ]
+        else:
+            stretches = [text[start:end].replace(" ", mark) for start, end in encoding.offsets]
         # The space mark put before the text shares the place of the first character.
         stretches = [mark if token == mark else found for token, found in zip(encoding.tokens, stretches, strict=True)]
         before, after = ([self.vocabulary[index] for index in side] for side in (self._before, self._after))
@@ -126,7 +166,13 @@ class Tokenizer:
         return [numbers.get(word, self.unk_id) for word in normalised]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where in the text each token begins and ends (exclusive), in characters; <bos> and <eos> left out."""
+        """Where in the text each token begins and ends (exclusive), in characters; <bos> and <eos> left out.
+
+        Raises:
+            ValueError: another library splits the texts, which does not tell.
+        """
+        if self.config.is_foreign:
+            raise ValueError(f"{self.config.tokenizer} does not tell where in a text its tokens stand")
         found = self._backend.encode(text, add_special_tokens=False).offsets
         limits = [*(start for start, _ in found), len(text)][1:]
         whole = [
@@ -176,10 +222,10 @@ class Tokenizer:
         """
         path = Path(path)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UserError(f"{path}: damaged tokenizer file ({error})") from None
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise UserError(f"{path}: not a seqkit tokenizer; expected a file written by Tokenizer.save")
@@ -191,7 +237,10 @@ class Tokenizer:
             tokenizer._set(document["tokenizer"], TextConfig.model_validate(document["config"]))
         except (KeyError, ValidationError) as error:
             raise UserError(f"{path}: damaged tokenizer file ({' '.join(str(error).split())})") from None
-        except Exception as error:  # the library raises Exception itself on JSON that is not its own
+        except BaseException as error:  # the library raises Exception itself on JSON that is not its own
+            # A panic of the Rust side arrives as a BaseException of a private class.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise UserError(f"{path}: damaged tokenizer file ({error})") from None
         return tokenizer
 

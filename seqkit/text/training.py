@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -13,6 +14,7 @@ from tokenizers import models, trainers
 from seqkit.config import UserError
 from seqkit.text import pipeline
 from seqkit.text.config import TextConfig
+from seqkit.text.torchtext import splitter
 
 _SUBWORD_VOCAB_SIZE = 8000
 _SPECIAL = list(pipeline.SPECIAL_TOKENS)
@@ -25,17 +27,49 @@ def train(texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> B
         ValueError: `whole` with a tokenizer that is not of words.
         UserError: no token in the texts, or a `vocab_size` that does not hold their characters.
     """
-    build = {"word": _word, "char": _char, "bpe": _bpe, "unigram": _unigram}[config.tokenizer]
+    build = {"word": _word, "char": _char, "bpe": _bpe, "unigram": _unigram}[config.kind]
     if whole:
-        if config.tokenizer != "word":
+        if config.kind != "word":
             raise ValueError(f"whole: the {config.tokenizer} tokenizer has no words")
         build = _whole
-    backend = _raw(build(texts, config), config, pipeline.splitter(config))
+    elif config.is_foreign:
+        split = splitter(config.tokenizer)
+        texts, build = chain.from_iterable(map(split, texts)), _whole
+    return _complete(build(texts, config), config)
+
+
+def train_counted(counts: Mapping[str, int], config: TextConfig) -> Backend:
+    """The word tokenizer that `train` makes, from how often each stretch between two spaces occurs in the texts."""
+    normalizer, split = pipeline.normalizer(config), pipeline.splitter(config)
+    words: Counter[str] = Counter()
+    for stretch, count in counts.items():
+        normal = stretch if normalizer is None else normalizer.normalize_str(stretch)
+        for word, _ in split.pre_tokenize_str(normal):
+            words[word] += count
+    # As the library's trainer has it: the special tokens count, even where a text holds them as words.
+    frequent = sorted((word for word, count in words.items() if count >= config.min_frequency), key=_by_count(words))
+    kept = frequent if config.vocab_size is None else frequent[: max(0, config.vocab_size - len(_SPECIAL))]
+    vocabulary = _numbered([word for word in kept if word not in _SPECIAL])
+    return _complete(models.WordLevel(vocab=vocabulary, unk_token=pipeline.UNK), config)
+
+
+def _by_count(counts: Mapping[str, int]) -> Callable[[str], tuple[int, str]]:
+    return lambda word: (-counts[word], word)
+
+
+def _complete(model: Any, config: TextConfig) -> Backend:
+    backend = assemble(model, config)
     if backend.get_vocab_size() <= len(_SPECIAL):
         raise UserError(
             f"text: no token to train the {config.tokenizer} tokenizer on; "
             "the training texts are empty, or min_frequency, vocab_size or stop_words leave nothing"
         )
+    return backend
+
+
+def assemble(model: Any, config: TextConfig) -> Backend:
+    """The whole tokenizer around a model: how texts are normalised and split before it, and tokens joined after."""
+    backend = _raw(model, config, pipeline.splitter(config))
     decoder = pipeline.decoder(config)
     if decoder is not None:
         backend.decoder = decoder
@@ -107,7 +141,7 @@ def _char(texts: Iterable[str], config: TextConfig) -> Any:
     for text in texts:
         counts.update(text if normalizer is None else normalizer.normalize_str(text))
     frequent = [character for character, count in counts.items() if count >= config.min_frequency]
-    frequent.sort(key=lambda character: (-counts[character], character))
+    frequent.sort(key=_by_count(counts))
     limit = config.vocab_size - len(_SPECIAL) if config.vocab_size else None
     # Pieces without merges are characters; a model of words would hold one object a character of a 10 MB line.
     return models.BPE(vocab=_numbered(frequent[:limit]), merges=[], unk_token=pipeline.UNK)

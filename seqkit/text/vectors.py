@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 
 from seqkit.config import UserError, nearest
+from seqkit.files import LONGEST_LINE, read_lines
 from seqkit.text.pipeline import SPECIAL_TOKENS
 
 _LARGEST = float(np.finfo(np.float32).max)
+_WIDEST = 1 << 16  # numbers in a vector; times the vocabulary it decides the memory
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,11 +31,13 @@ class Vectors:
         matrix: (V, E) float32, one row a token.
         found: number of tokens whose row comes from the file.
         coverage: `found` divided by the number of tokens that are not special, between 0 and 1.
+        known: (V,) bool, which tokens these are.
     """
 
     matrix: torch.Tensor
     found: int
     coverage: float
+    known: torch.Tensor
 
     @property
     def size(self) -> int:
@@ -82,11 +86,13 @@ def load_vectors(
     deviation = float(matrix[found].std(dtype=np.float64))
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(int(missing.sum()), tensor.size(1), generator=generator) * deviation
+    if not torch.isfinite(drawn).all():
+        raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are no word vectors")
     tensor[torch.from_numpy(missing)] = drawn
     if norm is not None:
         tensor = torch.nn.functional.normalize(tensor, dim=1) * norm
     words = sum(token not in SPECIAL_TOKENS for token in vocabulary)
-    return Vectors(tensor, int(found.sum()), float(found.sum()) / max(words, 1))
+    return Vectors(tensor, int(found.sum()), float(found.sum()) / max(words, 1), torch.from_numpy(found))
 
 
 def vector_words(path: str | Path) -> Iterator[str]:
@@ -166,7 +172,9 @@ def _rows(path: Path, size: int | None) -> Iterator[tuple[int, bytes, bytes, int
         announced: int | None = None
         count = 0
         try:
-            for line, raw in enumerate(file, 1):
+            for line, raw in enumerate(read_lines(file), 1):
+                if len(raw) > LONGEST_LINE:
+                    raise UserError(f"{path}:{line}: a line of more than {LONGEST_LINE:,} bytes")
                 text = raw.rstrip(b" \t\r\n")
                 if line == 1:
                     text = text.removeprefix(b"\xef\xbb\xbf")
@@ -175,7 +183,7 @@ def _rows(path: Path, size: int | None) -> Iterator[tuple[int, bytes, bytes, int
                 if b"\t" in text:
                     text = text.replace(b"\t", b" ")
                 fields = text.count(b" ")
-                if line == 1 and fields == 1 and all(part.isdigit() for part in text.split(b" ")):
+                if line == 1 and fields == 1 and all(part.isdigit() and len(part) < 19 for part in text.split(b" ")):
                     announced, width = (int(part) for part in text.split(b" "))
                     _check_size(path, line, width, size)
                     continue
@@ -197,6 +205,8 @@ def _rows(path: Path, size: int | None) -> Iterator[tuple[int, bytes, bytes, int
 def _check_size(path: Path, line: int, width: int, size: int | None) -> None:
     if width < 1:
         raise UserError(f"{path}:{line}: expected a word and its numbers, separated by spaces")
+    if width > _WIDEST:
+        raise UserError(f"{path}:{line}: vectors of {width:,} numbers; the most is {_WIDEST:,}")
     if size is not None and width != size:
         raise UserError(f"{path}:{line}: vectors of {width} numbers; expected {size}")
 
@@ -234,3 +244,5 @@ def _open(path: Path) -> IO[bytes]:
         raise UserError(f"{path}: this is a directory; expected a file of vectors") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a NUL or half of a surrogate pair in the name
+        raise UserError(f"{str(path)!r}: cannot be read ({error})") from None
