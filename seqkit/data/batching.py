@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -15,14 +15,8 @@ from torch import Tensor
 
 from seqkit.config import Section
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from seqkit.text import Tokenizer
-
 T = TypeVar("T")
-# Part of the key under which tokenised data is cached: raise it when `encode_column` changes what it stores.
-ENCODING_VERSION = 1
+_BLOCK = 1 << 20  # rows or ids looked at together, where all of them would take memory
 
 
 class BatchingConfig(Section):
@@ -37,18 +31,28 @@ class BatchingConfig(Section):
 
 
 class Ragged:
-    """Sequences of token ids of different lengths, read where they lie (memory-mapped Arrow).
+    """Sequences of token ids of different lengths, read where they lie (memory-mapped, see `encode_column`).
 
     Args:
         chunks: pairs of (values, offsets): sequence i of a chunk is `values[offsets[i] : offsets[i + 1]]`.
+        lengths: (N,) of all sequences, where they lie somewhere already.
+        known: what is known of them: their digest, and how often an id occurs in them (id -> number).
     """
 
-    def __init__(self, chunks: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> None:
+    def __init__(
+        self,
+        chunks: Sequence[tuple[NDArray[np.int32], NDArray[np.integer[Any]]]],
+        lengths: NDArray[np.int32] | None = None,
+        known: tuple[str, dict[int, int]] | None = None,
+    ) -> None:
         self._chunks = [chunk for chunk in chunks if len(chunk[1]) > 1]
         self._starts = np.cumsum([0, *(len(offsets) - 1 for _, offsets in self._chunks)])
-        parts = [np.diff(offsets) for _, offsets in self._chunks]
+        self._digest, self._counts = known or ("", {})
+        if lengths is None:
+            parts = [np.diff(offsets).astype(np.int32, copy=False) for _, offsets in self._chunks]
+            lengths = np.concatenate(parts) if parts else np.zeros(0, np.int32)
         #: number of ids of each sequence, (N,) int32
-        self.lengths: NDArray[np.int32] = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        self.lengths: NDArray[np.int32] = lengths
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -59,21 +63,49 @@ class Ragged:
         row = index - self._starts[chunk]
         return values[offsets[row] : offsets[row + 1]]
 
+    def take(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The ids of some sequences, one after the other, and the length of each of them."""
+        lengths = self.lengths[rows]
+        if len(self._chunks) == 1:
+            values, offsets = self._chunks[0]
+            return values[stretches(offsets[rows], lengths)], lengths
+        return np.concatenate([np.zeros(0, np.int32), *(self[int(row)] for row in rows)]), lengths
+
     def digest(self) -> str:
         """A hash of all ids and lengths."""
-        found = hashlib.sha256(self.lengths.tobytes())
-        for values, offsets in self._chunks:
-            found.update(values[offsets[0] : offsets[-1]].tobytes())
-        return found.hexdigest()
+        if not self._digest:
+            found = hashlib.sha256(np.ascontiguousarray(self.lengths).data)
+            for values, offsets in self._chunks:
+                found.update(np.ascontiguousarray(values[offsets[0] : offsets[-1]]).data)
+            self._digest = found.hexdigest()
+        return self._digest
 
     def count(self, number: int) -> int:
         """How often an id occurs in all sequences together."""
-        return sum(int((values[offsets[0] : offsets[-1]] == number).sum()) for values, offsets in self._chunks)
+        if number not in self._counts:
+            self._counts[number] = sum(
+                int(np.count_nonzero(values[start : min(start + _BLOCK, int(offsets[-1]))] == number))
+                for values, offsets in self._chunks
+                for start in range(int(offsets[0]), int(offsets[-1]), _BLOCK)
+            )
+        return self._counts[number]
+
+    def only(self, number: int, first: int, last: int) -> NDArray[np.bool_]:
+        """Which of the sequences from number `first` to `last` - 1 have tokens, and all of them this id."""
+        found = np.zeros(last - first, bool)
+        if self.count(number):
+            lengths = self.lengths[first:last]
+            filled = np.flatnonzero(lengths)
+            if len(filled):
+                values, sizes = self.take(first + filled)
+                starts = np.cumsum(sizes, dtype=np.int64) - sizes
+                found[filled] = np.logical_and.reduceat(values == number, starts)
+        return found
 
     @classmethod
     def join(cls, parts: Sequence[Ragged]) -> Ragged:
-        """Several, one after the other; nothing is copied."""
-        return cls([chunk for part in parts for chunk in part._chunks])
+        """Several, one after the other; nothing is copied but the lengths."""
+        return parts[0] if len(parts) == 1 else cls([chunk for part in parts for chunk in part._chunks])
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> Ragged:
@@ -83,43 +115,42 @@ class Ragged:
         return cls([(values, offsets)])
 
 
-def encode_column(dataset: Dataset, column: str, tokenizer: Tokenizer) -> Ragged:
-    """Tokenise one text column, once: the result is cached beside the data set's own files.
+def stretches(starts: NDArray[np.integer[Any]], counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """The positions of stretches of an array, one stretch after the other: each begins at its start and is so long."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.repeat(starts - ends + counts, counts) + np.arange(total)
+
+
+class Plan(Sequence[NDArray[np.int64]]):
+    """Which examples go into which batch: a sequence of arrays of indices that exist while they are looked at.
 
     Args:
-        dataset: a memory-mapped data set (`open_source(...).dataset`).
-        column: name of a column of strings.
-        tokenizer: its fingerprint and the data set's are the key of the cache.
+        order: all indices, batch after batch.
+        ends: where in `order` each batch ends.
+        turns: numbers of the batches, in the order in which they come.
     """
-    import datasets
-    from datasets.fingerprint import Hasher
 
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        return {"ids": tokenizer.encode(batch[column])}
+    def __init__(
+        self, order: NDArray[np.integer[Any]], ends: NDArray[np.int64], turns: NDArray[np.integer[Any]]
+    ) -> None:
+        self._order, self._ends, self._turns = order, ends, turns
 
-    key = Hasher.hash([dataset._fingerprint, column, tokenizer.fingerprint, ENCODING_VERSION])
-    with _quiet(datasets):
-        encoded = dataset.map(
-            encode,
-            batched=True,
-            remove_columns=dataset.column_names,
-            features=datasets.Features({"ids": datasets.Sequence(datasets.Value("int32"))}),
-            new_fingerprint=key,
-        )
-    chunks = encoded.data.column("ids").chunks
-    return Ragged([(c.values.to_numpy(zero_copy_only=True), c.offsets.to_numpy(zero_copy_only=True)) for c in chunks])
+    def __len__(self) -> int:
+        return len(self._turns)
 
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.int64]: ...
 
-@contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
-    """The library's own progress bars are off inside."""
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+    @overload
+    def __getitem__(self, index: slice) -> Plan: ...
+
+    def __getitem__(self, index: int | slice) -> NDArray[np.int64] | Plan:
+        if isinstance(index, slice):
+            return Plan(self._order, self._ends, self._turns[index])
+        turn = self._turns[index]
+        start = self._ends[turn - 1] if turn else 0
+        return self._order[start : self._ends[turn]].astype(np.int64)
 
 
 def plan_batches(
@@ -129,8 +160,14 @@ def plan_batches(
     seed: int | None = None,
     epoch: int = 0,
     then: NDArray[np.integer[Any]] | None = None,
-) -> list[NDArray[np.int64]]:
+    rows: NDArray[np.integer[Any]] | None = None,
+    extra: int = 0,
+    window: int | None = None,
+) -> Plan:
     """Which examples go into which batch.
+
+    What it keeps is four bytes an example (eight from 2**31 on), and less than that while it works, if `seed` is given;
+    `lengths` and `then` may be mapped and are looked up where needed.
 
     Args:
         lengths: (N,) of the examples.
@@ -138,43 +175,113 @@ def plan_batches(
         seed: the order is a permutation by (seed, epoch); None: longest first, for evaluation.
         epoch: number of the epoch.
         then: (N,) other lengths, by which examples of one length are sorted within a bucket.
+        rows: the indices to use, where not all N.
+        extra: tokens that each example has beyond its length.
+        window: number of the stretch of the data that these examples are, where they are not all; the order is then
+            by (seed, epoch, window).
 
     Returns:
         The batches, each an array of indices; every example is in exactly one. With `batch_by: tokens` a batch is as
         large as its longest example allows, and an example longer than `batch_size` is a batch of its own.
     """
     if seed is None:
-        order = np.argsort(-lengths, kind="stable")
-        return _cut(order, lengths, config)
-    generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(lengths))
+        order = np.arange(len(lengths)) if rows is None else rows
+        order = order[np.argsort(-lengths[order], kind="stable")]
+        ends = _ends(order, lengths, config, extra)
+        return Plan(order, ends, np.arange(len(ends)))
+    generator = np.random.default_rng([seed, epoch] if window is None else [seed, epoch, window])
+    count = len(lengths) if rows is None else len(rows)
+    order = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
+    generator.shuffle(order)  # the same as generator.permutation(count), in half the memory
+    if rows is not None:
+        for start in range(0, count, _BLOCK):
+            order[start : start + _BLOCK] = rows[order[start : start + _BLOCK]]
     if not config.bucket:
-        return _cut(order, lengths, config)
-    per_batch = config.batch_size
-    if config.batch_by == "tokens":
-        per_batch = max(1, round(config.batch_size / max(float(lengths.mean()), 1.0))) if len(lengths) else 1
-    window = config.bucket * per_batch
-    batches: list[NDArray[np.int64]] = []
-    for start in range(0, len(order), window):
+        ends = _ends(order, lengths, config, extra)
+        return Plan(order, ends, np.arange(len(ends)))
+    window = config.bucket * _typical(lengths, config, rows, extra)
+    parts = [np.zeros(0, np.int64)]
+    for start in range(0, count, window):
         part = order[start : start + window]
-        if then is not None:
-            part = part[np.argsort(then[part], kind="stable")]
-        batches += _cut(part[np.argsort(lengths[part], kind="stable")], lengths, config)
-    return [batches[number] for number in generator.permutation(len(batches))]
+        part = part[np.lexsort((lengths[part],) if then is None else (then[part], lengths[part]))]
+        order[start : start + window] = part
+        parts.append(start + _ends(part, lengths, config, extra))
+    ends = np.concatenate(parts)
+    return Plan(order, ends, generator.permutation(len(ends)))
 
 
-def _cut(order: NDArray[Any], lengths: NDArray[Any], config: BatchingConfig) -> list[NDArray[np.int64]]:
+def _typical(
+    lengths: NDArray[np.integer[Any]], config: BatchingConfig, rows: NDArray[np.integer[Any]] | None, extra: int
+) -> int:
+    """How many examples a batch holds on average."""
+    count = len(lengths) if rows is None else len(rows)
     if config.batch_by == "sentences":
-        return [order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size)]
-    batches, start, longest = [], 0, 0
-    for position, index in enumerate(order):
-        longest = max(longest, int(lengths[index]), 1)
-        if position > start and longest * (position - start + 1) > config.batch_size:
-            batches.append(order[start:position])
-            start, longest = position, max(int(lengths[index]), 1)
-    if start < len(order):
-        batches.append(order[start:])
-    return batches
+        return config.batch_size
+    total = sum(
+        int(lengths[start : start + _BLOCK].sum() if rows is None else lengths[rows[start : start + _BLOCK]].sum())
+        for start in range(0, count, _BLOCK)
+    )
+    return max(1, round(config.batch_size / max((total + extra * count) / count, 1.0))) if count else 1
+
+
+def _ends(
+    order: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]], config: BatchingConfig, extra: int
+) -> NDArray[np.int64]:
+    """Where the batches of examples in this order end."""
+    count = len(order)
+    if config.batch_by == "sentences":
+        return np.minimum(np.arange(0, count, config.batch_size) + config.batch_size, count)
+    ends, start, ahead = [], 0, 32
+    while start < count:
+        sizes = np.maximum(lengths[order[start : start + ahead]] + extra, 1)
+        areas = np.maximum.accumulate(sizes) * np.arange(1, len(sizes) + 1)
+        fits = int(np.searchsorted(areas, config.batch_size, side="right"))
+        if fits == len(sizes) and start + fits < count:
+            ahead *= 2
+            continue
+        start += max(fits, 1)
+        ends.append(start)
+        ahead = 2 * max(fits, 16)
+    return np.array(ends, np.int64)
+
+
+class Planner:
+    """The plans of the epochs of one part; the last one is remembered, for it is asked for more than once.
+
+    Args:
+        lengths: (N,) of the examples.
+        config: sizes.
+        seed: of the order.
+        options: see `plan_batches`.
+    """
+
+    def __init__(self, lengths: NDArray[np.integer[Any]], config: BatchingConfig, seed: int, **options: Any) -> None:
+        self._lengths, self._config, self._seed, self._options = lengths, config, seed, options
+        self._last: tuple[int, Plan] | None = None
+
+    def __call__(self, epoch: int) -> Plan:
+        """The batches of an epoch."""
+        if self._last is None or self._last[0] != epoch:
+            self._last = None  # two at a time would take twice the memory
+            plan = plan_batches(self._lengths, self._config, seed=self._seed, epoch=epoch, **self._options)
+            self._last = epoch, plan
+        return self._last[1]
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A batch that only keeps its process busy: there are more processes than examples, and it does not count."""
+
+    batch: Any
+
+
+Split = Callable[[NDArray[np.int64], int, int], tuple[NDArray[np.int64], bool]]
+"""From an item of a plan, rank and world to what this process reads of it, and whether that counts."""
+
+
+def split_rows(rows: NDArray[np.int64], rank: int, world: int) -> tuple[NDArray[np.int64], bool]:
+    """Every `world`-th example from number `rank` on: neighbours are of like length, and so are the shares."""
+    return (rows[rank::world], True) if rank < len(rows) else (rows[:1], False)
 
 
 class Batches(Generic[T]):
@@ -184,18 +291,33 @@ class Batches(Generic[T]):
         plan: arrays of example indices.
         collate: makes one batch from one of them.
         start: number of the first batch to give.
+        split: how several processes share an item of the plan, if it is anything but examples.
     """
 
     def __init__(
-        self, plan: Sequence[NDArray[np.int64]], collate: Callable[[NDArray[np.int64]], T], start: int = 0
+        self,
+        plan: Sequence[NDArray[np.int64]],
+        collate: Callable[[NDArray[np.int64]], T],
+        start: int = 0,
+        split: Split | None = None,
     ) -> None:
-        self._plan, self._collate = plan[start:], collate
+        self._plan, self._collate, self._split = plan[start:], collate, split or split_rows
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __iter__(self) -> Iterator[T]:
         return (self._collate(indices) for indices in self._plan)
+
+    def share(self, rank: int, world: int) -> Batches[T | Spare]:
+        """What process number `rank` of `world` reads of these batches: a part of each."""
+
+        def collate(indices: NDArray[np.int64]) -> T | Spare:
+            own, counts = self._split(indices, rank, world)
+            batch = self._collate(own)
+            return batch if counts else Spare(batch)
+
+        return Batches(self._plan, collate)
 
 
 def pad(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -204,8 +326,37 @@ def pad(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], pad_id: int) -
     Returns:
         ids (B, T) int64, filled up with `pad_id` at the end, T at least 1; lengths (B,) int64.
     """
-    lengths = [len(row) for row in rows]
-    ids = np.full((len(rows), max(1, *lengths) if lengths else 1), pad_id, np.int64)
-    for number, row in enumerate(rows):
-        ids[number, : lengths[number]] = row
-    return torch.from_numpy(ids), torch.tensor(lengths, dtype=torch.int64)
+    values = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in rows)])
+    return lay_out(values, np.array([len(row) for row in rows], np.int64), pad_id)
+
+
+def lay_out(
+    values: NDArray[np.integer[Any]],
+    lengths: NDArray[np.integer[Any]],
+    pad_id: int,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Rows of ids that lie one after the other (see `Ragged.take`) as one rectangle.
+
+    Args:
+        values: the ids of all rows.
+        lengths: (B,) how many belong to each.
+        pad_id: what fills up the end of a row.
+        first: an id to put before each row.
+        last: an id to put behind each row.
+
+    Returns:
+        ids (B, T) int64, T at least 1; lengths (B,) int64, with what was added.
+    """
+    before, after = int(first is not None), int(last is not None)
+    total = lengths.astype(np.int64) + (before + after)
+    ids = np.full((len(total), max(1, int(total.max(initial=0)))), pad_id, np.int64)
+    if first is not None:
+        ids[:, 0] = first
+    columns = np.arange(ids.shape[1] - before)
+    ids[:, before:][columns < lengths[:, None]] = values
+    if last is not None:
+        ids[np.arange(len(total)), total - 1] = last
+    return torch.from_numpy(ids), torch.from_numpy(total)

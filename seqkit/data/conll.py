@@ -10,6 +10,7 @@ from seqkit.config import UserError
 from seqkit.data.readers import BadRow, Column, Rows, read_lines
 
 _MARK = "-DOCSTART-"  # begins a document in the shared tasks' files
+_LONGEST = 100_000  # tokens of a sentence; in a file without blank lines it would be all of it
 
 
 def read_conll(path: Path, columns: Sequence[Column]) -> Rows:
@@ -32,6 +33,8 @@ def read_conll(path: Path, columns: Sequence[Column]) -> Rows:
             if not rows:
                 first = number
             rows.append(cells)
+            if len(rows) > _LONGEST:
+                raise UserError(f"{path}:{first}: a sentence of more than {_LONGEST:,} tokens; a blank line ends it")
             width = width or _width(path, number, cells, places)
             if bad is None and (problem or len(cells) != width):
                 bad = number, BadRow(problem or f"{_counted(cells)}; expected {width} as before")
@@ -47,7 +50,7 @@ def _place(path: Path, column: Column) -> int:
     named = {"tokens": 0, "tags": -1}
     if column.kind is list and column.name in named:
         return named[column.name]
-    if column.kind is list and column.name.isdecimal() and int(column.name) > 0:
+    if column.kind is list and column.name.isdecimal() and len(column.name) < 10 and int(column.name) > 0:
         return int(column.name) - 1
     raise UserError(
         f"{path}: a CoNLL file has no column {column.name!r} (columns: tokens, tags, or a number counted from 1)"

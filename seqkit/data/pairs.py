@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from array import array
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ class PairConfig(SourceConfig):
 
     path: str = Field(
         default="",
-        description="One file with a column for each side, plain or gzip, or builtin:phrases. In YAML a bare string "
-        "stands for `{path: string}`.",
+        description="One file with a column for each side, plain or gzip, builtin:phrases, hub:NAME or torchtext:NAME. "
+        "In YAML a bare string stands for `{path: string}`.",
     )
     source: str = Field(default="", description="A text file with a sentence a line, plain or gzip.")
     target: str = Field(default="", description="Its translation, line for line.")
@@ -41,26 +42,31 @@ class PairConfig(SourceConfig):
             raise ValueError("expected source and target, two text files, or path, one file with both columns")
         if self.format not in ("auto", "text"):
             raise ValueError("format: two parallel files are text, a sentence a line; for others give path")
-        if self.columns or self.seed is not None:
-            key = "columns" if self.columns else "seed"
-            raise ValueError(f"{key}: two parallel text files have none; leave it out")
+        for key in ("columns", "seed", "split", "revision", "root"):
+            if getattr(self, key) not in (None, {}):
+                raise ValueError(f"{key}: two parallel text files have none; leave it out")
         return self
 
 
 def open_pairs(config: PairConfig, part: str) -> Source:
     """Read sentence pairs, or map what an earlier run read.
 
-    A pair with a blank side is a bad line.
+    Raises:
+        UserError: see `open_source` and `pairs_job`.
+    """
+    return open_job(pairs_job(config, part))
+
+
+def pairs_job(config: PairConfig, part: str) -> Job:
+    """What `open_pairs` would read; a pair with a blank side is a bad line.
 
     Raises:
-        UserError: what `open_source` raises; the two files differ in their number of lines.
+        UserError: a file is missing; when the rows are read, the two files differ in their number of lines.
     """
-    if config.path:
-        job = make_job(config, _FIELDS, part)
-        job = replace(job, rows=_filled(job.rows), identity=[*job.identity, "pairs"])
-    else:
-        job = _parallel_job(config)
-    return open_job(job)
+    if not config.path:
+        return _parallel_job(config)
+    job = make_job(config, _FIELDS, part)
+    return replace(job, rows=_filled(job.rows), identity=[*job.identity, "pairs"])
 
 
 def _filled(rows: Rows) -> Rows:
@@ -87,27 +93,32 @@ def _parallel_job(config: PairConfig) -> Job:
         limit=config.limit,
         skip_bad=config.on_bad_line == "skip",
         has_lines=True,
+        rows_from=partial(_parallel, *paths),
     )
 
 
-def _parallel(source: Path, target: Path) -> Rows:
-    """Line i of both files; what is wrong with one of them names that file.
+def _parallel(source: Path, target: Path, first: int = 1) -> Rows:
+    """Line i of both files, from line `first` on; what is wrong with one of them names that file.
 
     Raises:
         UserError: one file ends before the other, with a guess where they part.
     """
-    sizes = array("q"), array("q")  # characters of each line
-    with closing(read_lines(source)) as left, closing(read_lines(target)) as right:  # type: ignore[type-var]
-        for pair in itertools.zip_longest(left, right):
-            lines = [line for line in pair if line is not None]
-            for size, line in zip(sizes, pair, strict=True):
-                if line is not None:
-                    size.append(len(line[1].strip()))
-            if len(sizes[0]) == len(sizes[1]):
-                yield lines[0][0], _row(lines, (str(source), str(target)))
-    if len(sizes[0]) != len(sizes[1]):
-        counts = f"{source} has {len(sizes[0]):,} lines, {target} {len(sizes[1]):,}"
-        raise UserError(f"{counts}: line N of one must be the translation of line N of the other; {_parting(*sizes)}")
+    with closing(read_lines(source, first)) as left, closing(read_lines(target, first)) as right:  # type: ignore[type-var]
+        for one, other in zip_longest(left, right):
+            if one is None or other is None:
+                break
+            yield one[0], _row([one, other], (str(source), str(target)))
+        else:
+            return
+    sizes = _sizes(source), _sizes(target)
+    counts = f"{source} has {len(sizes[0]):,} lines, {target} {len(sizes[1]):,}"
+    raise UserError(f"{counts}: line N of one must be the translation of line N of the other; {_parting(*sizes)}")
+
+
+def _sizes(path: Path) -> array[int]:
+    """Characters of each line."""
+    with closing(read_lines(path)) as lines:  # type: ignore[type-var]
+        return array("q", (len(text.strip()) for _, text, _ in lines))
 
 
 def _row(lines: list[tuple[int, str, str]], files: tuple[str, str]) -> list[str | list[str]] | BadRow:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import textwrap
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
 from seqkit.config import UserError, nearest
+from seqkit.files import LONGEST_LINE
+from seqkit.files import read_lines as raw_lines
 
 Value = str | list[str]
 
@@ -34,7 +37,7 @@ _EXTENSIONS = {
     ".iob": "conll",
     ".bio": "conll",
 }
-_MAX_FIELD = 1 << 28  # characters of one CSV field; an unclosed quote must not swallow a file larger than memory
+_MOST_PARTS = 1 << 20  # brackets in a line of JSON: an empty list takes thirty times the memory of its two characters
 _PARQUET_ROWS = 1000  # read at a time
 
 
@@ -130,12 +133,19 @@ def _converted(values: Sequence[Any], columns: Sequence[Column]) -> list[Value] 
     return row
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str, str]]:
-    """(number, text with its line end, what is wrong or "") of each line, plain or gzip, without the BOM."""
+def read_lines(path: Path, first: int = 1) -> Iterator[tuple[int, str, str]]:
+    """(number, text with its line end, what is wrong or "") of each line, plain or gzip, without the BOM.
+
+    Those before line `first` are passed over unseen.
+    """
     number = 0
     with closing(_open(path)) as file:
         try:
-            for number, raw in enumerate(file, 1):
+            lines = raw_lines(file)
+            deque(islice(lines, first - 1), maxlen=0)
+            for number, raw in enumerate(lines, first):
+                if len(raw) > LONGEST_LINE:
+                    raise UserError(f"{path}:{number}: a line of more than {LONGEST_LINE:,} bytes")
                 if number == 1:
                     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                         raise UserError(f"{path}: this is UTF-16 text; expected UTF-8")
@@ -166,7 +176,7 @@ def _positions(header: Sequence[str], columns: Sequence[Column], place: str) -> 
     for column in columns:
         count = header.count(column.name)
         if count == 0:
-            known = textwrap.shorten(", ".join(header), 200, placeholder=" ...")
+            known = _listed(header)
             raise UserError(f"{place}: no column {column.name!r} (columns: {known}){nearest(column.name, header)}")
         if count > 1:
             raise UserError(f"{place}: {count} columns are called {column.name!r}")
@@ -174,8 +184,14 @@ def _positions(header: Sequence[str], columns: Sequence[Column], place: str) -> 
     return positions
 
 
+def _listed(names: Iterable[str]) -> str:
+    """Names for a message, of which a hostile file may have any number, of any length."""
+    text = " ".join(", ".join(names).split())
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
 def _wrong_width(found: int, header: Sequence[str]) -> BadRow:
-    return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({', '.join(header)})")
+    return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({_listed(header)})")
 
 
 def _tsv(path: Path, columns: Sequence[Column]) -> Rows:
@@ -205,19 +221,26 @@ def _csv(path: Path, columns: Sequence[Column]) -> Rows:
     """RFC 4180: commas separate, double quotes enclose a field with commas, line ends or (doubled) quotes."""
     problems: dict[int, str] = {}
 
+    size = 0  # of the record that is being read: an unclosed quote must not swallow a file larger than memory
+
     def feed() -> Iterator[str]:
+        nonlocal size
         for number, text, problem in read_lines(path):
             if problem:
                 problems[number] = problem
+            size += len(text)
+            if size > LONGEST_LINE:
+                raise UserError(f"{path}:{number}: a record of more than {LONGEST_LINE:,} characters")
             yield text
 
     limit = csv.field_size_limit()
-    csv.field_size_limit(max(limit, _MAX_FIELD))
+    csv.field_size_limit(max(limit, LONGEST_LINE))
     try:
         reader = csv.reader(feed(), strict=True)
         header: list[str] | None = None
         pick = _picker((), ())
         for first, cells in _records(reader):
+            size = 0
             problem = next((problems.pop(at) for at in range(first, reader.line_num + 1) if at in problems), "")
             if problem:
                 cells = BadRow(problem)
@@ -261,6 +284,8 @@ def _jsonl(path: Path, columns: Sequence[Column]) -> Rows:
 
 
 def _object(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
+    if text.count("[") + text.count("{") > _MOST_PARTS:
+        return BadRow(f"more than {_MOST_PARTS:,} brackets")
     try:
         row = json.loads(text)
     except RecursionError:
@@ -273,7 +298,7 @@ def _object(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
         return BadRow(f"expected a JSON object, got {type(row).__name__}")
     for column in columns:
         if column.name not in row:
-            known = textwrap.shorten(", ".join(row), 200, placeholder=" ...")
+            known = _listed(row)
             return BadRow(f"no key {column.name!r} (keys: {known}){nearest(column.name, row)}")
     values = _converted([row[column.name] for column in columns], columns)
     if "\\u" in text and isinstance(values, list):

@@ -1,4 +1,4 @@
-"""Where rows come from: files and the built-in data, as memory-mapped `datasets.Dataset` tables.
+"""Where rows come from: files, built-in data, other libraries' data sets; as memory-mapped `datasets.Dataset` tables.
 
 A file is read once, row by row, into an Arrow file in the cache folder of the `datasets` library; every later use maps
 that file, so a corpus may be larger than memory. The cache knows the file by path, size and time of change.
@@ -6,14 +6,10 @@ that file, so a corpus may be larger than memory. The cache knows the file by pa
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import itertools
 import json
 import logging
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +19,16 @@ from pydantic import Field, model_validator
 
 from seqkit import __version__
 from seqkit.config import Section, UserError, nearest
+from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.data.readers import BadRow, Column, Rows, convert, detect, read
 from seqkit.files import write_text
 
 LINE = "_line"
 """Name of the column that holds each row's line number."""
 
-BUILTIN = "builtin:"
+BUILTIN, HUB, TORCHTEXT = _KINDS = ("builtin:", "hub:", "torchtext:")
+# Keys that only some kinds of sources have; a file has none of them.
+_OWN_KEYS = {"seed": (BUILTIN,), "split": (HUB, TORCHTEXT), "revision": (HUB,), "root": (TORCHTEXT,)}
 _BUILTIN_ROWS = {"train": 8000, "dev": 1000, "test": 1000}
 _BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
@@ -40,13 +39,29 @@ _log = logging.getLogger("seqkit.data")
 class SourceConfig(Section):
     """One part of the data. In YAML a bare string stands for `{path: string}`."""
 
-    path: str = Field(description="A file, plain or gzip, or builtin:NAME for data that comes with the package.")
+    path: str = Field(
+        description="A file, plain or gzip; builtin:NAME, data that comes with the package; hub:NAME[/CONFIG] or "
+        "hub:./FOLDER, a data set of the Hugging Face hub; torchtext:NAME."
+    )
     format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text", "conll"] = Field(
         default="auto",
         description="Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line.",
     )
     columns: dict[str, str] = Field(
-        default_factory=dict, description="Field name to column name in the file, where the two differ."
+        default_factory=dict,
+        description="Field name to column name in the file, where the two differ. hub: OUTER.INNER for what is inside.",
+    )
+    split: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Which part of a hub or torchtext data set, for hub such as train[:10%]. Default: the one of that "
+        "name, for dev validation, dev or valid.",
+    )
+    revision: str | None = Field(
+        default=None, min_length=1, description="Commit, branch or tag of a hub data set. Default: the newest commit."
+    )
+    root: str | None = Field(
+        default=None, min_length=1, description="Where torchtext keeps its data, in datasets/NAME. Default: .data."
     )
     limit: int | None = Field(
         default=None,
@@ -67,12 +82,13 @@ class SourceConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> SourceConfig:
         if not self.path:
-            raise ValueError("path: is empty; expected a file or builtin:NAME")
-        if self.path.startswith(BUILTIN):
-            if self.format != "auto":
-                raise ValueError("format: built-in data has none; leave it out")
-        elif self.seed is not None:
-            raise ValueError("seed: only built-in data has one; leave it out")
+            raise ValueError("path: is empty; expected a file, builtin:NAME, hub:NAME or torchtext:NAME")
+        kind = next((kind for kind in _KINDS if self.path.startswith(kind)), "")
+        if kind and self.format != "auto":
+            raise ValueError(f"format: {kind}NAME has none; leave it out")
+        for key, owners in _OWN_KEYS.items():
+            if getattr(self, key) is not None and kind not in owners:
+                raise ValueError(f"{key}: only {' and '.join(owners)} data have one; leave it out")
         return self
 
 
@@ -112,8 +128,9 @@ def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> 
         part: train, dev or test: which part of built-in data, and the word for messages.
 
     Raises:
-        UserError: the file is missing, empty, a directory, unreadable or without a needed column; a bad line
-            (unless they are skipped); no row left; a full disk under the cache.
+        UserError: the file is missing, empty, a directory, unreadable or without a needed column; a hub or torchtext
+            data set that is not to be had, or lacks that split; a bad line (unless they are skipped); no row left; a
+            full disk under the cache.
     """
     return open_job(make_job(config, fields, part))
 
@@ -131,6 +148,14 @@ def make_job(config: SourceConfig, fields: Mapping[str, type], part: str) -> Job
                 f"(fields: {', '.join(fields)}){nearest(name, fields)}"
             )
     columns = {name: Column(config.columns.get(name, name), kind) for name, kind in fields.items()}
+    if config.path.startswith(HUB):
+        from seqkit.data.hub import hub_job  # which is built on this module, as is the next
+
+        return hub_job(config, columns, part)
+    if config.path.startswith(TORCHTEXT):
+        from seqkit.data.torchtext import torchtext_job
+
+        return torchtext_job(config, columns, part)
     return _builtin_job(config, columns, part) if config.path.startswith(BUILTIN) else _file_job(config, columns)
 
 
@@ -146,6 +171,7 @@ class Job:
         limit: how many good rows to read, None for all.
         skip_bad: bad rows are counted, not refused.
         has_lines: rows stand at lines (else they are counted).
+        rows_from: the same rows from a line on, where those before can be passed over unread.
     """
 
     name: str
@@ -156,6 +182,7 @@ class Job:
     limit: int | None
     skip_bad: bool
     has_lines: bool
+    rows_from: Callable[[int], Rows] | None = None
 
     @property
     def stem(self) -> str:
@@ -191,8 +218,9 @@ def check_file(name: str) -> tuple[Path, list[Any]]:
     Raises:
         UserError: it is missing, empty, a directory or unreadable.
     """
-    path = Path(name).expanduser()
+    path = Path(name)
     try:
+        path = path.expanduser()
         status = path.stat()
         if path.is_dir():
             raise UserError(f"{path}: this is a directory; expected a file")
@@ -205,6 +233,8 @@ def check_file(name: str) -> tuple[Path, list[Any]]:
         raise UserError(f"{path}: no such file{nearest(str(path), names)}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RuntimeError) as error:  # a NUL or half of a surrogate pair in it; no such ~user
+        raise UserError(f"{name!r}: cannot be read ({error})") from None
     if status.st_size == 0:
         raise UserError(f"{path}: the file is empty")
     return path, [status.st_size, status.st_mtime_ns]
@@ -250,32 +280,21 @@ def open_job(job: Job) -> Source:
 def _cached(job: Job) -> Source:
     import datasets
 
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "seqkit"
+    folder = cache_folder()
     target = folder / f"{job.stem}-{_digest(job.state)}.arrow"
     notes = target.with_suffix(".json")
-    # The Arrow file is renamed into place last: where it is, its notes are.
+    # The notes are written last: where they are, the Arrow file is whole.
     with suppress(OSError, ValueError, KeyError):
-        if target.is_file():
+        if notes.is_file():
             return _source(job, datasets.Dataset.from_file(str(target)), json.loads(notes.read_text("utf-8")))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix="reading.")
-    except OSError as error:
-        _log.warning("%s: read into memory; the cache %s cannot be written (%s)", job.name, folder, error.strerror)
-        return _in_memory(job)
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with cached_file(target, job.name) as file:
             skipped = _write(job, file)
+    except Unwritable as error:
+        _log.warning("%s: read into memory; the cache %s cannot be written (%s)", job.name, folder, error)
+        return _in_memory(job)
+    with suppress(OSError):
         write_text(notes, json.dumps(skipped))
-        os.replace(temporary, target)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror or str(error)
-        raise UserError(
-            f"{job.name}: cannot be cached in {folder} ({reason}); set HF_DATASETS_CACHE to another folder"
-        ) from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     for stale in folder.glob(f"{job.stem}-*"):
         if stale not in (target, notes):
             with suppress(OSError):
@@ -304,17 +323,11 @@ def _write(job: Job, sink: Any) -> dict[str, Any]:
     """
     import pyarrow as pa
 
-    text = pa.string()
-    types = [(field, pa.list_(text) if column.kind is list else text) for field, column in job.columns.items()]
-    schema = pa.schema([*types, (LINE, pa.int64())])
     skipped: dict[str, Any] = {"count": 0, "first": ""}
     total = 0
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch in _batches(job, skipped):
-            arrays = [
-                pa.array(values, kind.type) for values, kind in zip(zip(*batch, strict=True), schema, strict=True)
-            ]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+    with pa.ipc.new_stream(sink, arrow_schema(job)) as writer:
+        for batch in arrow_batches(job, good_rows(job, skipped)):
+            writer.write_batch(batch)
             total += len(batch)
     if total == 0:
         why = f"; {skipped['count']} bad lines were skipped, first {skipped['first']}" if skipped["count"] else ""
@@ -322,25 +335,55 @@ def _write(job: Job, sink: Any) -> dict[str, Any]:
     return skipped
 
 
-def _batches(job: Job, skipped: dict[str, Any]) -> Iterator[list[list[Any]]]:
-    """Rows, each with its line number at the end, in batches of bounded length and size."""
+def arrow_schema(job: Job) -> Any:
+    """The columns of a job's rows: its fields and `_line`."""
+    import pyarrow as pa
+
+    text = pa.string()
+    types = [(field, pa.list_(text) if column.kind is list else text) for field, column in job.columns.items()]
+    return pa.schema([*types, (LINE, pa.int64())])
+
+
+def arrow_batches(job: Job, rows: Iterable[tuple[int, list[Any]]]) -> Iterator[Any]:
+    """Rows of a job as Arrow record batches of bounded length and size."""
+    import pyarrow as pa
+
+    schema = arrow_schema(job)
+
+    def arrow(batch: list[list[Any]]) -> Any:
+        arrays = [pa.array(values, kind.type) for values, kind in zip(zip(*batch, strict=True), schema, strict=True)]
+        return pa.record_batch(arrays, schema=schema)
+
     batch: list[list[Any]] = []
     size = 0
-    for line, row in itertools.islice(_good(job, skipped), job.limit):
+    for line, row in rows:
         for value in row:
             size += len(value) if isinstance(value, str) else sum(map(len, value))
         batch.append([*row, line])
         if len(batch) >= _BATCH_ROWS or size >= _BATCH_CHARACTERS:
-            yield batch
+            yield arrow(batch)
             batch, size = [], 0
     if batch:
-        yield batch
+        yield arrow(batch)
 
 
-def _good(job: Job, skipped: dict[str, Any]) -> Iterator[tuple[int, list[Any]]]:
+def good_rows(job: Job, skipped: dict[str, Any]) -> Iterator[tuple[int, list[Any]]]:
+    """The rows that can be read, each with its line, up to the limit.
+
+    Args:
+        job: what to read.
+        skipped: counts the others, and gets the message of the first.
+
+    Raises:
+        UserError: one cannot be read, and bad rows are not to be skipped.
+    """
+    count = 0
     for line, row in job.rows:
         if not isinstance(row, BadRow):
             yield line, row
+            count += 1
+            if count == job.limit:
+                return
             continue
         message = f"{_place(row.file or job.name, line, job.has_lines)}: {row.message}"
         if not job.skip_bad:

@@ -6,6 +6,7 @@ For a model that carries its state from batch to batch: row b of a window goes o
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,20 +75,22 @@ class TokenStream:
             row, skip = row + 1, 0
         return found
 
-    def window(self, streams: int, first: int, count: int) -> NDArray[np.int64]:
+    def window(self, streams: int, first: int, count: int, rows: Sequence[int] | None = None) -> NDArray[np.int64]:
         """A window of parallel streams, each `len(self) // streams` tokens long; what is left at the end is not read.
 
         Args:
             streams: B.
             first: where in each stream the window begins.
             count: T.
+            rows: the numbers of the streams to read, where not all.
 
         Returns:
             (B, T + 1): the token before the window, and its T tokens. Inputs are all but the last, targets all but the
             first.
         """
         length = len(self) // streams
-        return np.stack([self.read(row * length + first - 1, count + 1) for row in range(streams)])
+        chosen = range(streams) if rows is None else rows
+        return np.stack([self.read(row * length + first - 1, count + 1) for row in chosen])
 
 
 def plan_windows(length: int, bptt: int, *, seed: int | None = None, epoch: int = 0) -> list[NDArray[np.int64]]:

@@ -7,17 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqkit.data.readers import BadRow, Rows, Value, detect
-from seqkit.data.sources import BUILTIN, Source, SourceConfig, make_job, open_job
+from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig, make_job, open_job
 
 
 def has_intents(config: SourceConfig) -> bool:
-    """Whether files of this format can say the intent of a sentence.
+    """Whether files of this format can say the intent of a sentence; of other libraries' data, whether `columns` does.
 
     Raises:
         UserError: the file's name does not tell its format.
     """
     if config.format != "auto":
         return config.format != "conll"
+    if config.path.startswith((HUB, TORCHTEXT)):
+        return "intent" in config.columns
     return config.path.startswith(BUILTIN) or detect(Path(config.path)) != "conll"
 
 

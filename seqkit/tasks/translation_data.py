@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqkit.config import UserError
-from seqkit.data.batching import Ragged, encode_column, pad
+from seqkit.data.batching import BatchingConfig, Planner, Ragged, lay_out
+from seqkit.data.encoding import encode_column
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.sources import Source
 from seqkit.tasks.translation_config import LONGEST, TranslationData
 from seqkit.text import Tokenizer
+
+_BLOCK = 1 << 16  # pairs looked at together: an array of all of them would not be small
 
 
 @dataclass(frozen=True)
@@ -26,28 +30,34 @@ class Pairs:
     Attributes:
         source, target: token ids of all N pairs, without <bos> and <eos> of the target.
         kept: numbers of the pairs that are used.
-        left_out: reason -> how many of the others, and where the first of them stands.
+        left_out: reason -> how many of the others, and the place of the first of them.
         origin: where the pairs come from.
     """
 
     source: Ragged
     target: Ragged
-    kept: NDArray[np.int64]
-    left_out: dict[str, str]
+    kept: NDArray[np.integer[Any]]
+    left_out: dict[str, tuple[int, str]]
     origin: Source
 
     def __len__(self) -> int:
         return len(self.kept)
 
     @property
-    def source_lengths(self) -> NDArray[np.int64]:
+    def source_lengths(self) -> NDArray[np.int32]:
         """(len(self),) tokens of each source that is used."""
-        return self.source.lengths[self.kept].astype(np.int64)
+        lengths: NDArray[np.int32] = self.source.lengths[self.kept]
+        return lengths
 
     @property
-    def target_lengths(self) -> NDArray[np.int64]:
+    def target_lengths(self) -> NDArray[np.int32]:
         """(len(self),) tokens of each target that is used, <eos> counted."""
-        return self.target.lengths[self.kept].astype(np.int64) + 1
+        lengths: NDArray[np.int32] = self.target.lengths[self.kept] + 1
+        return lengths
+
+    def planner(self, config: BatchingConfig, seed: int) -> Planner:
+        """The batches of the epochs, as numbers of pairs."""
+        return Planner(self.target.lengths, config, seed, then=self.source.lengths, rows=self.kept, extra=1)
 
     def texts(self, side: str, limit: int | None = None) -> list[str]:
         """The pairs that are used, as they stand in the file."""
@@ -56,8 +66,10 @@ class Pairs:
 
     def fingerprint(self) -> str:
         """A digest of what is learned."""
-        parts = self.source.digest() + self.target.digest()
-        return hashlib.sha256(parts.encode() + self.kept.tobytes()).hexdigest()
+        found = hashlib.sha256((self.source.digest() + self.target.digest()).encode())
+        for start in range(0, len(self), _BLOCK):
+            found.update(self.kept[start : start + _BLOCK].astype(np.int64).tobytes())
+        return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class PairBatch:
     targets: Tensor
     lengths: Tensor
     rows: NDArray[np.int64]
+    origin: Source
     own_inputs: float = 0.0
 
     @property
@@ -100,46 +113,86 @@ def open_split(
 def tokenise(origin: Source, source: Tokenizer, target: Tokenizer, filters: TranslationData | None = None) -> Pairs:
     """The ids of a source's pairs; see `open_split`."""
     ids = encode_column(origin.dataset, "source", source), encode_column(origin.dataset, "target", target)
-    reasons = _reasons(*ids, target, filters) if filters else {}
-    kept, left_out = np.ones(len(ids[0]), bool), {}
-    for reason, found in reasons.items():
-        rows = np.flatnonzero(found & kept)
-        if len(rows):
-            left_out[reason] = f"{len(rows):,} (the first is {origin.place(int(rows[0]))})"
-            kept[rows] = False
-    if not kept.any():
-        why = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
+    pairs = choose(origin, *ids, target, filters)
+    if not len(pairs):
+        why = "; ".join(left_out_lines(pairs.left_out))
         raise UserError(f"{origin.name}: no pair is left to learn from; {why}")
-    for side, lengths in (("source", ids[0].lengths), ("target", ids[1].lengths)):
-        row = int(np.where(kept, lengths, 0).argmax())
-        if kept[row] and lengths[row] > LONGEST:
-            raise UserError(
-                f"{origin.place(row)}: a {side} of {lengths[row]:,} tokens is no sentence (the most is {LONGEST:,}); "
-                "take it out"
-            )
-    return Pairs(*ids, np.flatnonzero(kept), left_out, origin)
+    return pairs
+
+
+def choose(
+    origin: Source, source: Ragged, target: Ragged, tokenizer: Tokenizer, filters: TranslationData | None = None
+) -> Pairs:
+    """The pairs that are used.
+
+    Args:
+        origin: where they come from.
+        source, target: ids of all of them.
+        tokenizer: of the target.
+        filters: what to leave out; None: nothing.
+
+    Raises:
+        UserError: a sentence that is used is longer than any.
+    """
+    ids = source, target
+    kept, counts = _kept(*ids, tokenizer, filters)
+    left_out = {reason: (count, origin.place(first)) for reason, (count, first) in counts.items()}
+    for side, part in zip(("source", "target"), ids, strict=True):
+        for start in range(0, len(kept), _BLOCK):
+            rows = kept[start : start + _BLOCK]
+            row = int(rows[part.lengths[rows].argmax()])
+            if part.lengths[row] > LONGEST:
+                raise UserError(
+                    f"{origin.place(row)}: a {side} of {part.lengths[row]:,} tokens is no sentence (the most is "
+                    f"{LONGEST:,}); take it out"
+                )
+    return Pairs(*ids, kept, left_out, origin)
+
+
+def _kept(
+    source: Ragged, target: Ragged, tokenizer: Tokenizer, filters: TranslationData | None
+) -> tuple[NDArray[np.integer[Any]], dict[str, tuple[int, int]]]:
+    """Which pairs are used; and for each reason, how many others it left out and which was the first."""
+    count = len(source)
+    used = np.ones(count, bool)
+    counts: dict[str, tuple[int, int]] = {}
+    for start in range(0, count if filters else 0, _BLOCK):
+        part = used[start : start + _BLOCK]
+        assert filters is not None
+        s, t = source.lengths[start : start + _BLOCK], target.lengths[start : start + _BLOCK]
+        unknown = target.only(tokenizer.unk_id, start, start + len(part))
+        for reason, found in _reasons(s, t, unknown, filters):
+            rows = np.flatnonzero(found & part)
+            if len(rows):
+                before, first = counts.get(reason, (0, start + int(rows[0])))
+                counts[reason] = before + len(rows), first
+                part[rows] = False
+    kept = np.empty(np.count_nonzero(used), np.int32 if count < 2**31 else np.int64)
+    place = 0
+    for start in range(0, count, _BLOCK):
+        rows = np.flatnonzero(used[start : start + _BLOCK])
+        kept[place : place + len(rows)] = start + rows
+        place += len(rows)
+    return kept, counts
 
 
 def _reasons(
-    source: Ragged, target: Ragged, tokenizer: Tokenizer, filters: TranslationData
-) -> dict[str, NDArray[np.bool_]]:
-    """For each reason, which pairs (N,) it would leave out."""
-    s, t = source.lengths, target.lengths
-    reasons = {
-        "nothing left of a side after tokenising": (s == 0) | (t == 0),
-        f"source longer than data.max_source_length {filters.max_source_length}": s > filters.max_source_length,
-        f"target longer than data.max_target_length {filters.max_target_length}": t > filters.max_target_length,
-        "target of unknown words only": _all_unknown(target, tokenizer.unk_id),
-    }
+    source: NDArray[np.int32], target: NDArray[np.int32], unknown: NDArray[np.bool_], filters: TranslationData
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """For each reason, which of N pairs it would leave out.
+
+    Args:
+        source, target: (N,) tokens of the sides.
+        unknown: (N,) whether the target has unknown words only.
+        filters: the settings.
+    """
+    yield "nothing left of a side after tokenising", (source == 0) | (target == 0)
+    yield f"source longer than data.max_source_length {filters.max_source_length}", source > filters.max_source_length
+    yield f"target longer than data.max_target_length {filters.max_target_length}", target > filters.max_target_length
+    yield "target of unknown words only", unknown
     if filters.max_ratio is not None:
-        shorter, longer = np.minimum(s, t), np.maximum(s, t)
-        reasons[f"lengths differ more than data.max_ratio {filters.max_ratio}"] = longer > filters.max_ratio * shorter
-    return reasons
-
-
-def _all_unknown(ids: Ragged, unknown: int) -> NDArray[np.bool_]:
-    rows = (ids[number] for number in range(len(ids)))
-    return np.fromiter((len(row) > 0 and bool((row == unknown).all()) for row in rows), bool, len(ids))
+        apart = np.maximum(source, target) > filters.max_ratio * np.minimum(source, target)
+        yield f"lengths differ more than data.max_ratio {filters.max_ratio}", apart
 
 
 def collate(
@@ -149,33 +202,40 @@ def collate(
 
     Args:
         pairs: the data.
-        rows: numbers among the pairs that are used.
+        rows: numbers of pairs.
         tokenizer: of the target, for its special tokens.
         device: where the batch goes.
         own_inputs: rate of scheduled sampling.
     """
-    rows = pairs.kept[rows]
-    source, source_lengths = pad([pairs.source[row] for row in rows], tokenizer.pad_id)
-    targets = [pairs.target[row] for row in rows]
-    inputs, lengths = pad([np.concatenate([[tokenizer.bos_id], row]) for row in targets], tokenizer.pad_id)
-    outputs, _ = pad([np.concatenate([row, [tokenizer.eos_id]]) for row in targets], tokenizer.pad_id)
+    source, source_lengths = lay_out(*pairs.source.take(rows), tokenizer.pad_id)
+    targets = pairs.target.take(rows)
+    inputs, lengths = lay_out(*targets, tokenizer.pad_id, first=tokenizer.bos_id)
+    outputs, _ = lay_out(*targets, tokenizer.pad_id, last=tokenizer.eos_id)
     source, source_lengths, inputs, outputs, lengths = (
         part.to(device) for part in (source, source_lengths, inputs, outputs, lengths)
     )
-    return PairBatch(source, source_lengths, inputs, outputs, lengths, rows, own_inputs)
+    return PairBatch(source, source_lengths, inputs, outputs, lengths, rows, pairs.origin, own_inputs)
+
+
+def left_out_lines(left_out: Mapping[str, tuple[int, str]]) -> list[str]:
+    """Each reason, with how many it left out and where the first of them stands."""
+    return [f"{reason}: {count:,} (the first is {place})" for reason, (count, place) in left_out.items()]
 
 
 def describe(name: str, pairs: Pairs, source: Tokenizer, target: Tokenizer) -> Iterator[str]:
     """Lines about one part: how many pairs, how long, how many words are known, what was left out or skipped."""
     parts = []
     for side, ids, tokenizer in (("source", pairs.source, source), ("target", pairs.target, target)):
-        lengths = ids.lengths[pairs.kept]
+        total, longest = 0, 0
+        for start in range(0, len(pairs), _BLOCK):
+            lengths = ids.lengths[pairs.kept[start : start + _BLOCK]]
+            total, longest = total + int(lengths.sum()), max(longest, int(lengths.max()))
         known = 1 - ids.count(tokenizer.unk_id) / max(int(ids.lengths.sum()), 1)
         parts.append(
-            f"{side} length mean {lengths.mean():.1f}, longest {lengths.max()}, {known:.1%} of tokens in the vocabulary"
+            f"{side} length mean {total / len(pairs):.1f}, longest {longest}, {known:.1%} of tokens in the vocabulary"
         )
     yield f"{name}: {len(pairs):,} pairs; {'; '.join(parts)}"
-    for reason, count in pairs.left_out.items():
-        yield f"{name}: left out, {reason}: {count}"
+    for line in left_out_lines(pairs.left_out):
+        yield f"{name}: left out, {line}"
     if pairs.origin.skipped:
         yield f"{name}: {pairs.origin.skipped:,} bad lines skipped, the first: {pairs.origin.first_skipped}"

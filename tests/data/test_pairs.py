@@ -141,7 +141,7 @@ def test_a_line_blank_in_one_file_only_is_named(tmp_path: Path) -> None:
         ({"source": "a", "target": "b", "format": "tsv"}, "format: two parallel files are text"),
         ({"source": "a", "target": "b", "columns": {"source": "x"}}, "columns: two parallel"),
         ({"source": "a", "target": "b", "seed": 3}, "seed: two parallel"),
-        ({"path": "a.tsv", "seed": 3}, "seed: only built-in data"),
+        ({"path": "a.tsv", "seed": 3}, "seed: only builtin: data"),
     ],
 )
 def test_settings_that_contradict_each_other(where: dict[str, Any], message: str) -> None:

@@ -226,7 +226,7 @@ def test_a_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatc
         os.close(handle)
         return Path("/dev/full").open("wb")
 
-    monkeypatch.setattr(sources.os, "fdopen", fdopen)
+    monkeypatch.setattr("seqkit.data.cache.os.fdopen", fdopen)
     with pytest.raises(UserError, match=r"d.tsv: cannot be cached in .*\(the disk is full\); set HF_DATASETS_CACHE"):
         load(path)
     assert not list(cache.iterdir())
