@@ -11,12 +11,17 @@ from typing import Any
 from tqdm import tqdm
 
 from seqkit.config import require
+from seqkit.training.distributed import first
 from seqkit.training.folder import JsonLines, RunFolder
 
 
 def say(text: str) -> None:
-    """One line for the person who watches, on standard error, above a bar where there is one."""
-    tqdm.write(text, file=sys.stderr)
+    """One line for the person who watches, on standard error, above a bar where there is one.
+
+    Of several processes only the first one speaks.
+    """
+    if first():
+        tqdm.write(text, file=sys.stderr)
 
 
 class Progress:
@@ -105,6 +110,11 @@ class Progress:
             for name, text in sample.items():
                 say(f"    {name:<{width}}  {text}")
 
+    def unfrozen(self, line: str, record: Mapping[str, Any]) -> None:
+        """Say and log what has begun to train."""
+        self._metrics.append({"split": "unfreeze", **record})
+        say(line)
+
     def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
         if self._writer is not None:
             for name, value in record.items():
@@ -123,3 +133,31 @@ class Progress:
             self._timing.close()
         if self._writer is not None:
             self._writer.close()
+
+
+class Silence(Progress):
+    """That of the other ones of several processes: it shows and writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def step(self, tokens: int, waited: float) -> None:
+        pass
+
+    def train(self, record: dict[str, Any]) -> None:
+        pass
+
+    def scores(self, step: int, epoch: int, scores: Mapping[str, float], note: str, split: str = "dev") -> None:
+        pass
+
+    def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
+        pass
+
+    def unfrozen(self, line: str, record: Mapping[str, Any]) -> None:
+        pass
+
+    def sizes(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class Task(ABC):
         """The batches of one epoch from number `start` on: the same ones at every call with the same arguments.
 
         The result may have a `__len__`, the number of batches from `start` on: schedules and progress bars use it.
+        Several processes need its `share(rank, world)`, the same batches with one process's part of each (see
+        `seqkit.data.batching.Batches`).
         """
 
     @abstractmethod
@@ -60,6 +62,35 @@ class Task(ABC):
     def weights(self, batch: Any) -> Mapping[str, float]:
         """The weight of each loss of this batch, known without a forward pass; needed to accumulate batches."""
         raise NotImplementedError(f"{type(self).__name__}.weights(batch) is needed for training.accumulate > 1")
+
+    def split_carry(self, carry: Any, rank: int, world: int) -> Any:
+        """What one of several processes needs of a carry, for its part of each batch (see `Batches.share`)."""
+        raise NotImplementedError(f"{type(self).__name__}.split_carry is needed to go on in several processes")
+
+    def join_carries(self, carries: Sequence[Any]) -> Any:
+        """The inverse: the carry of the whole batch, from those of all processes in their order."""
+        raise NotImplementedError(f"{type(self).__name__}.join_carries is needed to save a run of several processes")
+
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        """The model's layers, those nearest the input first, each as patterns of parameter names.
+
+        For gradual unfreezing and `layer_decay`. A name belongs to the first group that has a pattern for it, so that
+        the last may say `*`; each must belong to one.
+        """
+        return [["*"]]
+
+    def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The model's weights as they are for use: what a run folder keeps.
+
+        Where the model learns them in another form (adapters on frozen weights), a checkpoint keeps that form too.
+
+        Args:
+            weights: the model's state dict.
+        """
+        return dict(weights)
+
+    def settle(self) -> None:  # noqa: B027 (most tasks have nothing to do)
+        """Learning is over: make the model one that takes what `export` returns."""
 
     def evaluate(self) -> dict[str, float]:
         """Scores on the development data, in evaluation mode and without gradients; empty where there is none."""

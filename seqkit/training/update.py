@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils import parametrize
 
+from seqkit.data.batching import Spare
+from seqkit.training.distributed import Learner, add, gather, rank, world
+from seqkit.training.freezing import Freezing
 from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rate
 from seqkit.training.settings import TrainingConfig
 from seqkit.training.task import Loss, Task
 
 
 class NotFinite(Exception):
-    """A loss or a gradient is infinite or not a number.
+    """A loss or a gradient is infinite or not a number; all processes stop for it.
 
     Attributes:
-        batch: the batch that gave it.
+        batch: the batch that gave it, or this process's part of it; None where another process's part did.
     """
 
     def __init__(self, what: str, value: float, batch: Any) -> None:
@@ -35,11 +39,13 @@ class Done:
         losses: each named loss, weighed; `loss` is their sum.
         norm: of the gradient, before it was clipped; not finite where the loss scaler has skipped the update.
         rate: the learning rate of the first parameter group.
+        tokens: in its batches, padding left out.
     """
 
     losses: dict[str, float]
     norm: float
     rate: float
+    tokens: int
 
     @property
     def skipped(self) -> bool:
@@ -61,33 +67,51 @@ class Updater:
 
     def __init__(self, task: Task, config: TrainingConfig, device: torch.device) -> None:
         self.task, self.config, self.device = task, config, device
-        self.optimizer = make_optimizer(task.model, config.optimizer)
+        self.freezing = Freezing(task.model, task.layer_groups(), config)
+        # The optimiser has from the start whatever trains at some time, so that a checkpoint of any stage fits it.
+        self.optimizer = make_optimizer(task.model, config.optimizer, self.freezing.factors)
+        self.freezing.hold()
+        self.learner = Learner(task)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.carry: Any = None
 
     def state(self) -> dict[str, Any]:
-        """What a resume needs."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "carry": self.carry}
+        """What a resume needs, with the carry of all processes together; all of them must call this."""
+        carry = self.carry
+        if carry is not None and world() > 1:
+            carry = self.task.join_carries(gather(_on_cpu(carry)))
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "carry": carry}
 
     def restore(self, optimizer: dict[str, Any], scaler: dict[str, Any], carry: Any) -> None:
         """Put back what `state` returned."""
         self.optimizer.load_state_dict(optimizer)
         self.scaler.load_state_dict(scaler)
-        self.carry = carry
+        self.carry = carry if carry is None or world() == 1 else self.task.split_carry(carry, rank(), world())
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass in the precision of the configuration."""
-        if self.config.precision == "fp32":
-            return nullcontext()
+    def advance(self, epoch: int, step: int) -> int:
+        """Let train what is to train after so many completed epochs and updates; returns the number of that stage."""
+        stage = self.freezing.stage(epoch, step)
+        # What has looked at requires_grad must look again: compiled graphs here (older ones of torch do not notice by
+        # themselves), the engine of several processes before its next batch.
+        if self.freezing.enter(stage) and self.config.compile:
+            torch.compiler.reset()
+        return stage
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context of a forward pass in the precision of the configuration; parametrized weights (adapters) are
+        computed once in it, however often they are read."""
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype)
+        lower = self.config.precision != "fp32"
+        with torch.autocast(self.device.type, dtype) if lower else nullcontext(), parametrize.cached():
+            yield
 
     def __call__(self, window: list[Any], step: int, total: int | None, factor: float) -> Done:
         """One update from the batches of a window.
 
         Args:
-            window: batches whose gradients are added up.
+            window: batches whose gradients are added up; with several processes this one's parts of them.
             step: number of the update, from 0.
             total: how many there will be, None where that is not known.
             factor: what the scheduled learning rate is multiplied by.
@@ -95,43 +119,73 @@ class Updater:
         Raises:
             NotFinite: the loss or the gradient; weights and optimiser are as before.
         """
-        losses = self._gradient(window)
+        losses, tokens = self._gradient(window)
         self.scaler.unscale_(self.optimizer)
         norm = clip(self.parameters, self.config.clip_norm, self.config.clip_value).item()
         if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise NotFinite("gradient", norm, window[-1])
+            batch, counts = _plain(window[-1])
+            raise NotFinite("gradient", norm, batch if counts else None)
         rate = set_rate(self.optimizer, schedule_factor(self.config.schedule, step, total) * factor)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return Done(losses, norm, rate)
+        return Done(losses, norm, rate, tokens)
 
-    def _gradient(self, window: list[Any]) -> dict[str, float]:
-        """Backpropagate the losses of a window; returns each of them, weighed."""
-        totals: dict[str, float] = {}
-        if len(window) > 1:
-            for batch in window:
-                for name, weight in self.task.weights(batch).items():
-                    totals[name] = totals.get(name, 0.0) + weight
+    def _gradient(self, window: list[Any]) -> tuple[dict[str, float], int]:
+        """Backpropagate the losses of a window; returns each of them, weighed, and the number of tokens."""
+        totals = self._totals(window) if len(window) > 1 else {}
         seen: dict[str, float] = {}
-        for batch in window:
-            with self.autocast():
-                losses, self.carry = self.task.loss(batch, self.carry)
-            total = self._weighed(losses, totals or {name: loss.weight for name, loss in losses.items()}, seen)
-            if not math.isfinite(total.item()):
-                raise NotFinite("loss", total.item(), batch)
-            torch.autograd.backward(self.scaler.scale(total))
-        return seen
+        tokens = 0.0
+        for number, item in enumerate(window, 1):
+            batch, counts = _plain(item)
+            with self.learner.part(last=number == len(window)):
+                with self.autocast():
+                    losses, self.carry = self.learner(batch, self.carry)
+                own = torch.stack([loss.sum.detach() for loss in losses.values()]).tolist()
+                numbers = [*own, *(loss.weight for loss in losses.values()), float(self.task.tokens(batch))]
+                *found, more = add(numbers if counts else [0.0] * len(numbers))
+                weights = totals or dict(zip(losses, found[len(own) :], strict=True))
+                factors = _factors(losses, weights)
+                parts = {name: value * factors[name] for name, value in zip(losses, found, strict=False)}
+                total = sum(parts.values())
+                if not math.isfinite(total):
+                    guilty = world() == 1 or not all(map(math.isfinite, own))
+                    raise NotFinite("loss", total, batch if guilty else None)
+                _count(seen, {**(parts if len(parts) > 1 else {}), "loss": total})
+                tokens += more
+                scale = counts * world()  # several processes take the mean of their gradients
+                weighed = torch.stack([loss.sum * (factors[name] * scale) for name, loss in losses.items()]).sum()
+                torch.autograd.backward(self.scaler.scale(weighed))
+        return seen, int(tokens)
 
-    @staticmethod
-    def _weighed(losses: Mapping[str, Loss], totals: Mapping[str, float], seen: dict[str, float]) -> torch.Tensor:
-        """The sum to differentiate; adds it, and where there are several losses each of them, to `seen`."""
-        parts = []
-        for name, loss in losses.items():
-            part = loss.sum * (loss.coefficient / totals[name]) if totals[name] else loss.sum * 0.0
-            if len(losses) > 1 and name != "loss":
-                seen[name] = seen.get(name, 0.0) + part.item()
-            parts.append(part)
-        total = torch.stack(parts).sum()
-        seen["loss"] = seen.get("loss", 0.0) + total.item()
-        return total
+    def _totals(self, window: list[Any]) -> dict[str, float]:
+        """The weight of each loss in a window, over all processes."""
+        totals: dict[str, float] = {}
+        for item in window:
+            batch, counts = _plain(item)
+            _count(totals, {name: weight * counts for name, weight in self.task.weights(batch).items()})
+        return dict(zip(totals, add(list(totals.values())), strict=True))
+
+
+def _on_cpu(carry: Any) -> Any:
+    """The same tensors where any process can read them."""
+    if isinstance(carry, torch.Tensor):
+        return carry.cpu()
+    if isinstance(carry, Mapping):
+        return {name: _on_cpu(value) for name, value in carry.items()}
+    return type(carry)(map(_on_cpu, carry)) if isinstance(carry, (list, tuple)) else carry
+
+
+def _plain(item: Any) -> tuple[Any, bool]:
+    """A batch, and whether it counts."""
+    return (item.batch, False) if isinstance(item, Spare) else (item, True)
+
+
+def _factors(losses: Mapping[str, Loss], totals: Mapping[str, float]) -> dict[str, float]:
+    """What the sum of each loss is multiplied by."""
+    return {name: loss.coefficient / totals[name] if totals[name] else 0.0 for name, loss in losses.items()}
+
+
+def _count(seen: dict[str, float], more: Mapping[str, float]) -> None:
+    for name, value in more.items():
+        seen[name] = seen.get(name, 0.0) + value
