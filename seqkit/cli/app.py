@@ -13,6 +13,7 @@ import typer
 
 from seqkit import __version__
 from seqkit.config import UserError
+from seqkit.files import LONGEST_LINE, read_lines
 
 app = typer.Typer(
     help="Recurrent sequence models: train, resume, evaluate and use them.",
@@ -59,24 +60,36 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
     """Lines in growing groups, so that the first answer comes soon and a long file goes fast.
 
     A person at a terminal gets each answer before the next question. Otherwise the groups depend on nothing but the
-    number of lines: not on how fast they come, so that equal input gives equal output.
+    number and the length of lines: not on how fast they come, so that equal input gives equal output.
     """
     largest = 1 if source.isatty() else largest
-    size, lines = 1, []
-    for number, raw in enumerate(source, 1):
+    size, held, lines = 1, 0, list[str]()
+    for number, raw in enumerate(read_lines(source), 1):
+        if len(raw) > LONGEST_LINE:
+            yield lines
+            raise UserError(f"{name}:{number}: a line of more than {LONGEST_LINE:,} bytes")
         try:
             lines.append(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
         except UnicodeDecodeError as error:
             yield lines
             raise UserError(f"{name}:{number}: not UTF-8 text (byte {error.start} of the line)") from None
-        if len(lines) >= size:
+        held += len(raw)
+        if len(lines) >= size or held > LONGEST_LINE:
             yield lines
-            size, lines = min(size * 2, largest), []
+            size, held, lines = min(size * 2, largest), 0, []
     if lines:
         yield lines
+
+
+def tell(text: str) -> None:
+    """One line on standard output; of several processes only the first one speaks."""
+    from seqkit import run
+
+    if run.first():
+        print(text)
 
 
 def show_scores(title: str, scores: dict[str, float]) -> None:
     """One line of named numbers; nothing where there is none."""
     if scores:
-        print(f"{title}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        tell(f"{title}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, app, line_groups, show_scores
+from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, app, line_groups, show_scores, tell
 from seqkit.config import dump
 
 configs = typer.Typer(help="Look at a configuration without running it.", no_args_is_help=True)
@@ -33,8 +33,8 @@ def train(
         finished = run.train(config, *(overrides or []), overwrite=overwrite)
         show_scores("dev", finished.dev)
         show_scores("test", finished.test)
-        print(f"run folder: {finished.folder}")
-        print(f"try it: {finished.example}")
+        tell(f"run folder: {finished.folder}")
+        tell(f"try it: {finished.example}")
         return
     runs = []
     for own in run.seed_configs(config, overrides or [], seeds, overwrite=overwrite):
@@ -45,18 +45,23 @@ def train(
         for name in table[0]:
             values = [scores[name] for scores in table]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            print(f"{part} {name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, {seeds} seeds")
+            tell(f"{part} {name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, {seeds} seeds")
 
 
-@app.command(epilog="Example: seqkit resume runs/first")
-def resume(run_path: RunPath) -> None:
-    """Go on with a run that was stopped, from its last checkpoint."""
+@app.command(epilog="Example: seqkit resume runs/first training.epochs=20")
+def resume(
+    run_path: RunPath,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as training.epochs=20.")
+    ] = None,
+) -> None:
+    """Go on with a run that was stopped or killed, from its last checkpoint."""
     from seqkit import run
 
-    finished = run.resume(run_path)
+    finished = run.resume(run_path, *(overrides or []))
     show_scores("dev", finished.dev)
     show_scores("test", finished.test)
-    print(f"run folder: {finished.folder}")
+    tell(f"run folder: {finished.folder}")
 
 
 @app.command(epilog="Example: seqkit evaluate runs/first --data reviews.tsv")
@@ -82,10 +87,10 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None}
     scores, lines = run.evaluate(run_path, data, device, overrides or [], **options)
     if form == "json":
-        print(json.dumps(scores))
+        tell(json.dumps(scores))
         return
     for line in lines:
-        print(line)
+        tell(line)
     show_scores("scores", scores)
 
 

@@ -12,6 +12,7 @@ from seqkit import config
 from seqkit.config import UserError
 from seqkit.files import write_text
 from seqkit.run.configs import open_run
+from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_weights, save_weights
@@ -37,17 +38,27 @@ def average(path: str | Path, best: int | None = None, name: str | None = None, 
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        UserError: fewer checkpoints than two, or than wanted; the name is taken.
+        UserError: fewer checkpoints than two, or than wanted; the name is taken; a process trains there.
     """
     folder, checked, kind = open_run(path)
+    with folder.locked():
+        return _average(folder, checked, kind, best, name, device)
+
+
+def _average(
+    folder: RunFolder, checked: RunConfig, kind: type[RunTask], best: int | None, name: str | None, device: str
+) -> Average:
     checkpoints = Checkpoints(folder.checkpoints)
     latest = checkpoints.latest()
-    kept = [] if latest is None else [int(step) for _, step in checkpoints.load(latest)[1]["state"]["best"]]
+    try:
+        kept = [] if latest is None else [int(step) for _, step in checkpoints.load(latest)[1]["state"]["best"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: the newest checkpoint has no list of the best ({error!r})") from None
     steps = kept[:best]
     if len(steps) < max(best or 0, 2):
         raise UserError(
-            f"{path}: {len(kept)} of its best checkpoints are there, {best or 'at least 2'} are needed; more are kept "
-            "with training.keep_best=5 (and dev data)"
+            f"{folder}: {len(kept)} of its best checkpoints are there, {best or 'at least 2'} are needed; "
+            "more are kept with training.keep_best=5 (and dev data)"
         )
     name = name or f"{folder.path.resolve().name}-average"
     new = RunFolder.choose(name, kind.kind, root=folder.path.parent)
@@ -59,10 +70,10 @@ def average(path: str | Path, best: int | None = None, name: str | None = None, 
         task.adopt(state)
         with torch.no_grad():
             scores.append(task.evaluate())
-    new.make()
-    write_text(new.config, config.dump(checked.model_copy(update={"name": name})))
-    task.save(new.path)
-    save_weights(new.weights, weights)
-    write_text(new.path / "scores.json", json.dumps({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
-    new.describe({**folder.about(), "averaged": steps})
+    with new.made() as made:
+        write_text(made.config, config.dump(checked.model_copy(update={"name": name})))
+        task.save(made.path)
+        save_weights(made.weights, weights)
+        write_text(made.path / "scores.json", json.dumps({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
+        made.describe({**folder.about(), "averaged": steps})
     return Average(new.path, steps, *scores)

@@ -60,7 +60,7 @@ def open_run(path: str | Path, overrides: Iterable[str] = ()) -> tuple[RunFolder
     folder = RunFolder.open(path)
     overrides = list(overrides)
     for text in overrides:
-        if text.partition("=")[0].partition(".")[0] in ("model", "text", "task", "init"):
+        if text.partition("=")[0].partition(".")[0] in ("model", "text", "task", "init", "lora"):
             raise UserError(f"command line: {text!r}: a trained run keeps its model and vocabulary")
     checked, kind = read_config(folder.config, overrides)
     return folder, checked, kind

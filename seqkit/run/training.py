@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import torch
@@ -15,12 +14,15 @@ from seqkit import __version__, config
 from seqkit.config import UserError
 from seqkit.files import write_text
 from seqkit.run.configs import open_run, read_config
+from seqkit.run.resuming import read_change
 from seqkit.tasks import RunConfig, RunTask
+from seqkit.tasks.adapters import adapt
+from seqkit.tasks.initial import given_by_run, given_by_torch, initialise
 from seqkit.training import RunFolder, Stopped, Trainer, pick_device
-from seqkit.training.checkpoint import Checkpoints, load_weights, seed_all
+from seqkit.training.checkpoint import Checkpoints, seed_all
+from seqkit.training.distributed import held, on_all, on_first, start
 from seqkit.training.progress import say
 from seqkit.training.state import check_settings
-from seqkit.training.transfer import transfer_weights
 
 
 @dataclass(frozen=True)
@@ -59,27 +61,36 @@ def train(
         >>> run = seqkit.train("configs/sentiment/quickstart.yaml", "name=first")
         >>> run.test["accuracy"]
     """
-    checked, kind = read_config(source, overrides)
-    pick_device(checked.device)
-    folder = RunFolder.choose(checked.name, kind.kind, root=root, overwrite=overwrite)
+    start()
+    checked, kind = on_all(lambda: read_config(source, overrides))
+    on_all(lambda: pick_device(checked.device))
+    folder = on_first(lambda: RunFolder.choose(checked.name, kind.kind, root=root, overwrite=overwrite))
+    task = on_all(lambda: _build(checked, kind), in_turn=True)
+    on_first(lambda: _begin(folder, checked, task))
+    say(f"run folder: {folder}")
+    return _fit(task, checked, folder)
+
+
+def _build(checked: RunConfig, kind: type[RunTask]) -> RunTask:
     seed_all(checked.seed)
     task = kind.create(checked)
     for line in task.report():
         say(line)
-    if checked.init is not None:
-        _initialise(task, checked.init.run)
+    _initialise(task, checked)
     check_settings(task, checked.training)
-    folder.make()
+    return task
+
+
+def _begin(folder: RunFolder, checked: RunConfig, task: RunTask) -> None:
+    """Make the run folder; it appears whole or not at all."""
     try:
-        write_text(folder.config, config.dump(task.config))
-        task.save(folder.path)
-        about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
-        folder.describe({**about, "data": task.fingerprint()})
+        with folder.made() as new:
+            write_text(new.config, config.dump(task.config))
+            task.save(new.path)
+            about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
+            new.describe({**about, **_fingerprints(task), "config": task.config.model_dump(mode="json")})
     except OSError as error:
-        rmtree(folder.path, ignore_errors=True)
-        raise Stopped(f"{folder}: cannot be written ({error})") from error
-    say(f"run folder: {folder}")
-    return _fit(task, checked, folder)
+        raise Stopped(f"{folder}: cannot be written ({error}); nothing is left of it") from error
 
 
 def seed_configs(
@@ -90,55 +101,90 @@ def seed_configs(
     Raises:
         UserError: a name is taken; found before the first of them trains.
     """
-    checked, kind = read_config(source, overrides)
+    start()
+    checked, kind = on_all(lambda: read_config(source, overrides))
     base = checked.name or Path(source).stem
     own = [
         [*overrides, f"seed={seed}", f"name={base}-seed{seed}"] for seed in range(checked.seed, checked.seed + seeds)
     ]
     for texts in own:
-        RunFolder.choose(texts[-1].removeprefix("name="), kind.kind, root=root, overwrite=overwrite)
+        name = texts[-1].removeprefix("name=")
+        on_first(lambda name=name: RunFolder.choose(name, kind.kind, root=root, overwrite=overwrite))  # type: ignore[misc]
     return own
 
 
-def resume(path: str | Path) -> Run:
-    """Go on with a run from its last whole checkpoint.
+def resume(path: str | Path, *overrides: str) -> Run:
+    """Go on with a run from its last whole checkpoint; what a finished run is stays as it is.
+
+    Args:
+        path: a run folder.
+        overrides: `KEY.PATH=VALUE` texts, such as `training.epochs=20`; see `read_change` for what may change.
 
     Raises:
-        UserError: no such run, or its data is gone.
+        UserError: no such run, or its data is gone; another process trains there; a change that is not allowed.
+        Stopped: see `train`.
     """
-    folder, checked, kind = open_run(path)
+    start()
+    folder = on_all(lambda: RunFolder.open(path))
     if "averaged" in folder.about():
         raise UserError(f"{folder}: these weights are a mean of others; there is no training to go on with")
+    with held(folder.locked()):
+        checked, kind, changes = on_all(lambda: read_change(folder, list(overrides)))
+        task = on_all(lambda: _rebuild(folder, checked, kind), in_turn=True)
+        on_first(lambda: _record(folder, checked, changes))
+        return _fit(task, checked, folder, restore=True)
+
+
+def _rebuild(folder: RunFolder, checked: RunConfig, kind: type[RunTask]) -> RunTask:
     seed_all(checked.seed)
     fresh = Checkpoints(folder.checkpoints).latest() is None
     task = kind.create(checked, folder.path, fresh=fresh)
-    if folder.about().get("data", "") != task.fingerprint():
-        raise UserError(f"{folder}: the training data is not what this run was started with; start a new run")
-    if checked.init is not None and fresh:
-        _initialise(task, checked.init.run)
-    return _fit(task, checked, folder, restore=True)
+    about = folder.about()
+    for part, digest in _fingerprints(task).items():
+        if about.get(part, digest) != digest:
+            what = "training data" if part == "data" else f"data of {part}"
+            raise UserError(f"{folder}: the {what} is not what this run was started with; start a new run")
+    _initialise(task, checked, fresh=fresh)
+    check_settings(task, checked.training)
+    return task
+
+
+def _record(folder: RunFolder, checked: RunConfig, changes: list[str]) -> None:
+    """Say what has changed, and keep it."""
+    for line in changes:
+        say(f"{folder}: changed {line}")
+    if changes:
+        write_text(folder.config, config.dump(checked))
+        folder.describe({**folder.about(), "config": checked.model_dump(mode="json")})
+
+
+def _fingerprints(task: RunTask) -> dict[str, str]:
+    """Digests of the data that decide a run, under their names in run.json."""
+    return {"data": task.fingerprint("train"), "dev": task.fingerprint("dev")}
 
 
 def _fit(task: RunTask, checked: RunConfig, folder: RunFolder, *, restore: bool = False) -> Run:
-    trainer = Trainer(task, checked.training, folder.path, device=checked.device, seed=checked.seed)
-    if restore:
-        say(f"{folder}: continuing after step {trainer.restore()}")
-    result = trainer.fit()
-    test: dict[str, float] = {}
-    if getattr(getattr(checked, "data", None), "test", None) is not None:
-        with torch.no_grad():
-            test, lines = task.score()
-        for line in lines:
-            say(line)
-    scores = {"step": result.step, "averaged": result.averaged, "dev": result.scores, "test": test}
-    write_text(folder.path / "scores.json", json.dumps(scores, indent=2) + "\n")
+    with held(folder.locked()):
+        trainer = Trainer(task, checked.training, folder, device=checked.device, seed=checked.seed)
+        if restore:
+            say(f"{folder}: continuing after step {trainer.restore()}")
+        result = trainer.fit()
+        test: dict[str, float] = {}
+        if getattr(getattr(checked, "data", None), "test", None) is not None:
+            with torch.no_grad():
+                test, lines = task.score()
+            for line in lines:
+                say(line)
+        scores = {"step": result.step, "averaged": result.averaged, "dev": result.scores, "test": test}
+        on_first(lambda: write_text(folder.path / "scores.json", json.dumps(scores, indent=2) + "\n"))
     return Run(folder.path, result.scores, test, task.example(folder.path))
 
 
-def _initialise(task: RunTask, path: str) -> None:
-    earlier = RunFolder.open(path)
-    report = transfer_weights(task.model, load_weights(earlier.weights), task.rows(earlier.path))
-    for line in report.lines():
-        say(line)
-    if not report.loaded and not report.resized:
-        raise UserError(f"init.run: {path} has no weight that this model has; nothing would be taken from it")
+def _initialise(task: RunTask, checked: RunConfig, *, fresh: bool = True) -> None:
+    """Weights to start from, if no checkpoint gives them, and what hangs on them."""
+    init, report = checked.init, None
+    if init is not None and fresh:
+        given = given_by_torch(init) if init.run is None else given_by_run(*open_run(init.run))
+        report = initialise(task, init, given)
+    if checked.lora is not None:
+        adapt(task, checked.lora, report)

@@ -11,6 +11,7 @@ from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.checkpoint import load_weights
+from seqkit.training.distributed import on_all, start
 
 
 def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = ()) -> RunTask:
@@ -61,8 +62,15 @@ def check_options(path: str | Path, kind: type[RunTask], given: Iterable[str], k
 
 
 def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:
-    """The model of a run with its weights, in evaluation mode, from what `open_run` returned."""
-    task = kind.restore(checked, folder.path)
+    """The model of a run with its weights, in evaluation mode, from what `open_run` returned.
+
+    Raises:
+        UserError: its files are damaged, or do not fit each other.
+    """
+    try:
+        task = kind.restore(checked, folder.path)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{folder}: the model that config.yaml describes cannot be built ({error})") from error
     weights = load_weights(folder.weights)
     try:
         task.adopt(weights)
@@ -94,9 +102,14 @@ def evaluate(
     Raises:
         UserError: see `load`; an option that this kind of run has not.
     """
-    folder, checked, kind = open_run(path, overrides)
-    check_options(path, kind, options, kind.score_options)
-    return load_task(folder, checked, kind, device).score(data, **options)
+
+    def opened() -> RunTask:
+        folder, checked, kind = open_run(path, overrides)
+        check_options(path, kind, options, kind.score_options)
+        return load_task(folder, checked, kind, device)
+
+    start()
+    return on_all(opened).score(data, **options)
 
 
 def compare(

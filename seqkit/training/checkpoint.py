@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqkit.config import UserError
-from seqkit.files import flush
+from seqkit.files import flush, read_json
 
 
 def copy_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -68,11 +68,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+            aliases = dict(json.loads((file.metadata() or {}).get("aliases", "{}")))
         return {**tensors, **{name: tensors[original] for name, original in aliases.items()}}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; was the run stopped before its first checkpoint?") from None
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged weights file ({error})") from None
 
 
@@ -92,16 +92,20 @@ def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
 
 
 def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `pack`."""
+    """The inverse of `pack`.
+
+    Raises:
+        KeyError, TypeError, ValueError, RecursionError: `pack` did not make this.
+    """
     if not isinstance(tree, dict):
         return tree
-    kind, value = next(iter(tree.items()))
+    ((kind, value),) = tree.items()
     if kind == "tensor":
         return tensors[value]
     if kind == "items":
         return {key: unpack(item, tensors) for key, item in value}
     items = [unpack(item, tensors) for item in value]
-    return tuple(items) if kind == "tuple" else items
+    return {"tuple": tuple, "list": list}[kind](items)
 
 
 def random_state() -> dict[str, Any]:
@@ -132,12 +136,23 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+_FILES = {"model.safetensors", "trainer.safetensors", "trainer.json"}
+
+
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
 
 
 class Checkpoints:
     """The checkpoints of a run: `step-NNNNNNNN/` folders, each with weights, trainer state and a manifest.
+
+    At every moment, also where a process is killed, the newest one that was written in full is there: a folder gets
+    its name when it is whole, and an old one goes after that. Hidden names are what a killed process leaves behind:
+    `.step-N.tmp` is half-written, `.step-N.old` was about to be replaced, `.step-N.gone` half-deleted.
 
     Args:
         folder: where they lie; it must exist.
@@ -150,6 +165,21 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         """The folder of the checkpoint after `step` updates."""
         return self.folder / f"step-{step:08d}"
+
+    def _hidden(self, step: int, kind: str) -> Path:
+        return self.folder / f".step-{step:08d}.{kind}"
+
+    def recover(self) -> None:
+        """Put back what a killed process was about to replace, and delete what it left half-done.
+
+        For a process that has the lock of the run folder alone.
+        """
+        for path in self.folder.glob(".step-*.old"):
+            whole = path.with_name(path.stem[1:])
+            if not whole.exists():
+                os.replace(path, whole)
+        for path in self.folder.glob(".step-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def weights(self, step: int) -> Path:
         """The weights file of that checkpoint."""
@@ -166,8 +196,7 @@ class Checkpoints:
         Raises:
             OSError: the disk is full or refuses; nothing that was there before is touched.
         """
-        temporary = self.folder / f".step-{step:08d}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary = self._hidden(step, "tmp")
         try:
             temporary.mkdir()
             save_weights(temporary / "model.safetensors", weights)
@@ -180,27 +209,33 @@ class Checkpoints:
             for path in temporary.iterdir():
                 flush(path)
             flush(temporary)
-            aside = self.folder / f".step-{step:08d}.old"
             if self.path(step).exists():
-                os.replace(self.path(step), aside)
+                os.replace(self.path(step), self._hidden(step, "old"))
             os.replace(temporary, self.path(step))
             flush(self.folder)
-            shutil.rmtree(aside, ignore_errors=True)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self.recover()
         self._whole.add(step)
 
     def is_whole(self, step: int) -> bool:
         """Whether every file of that checkpoint is there with the checksum of its manifest."""
         if step not in self._whole:
             try:
-                manifest = json.loads((self.path(step) / "manifest.json").read_text("utf-8"))
-                if not all(_digest(self.path(step) / name) == digest for name, digest in manifest.items()):
+                manifest = read_json(self.path(step) / "manifest.json")
+                # Files of this folder alone: a path would lead out of it.
+                if not manifest.keys() >= _FILES or not all(
+                    Path(name).name == name and _digest(self.path(step) / name) == digest
+                    for name, digest in manifest.items()
+                ):
                     return False
             except (OSError, ValueError, AttributeError):
                 return False
             self._whole.add(step)
         return True
+
+    def damaged(self) -> list[int]:
+        """The checkpoints that are there and not whole, oldest first."""
+        return [step for step in self.steps() if not self.is_whole(step)]
 
     def latest(self) -> int | None:
         """The newest whole checkpoint."""
@@ -215,12 +250,17 @@ class Checkpoints:
         if not self.is_whole(step):
             raise UserError(f"{self.path(step)}: damaged checkpoint (a file is missing or its checksum differs)")
         tensors = load_weights(self.path(step) / "trainer.safetensors")
-        tree = json.loads((self.path(step) / "trainer.json").read_text("utf-8"))
-        return load_weights(self.weights(step)), unpack(tree, tensors)
+        try:
+            state = unpack(read_json(self.path(step) / "trainer.json"), tensors)
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{self.path(step)}: damaged checkpoint (trainer.json: {error!r:.200})") from None
+        return load_weights(self.weights(step)), state
 
     def prune(self, keep: set[int]) -> None:
         """Delete every checkpoint but these."""
         for step in self.steps():
             if step not in keep:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                # Renamed first: what bears the name of a checkpoint is never half-deleted.
+                os.replace(self.path(step), self._hidden(step, "gone"))
+                shutil.rmtree(self._hidden(step, "gone"), ignore_errors=True)
                 self._whole.discard(step)

@@ -1,7 +1,7 @@
 """A run folder: where it lies, what it holds, and writing that either happens whole or not at all.
 
 runs/NAME/
-  run.json            format and version of seqkit that wrote it
+  run.json            who wrote it in which format, the configuration and digests of the data it began with
   config.yaml         the resolved configuration
   tokenizer.json ...  what the task needs to predict
   model.safetensors   the chosen weights: the best on dev so far
@@ -12,19 +12,29 @@ runs/NAME/
 
 from __future__ import annotations
 
+import errno
+import glob
 import json
+import logging
 import math
 import os
 import re
 import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from seqkit.config import UserError, nearest
-from seqkit.files import write_text
+from seqkit.files import flush, read_json, write_text
+from seqkit.training.checkpoint import Checkpoints
 
 FORMAT = 1
+
+_log = logging.getLogger("seqkit.training")
 
 
 class JsonLines:
@@ -36,7 +46,11 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
-        self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
+        self._file: IO[bytes] = open(path, "a+b")  # noqa: SIM115 (lives as long as the run)
+        if self.size < keep:
+            _log.warning("%s: shorter than at the checkpoint; %d bytes are lost", path, keep - self.size)
+            self._file.seek(0)
+            keep = self._file.read().rfind(b"\n") + 1  # the next record must not go on with a torn line
         if self.size > keep:
             self._file.truncate(keep)
 
@@ -104,25 +118,54 @@ class RunFolder:
             raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
         return cls(path)
 
-    def make(self) -> None:
-        """Make the folder, empty; a run that `choose` allowed to be replaced is deleted.
+    @contextmanager
+    def made(self) -> Iterator[RunFolder]:
+        """A new folder under a temporary name; with what is in it when the block ends it becomes this run, whole.
+
+        A process that is killed before leaves a hidden folder, which goes when a run of this name is made again. A run
+        that `choose` allowed to be replaced is deleted.
 
         Raises:
             UserError: the file system refuses, or another process trains there or has just made it.
+            OSError: at the end of the block.
         """
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.old")
+        new, old = (
+            RunFolder(self.path.with_name(f".{self.path.name}.{os.getpid()}.{kind}")) for kind in ("new", "old")
+        )
+        replaces = (self.path / "run.json").exists()
+        if replaces:
+            self.lock()
         try:
-            if (self.path / "run.json").exists():
-                self.lock()
-                self.unlock()
-                os.replace(self.path, aside)
-            self.path.mkdir(parents=True)
-            self.checkpoints.mkdir()
-            shutil.rmtree(aside, ignore_errors=True)
-        except FileExistsError:
-            raise UserError(f"{self}: another process has just made this run; start again") from None
+            self._sweep()
+            new.checkpoints.mkdir(parents=True)
+            new.lock()
+            yield new
+            if replaces:
+                os.replace(self.path, old.path)
+            os.rename(new.path, self.path)
+            flush(self.path.parent)
         except OSError as error:
-            raise UserError(f"{self}: cannot make the run folder ({error.strerror})") from None
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise UserError(f"{self}: another process has just made this run; start again") from None
+            if not new.lock_is_held:
+                raise UserError(f"{self}: cannot make the run folder ({error.strerror})") from None
+            raise
+        finally:
+            if old.path.exists() and not self.path.exists():
+                os.replace(old.path, self.path)
+            for folder in (self, new):
+                folder.unlock()
+            for folder in (new, old):
+                shutil.rmtree(folder.path, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Delete what killed processes left of a run of this name."""
+        pattern = glob.escape(f".{self.path.name}.") + "*"
+        for path in self.path.parent.glob(pattern):
+            if path.suffix in (".new", ".old"):
+                folder = RunFolder(path)
+                with suppress(UserError), folder.locked():  # held: a process that makes it at this moment
+                    shutil.rmtree(path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -132,7 +175,11 @@ class RunFolder:
             UserError: there is none, it is half-written, or a newer seqkit wrote it.
         """
         path = Path(path)
-        if not path.is_dir():
+        try:
+            found = path.is_dir()
+        except (OSError, ValueError) as error:  # too long; a NUL or half of a surrogate pair in it
+            raise UserError(f"{str(path)[:100]!r}: no such run folder ({error})") from None
+        if not found:
             siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
             hint = nearest(str(path), siblings)
             if not hint and (Path("runs") / path).is_dir():
@@ -152,34 +199,84 @@ class RunFolder:
 
     def about(self) -> dict[str, Any]:
         """What run.json says."""
-        found = json.loads((self.path / "run.json").read_text("utf-8"))
+        found = read_json(self.path / "run.json")
         return found if isinstance(found, dict) else {}
 
     def describe(self, about: dict[str, Any]) -> None:
         """Write run.json, which makes the folder a run; the last file to be written when a run is set up."""
         write_text(self.path / "run.json", json.dumps({"format": FORMAT, **about}, indent=2) + "\n")
 
+    @property
+    def lock_is_held(self) -> bool:
+        """Whether this object has the lock."""
+        return self._lock is not None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The lock for as long as the block runs; inside another such block of the same object it is there already."""
+        outer = self.lock_is_held
+        if not outer:
+            self.lock()
+        try:
+            yield
+        finally:
+            if not outer:
+                self.unlock()
+
     def lock(self) -> None:
         """Refuse a second process that wants to write here; the lock goes when this process ends, however it ends.
 
+        With the lock, what a killed process left half-written is cleared away.
+
         Raises:
-            UserError: another process holds it; the message names that process.
+            UserError: another process holds it; the message names that process. The folder cannot be written.
         """
+        try:
+            self._lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held until unlock)
+            self._claim(self._lock)
+            self._lock.truncate(0)
+            self._lock.write(f"{os.getpid()} {socket.gethostname()}")
+            self._lock.flush()
+            for path in self.path.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
+            Checkpoints(self.checkpoints).recover()
+        except OSError as error:
+            self.unlock()
+            raise UserError(
+                f"{self}: cannot be written ({error.strerror}); nothing was changed. Make it writable, or go on with "
+                "a copy of it elsewhere"
+            ) from None
+        except UserError:
+            self.unlock()
+            raise
+
+    def _claim(self, file: IO[str]) -> None:
         try:
             import fcntl
         except ImportError:  # not on Windows, which has no such lock
             return
-        self._lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held until unlock)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
-            self.unlock()
-            raise UserError(f"{self}: process {owner} is training in this folder") from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{self}: process {self._owner(file)} is training in this folder") from None
+        except OSError as error:
+            _log.warning("%s: this file system has no locks (%s): let no second process train here", self, error)
+            return
+        with suppress(OSError):
+            if os.path.samestat(os.stat(self.path / ".lock"), os.fstat(file.fileno())):
+                return
+        raise UserError(f"{self}: another process has just replaced this run; start again")
+
+    @staticmethod
+    def _owner(file: IO[str]) -> str:
+        """The process that holds the lock, with its computer where that is not this one."""
+        for _ in range(20):  # it may have the lock and not have written its name yet
+            file.seek(0)
+            owner, _, host = file.read().strip().partition(" ")
+            if owner:
+                return f"{owner} on {host}" if host not in ("", socket.gethostname()) else owner
+            time.sleep(0.01)
+        return "unknown"
 
     def unlock(self) -> None:
         """Give the lock back."""
@@ -194,5 +291,6 @@ def check_name(name: str) -> None:
     Raises:
         UserError: it holds anything but letters, digits and `._-`, or starts with a dot.
     """
-    if not re.fullmatch(r"[\w-][\w.-]{0,99}", name):
+    # The file system's 255 bytes also have to hold what is put before and after a name.
+    if not re.fullmatch(r"[\w-][\w.-]{0,99}", name) or len(name.encode()) > 200:
         raise UserError(f"name: {name!r} is not a plain name; use up to 100 letters, digits, '.', '_' and '-'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -17,20 +16,36 @@ import torch
 from seqkit.config import UserError
 from seqkit.files import replace_file
 from seqkit.training.averaging import MovingAverage, average_weights
-from seqkit.training.checkpoint import (
-    Checkpoints,
-    copy_weights,
-    load_weights,
-    random_state,
-    save_weights,
-    seed_all,
-    set_random_state,
+from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, save_weights, seed_all
+from seqkit.training.distributed import (
+    gathered,
+    held,
+    is_lost,
+    largest,
+    on_first,
+    own_part,
+    own_seed,
+    quiet,
+    random_states,
+    relayed,
+    set_random_states,
+    start,
+    world,
 )
 from seqkit.training.folder import RunFolder
-from seqkit.training.progress import Progress, say
+from seqkit.training.progress import Progress, Silence, say
 from seqkit.training.settings import TrainingConfig
-from seqkit.training.signals import SignalWatch, Stopped
-from seqkit.training.state import Result, State, check_metric, check_settings, count_steps, pick_device
+from seqkit.training.signals import SignalWatch, Stopped, not_finite
+from seqkit.training.state import (
+    Result,
+    State,
+    check_metric,
+    check_settings,
+    count_steps,
+    differences,
+    pick_device,
+    surroundings,
+)
 from seqkit.training.task import Task
 from seqkit.training.update import NotFinite, Updater
 
@@ -41,70 +56,129 @@ class Trainer:
     Args:
         task: what is learned.
         config: how.
-        folder: where logs, checkpoints and weights go; made where absent.
+        folder: where logs, checkpoints and weights go; made where absent. A `RunFolder` that is locked stays so.
         device: `auto`, `cpu` or `cuda`.
         seed: of every random generator, set by `fit` unless a checkpoint was restored.
     """
 
     def __init__(
-        self, task: Task, config: TrainingConfig, folder: str | Path, *, device: str = "auto", seed: int = 1
+        self,
+        task: Task,
+        config: TrainingConfig,
+        folder: str | Path | RunFolder,
+        *,
+        device: str = "auto",
+        seed: int = 1,
     ) -> None:
+        start()
         self.task, self.config, self.seed = task, config, seed
-        self.folder = RunFolder(folder)
-        self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+        on_first(lambda: self.folder.checkpoints.mkdir(parents=True, exist_ok=True))
         self.device = pick_device(device)
         task.model.to(self.device)
         check_settings(task, config)
         self.state = State()
         self.updater = Updater(task, config, self.device)
         self.average = MovingAverage(task.model, config.ema) if config.ema else None
-        self._checkpoints = Checkpoints(self.folder.checkpoints)
-        self._restored = False
-        self._watch = SignalWatch()
+        checkpoints = Checkpoints(self.folder.checkpoints)
+        self._checkpoints = relayed(checkpoints, ("damaged", "is_whole", "latest", "load", "prune", "save", "steps"))
+        self._restored = self._asked = False
+        # Of several processes each may get Ctrl-C twice, from the terminal and from torchrun.
+        self._watch = SignalWatch(insist=world() == 1)
         if config.compile:
             task.model.compile(dynamic=True)
 
     def restore(self) -> int:
-        """Go back to the last whole checkpoint, if there is one; returns its step."""
+        """Go back to the last whole checkpoint, if there is one; returns its step, or 0.
+
+        A damaged checkpoint is passed over, and leaves the list of the best.
+
+        Raises:
+            UserError: the checkpoint does not fit the task, or another version of seqkit wrote it; another process
+                trains in the folder.
+        """
+        with held(self.folder.locked()):
+            return self._find()
+
+    def _find(self) -> int:
+        self._asked = True
         step = self._checkpoints.latest()
+        for damaged in self._checkpoints.damaged():
+            say(f"{self._checkpoints.path(damaged)}: damaged checkpoint; passed over")
         if step is None:
+            say(f"{self.folder}: no whole checkpoint; beginning anew")
             return 0
+        try:
+            self._restore(step)
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{self._checkpoints.path(step)}: does not fit this configuration and this version of seqkit ({error})"
+            ) from error
+        return step
+
+    def _restore(self, step: int) -> None:
         weights, saved = self._checkpoints.load(step)
+        if own := saved.get("own_form"):
+            weights = {name: value for name, value in weights.items() if name in self.task.model.state_dict()} | own
         self.task.model.load_state_dict(weights)
         self.updater.restore(**{name: saved[name] for name in ("optimizer", "scaler", "carry")})
         if self.average:
             # The weights file holds the averages, which are for use; the trained ones lie with the trainer's state.
             self.average.restore(**saved["average"])
             self.task.model.load_state_dict(saved["trained"], strict=False)
-        self.state = State(**{**saved["state"], "best": [tuple(pair) for pair in saved["state"]["best"]]})
-        set_random_state(saved["random"])
+        best = [tuple(pair) for pair in saved["state"]["best"] if self._checkpoints.is_whole(pair[1])]
+        self.state = State(**{**saved["state"], "best": best[: self.config.keep_best]})
+        for line in differences(saved["made_with"], surroundings(self.device)):
+            say(f"{self.folder}: {line}")
+        set_random_states(saved["random"], self.seed, step)
         self._restored = True
-        return step
 
     def fit(self) -> Result:
         """Train to the end; afterwards the model has the best weights, which are also in the run folder.
 
         Raises:
             Stopped: a signal came, the loss is not finite, or a checkpoint could not be written.
+            UserError: another process trains in the folder, or a training that was not restored has checkpoints there.
         """
-        self.folder.lock()
+        with held(self.folder.locked()):
+            return self._fit()
+
+    def _fit(self) -> Result:
+        if not self._asked and self._checkpoints.steps():
+            raise UserError(
+                f"{self.folder}: holds the checkpoints of an earlier training; call restore() before fit() to go on "
+                "with it, or take another folder"
+            )
         if not self._restored:
-            seed_all(self.seed)
+            seed_all(own_seed(self.seed))
         self._total = count_steps(self.task, self.config)
-        self._progress = Progress(
-            self.folder, self.state.step, self._total, self.state.sizes, tensorboard=self.config.tensorboard
-        )
+        self._progress: Progress = Silence()
+        on_first(self._open_logs)
         try:
             with self._watch:
                 self.task.model.train()
                 while not self._finished():
                     self._epoch()
-                return self._finish()
+                result = self._finish()
+                if self._received():
+                    self._leave()
+                return result
         except OSError as error:
-            raise Stopped(f"{self.folder}: {error}; `seqkit resume {self.folder}` continues the run") from error
+            raise Stopped(f"{self.folder}: {error}; {self._kept()}") from error
+        except (Exception, KeyboardInterrupt) as error:
+            if is_lost(error):
+                raise Stopped(f"another process is gone; its own message says why. {self._kept()}") from None
+            if not isinstance(error, Stopped):
+                cause = "" if isinstance(error, KeyboardInterrupt) else " by an error"
+                say(f"{self.folder}: stopped in update {self.state.step + 1}{cause}; {self._kept()}")
+            raise
         finally:
+            self.updater.freezing.release()
             self._progress.close()
-            self.folder.unlock()
+
+    def _open_logs(self) -> None:
+        state = self.state
+        self._progress = Progress(self.folder, state.step, self._total, state.sizes, self.config.tensorboard)
 
     def _finished(self) -> bool:
         stopping = self.config.early_stopping
@@ -124,23 +198,25 @@ class Trainer:
             if window is None:
                 break
             waited = time.perf_counter() - started
+            self._unfreeze()
             try:
                 done = self.updater(window, state.step, self._total, state.plateau_factor)
             except NotFinite as error:
-                raise self._not_finite(error) from None
+                examples = gathered(self.task.describe(error.batch) if error.batch is not None else [])
+                raise quiet(not_finite(state.step + 1, str(error), examples, self._kept())) from None
             state.count(done.losses, done.norm, done.rate)
             if self.average and not done.skipped:
                 self.average.update()
             state.step += 1
             state.position += len(window)
-            self._progress.step(sum(self.task.tokens(batch) for batch in window), waited)
+            self._progress.step(done.tokens, waited)
             if state.step - state.logged >= self.config.log_every:
                 self._log()
             if self.config.evaluate_every and state.step % self.config.evaluate_every == 0:
                 self._evaluate()
             elif self.config.checkpoint_every and state.step % self.config.checkpoint_every == 0:
                 self._save()
-            if self._watch.received:
+            if self._received():
                 self._leave()
         else:
             return
@@ -149,12 +225,21 @@ class Trainer:
         state.epoch, state.position, self.updater.carry = state.epoch + 1, 0, None
         if not self.config.evaluate_every and state.epoch % self.config.evaluate_epochs == 0:
             self._evaluate()
-        if self._watch.received:
+        if self._received():
             self._leave()
+
+    def _unfreeze(self) -> None:
+        """Let train what is due, and say so once: what a resumed run has said before its checkpoint is in its log."""
+        state = self.state
+        stage = self.updater.advance(state.epoch, state.step)
+        if stage != state.stage:
+            state.stage = stage
+            if news := self.updater.freezing.news(stage, state.epoch, state.step):
+                self._progress.unfrozen(news.line, news.record)
 
     def _windows(self) -> Iterator[list[Any]]:
         """The batches of each update that is left in this epoch."""
-        batches = iter(self.task.batches(self.state.epoch, self.state.position))
+        batches = iter(own_part(self.task.batches(self.state.epoch, self.state.position)))
         while window := list(islice(batches, self.config.accumulate)):
             yield window
 
@@ -175,7 +260,7 @@ class Trainer:
         state.evaluated = state.step
         if scores:
             check_metric(self.config.metric, tuple(scores))
-        kept = self._judge(scores[self.config.metric]) if scores else False
+        kept = state.judge(scores[self.config.metric], self.config) if scores else False
         if scores:
             best = state.best and state.best[0][1] == state.step
             self._progress.scores(state.step, state.epoch + bool(state.position), scores, "  (best)" if best else "")
@@ -190,28 +275,10 @@ class Trainer:
         model.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng(), averaged, self.updater.autocast():
-                return self.task.evaluate()
+                scores = self.task.evaluate()
+                return on_first(lambda: scores)
         finally:
             model.train()
-
-    def _judge(self, score: float) -> bool:
-        """Enter a score into the list of the best; whether it is in it."""
-        state, config = self.state, self.config
-        sign = 1.0 if config.more_is_better else -1.0
-        margin = config.early_stopping.min_delta if config.early_stopping else 0.0
-        value = sign * score if math.isfinite(score) else -math.inf
-        better = state.reference is None or value > sign * state.reference + margin
-        if better:
-            state.reference = sign * value
-        state.stale = 0 if better else state.stale + 1
-        state.plateau_stale = 0 if better else state.plateau_stale + 1
-        if config.schedule.name == "plateau" and state.plateau_stale > config.schedule.patience:
-            state.plateau_factor *= config.schedule.factor
-            state.plateau_stale = 0
-        entry = (sign * value, state.step)
-        # Sorting is stable: of two equal scores the earlier step stays ahead.
-        state.best = sorted([*state.best, entry], key=lambda pair: -sign * pair[0])[: config.keep_best]
-        return entry in state.best
 
     def _save(self) -> None:
         """Write a checkpoint, drop those that are no longer wanted, and renew model.safetensors.
@@ -220,13 +287,13 @@ class Trainer:
             Stopped: the disk refuses; the checkpoint before is whole.
         """
         state, model = self.state, self.task.model
-        before = self._checkpoints.latest()
         try:
-            state.sizes = self._progress.sizes()
+            state.sizes = on_first(self._progress.sizes)
             saved = {
                 "state": asdict(state),
                 **self.updater.state(),
-                "random": random_state(),
+                "random": random_states(),
+                "made_with": surroundings(self.device),
             }
             weights = dict(model.state_dict())
             if self.average:
@@ -234,60 +301,64 @@ class Trainer:
                 saved["trained"] = {name: weights[name].clone() for name in self.average.average}
                 with self.average.applied():
                     weights = copy_weights(model.state_dict())
-            self._checkpoints.save(state.step, weights, saved)
-            self._checkpoints.prune({state.step, *(step for _, step in state.best)})
+            plain = self.task.export(weights)
+            saved["own_form"] = {name: value for name, value in weights.items() if name not in plain}
+            self._checkpoints.save(state.step, plain, saved)
+            self._prune()
             source = self._checkpoints.weights(self._chosen())
-            replace_file(self.folder.weights, lambda path: copyfile(source, path))
+            on_first(lambda: replace_file(self.folder.weights, lambda path: copyfile(source, path)))
         except OSError as error:
-            rest = f"that of step {before} is whole: free some space, then `seqkit resume {self.folder}`"
             raise Stopped(
                 f"{self.folder}: cannot write the checkpoint of step {state.step} ({error.strerror or error}); "
-                + (rest if before is not None else "there is none before it")
+                f"{self._kept()}"
             ) from error
+
+    def _prune(self) -> None:
+        self._checkpoints.prune({self.state.step, *(step for _, step in self.state.best)})
+
+    def _kept(self) -> str:
+        """What there is to go on from, for a message."""
+        last = Checkpoints(self.folder.checkpoints).latest()  # a process may ask that alone
+        if last is None:
+            return f"there is no checkpoint yet: `seqkit resume {self.folder}` begins anew"
+        return f"the checkpoint of step {last} is whole: `seqkit resume {self.folder}` goes on from there"
 
     def _chosen(self) -> int:
         """The step whose weights are for use: the best, or the last where nothing is scored."""
         return self.state.best[0][1] if self.state.best else self.state.step
 
+    def _received(self) -> bool:
+        """Whether any process has got a signal; all stop for it after the same update."""
+        if agreed := largest(self._watch.received):  # 0 must not efface a signal that comes meanwhile
+            self._watch.received = agreed
+        return bool(agreed)
+
     def _leave(self) -> None:
         """A signal came: save and say how to go on."""
         if self._checkpoints.latest() != self.state.step:
             self._save()
-        raise Stopped(
-            f"stopped after step {self.state.step}; everything is saved. Continue with: seqkit resume {self.folder}",
-            self._watch.exit_code,
-        )
-
-    def _not_finite(self, error: NotFinite) -> Stopped:
-        last = self._checkpoints.latest()
-        examples = self.task.describe(error.batch)
-        shown = "".join(f"\n  {text[:200]}" for text in examples[:8])
-        more = f"\n  ... and {len(examples) - 8} more" if len(examples) > 8 else ""
-        kept = (
-            f"the last good checkpoint is {self._checkpoints.path(last)}" if last is not None else "no checkpoint yet"
-        )
-        return Stopped(
-            f"step {self.state.step + 1}: {error}; {kept}. A lower training.optimizer.lr or a smaller "
-            f"training.clip_norm may help. The batch:{shown}{more}"
-        )
+        stopped = f"stopped after step {self.state.step}; everything is saved. Continue with: "
+        raise quiet(Stopped(f"{stopped}seqkit resume {self.folder}", self._watch.exit_code))
 
     def _finish(self) -> Result:
         """Score what was not scored, average if asked, and give the model the chosen weights."""
         state = self.state
         if state.evaluated != state.step:
             self._evaluate()
-        if self._watch.received:
+        if self._received():
             self._leave()
         if self._checkpoints.latest() != state.step:
             self._save()
+        self._prune()  # a process that was killed right after it had saved has not
         model = self.task.model
-        chosen = load_weights(self._checkpoints.weights(self._chosen()))
+        self.task.settle()
+        chosen = on_first(lambda: load_weights(self._checkpoints.weights(self._chosen())))
         model.load_state_dict(chosen)
         self.average = None  # the chosen weights are averages already
         scores = self._scores()
         averaged = False
         if self.config.average_best and len(state.best) > 1:
-            mean = average_weights([self._checkpoints.weights(step) for _, step in state.best])
+            mean = on_first(lambda: average_weights([self._checkpoints.weights(step) for _, step in state.best]))
             model.load_state_dict(mean)
             mean_scores = self._scores()
             sign = 1 if self.config.more_is_better else -1
@@ -299,6 +370,6 @@ class Trainer:
             scores = mean_scores if averaged else scores
             chosen = mean if averaged else chosen
             model.load_state_dict(chosen)
-        replace_file(self.folder.weights, lambda path: save_weights(path, chosen))
+        on_first(lambda: replace_file(self.folder.weights, lambda path: save_weights(path, chosen)))
         model.eval()
         return Result(self._chosen(), scores, averaged)

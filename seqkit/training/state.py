@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 
 from seqkit.config import UserError, nearest, require
+from seqkit.training.distributed import own_device
+from seqkit.training.freezing import Freezing
 from seqkit.training.optim import make_optimizer, schedule_factor
 from seqkit.training.settings import TrainingConfig
 from seqkit.training.task import Task
@@ -32,6 +34,7 @@ class State:
     rate: float = 0.0  # the learning rate of the last update
     logged: int = 0  # the step of the last log line
     sizes: dict[str, int] = field(default_factory=dict)  # of the log files
+    stage: int = -1  # of unfreezing, the last that was reported
 
     def count(self, losses: Mapping[str, float], norm: float, rate: float) -> None:
         """Add an update to what the next log line will say."""
@@ -40,6 +43,24 @@ class State:
         if math.isfinite(norm):  # else the loss scaler has skipped this update
             self.norms += norm
         self.rate = rate
+
+    def judge(self, score: float, config: TrainingConfig) -> bool:
+        """Enter a score into the list of the best; whether it is in it."""
+        sign = 1.0 if config.more_is_better else -1.0
+        margin = config.early_stopping.min_delta if config.early_stopping else 0.0
+        value = sign * score if math.isfinite(score) else -math.inf
+        better = self.reference is None or value > sign * self.reference + margin
+        if better:
+            self.reference = sign * value
+        self.stale = 0 if better else self.stale + 1
+        self.plateau_stale = 0 if better else self.plateau_stale + 1
+        if config.schedule.name == "plateau" and self.plateau_stale > config.schedule.patience:
+            self.plateau_factor *= config.schedule.factor
+            self.plateau_stale = 0
+        entry = (sign * value, self.step)
+        # Sorting is stable: of two equal scores the earlier step stays ahead.
+        self.best = sorted([*self.best, entry], key=lambda pair: -sign * pair[0])[: config.keep_best]
+        return entry in self.best
 
 
 @dataclass(frozen=True)
@@ -63,7 +84,22 @@ def pick_device(name: str) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return own_device(name)
+
+
+def surroundings(device: torch.device) -> dict[str, str]:
+    """What numbers depend on in their last bits, beside configuration and data."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"torch": str(torch.__version__), "device": name, "threads": str(torch.get_num_threads())}
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A line for each thing of `surroundings` that has changed, {} standing for a run that kept no record."""
+    return [
+        f"{name} was {before[name]} and is {value}: the results may differ in their last bits"
+        for name, value in now.items()
+        if before.get(name, value) != value
+    ]
 
 
 def count_steps(task: Task, config: TrainingConfig) -> int | None:
@@ -80,12 +116,13 @@ def check_settings(task: Task, config: TrainingConfig) -> None:
     """Refuse before anything is written what would be refused later.
 
     Raises:
-        UserError: an unknown metric, a pattern without a parameter, a schedule that needs the number of updates, an
-            extra that is not installed.
+        UserError: an unknown metric, a pattern without a parameter, nothing to train or to unfreeze, a schedule that
+            needs the number of updates, an extra that is not installed.
     """
     if task.scores:
         check_metric(config.metric, task.scores)
-    make_optimizer(task.model, config.optimizer)
+    factors = Freezing(task.model, task.layer_groups(), config).factors
+    make_optimizer(task.model, config.optimizer, factors)
     schedule_factor(config.schedule, 0, count_steps(task, config))
     if config.tensorboard:
         require("torch.utils.tensorboard", "tensorboard")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,6 @@ from seqkit.training.checkpoint import (
     unpack,
 )
 from seqkit.training.folder import JsonLines, RunFolder
-from seqkit.training.transfer import transfer_weights
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 trees = st.recursive(
@@ -165,7 +166,8 @@ def test_json_lines_are_cut_back(tmp_path: Path) -> None:
 def test_run_folders(tmp_path: Path) -> None:
     def create(name: str | None, overwrite: bool = False) -> RunFolder:
         folder = RunFolder.choose(name, "sentiment", root=tmp_path, overwrite=overwrite)
-        folder.make()
+        with folder.made():
+            pass
         return folder
 
     assert create(None).path.name == "sentiment-1"
@@ -192,16 +194,101 @@ def test_run_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such run folder; did you mean '.*/x'"):
         RunFolder.open(tmp_path / "X")
     (tmp_path / "file").touch()
-    other = RunFolder(tmp_path / "sentiment-1")
-    other.describe({})
-    other.lock()
-    with pytest.raises(UserError, match="is training in this folder"):
-        RunFolder.choose("sentiment-1", "sentiment", root=tmp_path, overwrite=True).make()
-    other.unlock()
-    with pytest.raises(UserError, match="has just made this run"):
-        RunFolder(tmp_path / "sentiment-2").make()
-    with pytest.raises(UserError, match="cannot make the run folder"):
-        RunFolder(tmp_path / "file/deep").make()
+    with pytest.raises(UserError, match="cannot make the run folder"), RunFolder(tmp_path / "file/deep").made():
+        pass
+
+
+def make(path: Path, content: str, failure: BaseException | None = None) -> None:
+    with RunFolder.choose(path.name, "", root=path.parent, overwrite=True).made() as new:
+        new.config.write_text(content)
+        new.describe({})
+        if failure:
+            raise failure
+
+
+def test_a_run_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    (tmp_path / ".x.99999.new/checkpoints").mkdir(parents=True)  # of a process that was killed
+    with pytest.raises(KeyboardInterrupt):
+        make(path, "half", KeyboardInterrupt())
+    assert list(tmp_path.iterdir()) == []
+    make(path, "first")
+    with pytest.raises(OSError, match="full"):
+        make(path, "half", OSError(28, "full"))
+    folder = RunFolder.open(path)
+    with folder.locked(), pytest.raises(UserError, match=f"process {os.getpid()} is training in this folder"):
+        make(path, "second")
+    assert folder.config.read_text() == "first"
+    make(path, "second")
+    assert folder.config.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_processes_that_make_one_run(tmp_path: Path) -> None:
+    path = tmp_path / "y"
+    with pytest.raises(UserError, match="another process has just made this run"), RunFolder(path).made():
+        (path / "checkpoints").mkdir(parents=True)
+    assert list(tmp_path.iterdir()) == [path]
+    with RunFolder(tmp_path / "z").made() as slow:
+        RunFolder(tmp_path / "z")._sweep()  # as the other process does first
+        assert slow.path.exists()
+
+
+def test_a_lock_says_who_has_it_and_where(tmp_path: Path) -> None:
+    """Another open file stands for another process: that is how flock counts."""
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path)
+    (tmp_path / ".model.safetensors.1.tmp").touch()
+    with first.locked():
+        assert list(tmp_path.iterdir()) == [tmp_path / ".lock"]
+        with first.locked():
+            pass
+        with pytest.raises(UserError, match=f"process {os.getpid()} is training in this folder"):
+            second.lock()
+        (tmp_path / ".lock").write_text("12 elsewhere")
+        with pytest.raises(UserError, match="process 12 on elsewhere is training"):
+            second.lock()
+        (tmp_path / ".lock").write_text("")
+        with pytest.raises(UserError, match="process unknown is training"):
+            second.lock()
+    second.lock()
+    second.unlock()
+
+
+def test_a_lock_on_a_folder_that_was_replaced_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def slow(file: Any, how: int) -> None:
+        (tmp_path / ".lock").unlink()
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with pytest.raises(UserError, match="has just replaced this run"):
+        RunFolder(tmp_path).lock()
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import fcntl
+
+    def refuse(file: Any, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with RunFolder(tmp_path).locked():
+        pass
+    assert "has no locks" in caplog.text
+
+
+@pytest.mark.parametrize(("content", "kept"), [(b'{"a": 1}\n{"b"', b'{"a": 1}\n'), (b'{"b"', b"")])
+def test_a_log_that_lost_its_end_goes_on_at_a_new_line(
+    tmp_path: Path, content: bytes, kept: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "log").write_bytes(content)
+    log = JsonLines(tmp_path / "log", keep=100)
+    log.append({"c": 3})
+    log.close()
+    assert (tmp_path / "log").read_bytes() == kept + b'{"c": 3}\n'
+    assert "bytes are lost" in caplog.text
 
 
 def test_copied_and_averaged_weights_stay_tied(tmp_path: Path) -> None:
@@ -231,32 +318,3 @@ def test_average_weights_is_the_mean(tmp_path: Path) -> None:
     mean = average_weights(paths)
     torch.testing.assert_close(mean["w"], torch.stack([state["w"] for state in states]).mean(0))
     assert mean["n"].tolist() == [0]
-
-
-def test_transfer_matches_rows_by_name_and_reports_everything() -> None:
-    model = torch.nn.ModuleDict(
-        {"table": torch.nn.Embedding(3, 2), "core": torch.nn.Linear(2, 2), "out": torch.nn.Linear(2, 5)}
-    )
-    fresh = model["table"].weight.detach().clone()
-    given = {
-        "table.weight": torch.tensor([[1.0, 1], [2, 2]]),
-        "core.weight": torch.full((2, 2), 7.0),
-        "out.weight": torch.zeros(4, 2),
-        "gone": torch.zeros(1),
-    }
-    report = transfer_weights(model, given, {"table.weight": (["a", "new", "b"], ["b", "a"])})
-    assert model["table"].weight.tolist() == [[2, 2], fresh[1].tolist(), [1, 1]]
-    assert model["core"].weight.eq(7).all()
-    assert report.loaded == ["core.weight"]
-    assert report.resized == {"table.weight": "2 of 3 rows found by name, 1 new"}
-    assert report.new == ["core.bias", "out.bias"]
-    assert set(report.left_out) == {"out.weight", "gone"}
-    text = "\n".join(report.lines())
-    for name in [*model.state_dict(), "gone"]:
-        assert name in text
-    # The same shape with other words must not be taken over row by row.
-    swapped = transfer_weights(
-        model, {"table.weight": torch.arange(6.0).view(3, 2)}, {"table.weight": (["a", "b", "c"], ["c", "b", "a"])}
-    )
-    assert "table.weight" in swapped.resized
-    assert model["table"].weight.tolist() == [[4, 5], [2, 3], [0, 1]]

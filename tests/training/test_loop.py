@@ -153,6 +153,56 @@ def test_a_signal_in_the_last_evaluation_is_not_lost(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "checkpoints").latest() == 16
 
 
+def test_a_lost_terminal_saves_too_but_not_under_nohup(tmp_path: Path) -> None:
+    task = Regression()
+    task.at[2] = lambda: os.kill(os.getpid(), signal.SIGHUP)
+    with pytest.raises(Stopped, match="everything is saved") as caught:
+        fit(task, tmp_path / "a", epochs=1)
+    assert caught.value.exit_code == 129
+    task = Regression()
+    task.at[2] = lambda: os.kill(os.getpid(), signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        fit(task, tmp_path / "b", epochs=1)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_twice_stops_at_once_and_says_what_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Regression()
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    task.at[11] = twice
+    with pytest.raises(KeyboardInterrupt):
+        fit(task, tmp_path, epochs=2)
+    assert f"the checkpoint of step 8 is whole: `seqkit resume {tmp_path}`" in capsys.readouterr().err
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+
+
+def test_an_error_says_what_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def break_it() -> None:
+        raise ZeroDivisionError
+
+    for call, kept in ((2, "there is no checkpoint yet"), (11, "the checkpoint of step 8 is whole")):
+        task = Regression()
+        task.at[call] = break_it
+        with pytest.raises(ZeroDivisionError):
+            fit(task, tmp_path / str(call), epochs=2)
+        assert f"stopped in update {call} by an error; {kept}" in capsys.readouterr().err
+
+
+def test_a_second_training_does_not_delete_what_a_first_has_left(tmp_path: Path) -> None:
+    fit(Regression(), tmp_path, epochs=1)
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="holds the checkpoints of an earlier training"):
+        fit(Regression(), tmp_path, epochs=1)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+
+
 @pytest.mark.parametrize("losses", [1, 2])
 def test_the_logged_loss_is_what_is_minimised(tmp_path: Path, losses: int) -> None:
     """One update from all rows, by accumulation: the log must show the loss over them, not over the last batch."""
@@ -293,7 +343,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_examples_and_checkpoint(tmp_p
         fit(task, tmp_path, epochs=3)
     assert caught.value.exit_code == 1
     assert "step 11: the loss is nan" in str(caught.value)
-    assert "step-00000008" in str(caught.value)
+    assert "the checkpoint of step 8 is whole" in str(caught.value)
     assert "row " in str(caught.value)
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
 
@@ -315,7 +365,7 @@ def test_a_disk_that_refuses_leaves_the_earlier_checkpoint(tmp_path: Path, monke
         original(self, step, *rest)
 
     monkeypatch.setattr(Checkpoints, "save", full)
-    with pytest.raises(Stopped, match=r"No space left on device.*that of step 8 is whole"):
+    with pytest.raises(Stopped, match=r"No space left on device.*the checkpoint of step 8 is whole"):
         fit(task, tmp_path, epochs=3)
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
 
