@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
 
-from seqkit.cli import runs, translation
+from seqkit.cli import doctor, runs, translation
 from seqkit.cli.app import app
 from seqkit.config import UserError
 
 # Commands register themselves when their module is imported; this is the order of the help page.
-COMMANDS = (runs, translation)
+COMMANDS = (runs, translation, doctor)
 
 # Click's base class of usage errors: newer versions of typer carry a click of their own, older ones import it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -22,6 +23,8 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; exits with 0, 1 (failed), 2 (your mistake), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torch would advise every process on settings that are meant
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
 
 
@@ -29,7 +32,7 @@ def _guarded(call: Callable[[], Any]) -> int:
     try:
         code = call()
     except UserError as error:
-        print(f"seqkit: {error}", file=sys.stderr)
+        _show(error)
         return 2
     except _UsageError as error:
         error.show()
@@ -41,15 +44,24 @@ def _guarded(call: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder that may not be read
-        print(f"seqkit: {error}", file=sys.stderr)
+        _show(error)
         return 1
     except Exception as error:
-        if "alloc" in str(error) and isinstance(error, (MemoryError, RuntimeError)):
-            print(f"seqkit: not enough memory: {str(error).splitlines()[0]}", file=sys.stderr)
+        if isinstance(error, MemoryError) or ("alloc" in str(error) and isinstance(error, RuntimeError)):
+            _show(": ".join(["not enough memory", *str(error).splitlines()[:1]]))
             return 1
         stopped = getattr(error, "exit_code", None)
         if stopped is None:
             raise
-        print(f"seqkit: {error}", file=sys.stderr)
+        if str(error):
+            _show(error)
+        else:  # another process says why, and torchrun ends them all as soon as one has left
+            time.sleep(1)
         return int(stopped)
     return int(code or 0)
+
+
+def _show(message: object) -> None:
+    """A message on standard error; control characters out of a file must not steer the terminal."""
+    text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in str(message))
+    print(f"seqkit: {text}", file=sys.stderr)

@@ -1,0 +1,26 @@
+"""`seqkit doctor`: what is on this machine, and whether a run folder is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from seqkit.cli.app import app
+
+
+@app.command(epilog="Example: seqkit doctor runs/first")
+def doctor(
+    run_path: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run folder to check; the machine alone without it.")
+    ] = None,
+    form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
+) -> None:
+    """Versions, devices, threads and backends here; with RUN, whether every file of it is whole (else status 1)."""
+    from seqkit.run.doctor import doctor as look
+
+    report = look(run_path)
+    print(report.as_json() if form == "json" else "\n".join(report.lines()))
+    if not report.good:
+        raise typer.Exit(1)

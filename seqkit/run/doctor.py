@@ -1,0 +1,226 @@
+"""Whether a run folder is whole: every file read, every checksum made, the weights fitted to the configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkit.config import UserError
+from seqkit.files import LONGEST_LINE, read_json, read_lines
+from seqkit.run import machine as here
+from seqkit.run.configs import read_config
+from seqkit.tasks import RunTask
+from seqkit.training import RunFolder
+from seqkit.training.checkpoint import Checkpoints, load_weights
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: a file of the run folder, whether it is as it should be, and what was seen."""
+
+    file: str
+    good: bool
+    says: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `doctor` found.
+
+    Attributes:
+        machine: see `seqkit.run.machine`.
+        run: the run folder, where one was asked for.
+        checks: of the run folder.
+    """
+
+    machine: dict[str, Any]
+    run: str | None
+    checks: list[Check]
+
+    @property
+    def good(self) -> bool:
+        """Nothing is wrong."""
+        return all(one.good for one in self.checks) and all(one["good"] for one in self.machine["packages"])
+
+    def as_json(self) -> str:
+        """All of it."""
+        tree = {"good": self.good, "machine": self.machine, "run": self.run, "checks": [asdict(c) for c in self.checks]}
+        return json.dumps(tree, indent=2)
+
+    def lines(self) -> list[str]:
+        """The same for a reader."""
+        shown = here.lines(self.machine)
+        if self.run is not None:
+            shown += ["", f"run {self.run}"]
+            width = max(len(one.file) for one in self.checks)
+            for one in self.checks:
+                shown.append(f"  {'good   ' if one.good else 'PROBLEM'}  {one.file:<{width}}  {one.says}")
+            bad = sum(not one.good for one in self.checks)
+            shown.append(f"{bad} problem{'s' * (bad != 1)}" if bad else "the run folder is whole")
+        return shown
+
+
+def doctor(path: str | Path | None = None) -> Report:
+    """Look at this machine, and at a run folder. Nothing is changed.
+
+    Args:
+        path: a run folder; None: the machine alone.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if path is not None and not Path(path).is_dir():
+        RunFolder.open(path)  # which says so, with the nearest name
+    checks = [] if path is None else list(_checks(Path(path)))
+    return Report(here.machine(), None if path is None else str(path), checks)
+
+
+def _checks(path: Path) -> Iterator[Check]:
+    folder = RunFolder(path)
+    yield _looked_at("run.json", lambda: _about(folder))
+    task: list[RunTask] = []
+    yield _looked_at("config.yaml", lambda: _config(folder))
+    yield _looked_at("(what the model needs)", lambda: _model(folder, task))
+    weights: list[dict[str, Tensor]] = []
+    yield _looked_at("model.safetensors", lambda: _weights(folder, task, weights))
+    checkpoints = Checkpoints(folder.checkpoints)
+    for step in checkpoints.steps():
+        name = f"checkpoints/{checkpoints.path(step).name}"
+        if checkpoints.is_whole(step):
+            yield Check(name, True, "every file has the checksum of its manifest")
+        else:
+            culprit, why = _culprit(checkpoints.path(step))
+            yield Check(f"{name}/{culprit}", False, why)
+    if weights:
+        yield from _chosen(folder, checkpoints, weights[0])
+    sizes: dict[str, int] = {}
+    yield _looked_at("checkpoints", lambda: _last(checkpoints, sizes))
+    for name, file in (("metrics", folder.metrics), ("timing", folder.timing)):
+        least = sizes.get(name, 0)
+        yield _looked_at(file.name, lambda file=file, least=least: _log(file, least))  # type: ignore[misc]
+    yield _looked_at("scores.json", lambda: _scores(path / "scores.json"))
+
+
+def _looked_at(name: str, look: Callable[[], str]) -> Check:
+    """The result of a look; what it raises is what is wrong."""
+    try:
+        return Check(name, True, look())
+    except FileNotFoundError:
+        return Check(name, False, "missing")
+    except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        return Check(name, False, " ".join(str(error).split()))
+
+
+def _about(folder: RunFolder) -> str:
+    about = folder.about()
+    if not isinstance(about.get("format"), int):
+        raise ValueError("damaged: it does not say the format of the run")
+    writer = f"written by seqkit {about.get('seqkit')} with torch {about.get('torch')}"
+    averaged = f"; the mean of steps {', '.join(map(str, about['averaged']))}" if "averaged" in about else ""
+    return writer + averaged
+
+
+def _config(folder: RunFolder) -> str:
+    _, kind = read_config(folder.config)
+    return f"valid, of the task {kind.kind}"
+
+
+def _model(folder: RunFolder, task: list[RunTask]) -> str:
+    """Reads what lies beside config.yaml: tokenizers, classes."""
+    checked, kind = read_config(folder.config)
+    with torch.random.fork_rng(devices=[]):
+        task.append(kind.restore(checked, folder.path))
+    total = sum(value.numel() for value in task[0].model.parameters())
+    return f"tokenizer and names are there; a model of {total:,} parameters can be built"
+
+
+def _weights(folder: RunFolder, task: list[RunTask], weights: list[dict[str, Tensor]]) -> str:
+    found = load_weights(folder.weights)
+    weights.append(found)
+    wrong = [name for name, value in found.items() if not value.isfinite().all()]
+    if wrong:
+        raise ValueError(f"numbers that are not finite in {', '.join(wrong)}")
+    if not task:
+        return f"{len(found)} tensors; whether they fit is not known, as no model could be built"
+    task[0].adopt(found)
+    return f"{len(found)} tensors, which fit the model"
+
+
+def _last(checkpoints: Checkpoints, sizes: dict[str, int]) -> str:
+    """Reads all of the newest whole checkpoint; `sizes` gets the lengths of the logs at that moment."""
+    step = checkpoints.latest()
+    if step is None:
+        return "none is whole; `seqkit resume` would begin anew"
+    sizes.update(checkpoints.load(step)[1]["state"]["sizes"])
+    return f"`seqkit resume` goes on after step {step:,}"
+
+
+def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tensor]) -> Iterator[Check]:
+    """The weights have no checksum, but those of a finished run are a checkpoint's, unless they are a mean."""
+    try:
+        scores = read_json(folder.path / "scores.json")
+        step = None if scores["averaged"] else int(scores["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if step is None or not checkpoints.path(step).exists() or not checkpoints.is_whole(step):
+        return
+    there = load_weights(checkpoints.weights(step))
+    other = [name for name in {**weights, **there} if name not in weights or name not in there]
+    other += [name for name in weights if name in there and not torch.equal(weights[name], there[name])]
+    if other:
+        says = f"not the weights of step {step}, which it was made from: {', '.join(other)}"
+        yield Check("model.safetensors", False, f"{says}; {checkpoints.weights(step)} has them")
+
+
+def _culprit(path: Path) -> tuple[str, str]:
+    """The file because of which a checkpoint is damaged, and what is wrong with it."""
+    try:
+        manifest = read_json(path / "manifest.json")
+        names = sorted(manifest.keys())
+    except FileNotFoundError:
+        return "manifest.json", "missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return "manifest.json", f"cannot be read ({error})"
+    for name in names:
+        file = path / Path(name).name
+        try:
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return file.name, "missing"
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            return file.name, f"cannot be read ({error})"
+        if digest != manifest[name]:
+            return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum is not that of manifest.json"
+    return "manifest.json", "does not list every file"
+
+
+def _log(path: Path, least: int) -> str:
+    size, count = path.stat().st_size, 0
+    with path.open("rb") as file:
+        for count, line in enumerate(read_lines(file), 1):
+            try:
+                whole = line.endswith(b"\n") and len(line) <= LONGEST_LINE and isinstance(json.loads(line), dict)
+            except ValueError:
+                whole = False
+            if not whole:
+                last = size == file.tell() and size > least
+                hint = " (past the last checkpoint: `seqkit resume` cuts it off)" if last else ""
+                raise ValueError(f"line {count} is torn or no JSON object{hint}")
+    if size < least:
+        raise ValueError(f"{size:,} bytes; there were {least:,} at the last checkpoint")
+    return f"{count:,} lines"
+
+
+def _scores(path: Path) -> str:
+    if not path.exists():
+        return "not there: the run has not come to its end; `seqkit resume` goes on with it"
+    found = read_json(path)
+    scores = {f"{part} {name}": value for part in ("dev", "test") for name, value in (found.get(part) or {}).items()}
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "no scores"
