@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,21 +27,47 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def commands(path: Path) -> list[list[str]]:
+    """The lines of a header that are to be typed, as words: all up to the one that trains the file itself."""
+    lines = re.findall(r"^#   (?:[A-Z_]+=\S+ )*((?:seqkit train|python) .*)$", path.read_text("utf-8"), re.M)
+    own = next(number for number, line in enumerate(lines) if f"seqkit train {name(path)}" in line)
+    return [shlex.split(line) for line in lines[:own]]
+
+
+def shorter(path: Path, *overrides: str) -> list[str]:
+    """Overrides for a few steps on little data."""
+    few = ["training.epochs=null", "training.steps=3", "training.log_every=1", "training.evaluate_every=2"]
+    checked, kind = read_config(path, overrides)
+    for part in ("train", "dev", "test"):
+        source = getattr(checked.data, part)  # type: ignore[attr-defined]
+        if source is not None and source.limit:
+            few.append(f"data.{part}.limit=60")
+    if kind.kind == "translation":  # what has not learned yet ends no sentence by itself
+        few += ["decoding.max_length=10", "training.samples=1"]
+    return [*overrides, *few]
+
+
+def prepare(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what the header says comes before: the runs or files that this one starts from."""
+    for program, first, *rest in commands(path):
+        if program == "python":
+            monkeypatch.setattr(sys, "argv", [first, *rest, "--quick"])
+            runpy.run_path(str(ROOT / first), run_name="__main__")
+        else:
+            config = ROOT / rest[0]
+            seqkit.train(config, *shorter(config, *rest[1:]))
+
+
 def test_there_are_configs() -> None:
     assert CONFIGS
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
-def test_it_runs_a_few_steps_and_predicts(path: Path, tmp_path: Path) -> None:
-    shorter = ["training.epochs=null", "training.steps=3", "training.log_every=1", "training.evaluate_every=2"]
-    checked, kind = read_config(path)
-    for part in ("train", "dev", "test"):
-        source = getattr(checked.data, part)  # type: ignore[attr-defined]
-        if source is not None and source.limit:
-            shorter.append(f"data.{part}.limit=60")
-    if kind.kind == "translation":  # what has not learned yet ends no sentence by itself
-        shorter += ["decoding.max_length=10", "training.samples=1"]
-    run = seqkit.train(path, *shorter, root=tmp_path)
+def test_it_runs_a_few_steps_and_predicts(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(path, monkeypatch)
+    kind = read_config(path)[1]
+    run = seqkit.train(path, *shorter(path))
     own = {"translation": "bleu", "slots": "span_f1", "language_model": "perplexity"}
     score = own.get(kind.kind, "accuracy")
     assert set(run.test or run.dev) >= {"loss", score}

@@ -8,18 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from seqkit.config import Section, UserError, nearest
+from seqkit.nn.lora import merge_lora, merged
+from seqkit.tasks.adapters import LoraConfig
+from seqkit.tasks.initial import InitConfig
 from seqkit.training import Task, TrainingConfig
-
-
-class InitConfig(Section):
-    """`init:` weights to start from."""
-
-    run: str
-    """A run folder; the weights whose names and shapes match are loaded, the rest is reported."""
+from seqkit.training.transfer import Rows
 
 
 class RunConfig(Section):
@@ -33,7 +30,14 @@ class RunConfig(Section):
     """Of every random generator."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     init: InitConfig | None = None
+    lora: LoraConfig | None = None
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _something_to_adapt(self) -> RunConfig:
+        if self.lora is not None and self.init is None:
+            raise ValueError("lora needs weights that have learned something: give an init section too")
+        return self
 
 
 class RunTask(Task):
@@ -102,13 +106,19 @@ class RunTask(Task):
         """A command line that uses this run, shown at the end of training."""
         return f"seqkit evaluate {folder}"
 
-    def fingerprint(self) -> str:
-        """A digest of the training data: a run is resumed on the data it was started with."""
+    def fingerprint(self, part: str = "train") -> str:
+        """A digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started with."""
         return ""
 
-    def rows(self, folder: Path) -> Mapping[str, tuple[Sequence[str], Sequence[str]]]:
-        """For weights whose rows have names: the names here, and in the run in `folder` (see `transfer_weights`)."""
+    def rows(self) -> Mapping[str, Rows]:
+        """Weight name -> what its rows stand for, where they have names (words, classes); see `transfer_weights`."""
         return {}
+
+    def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return merged(weights)
+
+    def settle(self) -> None:
+        merge_lora(self.model)
 
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of this run."""
@@ -122,8 +132,8 @@ def resolve(name: str, table: Mapping[str, str]) -> type[RunTask]:
         UserError: there is none.
     """
     target = table.get(name, name)
-    module_name, sign, attribute = target.partition(":")
-    if not sign:
+    module_name, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         hint = nearest(name, table) or f"; known: {', '.join(table)}"
         raise UserError(f"task: unknown task {name!r}{hint} (or package.module:Class)")
     try:

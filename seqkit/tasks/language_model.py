@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqkit.config import UserError
-from seqkit.data.batching import Batches, Ragged, encode_column
+from seqkit.data.batching import Batches, Ragged, split_rows
+from seqkit.data.encoding import encode_column
 from seqkit.data.sources import Source, open_source
 from seqkit.data.stream import TokenStream, plan_windows
+from seqkit.data.vocabulary import column_texts
 from seqkit.models import LanguageModel
 from seqkit.nn import detach_state
 from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.language_model_config import LanguageModelConfig, build, check_text, language_model_schema
 from seqkit.tasks.language_model_output import Continuation, LineScore, Sampler, format_line, score_lines
-from seqkit.tasks.parts import column, make_tokenizer, scored
+from seqkit.tasks.layers import reader_groups
+from seqkit.tasks.parts import make_tokenizer, scored, word_rows
 from seqkit.text import Tokenizer
-from seqkit.training import Loss, RunFolder
+from seqkit.training import Loss
+from seqkit.training.distributed import on_first
+from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str}
 # Steps of a window in which dev and test are read; the state goes on, so that the number does not show in the scores.
@@ -40,13 +46,14 @@ class StreamBatch:
 
     `first` is the place of the window in each stream. `factor` is its length beside the mean length of the epoch's
     windows, by which its mean loss is multiplied, so that every token counts alike: for SGD the same as the learning
-    rate's rescaling of Merity et al. 2017, section 4.1, up to a constant.
+    rate's rescaling of Merity et al. 2017, section 4.1, up to a constant. `rows` are the numbers of the streams.
     """
 
     inputs: Tensor
     targets: Tensor
     first: int
     factor: float
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,12 @@ class LanguageModelTask(RunTask):
             for part, some in given.items()
             if some[0] is not None
         }
-        tokenizer = Tokenizer.load(folder / "tokenizer.json") if folder else cls._vocabulary(config, sources["train"])
+        if folder is not None:
+            tokenizer = Tokenizer.load(folder / "tokenizer.json")
+        else:
+            texts = column_texts([(source, "text") for source in sources["train"]])
+            kept = kept_tokenizer(config, check=check_text)
+            tokenizer = kept or make_tokenizer(config.text, config.model.embedding, texts)
         config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, tokenizer, load_vectors=fresh)
         for part, some in sources.items():
@@ -110,21 +122,6 @@ class LanguageModelTask(RunTask):
                 "streams of at least two"
             )
         return task
-
-    @staticmethod
-    def _vocabulary(config: LanguageModelConfig, train: Iterable[Source]) -> Tokenizer:
-        if config.init is None or "text" in config.model_fields_set:
-            texts = chain.from_iterable(column(source, "text") for source in train)
-            return make_tokenizer(config.text, config.model.embedding, texts)
-        # The vectors of tokens go with their numbers: without a `text:` section both are kept.
-        tokenizer = Tokenizer.load(RunFolder.open(config.init.run).path / "tokenizer.json")
-        try:
-            check_text(tokenizer.config)
-        except ValueError as error:
-            raise UserError(
-                f"init.run: {config.init.run}: {error} (give a text section for a new vocabulary)"
-            ) from None
-        return tokenizer
 
     @classmethod
     def restore(cls, config: LanguageModelConfig, folder: Path) -> LanguageModelTask:
@@ -165,12 +162,31 @@ class LanguageModelTask(RunTask):
         plan = plan_windows(length, data.bptt, seed=seed, epoch=epoch)
         mean = length / len(plan)
 
-        def collate(window: NDArray[np.int64]) -> StreamBatch:
-            first, count = window.tolist()
-            tokens = torch.from_numpy(stream.window(data.batch_size, first, count)).to(self.device)
-            return StreamBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), first, count / mean)
+        every = np.arange(data.batch_size)
 
-        return Batches(plan, collate, start)
+        def collate(window: NDArray[np.int64]) -> StreamBatch:
+            first, count, *some = window.tolist()
+            rows = tuple(some or every.tolist())
+            tokens = torch.from_numpy(stream.window(data.batch_size, first, count, rows)).to(self.device)
+            return StreamBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), first, count / mean, rows)
+
+        def split(window: NDArray[np.int64], rank: int, world: int) -> tuple[NDArray[np.int64], bool]:
+            rows, counts = split_rows(every, rank, world)
+            return np.concatenate([window, rows]), counts
+
+        return Batches(plan, collate, start, split)
+
+    def split_carry(self, carry: Any, rank: int, world: int) -> Any:
+        rows, _ = split_rows(np.arange(self.config.data.batch_size), rank, world)
+        return tuple(part[:, torch.from_numpy(rows)] for part in carry)
+
+    def join_carries(self, carries: Sequence[Any]) -> Any:
+        streams, world = self.config.data.batch_size, len(carries)
+        joined = tuple(part.new_empty(part.size(0), streams, *part.shape[2:]) for part in carries[0])
+        for rank, carry in enumerate(carries[:streams]):
+            for whole, part in zip(joined, carry, strict=True):
+                whole[:, rank::world] = part
+        return joined
 
     def loss(self, batch: StreamBatch, carry: Any) -> tuple[dict[str, Loss], Any]:
         training, weights = self.config.training, self.weights(batch)
@@ -198,13 +214,17 @@ class LanguageModelTask(RunTask):
 
     def describe(self, batch: StreamBatch) -> list[str]:
         texts = [self.tokenizer.decode(row) for row in batch.targets.tolist()]
-        return [f"stream {row + 1} from token {batch.first + 1}: {text}" for row, text in enumerate(texts)]
+        streams = zip(batch.rows, texts, strict=True)
+        return [f"stream {row + 1} from token {batch.first + 1}: {text}" for row, text in streams]
+
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        return reader_groups(self.model.encoder)
 
     def evaluate(self) -> dict[str, float]:
-        return self._measure(self.texts["dev"]) if "dev" in self.texts else {}
+        return on_first(lambda: self._measure(self.texts["dev"])) if "dev" in self.texts else {}
 
     def _measure(self, text: Text) -> dict[str, float]:
-        """Scores of a whole text, each token predicted once, the state carried on."""
+        """Scores of a whole text, each token predicted once, the state carried on: nothing that processes can share."""
         stream = TokenStream(text.ids, self.tokenizer.eos_id)
         streams = min(self.config.data.eval_batch_size, len(stream))
         length, total, state = len(stream) // streams, 0.0, None
@@ -256,7 +276,7 @@ class LanguageModelTask(RunTask):
         lines = [f"{source.name}: {len(text.ids):,} lines, {text.tokens:,} tokens{skipped}"]
         if unknown:
             lines.append(f"{unknown:.2%} of the tokens are unknown words, which all count as the same token")
-        return self._measure(text), lines
+        return on_first(lambda: self._measure(text)), lines
 
     def adjust(self, **options: Any) -> None:
         """Let `predict` continue texts instead of scoring them.
@@ -288,15 +308,20 @@ class LanguageModelTask(RunTask):
         words = str(source.dataset[int(self.texts["train"].ids.lengths.argmax())]["text"]).split()
         return f"echo {shlex.quote(' '.join(words[:2]))} | seqkit predict {shlex.quote(str(folder))} --sample"
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.texts["train"].ids.digest().encode()).hexdigest()
+    def fingerprint(self, part: str = "train") -> str:
+        return hashlib.sha256(self.texts[part].ids.digest().encode()).hexdigest() if part in self.texts else ""
 
-    def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
-        names = self.tokenizer.vocabulary, Tokenizer.load(folder / "tokenizer.json").vocabulary
-        tables = ("encoder.embedding.table.weight", "token_scores.weight", "token_scores.bias")
-        found: dict[str, tuple[Sequence[str], Sequence[str]]] = dict.fromkeys(tables, names)
-        if names[0] != names[1]:  # the clusters of another vocabulary hold other words, whatever their size
-            for name, value in self.model.state_dict().items():
-                if name.startswith("adaptive."):
-                    found[name] = [str(row) for row in range(len(value))], ()
-        return found
+    def rows(self) -> dict[str, Rows]:
+        words = self.tokenizer.vocabulary
+        tables = word_rows("encoder", self.model.encoder.embedding, self.tokenizer)
+        if self.model.adaptive is None:
+            return {**tables, **dict.fromkeys(("token_scores.weight", "token_scores.bias"), Rows(words, words=True))}
+        # The head scores the frequent words and, as one row each, the clusters of the others.
+        limits = self.model.adaptive.cutoffs
+        clusters = [f"<cluster {number}>" for number in range(1, len(limits))]
+        head = Rows([*words[: limits[0]], *clusters])
+        tails = {
+            f"adaptive.tail.{number}.1.weight": Rows(words[start:end])
+            for number, (start, end) in enumerate(pairwise(limits))
+        }
+        return {**tables, "adaptive.head.weight": head, "adaptive.head.bias": head, **tails}

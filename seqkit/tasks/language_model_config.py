@@ -13,6 +13,7 @@ from seqkit.data.stream import StreamConfig
 from seqkit.models import Embedding, Encoder, LanguageModel
 from seqkit.nn import Recurrent
 from seqkit.tasks.base import RunConfig
+from seqkit.tasks.initial import check_new_words
 from seqkit.tasks.parts import (
     SUPPLIED,
     EmbeddingConfig,
@@ -106,12 +107,11 @@ class LanguageModelConfig(RunConfig):
     def _sensible(self) -> LanguageModelConfig:
         check_dev(self.training, self.data.dev)
         check_text(self.text)
-        if self.model.adaptive_cutoffs and self.text.tokenizer not in ("word", "char"):  # type: ignore[attr-defined]
+        if self.model.adaptive_cutoffs and self.text.kind not in ("word", "char"):  # type: ignore[attr-defined]
             raise ValueError(
                 f"model.adaptive_cutoffs: needs a vocabulary in order of frequency, which {self.text.tokenizer} has not"
             )
-        if self.init is not None and "text" not in self.model_fields_set and self.model.embedding.vectors_vocabulary:  # type: ignore[attr-defined]
-            raise ValueError("model.embedding.vectors_vocabulary makes a new vocabulary: give a text section too")
+        check_new_words(self, "model.embedding", self.model.embedding)
         return self
 
 

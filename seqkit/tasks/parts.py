@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -14,10 +14,12 @@ from seqkit.config import Section, UserError, from_signature
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.readers import detect
 from seqkit.data.sources import Source, SourceConfig
+from seqkit.data.vocabulary import Texts, column_texts, train_tokenizer
 from seqkit.models import Embedding, Encoder
 from seqkit.nn import Cell, Recurrent, resolve_cell
 from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
 from seqkit.training import TrainingConfig
+from seqkit.training.transfer import Rows
 
 # Arguments that the program supplies: the file may not set them.
 SUPPLIED = ("input_size", "batch_first", "device", "dtype", "cell")
@@ -97,10 +99,9 @@ def scored(given: Any, data: str | None) -> tuple[Any, str]:
     raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
 
 
-def column(source: Source, name: str) -> Iterator[str]:
-    """The texts of a column, without holding them all."""
-    for batch in source.dataset.iter(batch_size=1000):
-        yield from batch[name]
+def column(source: Source, *names: str) -> Texts:
+    """The texts of one column, or of several, one after the other, without holding them all."""
+    return column_texts([(source, name) for name in names])
 
 
 def check_dev(training: TrainingConfig, dev: object) -> None:
@@ -165,7 +166,7 @@ def encoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
         path: keys that lead to the section in it.
 
     Raises:
-        UserError: there is no such cell.
+        UserError: there is no such cell, or it is something else.
     """
     kind = chosen_cell(tree, *path)
     return from_signature(f"{kind.__name__}EncoderConfig", Recurrent, kind, skip=SUPPLIED, base=EncoderBase)
@@ -178,9 +179,13 @@ def chosen_cell(tree: Mapping[str, Any], *path: str) -> Callable[..., Cell]:
         node = node.get(key, {}) if isinstance(node, Mapping) else {}
     cell = node.get("cell", "lstm") if isinstance(node, Mapping) else "lstm"
     try:
-        return resolve_cell(cell)
+        kind = resolve_cell(cell)
     except (ValueError, TypeError) as error:
         raise UserError(f"{'.'.join(path)}.cell: {error}") from None
+    # A configuration may come from a stranger, and what it names here is called, with arguments of its choice.
+    if not (isinstance(kind, type) and issubclass(kind, Cell)):
+        raise UserError(f"{'.'.join(path)}.cell: {cell!r} is no class derived from seqkit.nn.Cell")
+    return kind
 
 
 def make_recurrent(config: Section, input_size: int, **place: Any) -> Recurrent:
@@ -200,7 +205,7 @@ def make_tokenizer(text: TextConfig, embedding: Any, texts: Iterable[str], *, wh
         # As often as min_frequency asks, so that each gets its entry.
         words = (word for word in vector_words(embedding.vectors) for _ in range(text.min_frequency))
         texts = chain(texts, words)
-    return Tokenizer.train(texts, text, whole=whole)
+    return train_tokenizer(texts, text) if isinstance(texts, Texts) else Tokenizer.train(texts, text, whole=whole)
 
 
 def make_embedding(section: Any, tokenizer: Tokenizer) -> Embedding:
@@ -223,8 +228,14 @@ def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> li
     vectors = load_vectors(section.vectors, tokenizer.vocabulary, size=section.size, norm=section.vectors_norm)
     with torch.no_grad():
         embedding.table.weight.copy_(vectors.matrix)
+    embedding.pretrained = vectors.known
     found = f"{vectors.found} of {len(tokenizer)} words found in {section.vectors}"
     return [f"vectors: {found} ({vectors.coverage:.1%})"]
+
+
+def word_rows(prefix: str, embedding: Embedding, tokenizer: Tokenizer) -> dict[str, Rows]:
+    """For `RunTask.rows`: what the rows of an embedding stand for that lies at `prefix` in the model."""
+    return {f"{prefix}.embedding.table.weight": Rows(tokenizer.vocabulary, words=True, filled=embedding.pretrained)}
 
 
 def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load: bool) -> tuple[Encoder, list[str]]:

@@ -16,17 +16,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqkit.config import UserError, nearest
-from seqkit.data.batching import Batches, BatchingConfig, Ragged, encode_column, pad, plan_batches
+from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
+from seqkit.data.encoding import encode_column
 from seqkit.data.sources import Source, open_source
-from seqkit.files import write_text
+from seqkit.files import read_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored
+from seqkit.tasks.initial import kept_tokenizer
+from seqkit.tasks.layers import reader_groups
+from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored, word_rows
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
 from seqkit.text import Tokenizer
-from seqkit.training import Loss, RunFolder
+from seqkit.training import Loss
+from seqkit.training.distributed import spread
 from seqkit.training.progress import say
+from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
 # Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
@@ -84,6 +89,7 @@ class SentimentTask(RunTask):
         encoder, self._lines = make_encoder(config.model.embedding, config.model.encoder, tokenizer, load=load_vectors)
         self.model = make_classifier(config.model, encoder, len(classes))
         self.splits: dict[str, Split] = {}
+        self._planner: Planner | None = None
         self._weights: Tensor | None = None
 
     @classmethod
@@ -107,7 +113,9 @@ class SentimentTask(RunTask):
             for label in classes:
                 if not label.strip() or len(label.splitlines()) > 1:
                     raise UserError(f"{train.name}: {label!r} is no label: it is blank or holds a line end")
-            tokenizer = cls._vocabulary(config, train)
+            tokenizer = kept_tokenizer(config) or make_tokenizer(
+                config.text, config.model.embedding, column(train, "text")
+            )
             config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, tokenizer, classes, load_vectors=fresh)
         for part, source in sources.items():
@@ -115,13 +123,6 @@ class SentimentTask(RunTask):
         task._refuse_empty(task.splits["train"])
         task._weights = task._class_weights()
         return task
-
-    @staticmethod
-    def _vocabulary(config: SentimentConfig, train: Source) -> Tokenizer:
-        if config.init is not None and "text" not in config.model_fields_set:
-            # The pretrained vectors of words go with their numbers: without a `text:` section both are kept.
-            return Tokenizer.load(RunFolder.open(config.init.run).path / "tokenizer.json")
-        return make_tokenizer(config.text, config.model.embedding, column(train, "text"))
 
     @classmethod
     def restore(cls, config: SentimentConfig, folder: Path) -> SentimentTask:
@@ -131,8 +132,10 @@ class SentimentTask(RunTask):
     @staticmethod
     def _read(folder: Path) -> tuple[Tokenizer, list[str]]:
         try:
-            classes = json.loads((folder / "classes.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            classes = [str(name) for name in read_json(folder / "classes.json")]
+            if len(classes) < 2:
+                raise ValueError
+        except (OSError, ValueError, TypeError):
             raise UserError(f"{folder}: half-written: classes.json is missing or damaged") from None
         return Tokenizer.load(folder / "tokenizer.json"), classes
 
@@ -195,14 +198,15 @@ class SentimentTask(RunTask):
         return next(self.model.parameters()).device
 
     def _collate(self, split: Split, rows: NDArray[np.int64]) -> Batch:
-        ids, lengths = pad([split.ids[row] for row in rows], self.tokenizer.pad_id)
+        ids, lengths = lay_out(*split.ids.take(rows), self.tokenizer.pad_id)
         labels = torch.from_numpy(split.labels[rows])
         return Batch(ids.to(self.device), lengths.to(self.device), labels.to(self.device), rows)
 
     def batches(self, epoch: int, start: int = 0) -> Iterable[Batch]:
         split = self.splits["train"]
-        plan = plan_batches(split.ids.lengths, self.config.data, seed=self.config.seed, epoch=epoch)
-        return Batches(plan, lambda rows: self._collate(split, rows), start)
+        if self._planner is None:
+            self._planner = Planner(split.ids.lengths, self.config.data, self.config.seed)
+        return Batches(self._planner(epoch), lambda rows: self._collate(split, rows), start)
 
     def loss(self, batch: Batch, carry: Any) -> tuple[dict[str, Loss], None]:
         size = self.config.training.adversarial
@@ -234,6 +238,9 @@ class SentimentTask(RunTask):
         source = self.splits["train"].source
         return [f"{source.place(int(row))}: {source.dataset[int(row)]['text']}" for row in batch.rows]
 
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        return reader_groups(self.model.encoder)
+
     def evaluate(self) -> dict[str, float]:
         return classification_scores(*self._outputs(self.splits["dev"])) if "dev" in self.splits else {}
 
@@ -241,9 +248,14 @@ class SentimentTask(RunTask):
         """(N, C) for sequences in their order."""
         plan = plan_batches(ids.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
         out = torch.empty(len(ids), len(self.classes))
-        for rows in plan:
-            padded, lengths = pad([ids[row] for row in rows], self.tokenizer.pad_id)
-            out[torch.from_numpy(rows)] = self.model(padded.to(self.device), lengths.to(self.device)).float().cpu()
+
+        def compute(rows: NDArray[np.int64]) -> Tensor:
+            padded, lengths = lay_out(*ids.take(rows), self.tokenizer.pad_id)
+            logits: Tensor = self.model(padded.to(self.device), lengths.to(self.device))
+            return logits.float().cpu()
+
+        for rows, logits in zip(plan, spread(plan, compute), strict=True):
+            out[torch.from_numpy(rows)] = logits
         return out
 
     def _outputs(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -305,16 +317,16 @@ class SentimentTask(RunTask):
     def example(self, folder: Path) -> str:
         return f'echo "not bad at all" | seqkit predict {folder}'
 
-    def fingerprint(self) -> str:
-        train = self.splits["train"]
-        return hashlib.sha256(train.ids.digest().encode() + train.labels.tobytes()).hexdigest()
+    def fingerprint(self, part: str = "train") -> str:
+        if part not in self.splits:
+            return ""
+        split = self.splits[part]
+        return hashlib.sha256(split.ids.digest().encode() + split.labels.tobytes()).hexdigest()
 
-    def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
-        there = Tokenizer.load(folder / "tokenizer.json")
-        found: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-            "encoder.embedding.table.weight": (self.tokenizer.vocabulary, there.vocabulary)
+    def rows(self) -> dict[str, Rows]:
+        classes = Rows(self.classes)
+        return {
+            **word_rows("encoder", self.model.encoder.embedding, self.tokenizer),
+            "output.weight": classes,
+            "output.bias": classes,
         }
-        if (folder / "classes.json").exists():  # else a run of another task
-            names = self.classes, self._read(folder)[1]
-            found |= {"output.weight": names, "output.bias": names}
-        return found

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, create_model, model_validator
 from seqkit.config import Section, from_signature
 from seqkit.models import Embedding, Encoder, SequenceClassifier
 from seqkit.tasks.base import RunConfig
+from seqkit.tasks.initial import check_new_words
 from seqkit.tasks.parts import EmbeddingConfig, SplitData, Where, check_dev, encoder_config, make_recurrent
 from seqkit.text import TextConfig
 from seqkit.training import TrainingConfig
@@ -87,8 +88,7 @@ class SentimentConfig(RunConfig):
     @model_validator(mode="after")
     def _sensible(self) -> SentimentConfig:
         check_dev(self.training, self.data.dev)
-        if self.init is not None and "text" not in self.model_fields_set and self.model.embedding.vectors_vocabulary:  # type: ignore[attr-defined]
-            raise ValueError("model.embedding.vectors_vocabulary makes a new vocabulary: give a text section too")
+        check_new_words(self, "model.embedding", self.model.embedding)
         return self
 
 

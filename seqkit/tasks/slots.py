@@ -19,11 +19,13 @@ from seqkit.config import UserError
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
 from seqkit.data.sources import Source
 from seqkit.data.tagged import open_tagged
-from seqkit.files import write_text
+from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.parts import column, make_tokenizer, scored
-from seqkit.tasks.slots_config import SlotsConfig, make_tagger, slots_schema
+from seqkit.tasks.initial import kept_tokenizer
+from seqkit.tasks.layers import reader_groups
+from seqkit.tasks.parts import column, make_tokenizer, scored, word_rows
+from seqkit.tasks.slots_config import SlotsConfig, check_text, make_tagger, slots_schema
 from seqkit.tasks.slots_data import (
     LONGEST,
     TagBatch,
@@ -39,8 +41,10 @@ from seqkit.tasks.slots_data import (
 from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots_scores import SpanCounts
 from seqkit.text import TextConfig, Tokenizer
-from seqkit.training import Loss, RunFolder
+from seqkit.training import Loss
+from seqkit.training.distributed import spread
 from seqkit.training.progress import say
+from seqkit.training.transfer import Rows
 
 _LETTERS = TextConfig(tokenizer="char")
 
@@ -111,15 +115,9 @@ class SlotsTask(RunTask):
         letters = None
         if config.model.characters is not None:
             letters = make_tokenizer(_LETTERS, config.model.characters.embedding, distinct)
-        if config.init is not None and "text" not in config.model_fields_set:
-            # The pretrained vectors of words go with their numbers: without a `text:` section both are kept.
-            path = RunFolder.open(config.init.run).path
-            tokenizer = Tokenizer.load(path / "tokenizer.json")
-            if tokenizer.config.tokenizer != "word":
-                raise UserError(f"init.run: the tokens of {path} are no words but {tokenizer.config.tokenizer}")
-            return tokenizer, letters
         words = chain.from_iterable(column(train, "tokens"))
-        return make_tokenizer(config.text, config.model.embedding, words, whole=True), letters
+        kept = kept_tokenizer(config, check=check_text)
+        return kept or make_tokenizer(config.text, config.model.embedding, words, whole=True), letters
 
     @classmethod
     def restore(cls, config: SlotsConfig, folder: Path) -> SlotsTask:
@@ -136,8 +134,11 @@ class SlotsTask(RunTask):
     @staticmethod
     def _labels(folder: Path) -> dict[str, list[str]]:
         try:
-            labels: dict[str, list[str]] = json.loads((folder / "labels.json").read_text("utf-8"))
-            return {name: labels[name] for name in ("tags", "intents")}
+            labels = read_json(folder / "labels.json")
+            found = {name: [str(label) for label in labels[name]] for name in ("tags", "intents")}
+            if not found["tags"]:
+                raise ValueError
+            return found
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{folder}: half-written: labels.json is missing or damaged") from None
 
@@ -185,26 +186,36 @@ class SlotsTask(RunTask):
         source = self.splits["train"].source
         return [f"{source.place(int(row))}: {' '.join(source.dataset[int(row)]['tokens'])}" for row in batch.rows]
 
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        return reader_groups(self.model.encoder, "characters.*")
+
     def evaluate(self) -> dict[str, float]:
         return self._judge(self.splits["dev"])[0] if "dev" in self.splits else {}
 
     def _judge(self, data: Tagged) -> tuple[dict[str, float], SpanCounts]:
         """All scores, and slots counted by type."""
         counts, losses, right, whole = SpanCounts(), {"tags": 0.0, "intent": 0.0}, 0, 0
-        for rows in plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens")):
+
+        def compute(rows: NDArray[np.int64]) -> tuple[float, float, int, int, list[list[str]]]:
             batch = collate(data, rows, self.tokenizer, self.device)
             scores, intents = self.model(batch.ids, batch.lengths, batch.spelling)
-            losses["tags"] += float(self.model.tag_loss(scores, batch.tags, batch.lengths))
+            tag_loss = float(self.model.tag_loss(scores, batch.tags, batch.lengths))
             found = self.model.decode(scores, batch.lengths)
+            names = self._names(found, data.words.lengths[rows])
             correct = (found == batch.tags).all(1)  # both are 0 on padding
-            if intents is not None and batch.intents is not None:
-                losses["intent"] += float(F.cross_entropy(intents.double(), batch.intents, reduction="sum"))
-                understood = intents.argmax(1) == batch.intents
-                right += int(understood.sum())
-                correct &= understood
-            whole += int(correct.sum())
-            for row, numbers in zip(rows, self._names(found, data.words.lengths[rows]), strict=True):
-                counts.add([self.tags[tag] for tag in data.tags[row]], numbers)
+            if intents is None or batch.intents is None:
+                return tag_loss, 0.0, 0, int(correct.sum()), names
+            understood = intents.argmax(1) == batch.intents
+            intent_loss = float(F.cross_entropy(intents.double(), batch.intents, reduction="sum"))
+            return tag_loss, intent_loss, int(understood.sum()), int((correct & understood).sum()), names
+
+        plan = plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
+        for rows, (tag_loss, intent_loss, understood, correct, names) in zip(plan, spread(plan, compute), strict=True):
+            losses["tags"] += tag_loss
+            losses["intent"] += intent_loss
+            right, whole = right + understood, whole + correct
+            for row, found in zip(rows, names, strict=True):
+                counts.add([self.tags[tag] for tag in data.tags[row]], found)
         loss = losses["tags"] / int(data.words.lengths.sum())
         if data.intents is not None:
             loss += self.config.training.intent_weight * losses["intent"] / len(data)
@@ -274,23 +285,18 @@ class SlotsTask(RunTask):
         text = " ".join(data.source.dataset[row]["tokens"])
         return f"echo {shlex.quote(text)} | seqkit predict {shlex.quote(str(folder))}"
 
-    def fingerprint(self) -> str:
-        return self.splits["train"].fingerprint()
+    def fingerprint(self, part: str = "train") -> str:
+        return self.splits[part].fingerprint() if part in self.splits else ""
 
-    def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
-        there = Tokenizer.load(folder / "tokenizer.json")
-        found: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-            "encoder.embedding.table.weight": (self.tokenizer.vocabulary, there.vocabulary)
+    def rows(self) -> dict[str, Rows]:
+        tags, intents = Rows(self.tags), Rows(self.intents)
+        found = {
+            **word_rows("encoder", self.model.encoder.embedding, self.tokenizer),
+            **dict.fromkeys(("tag_scores.weight", "tag_scores.bias", "crf.start", "crf.end"), tags),
+            "crf.transitions": Rows(self.tags, dims=2),
+            **dict.fromkeys(("intent_scores.weight", "intent_scores.bias"), intents),
         }
-        if not (folder / "labels.json").exists():  # a run of another task
-            return found
-        labels = self._labels(folder)
-        for name, here in (("tag_scores", self.tags), ("intent_scores", self.intents)):
-            names = here, labels["tags" if name == "tag_scores" else "intents"]
-            found |= {f"{name}.weight": names, f"{name}.bias": names}
-        found |= {f"crf.{name}": (self.tags, labels["tags"]) for name in ("start", "end")}
-        path = folder / "tokenizer.characters.json"
-        if self.letters is not None and path.exists():
-            pair = self.letters.vocabulary, Tokenizer.load(path).vocabulary
-            found["characters.encoder.embedding.table.weight"] = pair
+        if self.model.characters is not None and self.letters is not None:
+            table = self.model.characters.encoder.embedding
+            found |= word_rows("characters.encoder", table, self.letters)
         return found

@@ -13,6 +13,7 @@ from seqkit.data.tagged import has_intents
 from seqkit.models import CharacterEncoder, Embedding, Encoder, Tagger, WindowEncoder
 from seqkit.nn import iob2_allowed
 from seqkit.tasks.base import RunConfig
+from seqkit.tasks.initial import check_new_words
 from seqkit.tasks.parts import (
     EmbeddingConfig,
     SplitData,
@@ -38,7 +39,8 @@ class SlotsData(SplitData):
     test: Where | None = None
     """Scored once, at the end."""
     intent: bool | None = None
-    """Each sentence has an intent, which is learned, too. Default: so it is, unless the training file is CoNLL."""
+    """Each sentence has an intent, which is learned, too. Default: so it is, unless the training file is CoNLL; of hub:
+    and torchtext: data, if `columns` names it."""
     on_bad_tags: Literal["repair", "error"] = "error"
     """What to do with an I-x that follows neither B-x nor I-x: make it B-x and count it, or stop."""
 
@@ -137,13 +139,21 @@ class SlotsConfig(RunConfig):
     @model_validator(mode="after")
     def _sensible(self) -> SlotsConfig:
         check_dev(self.training, self.data.dev)
-        for name in ("tokenizer", "stop_words", "max_length", "add_bos", "add_eos"):
-            default = TextConfig.model_fields[name].default
-            if getattr(self.text, name) != default:
-                raise ValueError(f"text.{name}: every token has a tag, so leave it at its default ({default!r})")
-        if self.init is not None and "text" not in self.model_fields_set and self.model.embedding.vectors_vocabulary:  # type: ignore[attr-defined]
-            raise ValueError("model.embedding.vectors_vocabulary makes a new vocabulary: give a text section too")
+        check_text(self.text)
+        check_new_words(self, "model.embedding", self.model.embedding)
         return self
+
+
+def check_text(text: TextConfig) -> None:
+    """Refuse settings after which tokens would not be the words that are tagged.
+
+    Raises:
+        ValueError: it names the first such setting.
+    """
+    for name in ("tokenizer", "stop_words", "max_length", "add_bos", "add_eos"):
+        default = TextConfig.model_fields[name].default
+        if getattr(text, name) != default:
+            raise ValueError(f"text.{name}: every token has a tag, so leave it at its default ({default!r})")
 
 
 def slots_schema(tree: Mapping[str, Any]) -> type[SlotsConfig]:

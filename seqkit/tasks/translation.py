@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from seqkit.config import UserError, from_mapping
-from seqkit.data.batching import Batches, BatchingConfig, Ragged, plan_batches
+from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_batches
 from seqkit.data.pairs import PairConfig, open_pairs
-from seqkit.data.sources import Source
+from seqkit.data.vocabulary import Texts
 from seqkit.decoding import Search
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.parts import beside, column, make_tokenizer
-from seqkit.tasks.translation_config import TranslationConfig, make_model, translation_schema
+from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
+from seqkit.tasks.layers import translation_groups
+from seqkit.tasks.parts import beside, column, make_tokenizer, word_rows
+from seqkit.tasks.translation_config import TranslationConfig, check_side, make_model, translation_schema
 from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation_decoding import Translator
 from seqkit.tasks.translation_output import Translation, format_translation, plot_attention
 from seqkit.tasks.translation_scores import CorpusScores, compare_outputs
+from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer
-from seqkit.training import Loss, RunFolder
+from seqkit.training import Loss
+from seqkit.training.distributed import spread
+from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
+_TABLES = dict(zip(_SIDES, (SOURCE_TABLE, TARGET_TABLE), strict=True))
 
 
 class TranslationTask(RunTask):
@@ -52,6 +59,8 @@ class TranslationTask(RunTask):
         except ValueError as error:  # two vocabularies taken over from a run, where the model wants one
             raise UserError(f"model: {error}") from None
         self.splits: dict[str, Pairs] = {}
+        self._planner: Planner | None = None
+        self._stream: PairStream | None = None
         self._samples: list[dict[str, str]] = []
         decodes = config.training.dev_limit != 0
         self.scores = ("loss", "perplexity", *(("bleu", "chrf") if decodes else ()))
@@ -65,28 +74,33 @@ class TranslationTask(RunTask):
     @classmethod
     def create(cls, config: TranslationConfig, folder: Path | None = None, *, fresh: bool = True) -> TranslationTask:
         parts = [part for part in ("train", "dev", "test") if getattr(config.data, part) is not None]
-        origins = {part: open_pairs(getattr(config.data, part), part) for part in parts}
-        source, target = cls._read(folder) if folder else cls._vocabularies(config, origins["train"])
+        stream = PairStream(config.data, config.seed) if config.data.window else None
+        origins = {
+            part: open_pairs(getattr(config.data, part), part) for part in parts if part != "train" or stream is None
+        }
+        texts = stream.texts if stream else partial(column, origins["train"])
+        source, target = cls._read(folder) if folder else cls._vocabularies(config, texts)
         text = config.text.model_copy(update={"source": source.config, "target": target.config})
         if folder is None:  # those of the earlier run, after init
             text = text.model_copy(update={"joint": source.fingerprint == target.fingerprint})
         task = cls(config.model_copy(update={"text": text}), source, target, load_vectors=fresh)
         for part, origin in origins.items():
             task.splits[part] = tokenise(origin, source, target, config.data if part == "train" else None)
+        if stream:
+            stream.tokenise(source, target)
+            task._stream = stream
         return task
 
     @classmethod
-    def _vocabularies(cls, config: TranslationConfig, train: Source) -> tuple[Tokenizer, Tokenizer]:
-        if config.init is not None and "text" not in config.model_fields_set:
-            # The vectors of tokens go with their numbers: without a `text:` section both are kept.
-            return cls._read(RunFolder.open(config.init.run).path)
+    def _vocabularies(cls, config: TranslationConfig, texts: Callable[..., Texts]) -> tuple[Tokenizer, Tokenizer]:
         text, model = config.text, config.model
         if text.joint:
-            both = chain(column(train, "source"), column(train, "target"))
-            one = make_tokenizer(text.source, model.source, both)
+            one = make_tokenizer(text.source, model.source, texts(*_SIDES))
             return one, one
         source, target = (
-            make_tokenizer(getattr(text, side), getattr(model, side), column(train, side)) for side in _SIDES
+            kept_tokenizer(config, table, check=partial(check_side, side))
+            or make_tokenizer(getattr(text, side), getattr(model, side), texts(side))
+            for side, table in _TABLES.items()
         )
         return source, target
 
@@ -111,12 +125,17 @@ class TranslationTask(RunTask):
         return next(self.model.parameters()).device
 
     def batches(self, epoch: int, start: int = 0) -> Iterable[PairBatch]:
-        pairs = self.splits["train"]
-        plan = plan_batches(
-            pairs.target_lengths, self.config.data, seed=self.config.seed, epoch=epoch, then=pairs.source_lengths
-        )
         rate = self._own_inputs(epoch)
-        return Batches(plan, lambda rows: collate(pairs, rows, self.target, self.device, rate), start)
+
+        def make(pairs: Pairs, rows: NDArray[np.int64]) -> PairBatch:
+            return collate(pairs, rows, self.target, self.device, rate)
+
+        if self._stream is not None:
+            return self._stream.batches(make, epoch, start)
+        pairs = self.splits["train"]
+        if self._planner is None:
+            self._planner = pairs.planner(self.config.data, self.config.seed)
+        return Batches(self._planner(epoch), partial(make, pairs), start)
 
     def _own_inputs(self, epoch: int) -> float:
         """The rate of scheduled sampling in an epoch, counted from 0."""
@@ -145,9 +164,12 @@ class TranslationTask(RunTask):
         return batch.tokens
 
     def describe(self, batch: PairBatch) -> list[str]:
-        origin = self.splits["train"].origin
+        origin = batch.origin
         rows = [(origin.place(int(row)), origin.dataset[int(row)]) for row in batch.rows]
         return [f"{place}: {row['source']} ||| {row['target']}" for place, row in rows]
+
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        return translation_groups(self.model)
 
     def evaluate(self) -> dict[str, float]:
         if "dev" not in self.splits:
@@ -175,12 +197,18 @@ class TranslationTask(RunTask):
 
     def _likelihood(self, pairs: Pairs) -> dict[str, float]:
         """Mean negative log-likelihood of a target token, <eos> among them, and its exponential."""
-        total, count = 0.0, 0
         config = BatchingConfig(batch_size=4096, batch_by="tokens")
-        for rows in plan_batches(np.maximum(pairs.target_lengths, pairs.source_lengths), config):
+        total, count = 0.0, 0
+
+        def compute(rows: NDArray[np.int64]) -> tuple[float, int]:
             batch = collate(pairs, rows, self.target, self.device)
             _, loss = self.model.loss(batch.source, batch.source_lengths, batch.inputs, batch.targets, batch.lengths)
-            total, count = total + float(loss), count + batch.tokens
+            return float(loss), batch.tokens
+
+        longer = np.maximum(pairs.target.lengths + 1, pairs.source.lengths)
+        plan = plan_batches(longer, config, rows=pairs.kept)
+        for loss, tokens in spread(plan, compute):
+            total, count = total + loss, count + tokens
         return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0))}
 
     def _translator(self, search: Search) -> Translator:
@@ -205,6 +233,8 @@ class TranslationTask(RunTask):
         lines = [
             line for part, pairs in self.splits.items() for line in describe(part, pairs, self.source, self.target)
         ]
+        if self._stream is not None:
+            lines.insert(0, self._stream.report())
         kinds = f"{len(self.source):,} source entries ({self.source.config.tokenizer})"
         lines.append(
             f"vocabulary: {len(self.source):,} entries ({self.source.config.tokenizer}), joint"
@@ -301,22 +331,25 @@ class TranslationTask(RunTask):
         plot_attention(prediction, path)
 
     def example(self, folder: Path) -> str:
-        part = self.splits.get("dev") or self.splits["train"]
+        part = self.splits.get("dev") or self.splits.get("train")
+        if part is None:
+            return super().example(folder)
         shortest = part.kept[int(part.source_lengths.argmin())]
         text = part.origin.dataset[int(shortest)]["source"]
         return f"echo {shlex.quote(text)} | seqkit translate {shlex.quote(str(folder))}"
 
-    def fingerprint(self) -> str:
-        return self.splits["train"].fingerprint()
+    def fingerprint(self, part: str = "train") -> str:
+        if part == "train" and self._stream is not None:
+            return self._stream.fingerprint()
+        return self.splits[part].fingerprint() if part in self.splits else ""
 
-    def rows(self, folder: Path) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
-        source, target = self._read(folder)
-        sides = (self.source.vocabulary, source.vocabulary), (self.target.vocabulary, target.vocabulary)
+    def rows(self) -> dict[str, Rows]:
+        words = Rows(self.target.vocabulary, words=True)
         return {
-            "encoder.embedding.table.weight": sides[0],
-            "decoder.embedding.table.weight": sides[1],
-            "decoder.output.weight": sides[1],
-            "decoder.output.bias": sides[1],
+            **word_rows("encoder", self.model.encoder.embedding, self.source),
+            **word_rows("decoder", self.model.decoder.embedding, self.target),
+            "decoder.output.weight": words,
+            "decoder.output.bias": words,
         }
 
 

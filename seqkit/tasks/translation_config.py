@@ -11,9 +11,11 @@ from pydantic import ConfigDict, Field, create_model, model_validator
 from seqkit.config import Section, from_signature
 from seqkit.data.pairs import PairConfig
 from seqkit.decoding import Search
+from seqkit.decoding.search import WIDEST
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
 from seqkit.nn import Recurrent
 from seqkit.tasks.base import RunConfig
+from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, check_new_words, keeps_text
 from seqkit.tasks.parts import (
     SUPPLIED,
     EmbeddingConfig,
@@ -47,11 +49,26 @@ class TranslationData(SplitData):
     """The same for the target."""
     max_ratio: float | None = Field(default=None, ge=1)
     """Training pairs one side of which has more than so many times the tokens of the other are left out, too."""
+    window: int | None = Field(default=None, gt=0)
+    """Read the training pairs anew in every epoch, so many at a time, and shuffle and bucket them within these windows,
+    in the place of an indexed copy of all of them in the cache: for files too large to copy (100000 is a good size)."""
 
 
 def _sides_in_schema(schema: dict[str, Any]) -> None:
     """Editors should know that the keys of a side may stand beside the sides."""
     schema["properties"].update(TextConfig.model_json_schema()["properties"])
+
+
+def check_side(side: str, text: TextConfig) -> None:
+    """Refuse what would change the sentences that are to be written.
+
+    Raises:
+        ValueError: it starts with the side.
+    """
+    if side == "target" and (text.add_bos or text.add_eos):
+        raise ValueError("target: <bos> and <eos> are added by the decoder; leave add_bos and add_eos out")
+    if side == "target" and text.max_length is not None:
+        raise ValueError("target: max_length would teach cut sentences; use data.max_target_length")
 
 
 class TranslationText(Section):
@@ -83,10 +100,7 @@ class TranslationText(Section):
     def _consistent(self) -> TranslationText:
         if self.joint and self.source != self.target:
             raise ValueError("joint: one vocabulary has one set of settings: give them beside joint, for both sides")
-        if self.target.add_bos or self.target.add_eos:
-            raise ValueError("target: <bos> and <eos> are added by the decoder; leave add_bos and add_eos out")
-        if self.target.max_length is not None:
-            raise ValueError("target: max_length would teach cut sentences; use data.max_target_length")
+        check_side("target", self.target)
         return self
 
 
@@ -111,7 +125,7 @@ class TranslationTraining(TrainingConfig):
     in two passes: Mihaylova & Martins 2019)."""
     scheduled_sampling_warmup: int = Field(default=0, ge=0)
     """Epochs over which that probability rises from 0, linearly, from one epoch to the next."""
-    dev_beam_size: int = Field(default=1, gt=0)
+    dev_beam_size: int = Field(default=1, gt=0, le=WIDEST)
     """Width of the beam that decodes dev during training; what else there is to say stands under `decoding`."""
     dev_limit: int | None = Field(default=None, ge=0)
     """Decode only the first so many dev sentences during training (0: none, so no BLEU); the loss is of all."""
@@ -213,12 +227,10 @@ class TranslationConfig(RunConfig):
         decoding: Any = self.decoding
         if decoding.coverage_penalty and model.decoder.attention == "none":
             raise ValueError("decoding.coverage_penalty needs an attention, got model.decoder.attention 'none'")
-        kept = self.init is not None and "text" not in self.model_fields_set
-        if model.decoder.tie == "all" and not (self.text.joint or kept):
+        if model.decoder.tie == "all" and not (self.text.joint or keeps_text(self, TARGET_TABLE)):
             raise ValueError("model.decoder.tie 'all' needs one vocabulary: text.joint: true")
-        for side in ("source", "target"):
-            if getattr(model, side).vectors_vocabulary and kept:
-                raise ValueError(f"model.{side}.vectors_vocabulary makes a new vocabulary: give a text section too")
+        check_new_words(self, "model.source", model.source, SOURCE_TABLE)
+        check_new_words(self, "model.target", model.target, TARGET_TABLE)
         return self
 
 

@@ -16,6 +16,7 @@ from seqkit.models import Seq2Seq
 from seqkit.tasks.translation_config import LONGEST
 from seqkit.tasks.translation_output import Translation, join_tokens, refuse_without_attention
 from seqkit.text import Tokenizer
+from seqkit.training.distributed import spread
 from seqkit.training.progress import say
 
 # Source tokens in a batch, for each sentence that `batch_size` allows: long sentences come in smaller batches.
@@ -85,12 +86,17 @@ class Translator:
             model.eval()
         found: list[list[Hypothesis]] = [[] for _ in range(len(sources[0]))]
         budget = BatchingConfig(batch_size=self.batch_size * _TOKENS, batch_by="tokens")
+        parts: list[list[int]] = []
         for plan in plan_batches(sources[0].lengths, budget):
-            for start in range(0, len(plan), self.batch_size):
-                rows = plan[start : start + self.batch_size].tolist()
-                seeds = [self._seed(numbers[row] if numbers is not None else row) for row in rows]
-                for row, hypotheses in zip(rows, self._batch(sources, rows, seeds), strict=True):
-                    found[row] = hypotheses
+            parts += (plan[start : start + self.batch_size].tolist() for start in range(0, len(plan), self.batch_size))
+
+        def compute(rows: list[int]) -> list[list[Hypothesis]]:
+            seeds = [self._seed(numbers[row] if numbers is not None else row) for row in rows]
+            return self._batch(sources, rows, seeds)
+
+        for rows, some in zip(parts, spread(parts, compute), strict=True):
+            for row, hypotheses in zip(rows, some, strict=True):
+                found[row] = hypotheses
         return found
 
     def _seed(self, number: int) -> int:

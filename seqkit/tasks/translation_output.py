@@ -78,9 +78,9 @@ def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
     `(well-known,)`. Chinese characters that were tokens of their own stand close together.
     """
     config = tokenizer.config
-    if config.tokenizer == "char":
+    if config.kind == "char":
         text = "".join(tokens)
-    elif config.tokenizer != "word":
+    elif config.kind != "word":
         text = "".join(tokens).replace("▁", " ").removeprefix(" ")
     else:
         text = _join_words(tokens, rules=config.split == "words", chinese=config.split_chinese)

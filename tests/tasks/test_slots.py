@@ -342,7 +342,12 @@ def test_fine_tuning_on_more_slots_keeps_what_is_shared(
     torch.testing.assert_close(weights[0][row[0]], weights[1][row[1]])
     shown = capsys.readouterr().err
     assert "init: resized tag_scores.weight: 3 of 7 rows found by name, 4 new" in shown
-    assert "init: left out crf.transitions" in shown
+    assert "init: resized crf.transitions: 3 of 7 rows found by name, 4 new" in shown
+    pairs = [("I-goal", "O"), ("O", "B-goal"), ("B-goal", "I-goal")]
+    for first, second in pairs:
+        places = [(one.tags.index(first), one.tags.index(second)) for one in (made, before)]
+        after, then = (one.model.crf.transitions[place] for one, place in zip((made, before), places, strict=True))
+        torch.testing.assert_close(after, then)
 
 
 def test_a_classifier_becomes_a_tagger(
@@ -362,7 +367,7 @@ def test_a_classifier_becomes_a_tagger(
     shown = capsys.readouterr().err
     assert "encoder.recurrent.weight_hh_l0" in shown.partition("init: loaded")[2].splitlines()[0]
     assert "encoder.embedding.table.weight: " in shown
-    assert "output.weight: not in this model" in shown
+    assert "init: left out, not in this model: output.bias, output.weight" in shown
     assert isinstance(task, SlotsTask)
 
 
