@@ -1,10 +1,19 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all; reading what others wrote without trusting its size."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
+
+LONGEST_LINE = 1 << 25
+"""Bytes of a line; a file with a longer one is none of lines of text, and would take memory without bound."""
+
+_LARGEST = 1 << 28  # bytes of a file that is read whole
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -35,3 +44,40 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_bytes(path: Path, largest: int = _LARGEST) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: it cannot be read, is a device or a pipe, or holds more than `largest` bytes.
+    """
+    try:
+        if not path.is_file():
+            path.stat()
+            raise OSError(errno.EINVAL, "not a regular file")
+        with path.open("rb") as file:  # of what is asked for Python takes the memory at once, whatever the file has
+            data = file.read(min(path.stat().st_size, largest) + 1)
+    except ValueError as error:  # a NUL or half of a surrogate pair in the name
+        raise OSError(errno.EINVAL, str(error)) from None
+    if len(data) > largest:
+        raise OSError(errno.EFBIG, f"more than {largest:,} bytes")
+    return data
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: see `read_bytes`.
+        ValueError: it is not JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file; of one that is longer than `LONGEST_LINE` its first `LONGEST_LINE` + 1 bytes, and so on."""
+    return iter(partial(file.readline, LONGEST_LINE + 1), b"")

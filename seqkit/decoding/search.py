@@ -18,6 +18,8 @@ from seqkit.decoding.step import StepFunction, Tree, leaves, reorder
 
 LONGEST = 1_000_000
 """The greatest limit on the number of tokens."""
+WIDEST = 10_000
+"""The greatest number of hypotheses side by side; each takes memory for scores of the whole vocabulary."""
 
 
 class Search:
@@ -71,8 +73,8 @@ class Search:
         top_p: float = 1.0,
         allow_unknown: bool = True,
     ) -> None:
-        self.beam_size = _whole("beam_size", beam_size, 1)
-        self.n_best = _whole("n_best", n_best, 1)
+        self.beam_size = _whole("beam_size", beam_size, 1, WIDEST)
+        self.n_best = _whole("n_best", n_best, 1, WIDEST)
         self.length_penalty = _number("length_penalty", length_penalty, most=40)  # a power of the length, in floats
         self.length_penalty_kind = length_penalty_kind
         self.coverage_penalty = _number("coverage_penalty", coverage_penalty, most=1e6)
