@@ -29,7 +29,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     "data": (
         {"config", "files", "text"},
         {"torch", "numpy", "pydantic"},
-        {"datasets", "pyarrow", "torchtext"},
+        {"datasets", "huggingface_hub", "pyarrow", "torchdata", "torchtext"},
     ),
     "training": ({"config", "files", "data"}, {"torch", "numpy", "tqdm", "safetensors", "pydantic"}, {"tensorboard"}),
     "tasks": (
@@ -37,8 +37,8 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"torch", "numpy", "pydantic"},
         {"torchmetrics", "sacrebleu", "matplotlib", "pyarrow"},
     ),
-    "run": ({"config", "files", "tasks", "training"}, {"torch"}, set()),
-    "cli": ({"run", "config"}, {"typer"}, set()),
+    "run": ({"config", "files", "nn", "data", "tasks", "training"}, {"torch"}, set()),
+    "cli": ({"run", "config", "files"}, {"typer"}, set()),
 }
 
 
