@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+# Before any test imports torch: the processes that share the tests, and those that they start, take a core each.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Before any test imports `datasets`: what tests read must not lie in the user's own cache.
 _CACHE = tempfile.TemporaryDirectory(prefix="seqkit-test-cache-")
 os.environ["HF_HOME"] = _CACHE.name
