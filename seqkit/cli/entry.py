@@ -22,7 +22,7 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line; exits with 0, 1 (failed), 2 (your mistake), 130 (Ctrl-C) or 143 (SIGTERM)."""
+    """Run the command line; exits with 0, 1 (failed), 2 (your mistake), 129 (SIGHUP), 130 (Ctrl-C) or 143 (SIGTERM)."""
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torch would advise every process on settings that are meant
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))

@@ -221,6 +221,8 @@ def _merged(under: Document, over: Document) -> Document:
 def _set(document: Document, keys: KeyPath, value: Any) -> None:
     node = document.tree
     for depth, key in enumerate(keys[:-1]):
+        if key not in node:
+            document.places[keys[: depth + 1]] = "command line"
         below = node.setdefault(key, {})
         if not isinstance(below, dict):
             short = ".".join(keys[: depth + 1])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,19 @@ def cache_folder() -> Path:
     import datasets
 
     return Path(datasets.config.HF_DATASETS_CACHE) / "seqkit"
+
+
+_PREFIX = "writing."
+_ABANDONED = 86_400.0  # seconds without a write, after which the process that wrote a file must have been killed
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written."""
+    oldest = time.time() - _ABANDONED
+    for path in [*folder.glob(f"{_PREFIX}*"), *folder.glob(".*.tmp")]:
+        with suppress(OSError):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 class Unwritable(Exception):
@@ -38,7 +52,8 @@ def cached_file(target: Path, name: str) -> Iterator[IO[bytes]]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix="writing.")
+        _sweep(target.parent)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=_PREFIX)
     except OSError as error:
         raise Unwritable(error.strerror or str(error)) from None
     try:

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from seqkit.files import write_text
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from seqkit.text import Tokenizer
+    from seqkit.text import TextConfig, Tokenizer
 
 # Part of the key under which tokenised data is cached: raise it when `encode_column` changes what it stores.
 ENCODING_VERSION = 2
@@ -33,6 +34,9 @@ _ROWS = 20_000  # tokenised together, unless they have more than
 _BYTES = 1 << 22  # of text: a text of nothing but spaces takes 30 times its size while it is cut
 _REMEMBERED = 1 << 25  # characters of stretches, each counted with what it costs beside them
 _OVERHEAD = 128
+
+# What torchtext's tokenizers are made of.
+_FOREIGN_CODE = ("torchtext", "spacy", "en_core_web_sm", "sacremoses", "nltk", "revtok")
 
 _log = logging.getLogger("seqkit.data")
 
@@ -48,7 +52,8 @@ def encode_column(dataset: Dataset, column: str, tokenizer: Tokenizer) -> Ragged
     Raises:
         UserError: the disk under the cache is full. Where the cache cannot be written at all, the ids stay in memory.
     """
-    key = json.dumps([dataset._fingerprint, column, tokenizer.fingerprint, ENCODING_VERSION, __version__])
+    versions = [ENCODING_VERSION, *code_versions(tokenizer.config)]
+    key = json.dumps([dataset._fingerprint, column, tokenizer.fingerprint, versions])
     target = cache_folder() / f"ids-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
     notes = target.with_suffix(".json")
     # The ids are renamed into place first: where the notes are, the ids are.
@@ -66,6 +71,15 @@ def encode_column(dataset: Dataset, column: str, tokenizer: Tokenizer) -> Ragged
     facts = {"tokens": tokens, "digest": found.digest(), "unknown": found.count(tokenizer.unk_id)}
     with suppress(OSError):
         write_text(notes, json.dumps({**facts, "unk_id": tokenizer.unk_id}))
+    return found
+
+
+def code_versions(config: TextConfig) -> list[str]:
+    """The versions of all code that decides how texts become tokens: part of the key of whatever is cached of them."""
+    found = [__version__, version("tokenizers")]
+    for name in _FOREIGN_CODE if config.is_foreign else ():
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
     return found
 
 

@@ -69,7 +69,10 @@ def torchtext_job(config: SourceConfig, columns: dict[str, Column], part: str) -
 
 def _maker(path: str, name: str) -> Callable[..., Any]:
     """The function of torchtext that opens a data set."""
-    load_torchtext()
+    try:
+        load_torchtext()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     try:
         with quiet():
             import torchdata.datapipes.iter  # noqa: F401  # torchtext asks for it only when a data set is opened

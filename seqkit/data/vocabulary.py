@@ -8,13 +8,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
-from seqkit import __version__
 from seqkit.config import UserError
 from seqkit.data.cache import cache_folder
-from seqkit.data.encoding import column_arrays
+from seqkit.data.encoding import code_versions, column_arrays
 from seqkit.data.sources import Source
 from seqkit.text import TextConfig, Tokenizer
 
@@ -60,7 +58,7 @@ def train_tokenizer(texts: Texts, config: TextConfig) -> Tokenizer:
     """
     if config.stop_words not in ("none", "english"):
         return Tokenizer.train(texts, config)  # a file of the user's decides, too
-    versions = [TRAINING_VERSION, __version__, version("tokenizers")]
+    versions = [TRAINING_VERSION, *code_versions(config)]
     key = json.dumps([texts.fingerprint, config.model_dump(mode="json"), versions])
     target = cache_folder() / f"tokenizer-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     with suppress(UserError):  # absent or damaged

@@ -10,7 +10,7 @@ import torch
 
 from seqkit import config
 from seqkit.config import UserError
-from seqkit.files import write_text
+from seqkit.files import replace_file, write_text
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
@@ -73,7 +73,7 @@ def _average(
     with new.made() as made:
         write_text(made.config, config.dump(checked.model_copy(update={"name": name})))
         task.save(made.path)
-        save_weights(made.weights, weights)
+        replace_file(made.weights, lambda path: save_weights(path, weights))
         write_text(made.path / "scores.json", json.dumps({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
         made.describe({**folder.about(), "averaged": steps})
     return Average(new.path, steps, *scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from seqkit.run import machine as here
 from seqkit.run.configs import read_config
 from seqkit.tasks import RunTask
 from seqkit.training import RunFolder
-from seqkit.training.checkpoint import Checkpoints, load_weights
+from seqkit.training.checkpoint import Checkpoints, digest, load_weights
 
 
 @dataclass(frozen=True)
@@ -191,12 +190,12 @@ def _culprit(path: Path) -> tuple[str, str]:
     for name in names:
         file = path / Path(name).name
         try:
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            found = digest(file)
         except FileNotFoundError:
             return file.name, "missing"
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             return file.name, f"cannot be read ({error})"
-        if digest != manifest[name]:
+        if found != manifest[name]:
             return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum is not that of manifest.json"
     return "manifest.json", "does not list every file"
 

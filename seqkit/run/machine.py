@@ -14,6 +14,7 @@ from seqkit import __version__
 from seqkit.data.cache import cache_folder
 from seqkit.nn import CELLS, Recurrent
 from seqkit.nn.compiled import describe
+from seqkit.training.checkpoint import kept_random
 
 # As in pyproject.toml (a test compares them): what must be there, and what each extra is for.
 CORE = {
@@ -121,7 +122,7 @@ def backends() -> list[dict[str, str]]:
     lengths = [STEPS - number % STEPS for number in range(ROWS)]
     found = []
     for name in CELLS:
-        with torch.random.fork_rng():
+        with kept_random(x.device):
             module = Recurrent(name, SIZE, SIZE, device=device)
         training, ragged = module.train().backend_for(x), module.backend_for(x, lengths=lengths)
         with torch.no_grad():

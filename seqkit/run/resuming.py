@@ -62,7 +62,9 @@ def read_change(folder: RunFolder, overrides: list[str]) -> tuple[RunConfig, typ
     made_with = folder.about().get("config")
     before = read_config(made_with if isinstance(made_with, dict) else folder.config)[0]
     changes = list(_compare(before.model_dump(mode="json"), now.model_dump(mode="json")))
-    refused = [f"\n  {key}: {reason}" for key, _, _ in changes if (reason := _refusal(key, before.training))]
+    refused = [
+        f"\n  {key}: {reason}" for key, _, _ in changes if (reason := _refusal(key, before.training, now.training))
+    ]
     if refused:
         raise UserError(
             f"{folder}: what has been trained does not allow another value of{''.join(refused)}\n"
@@ -80,9 +82,11 @@ def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, A
         yield key, before, now
 
 
-def _refusal(key: str, training: TrainingConfig) -> str:
+def _refusal(key: str, before: TrainingConfig, now: TrainingConfig) -> str:
     """Why a key may not change, empty where it may."""
-    schedule = training.schedule
+    schedule = before.schedule
+    if key.startswith("training.early_stopping") and schedule.name == "plateau" and before.margin != now.margin:
+        return "the plateau schedule goes by min_delta, too, so the updates would be others"
     if any(fnmatchcase(key, pattern) for pattern in _HARMLESS):
         return ""
     if key in _LENGTH:

@@ -17,12 +17,13 @@ from seqkit.run.configs import open_run, read_config
 from seqkit.run.resuming import read_change
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.tasks.adapters import adapt
-from seqkit.tasks.initial import given_by_run, given_by_torch, initialise
+from seqkit.tasks.initial import given_by_run, given_by_torch, initialise, named
 from seqkit.training import RunFolder, Stopped, Trainer, pick_device
 from seqkit.training.checkpoint import Checkpoints, seed_all
 from seqkit.training.distributed import held, on_all, on_first, start
 from seqkit.training.progress import say
 from seqkit.training.state import check_settings
+from seqkit.training.transfer import Given
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,12 @@ def train(
 
 
 def _build(checked: RunConfig, kind: type[RunTask]) -> RunTask:
+    given = _given(checked)
     seed_all(checked.seed)
     task = kind.create(checked)
     for line in task.report():
         say(line)
-    _initialise(task, checked)
+    _initialise(task, checked, given)
     check_settings(task, checked.training)
     return task
 
@@ -125,9 +127,7 @@ def resume(path: str | Path, *overrides: str) -> Run:
         Stopped: see `train`.
     """
     start()
-    folder = on_all(lambda: RunFolder.open(path))
-    if "averaged" in folder.about():
-        raise UserError(f"{folder}: these weights are a mean of others; there is no training to go on with")
+    folder = on_all(lambda: _trained(path))
     with held(folder.locked()):
         checked, kind, changes = on_all(lambda: read_change(folder, list(overrides)))
         task = on_all(lambda: _rebuild(folder, checked, kind), in_turn=True)
@@ -135,16 +135,24 @@ def resume(path: str | Path, *overrides: str) -> Run:
         return _fit(task, checked, folder, restore=True)
 
 
+def _trained(path: str | Path) -> RunFolder:
+    folder = RunFolder.open(path)
+    if "averaged" in folder.about():
+        raise UserError(f"{folder}: these weights are a mean of others; there is no training to go on with")
+    return folder
+
+
 def _rebuild(folder: RunFolder, checked: RunConfig, kind: type[RunTask]) -> RunTask:
-    seed_all(checked.seed)
     fresh = Checkpoints(folder.checkpoints).latest() is None
+    given = _given(checked) if fresh else None
+    seed_all(checked.seed)
     task = kind.create(checked, folder.path, fresh=fresh)
     about = folder.about()
     for part, digest in _fingerprints(task).items():
         if about.get(part, digest) != digest:
             what = "training data" if part == "data" else f"data of {part}"
             raise UserError(f"{folder}: the {what} is not what this run was started with; start a new run")
-    _initialise(task, checked, fresh=fresh)
+    _initialise(task, checked, given)
     check_settings(task, checked.training)
     return task
 
@@ -180,11 +188,21 @@ def _fit(task: RunTask, checked: RunConfig, folder: RunFolder, *, restore: bool 
     return Run(folder.path, result.scores, test, task.example(folder.path))
 
 
-def _initialise(task: RunTask, checked: RunConfig, *, fresh: bool = True) -> None:
-    """Weights to start from, if no checkpoint gives them, and what hangs on them."""
-    init, report = checked.init, None
-    if init is not None and fresh:
-        given = given_by_torch(init) if init.run is None else given_by_run(*open_run(init.run))
-        report = initialise(task, init, given)
+def _given(checked: RunConfig) -> Given | None:
+    """Weights to start from, read before any data: a mistake in their path should not wait for a large corpus."""
+    init = checked.init
+    if init is None:
+        return None
+    if init.run is None:
+        return given_by_torch(init)
+    with named("init.run"):
+        return given_by_run(*open_run(init.run))
+
+
+def _initialise(task: RunTask, checked: RunConfig, given: Given | None) -> None:
+    """Load the weights to start from, if no checkpoint gives them, and put on them what hangs on them."""
+    report = None
+    if checked.init is not None and given is not None:
+        report = initialise(task, checked.init, given)
     if checked.lora is not None:
         adapt(task, checked.lora, report)

@@ -75,7 +75,8 @@ def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device
     try:
         task.adopt(weights)
     except RuntimeError as error:
-        raise UserError(f"{folder.weights}: does not fit config.yaml beside it ({error})") from None
+        reason = " ".join(str(error).split())  # torch's is several lines
+        raise UserError(f"{folder.weights}: does not fit config.yaml beside it ({reason})") from None
     task.model.to(pick_device(device)).eval()
     return task
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -159,6 +160,15 @@ def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> G
     return Given(str(folder), weights, rows)
 
 
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Errors about a path start with the key that names it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
 def given_by_torch(init: InitConfig) -> Given:
     """The weights of somebody else's model.
 
@@ -166,10 +176,12 @@ def given_by_torch(init: InitConfig) -> Given:
         UserError: a file cannot be read; see `read_state_dict` and `read_words`.
     """
     assert init.torch is not None
-    weights, note = read_state_dict(init.torch)
+    with named("init.torch"):
+        weights, note = read_state_dict(init.torch)
     if note:
         say(f"init: {note}")
-    words = None if init.vocabulary is None else read_words(init.vocabulary)
+    with named("init.vocabulary"):
+        words = None if init.vocabulary is None else read_words(init.vocabulary)
     return Given(init.torch, weights, words=words)
 
 

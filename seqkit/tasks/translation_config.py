@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import ConfigDict, Field, create_model, model_validator
 
-from seqkit.config import Section, from_signature
+from seqkit.config import Section, UserError, from_signature
 from seqkit.data.pairs import PairConfig
 from seqkit.decoding import Search
 from seqkit.decoding.search import WIDEST
@@ -29,6 +29,7 @@ from seqkit.tasks.parts import (
 )
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
+from seqkit.training.optim import schedule_factor
 
 LONGEST = 5_000
 """Tokens in a sentence. A longer one is no sentence but a broken file, and would take gigabytes."""
@@ -223,6 +224,11 @@ class TranslationConfig(RunConfig):
     @model_validator(mode="after")
     def _sensible(self) -> TranslationConfig:
         check_dev(self.training, self.data.dev)
+        if self.data.window is not None and self.training.steps is None:
+            try:
+                schedule_factor(self.training.schedule, 0, None)
+            except UserError as error:
+                raise ValueError(f"{error}; data.window does not know it before the first epoch ends") from None
         model: Any = self.model
         decoding: Any = self.decoding
         if decoding.coverage_penalty and model.decoder.attention == "none":

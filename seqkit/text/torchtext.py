@@ -70,7 +70,10 @@ def splitter(tokenizer: str) -> Callable[[str], list[str]]:
     name = tokenizer.removeprefix(FOREIGN)
     if name not in NAMES:
         raise UserError(f"text.tokenizer: torchtext has no {name!r} (it has: {', '.join(NAMES)}){nearest(name, NAMES)}")
-    get_tokenizer = load_torchtext().data.get_tokenizer
+    try:
+        get_tokenizer = load_torchtext().data.get_tokenizer
+    except UserError as error:
+        raise UserError(f"text.tokenizer: {tokenizer}: {error}") from None
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it then raises
             split = get_tokenizer(name)

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,14 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random generator: torch, CUDA, numpy, Python."""
+    """The state of every global random generator: torch, numpy, Python, and that of the present CUDA device.
+
+    Other CUDA devices belong to other processes, and those of the next machine may be fewer.
+    """
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), gauss),
         "python": random.getstate(),
     }
@@ -123,10 +127,15 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """Put back what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"][0])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     random.setstate(state["python"])
+
+
+def kept_random(device: torch.device) -> AbstractContextManager[None]:
+    """A context after which torch's random generators of the CPU and of this device stand where they stood."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def seed_all(seed: int) -> None:
@@ -139,7 +148,8 @@ def seed_all(seed: int) -> None:
 _FILES = {"model.safetensors", "trainer.safetensors", "trainer.json"}
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex digits; it is read piece by piece."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(1 << 20):
@@ -204,7 +214,7 @@ class Checkpoints:
             text = json.dumps(pack(state, tensors))
             _save_tensors(tensors, temporary / "trainer.safetensors")
             (temporary / "trainer.json").write_text(text, "utf-8")
-            manifest = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+            manifest = {path.name: digest(path) for path in sorted(temporary.iterdir())}
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2), "utf-8")
             for path in temporary.iterdir():
                 flush(path)
@@ -224,8 +234,8 @@ class Checkpoints:
                 manifest = read_json(self.path(step) / "manifest.json")
                 # Files of this folder alone: a path would lead out of it.
                 if not manifest.keys() >= _FILES or not all(
-                    Path(name).name == name and _digest(self.path(step) / name) == digest
-                    for name, digest in manifest.items()
+                    Path(name).name == name and digest(self.path(step) / name) == told
+                    for name, told in manifest.items()
                 ):
                     return False
             except (OSError, ValueError, AttributeError):

@@ -179,6 +179,8 @@ class RunFolder:
             found = path.is_dir()
         except (OSError, ValueError) as error:  # too long; a NUL or half of a surrogate pair in it
             raise UserError(f"{str(path)[:100]!r}: no such run folder ({error})") from None
+        if not found and path.exists():
+            raise UserError(f"{path}: this is a file; expected a run folder, such as runs/NAME")
         if not found:
             siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
             hint = nearest(str(path), siblings)

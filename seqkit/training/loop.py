@@ -16,7 +16,7 @@ import torch
 from seqkit.config import UserError
 from seqkit.files import replace_file
 from seqkit.training.averaging import MovingAverage, average_weights
-from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, save_weights, seed_all
+from seqkit.training.checkpoint import Checkpoints, copy_weights, kept_random, load_weights, save_weights, seed_all
 from seqkit.training.distributed import (
     gathered,
     held,
@@ -274,7 +274,7 @@ class Trainer:
         averaged = self.average.applied() if self.average else nullcontext()
         model.eval()
         try:
-            with torch.no_grad(), torch.random.fork_rng(), averaged, self.updater.autocast():
+            with torch.no_grad(), kept_random(self.device), averaged, self.updater.autocast():
                 scores = self.task.evaluate()
                 return on_first(lambda: scores)
         finally:

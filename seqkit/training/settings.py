@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -143,7 +144,7 @@ class TrainingConfig(Section):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Scale the gradient down to this length where it is longer; null: leave it. The norm is logged either way."""
     clip_value: float | None = Field(default=None, gt=0)
-    """Clamp every entry of the gradient to this size."""
+    """Clamp every entry of the gradient to this size, instead of clip_norm, which is null then."""
     accumulate: int = Field(default=1, gt=0)
     """Batches to an update."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -172,15 +173,27 @@ class TrainingConfig(Section):
     tensorboard: bool = False
     """Write event files too (needs the tensorboard extra)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clips_one_way(cls, value: object) -> object:
+        if isinstance(value, Mapping) and value.get("clip_value") is not None and "clip_norm" not in value:
+            return {**value, "clip_norm": None}
+        return value
+
     @model_validator(mode="after")
     def _sensible(self) -> TrainingConfig:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("steps and epochs exclude each other: give one")
-        if self.clip_norm is not None and self.clip_value is not None and "clip_norm" in self.model_fields_set:
+        if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("clip_value and clip_norm exclude each other: give one")
         if self.average_best and self.keep_best < 2:
             raise ValueError("average_best needs keep_best of at least 2")
         return self
+
+    @property
+    def margin(self) -> float:
+        """By how much the metric must improve to count as better, for early stopping and for plateau."""
+        return self.early_stopping.min_delta if self.early_stopping else 0.0
 
     @property
     def more_is_better(self) -> bool:

@@ -47,9 +47,8 @@ class State:
     def judge(self, score: float, config: TrainingConfig) -> bool:
         """Enter a score into the list of the best; whether it is in it."""
         sign = 1.0 if config.more_is_better else -1.0
-        margin = config.early_stopping.min_delta if config.early_stopping else 0.0
         value = sign * score if math.isfinite(score) else -math.inf
-        better = self.reference is None or value > sign * self.reference + margin
+        better = self.reference is None or value > sign * self.reference + config.margin
         if better:
             self.reference = sign * value
         self.stale = 0 if better else self.stale + 1

@@ -38,7 +38,7 @@ class Done:
     Attributes:
         losses: each named loss, weighed; `loss` is their sum.
         norm: of the gradient, before it was clipped; not finite where the loss scaler has skipped the update.
-        rate: the learning rate of the first parameter group.
+        rate: the learning rate, as parameters have it whose own factor (`lr_factors`, `layer_decay`) is 1.
         tokens: in its batches, padding left out.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqkit import __version__
 from seqkit.config import UserError
 from seqkit.data import encoding, vocabulary
 from seqkit.data.batching import Ragged
@@ -109,6 +111,38 @@ def test_the_key_is_the_data_the_tokenizer_and_the_code(
     monkeypatch.setattr(encoding, "ENCODING_VERSION", -1)
     encode_column(source.dataset, "text", tokenizers["char"])
     assert files() == 5
+    monkeypatch.setattr(encoding, "version", lambda name: "99")
+    encode_column(source.dataset, "text", tokenizers["char"])
+    assert files() == 6
+
+
+def test_the_versions_of_foreign_code_are_in_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"tokenizers": "1", "torchtext": "2", "sacremoses": "3"}
+
+    def version(name: str) -> str:
+        if name not in there:
+            raise PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(encoding, "version", version)
+    config = TextConfig(tokenizer="torchtext:moses")
+    before, plain = encoding.code_versions(config), encoding.code_versions(TextConfig())
+    there["sacremoses"] = "4"
+    assert encoding.code_versions(config) != before
+    assert encoding.code_versions(TextConfig()) == plain == [__version__, "1"]
+
+
+def test_what_killed_processes_left_goes_after_a_day(
+    source: Any, cache: Path, tokenizers: dict[str, Tokenizer]
+) -> None:
+    for name in ("writing.old", "writing.new", ".ids-1.json.9.tmp", "notes.tmp"):
+        (cache / name).touch()
+        if name != "writing.new":
+            os.utime(cache / name, (0, 0))
+    encode_column(source.dataset, "text", tokenizers["char"])
+    left = {path.name for path in cache.iterdir()}
+    assert {"writing.new", "notes.tmp"} <= left
+    assert not {"writing.old", ".ids-1.json.9.tmp"} & left
 
 
 def test_a_shuffled_data_set_keeps_its_order(source: Any, tokenizers: dict[str, Tokenizer]) -> None:

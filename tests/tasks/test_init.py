@@ -342,7 +342,8 @@ def test_runs_that_are_none(runs: dict[str, Path], generated_data: Path, tmp_pat
     def start(path: Path) -> dict[str, Any]:
         return tree(generated_data, "sentiment", init={"run": str(path)})
 
-    check_refused(start(tmp_path / "nothing"), tmp_path, "no such run folder")
+    check_refused(start(tmp_path / "nothing"), tmp_path, r"init\.run: .*no such run folder")
+    check_refused(start(runs["slots"] / "run.json"), tmp_path, r"run\.json: this is a file; expected a run folder")
     shutil.copytree(runs["slots"], tmp_path / "run")
     (tmp_path / "run/model.safetensors").write_bytes(b"12345678")
     check_refused(start(tmp_path / "run"), tmp_path, "damaged weights file")
@@ -351,6 +352,23 @@ def test_runs_that_are_none(runs: dict[str, Path], generated_data: Path, tmp_pat
     shutil.copy(runs["slots"] / "model.safetensors", tmp_path / "run")
     shutil.copy(runs["translation"] / "tokenizer.source.json", tmp_path / "run/tokenizer.json")
     check_refused(start(tmp_path / "run"), tmp_path, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ({"run": "nothing"}, r"init\.run: nothing: no such run"),
+        ({"torch": "nothing.pt"}, r"init\.torch: nothing\.pt: no such file"),
+        ({"torch": "weights.pt", "vocabulary": "nothing.txt"}, r"init\.vocabulary: nothing\.txt: cannot be read"),
+    ],
+)
+def test_a_wrong_path_is_found_before_any_data_is_read(
+    init: dict[str, str], message: str, generated_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.zeros(1)}, "weights.pt")
+    config = tree(generated_data, "sentiment", init=init, data={"train": "no-data.tsv"})
+    check_refused(config, tmp_path, message)
 
 
 def test_tokens_that_are_no_words_are_no_start_for_a_tagger(generated_data: Path, tmp_path: Path) -> None:

@@ -122,6 +122,14 @@ def test_what_needs_the_number_of_steps_says_so_and_changed_data_is_refused(tmp_
     assert json.loads((run.folder / "scores.json").read_text())["step"] > 0
 
 
+def test_a_schedule_over_an_unknown_length_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
+    config = {**tree(tmp_path), "training": {"epochs": 2, "schedule": "cosine"}}
+    with pytest.raises(UserError, match=r"training\.schedule: cosine needs .* give training\.steps.*data\.window"):
+        read_config(config)
+    read_config({**config, "training": {"steps": 9, "schedule": "cosine"}})
+    read_config(tree(tmp_path))
+
+
 def test_a_window_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.window"):
         read_config(tree(tmp_path, window=0))

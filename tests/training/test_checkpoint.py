@@ -22,6 +22,7 @@ from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import (
     Checkpoints,
     copy_weights,
+    kept_random,
     load_weights,
     pack,
     random_state,
@@ -85,6 +86,26 @@ def test_random_state_comes_back() -> None:
     assert torch.equal(first[0], again[0])
     assert (first[1] == again[1]).all()
     assert first[2] == again[2]
+
+
+def test_the_random_state_of_other_cuda_devices_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are other processes', and another machine has another number of them."""
+    restored: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.arange(3))
+    for name in ("get_rng_state_all", "set_rng_state_all"):
+        monkeypatch.setattr(torch.cuda, name, None)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored.append)
+    state = random_state()
+    set_random_state({**state, "cuda": [*state["cuda"], torch.zeros(3)]})  # as earlier versions wrote it
+    assert [value.tolist() for value in restored] == [[0, 1, 2]]
+
+
+def test_kept_random_asks_for_this_device_alone() -> None:
+    before = torch.get_rng_state()
+    with kept_random(torch.device("cpu")):
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def saved(folder: Path, *steps: int) -> Checkpoints:

@@ -423,6 +423,14 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
             settings(**tree)
 
 
+def test_clip_value_takes_the_place_of_clip_norm_and_reads_back() -> None:
+    config = settings(clip_value=0.5)
+    assert (config.clip_norm, config.clip_value) == (None, 0.5)
+    assert settings(**config.model_dump(mode="json")) == config  # as config.yaml has it
+    assert settings(clip_norm=2.0, clip_value=None).clip_norm == 2.0
+    assert settings(clip_value=None).clip_norm == settings().clip_norm == 1.0
+
+
 def test_a_misspelt_metric_is_refused_before_training(tmp_path: Path) -> None:
     task = Regression()
     task.scores = ("loss", "accuracy")

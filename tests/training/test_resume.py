@@ -131,6 +131,8 @@ def test_the_plateau_schedule_fixes_when_dev_is_scored(generated_data: Path, tmp
     folder = run.train(tree, root=tmp_path).folder
     with pytest.raises(UserError, match="the plateau schedule counts evaluations"):
         run.resume(folder, "training.evaluate_every=2")
+    with pytest.raises(UserError, match="the plateau schedule goes by min_delta"):
+        run.resume(folder, "training.early_stopping.min_delta=0.1")
     run.resume(folder, "training.epochs=3", "training.early_stopping.patience=3")
 
 
