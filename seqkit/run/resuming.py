@@ -14,6 +14,7 @@ from seqkit.config import UserError
 from seqkit.run.configs import read_config
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, TrainingConfig
+from seqkit.training.checkpoint import Checkpoints
 
 # None of these changes an update. Data may move: whether they are the same is checked when they are read.
 _HARMLESS = (
@@ -70,7 +71,22 @@ def read_change(folder: RunFolder, overrides: list[str]) -> tuple[RunConfig, typ
             f"{folder}: what has been trained does not allow another value of{''.join(refused)}\n"
             f"(A new run may take the weights of this one: init.run={folder})"
         )
+    if any(key in _LENGTH for key, _, _ in changes):
+        _check_length(folder, now.training)
     return now, kind, [f"{key}: {old!r} -> {new!r}" for key, old, new in changes]
+
+
+def _check_length(folder: RunFolder, training: TrainingConfig) -> None:
+    """Refuse a training that would have ended before the last checkpoint."""
+    checkpoints = Checkpoints(folder.checkpoints)
+    step = checkpoints.latest()
+    if step is None:
+        return
+    state = checkpoints.load(step)[1]["state"]
+    begun = state["epoch"] + bool(state["position"])
+    for key, asked, done in (("steps", training.steps, step), ("epochs", training.epochs, begun)):
+        if asked is not None and asked < done:
+            raise UserError(f"training.{key}: {asked} is less than the {done} that {folder} has behind it")
 
 
 def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -113,6 +113,23 @@ class Freezing:
         record = {"step": step, "epoch": epoch, "unfrozen": list(names), "trained": trained, "parameters": total}
         return News(line, record)
 
+    def unreached(self, epochs: int | None, steps: int | None) -> str:
+        """A warning that training ends before the last stage begins; empty where it does not, or nobody knows.
+
+        Args:
+            epochs: how many there will be, None where updates are counted.
+            steps: how many updates there will be, None where that is not known.
+        """
+        end = epochs if self._unit == "epochs" else steps
+        late = [stage for stage in self.stages[1:] if end is not None and stage.start >= end]
+        if not late:
+            return ""
+        names = ", ".join(late[0].names[:_SHOWN])
+        return (
+            f"training.unfreeze: {len(late)} of {len(self.stages)} stages never begin, the first ({names}) after "
+            f"{self._unit[:-1]} {late[0].start}: training ends after {end} {self._unit}"
+        )
+
     def _allow(self, stages: int) -> bool:
         names = {name for stage in self.stages[:stages] for name in stage.names}
         changed = [name for name, one in self._named.items() if one.requires_grad != (name in names)]

@@ -152,6 +152,8 @@ class Trainer:
         if not self._restored:
             seed_all(own_seed(self.seed))
         self._total = count_steps(self.task, self.config)
+        if late := self.updater.freezing.unreached(None if self.config.steps else self.config.most_epochs, self._total):
+            say(late)
         self._progress: Progress = Silence()
         on_first(self._open_logs)
         try:
@@ -186,7 +188,7 @@ class Trainer:
             return True
         if self.config.steps:
             return self.state.step >= self.config.steps
-        return self.state.epoch >= (self.config.epochs or 10)
+        return self.state.epoch >= self.config.most_epochs
 
     def _epoch(self) -> None:
         """Go on from where the epoch stands, to its end or to the end of training."""

@@ -196,6 +196,11 @@ class TrainingConfig(Section):
         return self.early_stopping.min_delta if self.early_stopping else 0.0
 
     @property
+    def most_epochs(self) -> int:
+        """How many times to go through the data at the most, where `steps` does not say when to end."""
+        return self.epochs or 10
+
+    @property
     def more_is_better(self) -> bool:
         """Whether a higher value of `metric` is the better one."""
         if self.metric_mode != "auto":

@@ -108,7 +108,7 @@ def count_steps(task: Task, config: TrainingConfig) -> int | None:
     batches = task.batches(0)
     if not isinstance(batches, Sized):
         return None
-    return (config.epochs or 10) * math.ceil(len(batches) / config.accumulate)
+    return config.most_epochs * math.ceil(len(batches) / config.accumulate)
 
 
 def check_settings(task: Task, config: TrainingConfig) -> None:

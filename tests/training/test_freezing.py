@@ -230,6 +230,24 @@ def test_each_change_is_said_and_logged(tmp_path: Path, capsys: pytest.CaptureFi
     assert found[2]["parameters"] == 91
 
 
+@pytest.mark.parametrize(
+    ("length", "unfreeze", "late"),
+    [
+        ({"epochs": 3}, {"every": 1}, ""),
+        ({"epochs": 2}, {"every": 1}, "1 of 3 stages never begin, the first (low.weight) after epoch 2: training ends"),
+        ({"steps": 4}, {"every": 2, "unit": "steps"}, "after step 4: training ends after 4 steps"),
+        ({"steps": 4}, {"every": 1}, ""),  # in epochs nobody knows beforehand
+    ],
+)
+def test_a_stage_that_never_begins_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], length: dict[str, Any], unfreeze: dict[str, Any], late: str
+) -> None:
+    trainer(Fit(), tmp_path, **length, unfreeze=unfreeze, freeze=["low.bias"]).fit()
+    said = capsys.readouterr().err
+    assert ("never begin" in said) == bool(late)
+    assert late in said
+
+
 def test_an_ordinary_run_says_nothing_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer(Fit(), tmp_path, steps=2).fit()
     assert "trained from" not in capsys.readouterr().err

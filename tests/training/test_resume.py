@@ -110,6 +110,15 @@ def test_every_refused_key_is_named_at_once(cli: Callable[..., Any], finished: P
     assert re.search(r"(?s)r: what has been trained.*seed: .*training.optimizer.lr: .*init.run=", text)
 
 
+@pytest.mark.parametrize("change", ["training.steps=3", "training.epochs=1"])
+def test_what_is_done_cannot_be_shortened(copy: Path, change: str) -> None:
+    before = content(copy), (copy / "config.yaml").read_bytes()
+    other = "training.epochs=null" if "steps" in change else "training.steps=null"
+    with pytest.raises(UserError, match=rf"{change.split('=')[0]}: \d is less than the \d+ that .* has behind it"):
+        run.resume(copy, other, change)
+    assert before == (content(copy), (copy / "config.yaml").read_bytes())
+
+
 def test_the_command_line_lists_what_it_changes(cli: Callable[..., Any], copy: Path) -> None:
     done = cli(copy.parent, "resume", "r", "training.log_every=5")
     assert done.returncode == 0
