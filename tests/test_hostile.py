@@ -37,7 +37,7 @@ from seqkit.training.checkpoint import Checkpoints, load_weights
 from seqkit.training.folder import check_name
 
 PACKAGE = Path(seqkit.__file__).parent
-SCRIPTS = PACKAGE.parent / "scripts"
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 BOUNDED = settings(derandomize=True, max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

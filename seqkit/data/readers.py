@@ -338,5 +338,5 @@ def _parquet(path: Path, columns: Sequence[Column]) -> Rows:
                 for values in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):
                     number += 1
                     yield number, _converted(values, columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a column's name
         raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None

@@ -93,6 +93,10 @@ def test_parquet(tmp_path: Path) -> None:
     write(path, b"PAR1 not really")
     with pytest.raises(UserError, match=r"d.parquet: not a readable Parquet file"):
         load(path)
+    pq.write_table(pa.table({"label": ["a"]}), path, store_schema=False)
+    write(path, path.read_bytes().replace(b"label", b"la\xf5el"))
+    with pytest.raises(UserError, match=r"d.parquet: not a readable Parquet file \('utf-8'"):
+        load(path, {"label": str})
 
 
 def test_text_keeps_blank_lines(tmp_path: Path) -> None:
