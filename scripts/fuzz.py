@@ -247,7 +247,7 @@ def run_guided(runner: Runner, atheris: Any, given: argparse.Namespace, corpus: 
 
 def _end(runner: Runner, refusals: bool) -> None:
     for kind, count in runner.kinds.most_common() if refusals else ():
-        print(f"{count:6} {kind}")
+        print(f"{count:6} {kind!a}")
     print("END", runner.summary(), flush=True)
 
 

@@ -176,17 +176,11 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            found = path.is_dir()
+            problem = _missing(path)
         except (OSError, ValueError) as error:  # too long; a NUL or half of a surrogate pair in it
             raise UserError(f"{str(path)[:100]!r}: no such run folder ({error})") from None
-        if not found and path.exists():
-            raise UserError(f"{path}: this is a file; expected a run folder, such as runs/NAME")
-        if not found:
-            siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
-            hint = nearest(str(path), siblings)
-            if not hint and (Path("runs") / path).is_dir():
-                hint = f"; did you mean 'runs/{path}'?"
-            raise UserError(f"{path}: no such run folder{hint}")
+        if problem:
+            raise UserError(f"{path}: {problem}")
         try:
             version = cls(path).about()["format"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -285,6 +279,19 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _missing(path: Path) -> str:
+    """Why this is no folder, empty where it is one."""
+    if path.is_dir():
+        return ""
+    if path.exists():
+        return "this is a file; expected a run folder, such as runs/NAME"
+    siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+    hint = nearest(str(path), siblings)
+    if not hint and (Path("runs") / path).is_dir():
+        hint = f"; did you mean 'runs/{path}'?"
+    return f"no such run folder{hint}"
 
 
 def check_name(name: str) -> None:

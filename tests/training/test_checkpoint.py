@@ -214,6 +214,10 @@ def test_run_folders(tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "x")
     with pytest.raises(UserError, match=r"no such run folder; did you mean '.*/x'"):
         RunFolder.open(tmp_path / "X")
+    with pytest.raises(
+        UserError, match="no such run folder"
+    ):  # its folder is there, but no name in it can be long enough
+        RunFolder.open("../" * 1360 + "abcdefghijklmn")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot make the run folder"), RunFolder(tmp_path / "file/deep").made():
         pass
