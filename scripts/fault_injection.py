@@ -84,10 +84,10 @@ class Injection:
         from seqkit.training import checkpoint, update
         from seqkit.training.folder import JsonLines
 
-        for module, name in ((os, "replace"), (os, "rename"), (os, "fsync"), (os, "mkdir"), (shutil, "rmtree")):
+        for module, name in ((os, "replace"), (os, "rename"), (os, "fsync"), (shutil, "rmtree")):
             patch(module, name, self.operation(f"{module.__name__}.{name}", getattr(module, name)))
         patch(checkpoint, "save_file", self.operation("save_file", checkpoint.save_file))
-        for name in ("unlink", "write_text"):
+        for name in ("mkdir", "unlink", "write_text"):
             patch(Path, name, self.operation(name, getattr(Path, name)))
         append, call = JsonLines.append, update.Updater.__call__
 
