@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, app, line_groups, show_scores, tell
 from seqkit.config import dump
+
+if TYPE_CHECKING:
+    from seqkit.run import Run
 
 configs = typer.Typer(help="Look at a configuration without running it.", no_args_is_help=True)
 app.add_typer(configs, name="config")
@@ -30,11 +33,7 @@ def train(
     from seqkit import run
 
     if seeds is None:
-        finished = run.train(config, *(overrides or []), overwrite=overwrite)
-        show_scores("dev", finished.dev)
-        show_scores("test", finished.test)
-        tell(f"run folder: {finished.folder}")
-        tell(f"try it: {finished.example}")
+        _show(run.train(config, *(overrides or []), overwrite=overwrite))
         return
     runs = []
     for own in run.seed_configs(config, overrides or [], seeds, overwrite=overwrite):
@@ -58,10 +57,15 @@ def resume(
     """Go on with a run that was stopped or killed, from its last checkpoint."""
     from seqkit import run
 
-    finished = run.resume(run_path, *(overrides or []))
+    _show(run.resume(run_path, *(overrides or [])))
+
+
+def _show(finished: Run) -> None:
+    """Say what a training has come to."""
     show_scores("dev", finished.dev)
     show_scores("test", finished.test)
     tell(f"run folder: {finished.folder}")
+    tell(f"try it: {finished.example}")
 
 
 @app.command(epilog="Example: seqkit evaluate runs/first --data reviews.tsv")
