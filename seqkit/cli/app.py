@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ Overrides = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -47,8 +47,10 @@ def _guarded(call: Callable[[], Any]) -> int:
         _show(error)
         return 1
     except Exception as error:
-        if isinstance(error, MemoryError) or ("alloc" in str(error) and isinstance(error, RuntimeError)):
-            _show(": ".join(["not enough memory", *str(error).splitlines()[:1]]))
+        from seqkit import run
+
+        if (why := run.device_trouble(error)) is not None:
+            _show(why)
             return 1
         stopped = getattr(error, "exit_code", None)
         if stopped is None:

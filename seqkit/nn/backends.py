@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
 from seqkit.nn.checks import transformed as transformed  # others look for it here
+from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.fused import kernel_scan
 from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
@@ -66,8 +67,12 @@ def _fastest(mode: str, data: Tensor, packing: Packing, module: Recurrent) -> Ch
     | GRU / RNN inference, full, (1,64,256,256) | 0.82 / 0.35 | 1.04 / 0.48 | vendor |
     | GRU / RNN inference, full, (4,64,256,256) | 2.6 / 1.0 | 2.1 / 0.9 | fused |
     """
+    if cudnn_serves(mode, data):
+        return Choice("vendor", "cuDNN's network")
     if data.device.type != "cpu":
-        return Choice("vendor", "plain cell off the CPU")
+        return Choice(
+            "fused", f"no kernel of {data.device.type}'s own for a plain cell in {data.dtype}".replace("torch.", "")
+        )
     rows, hidden_size = packing.first_rows, module.hidden_size
     if uses_onednn(mode, data):
         if rows * hidden_size >= 16384 and not packing.is_rectangle:

@@ -1,4 +1,4 @@
-"""ATen's own recurrent kernels (oneDNN on the CPU, cuDNN on CUDA) for plain cells, on packed rows."""
+"""The machine's own recurrent kernels for plain cells: oneDNN's LSTM, cuDNN's networks, and ATen's loops."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
 from seqkit.nn.checks import autocast_enabled, transformed
+from seqkit.nn.cudnn import network as cudnn_network
+from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.entering import Entered, check_input, initial_states
 from seqkit.nn.fused.function import kernel_scan
 from seqkit.nn.fused.kernel import Kernel, Tensors
@@ -173,8 +175,8 @@ def whole_batch(module: Recurrent, input: Any, hx: Any) -> tuple[Tensor, State] 
         return None
     check_input(module, input)
     x = input.transpose(0, 1) if module.batch_first else input
-    states = initial_states(module, hx, x, Packing.full(*x.shape[:2]), True)
-    output, finals = _network(module, mode, x, states, None)
+    packing = Packing.full(*x.shape[:2])
+    output, finals = _network(module, mode, x, initial_states(module, hx, x, packing, True), packing)
     return output.transpose(0, 1) if module.batch_first else output, finals
 
 
@@ -189,11 +191,15 @@ def vendor_network(module: Recurrent, entered: Entered) -> tuple[Tensor, State] 
         return None
     if packing.is_full:
         x = entered.x if entered.x.dim() == 3 else entered.x.reshape(packing.num_steps, packing.batch_size, -1)
-        return _network(module, mode, x, entered.states, None)
+        if cudnn_serves(mode, x) and module.dropout and module.training:
+            return None  # our own dropout between layers: a second derivative must see its mask
+        return _network(module, mode, x, entered.states, packing)
+    if cudnn_serves(mode, entered.x) and not (module.dropout and module.training):
+        return _network(module, mode, entered.data, entered.states, packing)
     # ATen's packed kernels want every sequence to have a step, never reach oneDNN, and are slow to train.
     if torch.is_grad_enabled() or uses_onednn(mode, entered.x) or packing.first_rows < packing.batch_size:
         return None
-    return _network(module, mode, entered.data, entered.states, packing.batch_sizes)
+    return _network(module, mode, entered.data, entered.states, packing)
 
 
 def _surrounded(module: Recurrent) -> bool:
@@ -205,20 +211,23 @@ def _surrounded(module: Recurrent) -> bool:
     )
 
 
-def _network(
-    module: Recurrent, mode: str, x: Tensor, states: State, batch_sizes: list[int] | None
-) -> tuple[Tensor, State]:
-    """ATen's call on (T, B, I), or with batch sizes on packed rows (N, I): outputs alike, and final states."""
-    weights = [module.prepare(index, x, (0,)).weights for index in range(module.num_layers * module.num_directions)]
+def _network(module: Recurrent, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
+    """One call on (T, B, I) for full batches, else on packed rows (N, I): outputs alike, and final states."""
+    count = module.num_layers * module.num_directions
+    weights = [module.prepare(index, x, (0,)).weights for index in range(count)]
+    if cudnn_serves(mode, x):
+        cells = [module.cell_at(index) for index in range(count)]
+        own = [list(one.values()) for one in weights]
+        return cudnn_network(cells, module.num_directions, mode, x, packing, states, own)
     flat = [value.contiguous() for one in weights for value in one.values()]
     dropout = module.dropout if module.training else 0.0
     options = (flat, "bias_ih" in weights[0], module.num_layers, dropout, module.training, module.bidirectional)
     run, begin = getattr(torch._VF, mode.lower()), [part.contiguous() for part in states]
     hx: Any = begin if len(begin) > 1 else begin[0]
-    if batch_sizes is None:
+    if packing.is_full:
         output, *finals = run(x.contiguous(), hx, *options, False)
     else:
-        output, *finals = run(x, torch.tensor(batch_sizes), hx, *options)
+        output, *finals = run(x, torch.tensor(packing.batch_sizes), hx, *options)
     return output, tuple(finals)
 
 
@@ -240,6 +249,11 @@ def vendor_scan(
             output, state = kernel_scan(cell, kernel, piece, part, state, prepared)
             outputs.append(output)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
+    if cudnn_serves(mode, rows):
+        x = rows.view(packing.num_steps, packing.batch_size, -1) if packing.is_full else rows
+        states = tuple(part.unsqueeze(0) for part in state)
+        output, ends = cudnn_network([cell], 1, mode, x, packing, states, [list(weights.values())])
+        return (output.flatten(0, 1) if packing.is_full else output), tuple(part.squeeze(0) for part in ends)
     alive = packing.batch_sizes[0]
     begin = tuple(part[:alive].unsqueeze(0).contiguous() for part in state)
     flat, bias = list(weights.values()), "bias_ih" in weights
@@ -252,5 +266,5 @@ def vendor_scan(
     else:
         sizes = torch.tensor(packing.batch_sizes)
         output, *final = run(rows, sizes, hx, flat, bias, 1, 0.0, cell.training, False)
-    ends = (torch.cat([part.squeeze(0), old[alive:]]) for part, old in zip(final, state, strict=True))
-    return output, tuple(ends)
+    living = zip(final, state, strict=True)
+    return output, tuple(torch.cat([part.squeeze(0), old[alive:]]) for part, old in living)

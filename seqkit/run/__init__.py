@@ -4,6 +4,7 @@ from seqkit.run.averaging import Average, average
 from seqkit.run.configs import read_config
 from seqkit.run.training import Run, resume, seed_configs, train
 from seqkit.run.using import compare, evaluate, load, load_predictor, load_translator
+from seqkit.training.devices import device_trouble
 from seqkit.training.distributed import first
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Run",
     "average",
     "compare",
+    "device_trouble",
     "evaluate",
     "first",
     "load",

@@ -35,7 +35,7 @@ def average(path: str | Path, best: int | None = None, name: str | None = None, 
         path: a run folder that has its checkpoints, and data that is still there.
         best: how many of them; None: all that were kept.
         name: of the new run; None: that of the old one with `-average`.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
 
     Raises:
         UserError: fewer checkpoints than two, or than wanted; the name is taken; a process trains there.

@@ -14,7 +14,15 @@ from seqkit import __version__
 from seqkit.data.cache import cache_folder
 from seqkit.nn import CELLS, Recurrent
 from seqkit.nn.compiled import describe
-from seqkit.training.checkpoint import kept_random
+from seqkit.training.devices import (
+    count,
+    device_name,
+    find_device,
+    kept_random,
+    known_kinds,
+    module_of,
+    reason_for_absence,
+)
 
 # As in pyproject.toml (a test compares them): what must be there, and what each extra is for.
 CORE = {
@@ -83,16 +91,18 @@ def numbers(version: str) -> tuple[int, ...]:
 
 
 def devices() -> list[dict[str, Any]]:
-    """The CPU, and each CUDA device with its memory in bytes."""
+    """The CPU, and each accelerator with its memory in bytes (None where torch does not tell)."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cpu = {"device": "cpu", "name": _cpu_name(), "cores": usable}
-    if not torch.cuda.is_available():
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
-        return [cpu, {"device": "cuda", "name": None, "reason": why}]
     found = [cpu]
-    for number in range(torch.cuda.device_count()):
-        it = torch.cuda.get_device_properties(number)
-        found.append({"device": f"cuda:{number}", "name": it.name, "memory": it.total_memory})
+    for kind in known_kinds()[1:]:
+        for number in range(count(kind)):
+            device = torch.device(kind, number)
+            ask = getattr(module_of(kind), "get_device_properties", None)
+            memory = getattr(ask(device), "total_memory", None) if ask else None
+            found.append({"device": str(device), "name": device_name(device), "memory": memory})
+    if len(found) == 1:
+        found.append({"device": "cuda", "name": None, "reason": reason_for_absence("cuda")})
     return found
 
 
@@ -117,7 +127,7 @@ def backends() -> list[dict[str, str]]:
     """What `auto` takes for each cell, in training on full and on uneven batches and in inference, and whether
     torch.compile has an operator for it. float32, `STEPS` steps of `ROWS` rows of `SIZE` features, on the device that
     `auto` takes."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device("auto")
     x = torch.zeros(STEPS, ROWS, SIZE, device=device)
     lengths = [STEPS - number % STEPS for number in range(ROWS)]
     found = []
@@ -156,7 +166,7 @@ def lines(found: dict[str, Any]) -> list[str]:
             shown.append(f"  PROBLEM: {name} {one['version'] or 'is missing'}; needed: {needs} or later")
     for one in found["devices"]:
         rest = f"{one['cores']} cores for this process" if "cores" in one else one.get("reason")
-        rest = rest or f"{one['memory'] / 2**30:.1f} GiB"
+        rest = rest or (f"{one['memory'] / 2**30:.1f} GiB" if one["memory"] else "memory unknown")
         shown.append(f"{one['device']}: {one['name'] or 'none'} ({rest})")
     given = found["threads"]
     said = [f"{name}={value}" for name, value in given["variables"].items() if value is not None]

@@ -19,7 +19,7 @@ def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = ()) 
 
     Args:
         path: a run folder, such as `runs/first`.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         overrides: `KEY.PATH=VALUE` texts, laid over the run's configuration, such as `decoding.beam_size=10`.
 
     Raises:
@@ -36,7 +36,7 @@ def load_predictor(path: str | Path, device: str = "auto", **options: Any) -> Ru
 
     Args:
         path: a run folder.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         options: for tasks that have some, such as `sample` and `temperature` of language models.
 
     Raises:
@@ -93,7 +93,7 @@ def evaluate(
     Args:
         path: a run folder.
         data: a file; the run's own data without it.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         overrides: see `load`.
         options: for tasks that have some, such as `reference` and `ter` of translation.
 
@@ -125,7 +125,7 @@ def compare(
     Args:
         first, second: run folders; the first is the baseline.
         data, reference: as in `evaluate`; without them the test data of both, which must be the same.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
     """
     from seqkit.tasks.translation import compare as compare_tasks
 
@@ -145,7 +145,7 @@ def load_translator(
     Args:
         path: a run folder.
         ensemble: more of them, with the same target vocabulary.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         decoding: settings that take the place of those in the run's `decoding` section.
         options: see `TranslationTask.configure`.
 

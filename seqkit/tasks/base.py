@@ -6,9 +6,9 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
 from seqkit.config import Section, UserError, nearest
@@ -16,6 +16,7 @@ from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.adapters import LoraConfig
 from seqkit.tasks.initial import InitConfig
 from seqkit.training import Task, TrainingConfig
+from seqkit.training.devices import check_name
 from seqkit.training.transfer import Rows
 
 
@@ -28,7 +29,8 @@ class RunConfig(Section):
     """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
     seed: int = Field(default=1, ge=0, lt=2**62)
     """Of every random generator."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[str, AfterValidator(check_name)] = "auto"
+    """auto (CUDA, else mps, else xpu, else the CPU), cpu, cuda, mps or xpu; one of several by its number: cuda:1."""
     init: InitConfig | None = None
     lora: LoraConfig | None = None
     training: TrainingConfig = TrainingConfig()

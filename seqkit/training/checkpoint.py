@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from seqkit.config import UserError
 from seqkit.files import flush, read_json
+from seqkit.training.devices import device_random, set_device_random
 
 
 def copy_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     """A JSON-ready copy of nested dicts, lists, tuples and scalars; tensors go to `tensors` under their path."""
     if isinstance(tree, Tensor):
-        tensors[name] = tree.detach().contiguous().clone()
+        tensors[name] = tree.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(tree, Mapping):
         return {"items": [[key, pack(value, tensors, f"{name}/{key}")] for key, value in tree.items()]}
@@ -110,14 +110,11 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random generator: torch, numpy, Python, and that of the present CUDA device.
-
-    Other CUDA devices belong to other processes, and those of the next machine may be fewer.
-    """
+    """The state of every global random generator: torch's, those of the present devices, numpy's and Python's."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
+        **device_random(),
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), gauss),
         "python": random.getstate(),
     }
@@ -126,16 +123,10 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put back what `random_state` returned."""
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"][0])
+    set_device_random(state)
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     random.setstate(state["python"])
-
-
-def kept_random(device: torch.device) -> AbstractContextManager[None]:
-    """A context after which torch's random generators of the CPU and of this device stand where they stood."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def seed_all(seed: int) -> None:

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seqkit.config import UserError
 from seqkit.training.checkpoint import random_state, seed_all, set_random_state
+from seqkit.training.devices import count, find_device, module_of
 from seqkit.training.signals import Stopped
 from seqkit.training.task import Loss, Task
 
@@ -70,21 +71,35 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", rank())) if world() > 1 else 0
 
 
-def own_device(name: str) -> torch.device:
-    """This process's device of the kind `cpu` or `cuda`.
+def pick_device(name: str) -> torch.device:
+    """A device by its name; `auto`: CUDA, else mps, else xpu, else the CPU. Of several processes each gets its own.
 
     Raises:
-        UserError: there are more processes on this machine than CUDA devices.
+        UserError: a name that is none; a device that is not here, or not for each process.
     """
-    if name != "cuda" or world() == 1:
+    return own_device(find_device(name))
+
+
+def own_device(name: str) -> torch.device:
+    """This process's device of a kind.
+
+    Raises:
+        UserError: there are more processes on this machine than such devices, or several processes cannot use them.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "cpu" or world() == 1:
         return torch.device(name)
-    if local_rank() >= torch.cuda.device_count():
+    if kind not in ("cuda", "xpu"):
+        raise UserError(f"device: several processes train on cpu, cuda or xpu, not on {kind}; use device=cpu")
+    if number:
+        raise UserError(f"device: each process takes a device of its own; give {kind} without a number")
+    if local_rank() >= count(kind):
         raise UserError(
-            f"device: process {local_rank()} of this machine has no CUDA device of its own, there are "
-            f"{torch.cuda.device_count()}; start fewer processes, or use device=cpu"
+            f"device: process {local_rank()} of this machine has no {kind.upper()} device of its own, there are "
+            f"{count(kind)}; start fewer processes, or use device=cpu"
         )
-    torch.cuda.set_device(local_rank())
-    return torch.device("cuda", local_rank())
+    module_of(kind).set_device(local_rank())
+    return torch.device(kind, local_rank())
 
 
 def own_seed(seed: int, step: int = 0) -> int:

@@ -16,7 +16,8 @@ import torch
 from seqkit.config import UserError
 from seqkit.files import replace_file
 from seqkit.training.averaging import MovingAverage, average_weights
-from seqkit.training.checkpoint import Checkpoints, copy_weights, kept_random, load_weights, save_weights, seed_all
+from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, save_weights, seed_all
+from seqkit.training.devices import device_lost, first_line, kept_random, out_of_memory, repeatable
 from seqkit.training.distributed import (
     gathered,
     held,
@@ -25,6 +26,7 @@ from seqkit.training.distributed import (
     on_first,
     own_part,
     own_seed,
+    pick_device,
     quiet,
     random_states,
     relayed,
@@ -43,7 +45,7 @@ from seqkit.training.state import (
     check_settings,
     count_steps,
     differences,
-    pick_device,
+    shapes,
     surroundings,
 )
 from seqkit.training.task import Task
@@ -57,7 +59,7 @@ class Trainer:
         task: what is learned.
         config: how.
         folder: where logs, checkpoints and weights go; made where absent. A `RunFolder` that is locked stays so.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `mps`, `xpu`, or one of several by its number: `cuda:1`.
         seed: of every random generator, set by `fit` unless a checkpoint was restored.
     """
 
@@ -83,6 +85,7 @@ class Trainer:
         checkpoints = Checkpoints(self.folder.checkpoints)
         self._checkpoints = relayed(checkpoints, ("damaged", "is_whole", "latest", "load", "prune", "save", "steps"))
         self._restored = self._asked = False
+        self._batch = ""  # the shapes of the one in work
         # Of several processes each may get Ctrl-C twice, from the terminal and from torchrun.
         self._watch = SignalWatch(insist=world() == 1)
         if config.compile:
@@ -157,7 +160,7 @@ class Trainer:
         self._progress: Progress = Silence()
         on_first(self._open_logs)
         try:
-            with self._watch:
+            with self._watch, repeatable(self.config.deterministic):
                 self.task.model.train()
                 while not self._finished():
                     self._epoch()
@@ -170,6 +173,8 @@ class Trainer:
         except (Exception, KeyboardInterrupt) as error:
             if is_lost(error):
                 raise Stopped(f"another process is gone; its own message says why. {self._kept()}") from None
+            if (why := self._failure(error)) is not None:
+                raise Stopped(why) from error
             if not isinstance(error, Stopped):
                 cause = "" if isinstance(error, KeyboardInterrupt) else " by an error"
                 say(f"{self.folder}: stopped in update {self.state.step + 1}{cause}; {self._kept()}")
@@ -201,6 +206,7 @@ class Trainer:
                 break
             waited = time.perf_counter() - started
             self._unfreeze()
+            self._batch = shapes(window[0])
             try:
                 done = self.updater(window, state.step, self._total, state.plateau_factor)
             except NotFinite as error:
@@ -256,6 +262,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Score dev, remember whether it is better, and save."""
         state = self.state
+        self._batch = ""
         if state.step > state.logged:
             self._log()
         scores = self._scores()
@@ -317,6 +324,20 @@ class Trainer:
 
     def _prune(self) -> None:
         self._checkpoints.prune({self.state.step, *(step for _, step in self.state.best)})
+
+    def _failure(self, error: BaseException) -> str | None:
+        """What to say of an error that is the device's and not the program's; None for others."""
+        update = f"step {self.state.step + 1}"
+        if out_of_memory(error):
+            batch = f"; the batch: {self._batch}" if self._batch else ""
+            return (
+                f"{update}: {self.device} is out of memory ({first_line(error)}){batch}. {self._kept()}. In a new run, a "
+                "smaller data.batch_size with training.accumulate raised by the same factor makes the same updates in "
+                "less memory; training.precision=bf16 and a smaller data.max_length help, too"
+            )
+        if device_lost(error):
+            return f"{update}: {self.device} has failed ({first_line(error)}). {self._kept()}, here or with device=cpu"
+        return None
 
     def _kept(self) -> str:
         """What there is to go on from, for a message."""

@@ -149,6 +149,10 @@ class TrainingConfig(Section):
     """Batches to an update."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """bf16 and fp16: the forward pass runs under autocast; fp16 scales the loss."""
+    deterministic: bool = False
+    """On a GPU, take only algorithms that give the same bits for the same input, at some cost in speed (on the CPU
+    they do so anyway): torch.use_deterministic_algorithms, no trials in cuDNN, and CUBLAS_WORKSPACE_CONFIG=:4096:8,
+    which acts if nothing was computed on the device before. An operator that has no such algorithm stops the run."""
     compile: bool = False
     """Run the model through torch.compile."""
     evaluate_every: int | None = Field(default=None, gt=0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from seqkit.config import UserError, nearest, require
-from seqkit.training.distributed import own_device
+from seqkit.training.devices import device_name
 from seqkit.training.freezing import Freezing
 from seqkit.training.optim import make_optimizer, schedule_factor
 from seqkit.training.settings import TrainingConfig
@@ -71,25 +73,33 @@ class Result:
     averaged: bool
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
+def shapes(batch: Any) -> str:
+    """The shapes of the tensors in a batch, whatever it is made of: `ids 64x31, lengths 64`; "" where it has none."""
+    found: list[str] = []
 
-    Raises:
-        UserError: CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device: cuda was asked for, but torch finds no CUDA device here; use device=cpu or device=auto"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return own_device(name)
+    def look(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.append(f"{name} {'x'.join(map(str, value.shape)) or 'one number'}".strip())
+        elif is_dataclass(value) and not isinstance(value, type):
+            for part in fields(value):
+                look(part.name, getattr(value, part.name))
+        elif isinstance(value, tuple) and hasattr(value, "_fields"):
+            for part_name, part_value in zip(value._fields, value, strict=True):
+                look(part_name, part_value)
+        elif isinstance(value, Mapping):
+            for key, part_value in value.items():
+                look(str(key), part_value)
+        elif isinstance(value, (list, tuple)):
+            for part_value in value[:16]:
+                look(name, part_value)
+
+    look("", batch)
+    return ", ".join(found)
 
 
 def surroundings(device: torch.device) -> dict[str, str]:
     """What numbers depend on in their last bits, beside configuration and data."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"torch": str(torch.__version__), "device": name, "threads": str(torch.get_num_threads())}
+    return {"torch": str(torch.__version__), "device": device_name(device), "threads": str(torch.get_num_threads())}
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

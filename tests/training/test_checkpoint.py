@@ -22,7 +22,6 @@ from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import (
     Checkpoints,
     copy_weights,
-    kept_random,
     load_weights,
     pack,
     random_state,
@@ -30,6 +29,7 @@ from seqkit.training.checkpoint import (
     set_random_state,
     unpack,
 )
+from seqkit.training.devices import kept_random
 from seqkit.training.folder import JsonLines, RunFolder
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

@@ -15,9 +15,31 @@ from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
 
 
-@dataclass
 class Call:
-    """What a scan is besides tensors: the cell, its kernel, the layout, and the tensors' names in order."""
+    """What a scan is besides tensors. Its tensors come as one flat sequence, in the order of its own."""
+
+    def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """The results, and what `backward` needs if `save`; no autograd graph is recorded inside."""
+        raise NotImplementedError
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        saved: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """The gradient of each tensor that is wanted, from those of the results."""
+        raise NotImplementedError
+
+    def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same results under autograd."""
+        raise NotImplementedError
+
+
+@dataclass
+class KernelCall(Call):
+    """One cell in one direction on a kernel: its layout, and the tensors' names in order."""
 
     cell: Cell
     kernel: Kernel
@@ -29,8 +51,24 @@ class Call:
         """The tensors by name."""
         return dict(zip(self.names, tensors, strict=True))
 
+    def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
+        results, saved = self.kernel.forward(self.named(tensors), self.packing, save)
+        self.saved_names = tuple(saved)
+        return results, list(saved.values())
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        saved: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        buffers = dict(zip(self.saved_names, saved, strict=True))
+        needed = frozenset(name for name, want in zip(self.names, wanted, strict=True) if want)
+        found = self.kernel.backward(self.named(tensors), buffers, self.packing, grads, needed)
+        return [found[name] if name in needed else None for name in self.names]
+
     def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The same scan under autograd: (outputs, *final states)."""
         given = self.named(tensors)
         sequence_masks: Tensors = {}
         step_masks: Tensors = {}
@@ -47,35 +85,31 @@ class Call:
 
 
 class FusedScan(torch.autograd.Function):
-    """(call, *tensors) -> (outputs (N, size), *final states (B, size))."""
+    """(call, *tensors) -> the call's results."""
 
     @staticmethod
     def forward(ctx: Any, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
         save = any(ctx.needs_input_grad)
-        results, saved = call.kernel.forward(call.named(tensors), call.packing, save)
+        results, saved = call.forward(tensors, save)
         ctx.call = call
         ctx.set_materialize_grads(False)
         if save:
-            call.saved_names = tuple(saved)
-            ctx.save_for_backward(*tensors, *saved.values())
+            ctx.save_for_backward(*tensors, *saved)
         return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
+        wanted = ctx.needs_input_grad[1:]
         # Read once: checkpointing recomputes at the first access and refuses a second.
         everything = ctx.saved_tensors
-        tensors = everything[: len(call.names)]
-        wanted = ctx.needs_input_grad[1:]
+        tensors, saved = everything[: len(wanted)], everything[len(wanted) :]
         if all(grad is None for grad in grads):
             return None, *(None for _ in wanted)
         if torch.is_grad_enabled():
             # create_graph=True: the derivative must itself be differentiable, so it goes through the step loop.
             return None, *_through_reference(call, tensors, wanted, grads)
-        saved = dict(zip(call.saved_names, everything[len(call.names) :], strict=True))
-        needed = frozenset(name for name, want in zip(call.names, wanted, strict=True) if want)
-        found = call.kernel.backward(call.named(tensors), saved, call.packing, grads, needed)
-        return None, *(found[name] if name in needed else None for name in call.names)
+        return None, *call.backward(tensors, saved, grads, wanted)
 
 
 def _through_reference(
@@ -108,5 +142,5 @@ def kernel_scan(
     given |= {f"{name}0": part.contiguous() for name, part in zip(cell.state_names, state, strict=True)}
     for masks in (prepared.sequence_masks, prepared.step_masks):
         given |= {f"mask_{name}": mask for name, mask in masks.items()}
-    outputs, *final = FusedScan.apply(Call(cell, kernel, packing, tuple(given)), *given.values())  # type: ignore[no-untyped-call]
+    outputs, *final = FusedScan.apply(KernelCall(cell, kernel, packing, tuple(given)), *given.values())  # type: ignore[no-untyped-call]
     return outputs, tuple(final)

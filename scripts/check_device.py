@@ -1,0 +1,84 @@
+"""Check seqkit on a device in a few minutes: correct, trains, how fast; prints a table and writes JSON.
+
+    python scripts/check_device.py                                    # cuda, all parts, at most 4 minutes
+    python scripts/check_device.py --device mps --minutes 10
+    python scripts/check_device.py --device cpu --quick               # seconds: that the script itself works
+    python scripts/check_device.py --parts nn,tasks --out found.json
+
+Parts, in the order of their worth:
+    nn         seqkit.nn against float64 on the CPU: cells, variants, lengths, gradients, evaluation mode, second
+               derivatives, autocast, empty batches, default device
+    tasks      30 updates of each task beside the CPU's, resumed, predicted; two runs with deterministic: true
+    speed      LSTM, GRU, RNN against torch.nn, padded and packed; variants; tasks and decoding
+    processes  two processes with a device each, where there are two
+
+Needs no network and no data. The clock stops it: what was not reached is listed. Exits with 1 if a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from device.report import Report, synchronise
+
+PARTS = ("nn", "tasks", "speed", "processes")
+
+
+def surroundings(device: str) -> dict[str, object]:
+    """Versions and the name of the device."""
+    found: dict[str, object] = {"torch": torch.__version__, "python": platform.python_version(), "device": device}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "name": properties.name,
+            "memory_gib": round(properties.total_memory / 2**30, 1),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "count": torch.cuda.device_count(),
+        }
+    for name in ("triton", "numpy", "datasets", "sacrebleu"):
+        try:
+            found[name] = importlib.import_module(name).__version__
+        except ImportError:
+            found[name] = None
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="few and small cases")
+    parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    parts = args.parts.split(",")
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"--parts: {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    report = Report(args.device, 60 * args.minutes, quick=args.quick, only=args.only)
+    synchronise(args.device)  # a device that is absent ends it here
+    about = surroundings(args.device)
+    print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+    for part in PARTS:
+        if part in parts:
+            with report.part(part):
+                importlib.import_module(f"device.{part}").check(report)
+    report.summary()
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps({"about": about, **report.found()}, indent=1) + "\n", "utf-8")
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""How fast: seqkit.nn beside torch.nn on the device, variants beside plain cells, the tasks, decoding.
+
+Times are medians by device events of a forward and a backward pass (or of a forward pass without gradients), all
+candidates of a row in turn. Lengths are uniform in T/2..T with one sequence of T steps, and torch packs as any training
+loop must.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import seqkit.nn as snn
+from device.nn import backends
+from device.report import Report, synchronise
+from device.tasks import TASKS, _inside, _train
+from seqkit import run
+
+SHAPES = [  # (T, B, I, H)
+    (50, 32, 128, 128),
+    (50, 32, 256, 256),
+    (100, 64, 256, 256),
+    (200, 32, 300, 512),
+    (30, 64, 512, 1024),
+    (64, 16, 64, 64),
+]
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "LSTM": [{"peephole": True}, {"coupled": True}, {"layer_norm": True}, {"zoneout": 0.1}, {"recurrent_dropout": 0.2},
+             {"weight_drop": 0.2}, {"cell_clip": 3.0}, {"proj_size": 64}],
+    "GRU": [{"layer_norm": True}, {"zoneout": 0.1}, {"recurrent_dropout": 0.2}],
+    "RNN": [{"layer_norm": True}, {"recurrent_dropout": 0.2}],
+}  # fmt: skip
+
+
+def check(report: Report) -> None:
+    """Measures; nothing here fails for being slow."""
+    warnings.simplefilter("ignore")
+    for tf32 in (True, False):
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        _against_torch(report, tf32)
+    _variants(report)
+    _tasks(report)
+
+
+def in_turn(candidates: dict[str, Callable[[], Any]], device: str, budget: float) -> dict[str, float]:
+    """Median milliseconds of each candidate; all run in turn, at least 3 times, until the budget (s) is spent."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for run_it in candidates.values():
+        run_it()
+        run_it()
+    synchronise(device)
+    begin = time.perf_counter()
+    for turn in range(50):
+        for name, run_it in list(candidates.items())[:: 1 if turn % 2 else -1]:
+            times[name].append(_once(run_it, device))
+        if turn >= 3 and time.perf_counter() - begin > budget:
+            break
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def _once(run_it: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        run_it()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+    begin = time.perf_counter()
+    run_it()
+    synchronise(device)
+    return 1e3 * (time.perf_counter() - begin)
+
+
+class Case:
+    """One shape of one kind: the same weights, input, lengths and output gradient for every candidate."""
+
+    def __init__(self, kind: str, shape: tuple[int, int, int, int], device: str, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        self.kind, self.device, self.dtype = kind, device, dtype
+        self.steps, batch, self.features, self.hidden_size = shape
+        self.x = torch.randn(self.steps, batch, self.features, device=device, dtype=dtype, requires_grad=True)
+        self.lengths = torch.randint(self.steps // 2, self.steps + 1, (batch,))
+        self.lengths[0] = self.steps
+        self.grad = torch.randn(self.steps, batch, self.hidden_size, device=device, dtype=dtype)
+        self.torch = getattr(nn, kind)(self.features, self.hidden_size, device=device, dtype=dtype)
+
+    def ours(self, backend: str, **options: Any) -> nn.Module:
+        """Our module with the weights of torch's, if it is plain."""
+        module: nn.Module = getattr(snn, self.kind)(
+            self.features, self.hidden_size, backend=backend, device=self.device, dtype=self.dtype, **options
+        )
+        if not options:
+            module.load_state_dict(self.torch.state_dict())
+        return module
+
+    def forward(self, module: nn.Module, ragged: bool) -> Tensor:
+        """The padded output."""
+        if not ragged:
+            return module(self.x)[0]  # type: ignore[no-any-return]
+        if module is self.torch:
+            packed, _ = module(pack_padded_sequence(self.x, self.lengths, enforce_sorted=False))
+            return pad_packed_sequence(packed, total_length=self.steps)[0]
+        return module(self.x, lengths=self.lengths)[0]  # type: ignore[no-any-return]
+
+    def train(self, module: nn.Module, ragged: bool) -> None:
+        """A forward and a backward pass."""
+        self.x.grad = None
+        for value in module.parameters():
+            value.grad = None
+        output = self.forward(module, ragged)
+        output.backward(self.grad[..., : output.size(-1)])
+
+    def infer(self, module: nn.Module, ragged: bool) -> None:
+        """A forward pass without gradients."""
+        with torch.no_grad():
+            self.forward(module, ragged)
+
+
+def _against_torch(report: Report, tf32: bool) -> None:
+    shapes = SHAPES[:1] if report.quick else SHAPES
+    dtypes = [torch.float32, torch.bfloat16] if tf32 and not report.quick else [torch.float32]
+    print(f"training and inference, TF32 {'on' if tf32 else 'off'}: ms")
+    for dtype in dtypes:
+        for kind in ("LSTM", "GRU") if not tf32 else ("LSTM", "GRU", "RNN"):
+            for shape in shapes if dtype == torch.float32 else shapes[1:3]:
+                case = Case(kind, shape, report.device, dtype)
+                for ragged, what in ((False, "train"), (True, "train"), (False, "infer"), (True, "infer")):
+                    if what == "infer" and not tf32:
+                        continue
+                    name = f"{kind} {shape} {str(dtype)[6:]} {what} {'ragged' if ragged else 'full'} tf32={tf32}"
+                    if not report.wants(name):
+                        continue
+                    with report.case(name) as values:
+                        modules = {"torch": case.torch}
+                        for backend in backends(kind.lower(), {}):
+                            if backend != "reference":
+                                modules[backend] = case.ours(backend)
+                        step = case.train if what == "train" else case.infer
+                        runs = {key: partial(step, module, ragged) for key, module in modules.items()}
+                        values |= in_turn(runs, report.device, 0.12)
+                        values["auto is"] = (
+                            modules["auto"].backend_for(case.x, lengths=case.lengths if ragged else None).name
+                        )
+                        shown = "  ".join(
+                            f"{key} {value:.3f}" if isinstance(value, float) else f"({value})"
+                            for key, value in values.items()
+                        )
+                        print(f"{name:58} {shown}   x{values['torch'] / values['auto']:.2f}", flush=True)
+
+
+def _variants(report: Report) -> None:
+    print("variants, training, full and ragged: ms, beside plain torch")
+    for kind, variants in VARIANTS.items():
+        case = Case(kind, (50, 32, 256, 256), report.device, torch.float32)
+        for options in variants[: 1 if report.quick else None]:
+            for ragged in (False, True):
+                name = f"{kind} {options} {'ragged' if ragged else 'full'}"
+                if not report.wants(name):
+                    continue
+                with report.case(name) as values:
+                    runs = {"torch": partial(case.train, case.torch, ragged)}
+                    for backend in backends(kind.lower(), options):
+                        if backend not in ("reference", "vendor"):
+                            runs[backend] = partial(case.train, case.ours(backend, **options), ragged)
+                    values |= in_turn(runs, report.device, 0.1)
+                    print(f"{name:58} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()), flush=True)
+
+
+def _tasks(report: Report) -> None:
+    """Tokens a second of the quickstarts on the device and on the CPU, and what waiting for the device costs."""
+    print("tasks: tokens/s, synchronisations an update")
+    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+        for name in list(TASKS)[: 1 if report.quick else None]:
+            for where in dict.fromkeys((report.device, "cpu")):
+                with report.case(f"{name}: speed on {where}") as values:
+                    updates = 20 if report.quick or where == "cpu" else 100
+                    _train(
+                        name, f"{name}-{where}", where, updates, "training.evaluate_every=1000", "training.log_every=10"
+                    )
+                    values["tokens_per_second"] = _rate(f"{name}-{where}")
+                    print(f"{name:20} {where:6} {values['tokens_per_second']:,.0f} tokens/s", flush=True)
+        if report.device == "cuda":
+            for name in TASKS:
+                with report.case(f"{name}: synchronisations") as values:
+                    values |= _synchronisations(name)
+                    print(f"{name:20} {values}", flush=True)
+
+
+def _rate(name: str) -> float:
+    """Tokens a second of the last half of a run."""
+    import json
+    from pathlib import Path
+
+    lines = (Path("runs") / name / "timing.jsonl").read_text("utf-8").splitlines()
+    rates = [record["tokens_per_second"] for record in map(json.loads, lines) if "tokens_per_second" in record]
+    return statistics.median(rates[len(rates) // 2 :])
+
+
+def _synchronisations(name: str) -> dict[str, Any]:
+    """What torch itself notices, between 10 and 20 updates, so that start and end cancel out."""
+    counts, places = [], dict[str, int]()
+    for updates in (10, 20):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                _train(name, f"{name}-sync", "cuda", updates, "training.evaluate_every=1000", "training.log_every=1000")
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        own = [one for one in seen if "synchroniz" in str(one.message)]
+        counts.append(len(own))
+        if updates == 20:
+            for one in own:
+                place = f"{os.path.basename(one.filename)}:{one.lineno}"
+                places[place] = places.get(place, 0) + 1
+    often = {place: count for place, count in places.items() if count >= 15}
+    return {"an update": (counts[1] - counts[0]) / 10, "places": often}
+
+
+__all__ = ["check", "contextlib", "run"]

@@ -1,0 +1,184 @@
+"""cuDNN's recurrent networks on CUDA: plain cells, all layers and directions in one call, padded or packed.
+
+torch's own entry to cuDNN refuses gradients in evaluation mode and second derivatives, and copies the weights with a
+warning where they do not lie in one block. Here the weights are joined in one copy, cuDNN always keeps what its
+backward pass needs where a gradient is asked for, and a second derivative goes through the step loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.cells.cell import Cell, Prepared, State
+from seqkit.nn.fused.function import Call, FusedScan
+from seqkit.nn.packing import Packing
+from seqkit.nn.scan import reference_scan
+
+MODES = {"RNN_RELU": 0, "RNN_TANH": 1, "LSTM": 2, "GRU": 3}
+"""cuDNN's numbers (cudnnRNNMode_t)."""
+
+
+def serves(mode: str, data: Tensor) -> bool:
+    """Whether cuDNN computes this mode on the device and in the dtype of `data`."""
+    return (
+        mode in MODES
+        and data.device.type == "cuda"
+        and torch.version.hip is None
+        and bool(torch.cudnn_is_acceptable(data))
+    )
+
+
+def network(
+    cells: Sequence[Cell],
+    directions: int,
+    mode: str,
+    x: Tensor,
+    packing: Packing,
+    states: State,
+    weights: Sequence[Sequence[Tensor]],
+) -> tuple[Tensor, State]:
+    """A stack of plain cells without anything between the layers.
+
+    Args:
+        cells: one for each layer and direction.
+        x: (T, B, I) for full batches, else packed rows (N, I).
+        states: each (layers * directions, B, size), rows in packed order.
+        weights: of each cell, in torch's order.
+
+    Returns:
+        outputs in the layout of x, and the final states, shaped like `states`.
+    """
+    call = Network(tuple(cells), directions, mode, packing, len(states), tuple(len(one) for one in weights))
+    flat = [value for one in weights for value in one]
+    output, *finals = FusedScan.apply(call, x.contiguous(), *states, *flat)  # type: ignore[no-untyped-call]
+    return output, tuple(finals)
+
+
+@dataclass
+class Network(Call):
+    """Tensors in the order x, states, weights of every cell."""
+
+    cells: tuple[Cell, ...]
+    directions: int
+    mode: str
+    packing: Packing
+    num_states: int
+    counts: tuple[int, ...]
+
+    def _parts(self, tensors: Sequence[Tensor]) -> tuple[Tensor, State, list[Tensor]]:
+        cut = 1 + self.num_states
+        return tensors[0], tuple(tensors[1:cut]), list(tensors[cut:])
+
+    def _options(self, save: bool) -> tuple[object, ...]:
+        """The arguments of cuDNN's entries from the mode to the dropout's state."""
+        first = self.cells[0]
+        projected = first.output_size if first.output_size != first.hidden_size else 0
+        sizes = [] if self.packing.is_full else self.packing.batch_sizes
+        layers = len(self.cells) // self.directions
+        both = self.directions == 2
+        return MODES[self.mode], first.hidden_size, projected, layers, False, 0.0, save, both, sizes, None
+
+    def _living(self, states: State) -> list[Tensor | None]:
+        """h and c (None where the cell has none) of the sequences that have a step."""
+        rows = self.packing.first_rows
+        found: list[Tensor | None] = [part[:, :rows].contiguous() for part in states]
+        return [*found, *[None] * (2 - len(found))]
+
+    def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
+        x, states, weights = self._parts(tensors)
+        buffer = joined([value.detach() for value in weights], self.counts[0], x, self._options(save))
+        hx, cx = self._living(states)
+        output, *finals, reserve, _ = torch.ops.aten._cudnn_rnn(
+            x, weights, self.counts[0], buffer, hx, cx, *self._options(save)
+        )
+        rows = self.packing.first_rows
+        ends = [
+            torch.cat([part, old[:, rows:]], 1) if rows < self.packing.batch_size else part
+            for part, old in zip(finals, states, strict=False)
+        ]
+        return [output, *ends], [output, reserve, buffer] if save else []
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        saved: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        x, states, weights = self._parts(tensors)
+        output, reserve, buffer = saved
+        hx, cx = self._living(states)
+        rows = self.packing.first_rows
+        d_out, *d_finals = [None if grad is None else grad.contiguous() for grad in grads]
+        d_living = [None if grad is None else grad[:, :rows].contiguous() for grad in d_finals]
+        d_living += [None] * (2 - len(d_living))
+        cut = 1 + self.num_states
+        asked = [wanted[0], wanted[1], len(states) > 1 and wanted[2], any(wanted[cut:])]
+        # cuDNN writes into the reserve while it reads it, and a graph that is retained comes here again.
+        d_x, d_h, d_c, d_weights = torch.ops.aten._cudnn_rnn_backward(
+            x, weights, self.counts[0], buffer, hx, cx, output, d_out, *d_living, *self._options(True),
+            reserve.clone(), asked,
+        )  # fmt: skip
+        found: list[Tensor | None] = [d_x]
+        for old, living, whole in zip(states, (d_h, d_c), d_finals, strict=False):
+            rest = old[:, rows:].new_zeros(old[:, rows:].shape) if whole is None else whole[:, rows:]
+            found.append(living if living is None or rows == self.packing.batch_size else torch.cat([living, rest], 1))
+        found += d_weights if asked[3] else [None] * len(weights)
+        return [value if want else None for value, want in zip(found, wanted, strict=True)]
+
+    def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        x, states, weights = self._parts(tensors)
+        packing, shape = self.packing, x.shape
+        rows, finals = x.flatten(0, -2), []
+        for layer in range(0, len(self.cells), self.directions):
+            outputs = []
+            for index in range(layer, layer + self.directions):
+                cell, reverse = self.cells[index], index % self.directions == 1
+                first = sum(self.counts[:index])
+                own = weights[first : first + self.counts[index]]
+                prepared = Prepared(dict(zip(cell.weight_names, own, strict=True)))
+                drive = cell.project(packing.flip(rows) if reverse else rows, prepared)
+                state = tuple(part[index] for part in states)
+                output, final = reference_scan(cell, drive, packing.batch_sizes, state, prepared)
+                outputs.append(packing.flip(output) if reverse else output)
+                finals.append(final)
+            rows = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        ends = (torch.stack(parts) for parts in zip(*finals, strict=True))
+        return rows.view(*shape[:-1], rows.size(-1)), *ends
+
+
+def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[object]) -> Tensor:
+    """All weights in one block, laid out as cuDNN wants them.
+
+    Args:
+        stride: weights of each layer-direction.
+        options: what `Network._options` gives.
+    """
+    mode, hidden_size, projected, layers, _, _, _, both, *_ = options
+    sizes = (stride, x.size(-1), mode, hidden_size, projected, layers, False, both)
+    order = _order(tuple(tuple(value.shape) for value in weights), x.dtype, x.device, sizes)
+    if order is not None:
+        return torch.cat([weights[index].reshape(-1) for index in order])
+    return torch.ops.aten._cudnn_rnn_flatten_weight([value.clone() for value in weights], *sizes)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=256)
+def _order(
+    shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device, sizes: tuple[object, ...]
+) -> tuple[int, ...] | None:
+    """In which order cuDNN lays weights of these shapes one after another, or None if it leaves gaps."""
+    probes = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+    buffer = torch.ops.aten._cudnn_rnn_flatten_weight(probes, *sizes)  # turns the probes into views of the block
+    places = [(probe.data_ptr() - buffer.data_ptr()) // buffer.element_size() for probe in probes]
+    order = sorted(range(len(probes)), key=places.__getitem__)
+    end = 0
+    for index in order:
+        if places[index] != end:
+            return None
+        end += probes[index].numel()
+    return tuple(order) if end == buffer.numel() else None

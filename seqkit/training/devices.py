@@ -1,0 +1,188 @@
+"""Devices by name: which there are, their random generators, what makes them repeat themselves, how they fail."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqkit.config import UserError, nearest
+
+KINDS = ("cuda", "mps", "xpu")
+"""Kinds of accelerators that `auto` looks for, in this order."""
+
+
+def known_kinds() -> tuple[str, ...]:
+    """All kinds that may be named: the CPU, the accelerators, and one that another package has added to torch."""
+    own = torch._C._get_privateuse1_backend_name()
+    return ("cpu", *KINDS, *([own] if own != "privateuseone" else []))
+
+
+def check_name(name: str) -> str:
+    """Return a device's name if it is `auto`, a kind, or a kind with a number (`cuda:1`), whether it is here or not.
+
+    Raises:
+        ValueError: with the nearest name.
+    """
+    kind = name.partition(":")[0]
+    if name == "auto" or (kind in known_kinds() and re.fullmatch(r"(:\d{1,3})?", name[len(kind) :])):
+        return name
+    if kind in known_kinds():
+        raise ValueError(f"{name!r} is no device; expected {kind} or {kind} and a number, such as {kind}:0")
+    choices = ("auto", *known_kinds())
+    raise ValueError(f"{name!r} is no device; known: {', '.join(choices)}{nearest(name, choices)}")
+
+
+def module_of(kind: str) -> Any:
+    """torch's module for a kind of device (`torch.cuda`), or None where this torch has none."""
+    return getattr(torch, kind, None)
+
+
+def is_available(kind: str) -> bool:
+    """Whether this torch can compute on such a device here."""
+    if kind == "cpu":
+        return True
+    if kind == "mps":
+        return torch.backends.mps.is_available()
+    module = module_of(kind)
+    return module is not None and hasattr(module, "is_available") and bool(module.is_available())
+
+
+def count(kind: str) -> int:
+    """How many devices of a kind there are."""
+    if not is_available(kind):
+        return 0
+    return int(getattr(module_of(kind), "device_count", lambda: 1)())
+
+
+def reason_for_absence(kind: str) -> str:
+    """Why a kind of device cannot be used here."""
+    if kind == "cuda":
+        return "torch finds no CUDA device here" + (" (it is built without CUDA)" if torch.version.cuda is None else "")
+    if kind == "mps":
+        built = torch.backends.mps.is_built()
+        return "torch finds no Apple GPU here" + ("" if built else " (it is built without mps)")
+    return f"torch finds no device of the kind {kind} here"
+
+
+def find_device(name: str) -> str:
+    """The name of a device that is here; `auto`: CUDA, else mps, else xpu, else the CPU.
+
+    Raises:
+        UserError: a name that is none; a device that is not here.
+    """
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise UserError(f"device: {error}") from None
+    if name == "auto":
+        return next((kind for kind in KINDS if is_available(kind)), "cpu")
+    kind, _, number = name.partition(":")
+    if not is_available(kind):
+        raise UserError(f"device: {name} was asked for, but {reason_for_absence(kind)}; use device=cpu or device=auto")
+    if number and kind != "cpu" and int(number) >= count(kind):
+        raise UserError(f"device: {name} was asked for, but there are {count(kind)}, counted from {kind}:0")
+    return name
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls it, or its kind."""
+    module = module_of(device.type)
+    if device.type != "cpu" and hasattr(module, "get_device_name"):
+        return str(module.get_device_name(device))
+    return device.type
+
+
+def device_random() -> dict[str, list[Tensor]]:
+    """The random generator of the present device of each kind: other devices belong to other processes, and those of
+    the next machine may be fewer. A kind that keeps no generator of its own is left out."""
+    found: dict[str, list[Tensor]] = {"cuda": []}
+    for kind in known_kinds()[1:]:
+        if is_available(kind) and hasattr(module_of(kind), "get_rng_state"):
+            found[kind] = [module_of(kind).get_rng_state()]
+    return found
+
+
+def set_device_random(states: Mapping[str, list[Tensor]]) -> None:
+    """Put back what `device_random` returned, for those kinds that are here."""
+    for kind in known_kinds()[1:]:
+        if states.get(kind) and is_available(kind) and hasattr(module_of(kind), "set_rng_state"):
+            module_of(kind).set_rng_state(states[kind][0])
+
+
+@contextmanager
+def kept_random(device: torch.device) -> Iterator[None]:
+    """A context after which torch's random generators of the CPU and of this device stand where they stood."""
+    module = module_of(device.type)
+    own = device.type != "cpu" and hasattr(module, "get_rng_state")
+    indexed = (device,) if device.type != "mps" else ()
+    before = torch.get_rng_state(), module.get_rng_state(*indexed) if own else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        if before[1] is not None:
+            module.set_rng_state(before[1], *indexed)
+
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """A context in which a device gives the same bits for the same input, at some cost in speed, if `wanted`.
+
+    torch's deterministic algorithms are taken, an operator that has none raises an error that names it, cuDNN does not
+    try out kernels, and cuBLAS and cuDNN get workspaces of their own (CUBLAS_WORKSPACE_CONFIG=:4096:8, which acts only
+    if it stands in the environment before the first product on the device).
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault(_WORKSPACE, ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.deterministic, cudnn.benchmark
+    filling: Any = torch.utils.deterministic
+    fill = filling.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True)
+        filling.fill_uninitialized_memory = False  # nothing here reads memory that was not written
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        filling.fill_uninitialized_memory = fill
+        cudnn.deterministic, cudnn.benchmark = flags
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an operator found no memory, on whatever device."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(re.search(r"out of memory|alloc", str(error)))
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether a device has stopped answering: what it held is gone, and this process cannot use it any more."""
+    accelerator = getattr(torch, "AcceleratorError", ())
+    if out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, accelerator) or bool(re.match(r"(CUDA|cuDNN|CUBLAS|NCCL|HIP|XPU) error", str(error)))
+
+
+def device_trouble(error: BaseException) -> str | None:
+    """One line for an error that is the device's and not the program's; None for others."""
+    if out_of_memory(error):
+        return f"not enough memory: {first_line(error)}" if str(error) else "not enough memory"
+    return f"the device has failed: {first_line(error)}" if device_lost(error) else None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of the device says, without torch's advice on how to debug it."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
