@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: SIM102, SIM108 (Triton compiles an if over constants by branch, other forms as values)
 """What all Triton kernels share: the product with the recurrent weight, the barrier between steps, activations.
 
 Names: a program owns the rows of one row block (BM packed rows) and the units of one unit block (BN hidden units).
@@ -99,9 +100,7 @@ def load_weight(weight, columns, valid, k0, K, BK: tl.constexpr, SPLIT: tl.const
     """Transposed rows `columns` of the weight (M, K): (BK, N), or (SPLIT, BK / SPLIT, N)."""
     if SPLIT == 1:
         k = k0 + tl.arange(0, BK)
-        found = tl.load(
-            weight + columns[None, :] * K + k[:, None], mask=valid[None, :] & (k < K)[:, None], other=0.0
-        )
+        found = tl.load(weight + columns[None, :] * K + k[:, None], mask=valid[None, :] & (k < K)[:, None], other=0.0)
     else:
         DEPTH: tl.constexpr = BK // SPLIT
         k = k0 + tl.arange(0, SPLIT)[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]

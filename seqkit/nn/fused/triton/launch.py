@@ -1,4 +1,4 @@
-"""How a Triton kernel is launched: tiles, one launch a step or one for all steps, and the layout's numbers on the card."""
+"""How a Triton kernel is launched: tiles, one launch a step or one for all steps, the layout as numbers on the card."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ FORCED = Forced()
 STEP = 2.5
 BYTES = 60_000.0
 WORK: dict[str, float] = {"ieee": 80_000.0, "tf32": 900_000.0, "tf32x3": 300_000.0, "half": 1_800_000.0}
-# 32-bit registers of a thread that the held weight may take, and that a tile loaded at once may take.
-HELD, LOADED = 64, 64
+# 32-bit registers of a thread that both operands may take: with the weight held, and without; bytes of shared memory.
+HELD, LOADED, SHARED = 128, 48, 200 * 1024
 ROWS, COLUMNS = (16, 32, 64), (16, 32, 64, 128)
 
 
@@ -85,7 +85,7 @@ def tuning(
     best: tuple[float, Tile] | None = None
     for rows in ROWS:
         for columns in COLUMNS:
-            tile = _tile(rows, columns, terms, slots, itemsize, precision)
+            tile = make_tile(rows, columns, terms, slots, itemsize, precision)
             row_blocks, unit_blocks = tile.programs(batch_size, hidden_size)
             if unit_blocks > processors:
                 continue
@@ -95,21 +95,37 @@ def tuning(
             cost = launches * (STEP + loaded / BYTES + work)
             if best is None or cost < best[0]:
                 best = cost, tile
-    return best[1] if best else _tile(64, 64, terms, slots, itemsize, precision)
+    return best[1] if best else make_tile(64, 64, terms, slots, itemsize, precision)
 
 
-def _tile(rows: int, columns: int, terms: int, slots: int, itemsize: int, precision: Precision) -> Tile:
-    warps = 4 if rows * columns <= 1024 else 8
-    threads = warps * 32
-    exact = itemsize == 4 and precision == "ieee"
-    # Products without tensor cores keep all their terms in registers.
-    most = 32 * warps if exact else LOADED * threads * 4 // (max(rows, columns) * itemsize)
-    depth = max(16, min(_power(terms), _power(most + 1) // 2))
-    split = max(1, min(warps, depth // 16))
-    words = columns * depth * itemsize // (4 * threads) * (2 if precision == "tf32x3" and itemsize == 4 else 1)
-    hold = not exact and depth >= terms and words <= HELD
-    stages = 1 if depth >= terms else 2
-    return Tile(rows, columns // slots, depth, split, warps, stages, hold)
+def make_tile(
+    rows: int,
+    columns: int,
+    terms: int,
+    slots: int,
+    itemsize: int,
+    precision: Precision,
+    warps: int | None = None,
+    hold: bool | None = None,
+) -> Tile:
+    """The tile with so many rows and columns of the product; see `tuning` for the rest. None: the rule decides."""
+    exact, threefold = (itemsize == 4 and precision == name for name in ("ieee", "tf32x3"))
+    depth = _power(max(terms, 16))
+    # Words of 32 bits of both operands for a depth of one; tf32x3 splits each number into two.
+    words = (rows + columns) * itemsize / 4 * (2 if threefold else 1)
+    if warps is None:
+        warps = 4 if rows * columns <= 1024 and words * depth <= LOADED * 128 else 8
+    shared = (rows + columns * (2 if threefold else 1)) * depth * itemsize
+    fits = not exact and words * depth <= HELD * 32 * warps and shared <= SHARED
+    hold = fits and hold is not False
+    if exact:
+        # Products without tensor cores keep all their terms in registers.
+        depth = min(depth, 32 * warps)
+    while not hold and depth > 16 * warps and words * depth > LOADED * 32 * warps:
+        depth //= 2
+    # A pipeline copies to shared memory, and only in pieces of 16 bytes does it pass L1, which may be out of date.
+    stages = 1 if depth >= terms or terms % 16 else 2
+    return Tile(rows, columns // slots, depth, max(1, min(warps, depth // 16)), warps, stages, hold)
 
 
 def _power(number: int) -> int:
@@ -157,6 +173,44 @@ def layout(packing: Packing, device: torch.device) -> tuple[Tensor | None, Tenso
         sent = numbers.to(device, non_blocking=True)
         kept[device] = sent[:places], sent[places:]
     return kept[device]
+
+
+def shared(given: Tensors, packing: Packing) -> dict[str, Any]:
+    """Arguments of every kernel, forward and backward."""
+    offsets, lengths = layout(packing, given["h0"].device)
+    return {
+        "offsets": offsets,
+        "lengths": lengths,
+        "mask_recurrent": given.get("mask_recurrent"),
+        "steps": len(packing.batch_sizes),
+        "FULL": packing.is_full,
+        "PRECISION": precision(),
+    }
+
+
+def forward_tile(state: Tensor, slots: int) -> Tile:
+    """The tile for a forward kernel: state (B, H), and columns of the product for each unit."""
+    B, H = state.shape
+    return FORCED.forward or tuning(B, H, H, slots, state.element_size(), precision(), processors(state.device))
+
+
+def backward_tile(state: Tensor, terms: int) -> Tile:
+    """The tile for a backward kernel: state (B, H), and columns of the gates' buffer."""
+    B, H = state.shape
+    return FORCED.backward or tuning(B, H, terms, 1, state.element_size(), precision(), processors(state.device))
+
+
+def project(given: Tensors, bias: Tensor | None) -> Tensor:
+    """The input's part of every step's sums, one GEMM: (N, G)."""
+    x, weight = given["x"], given["weight_ih"]
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def before_buffer(given: Tensors, packing: Packing, rows: int) -> Tensor | None:
+    """(N, H) for what W_hh was multiplied with; None where the history of the states holds just that."""
+    if packing.is_full and "mask_recurrent" not in given:
+        return None
+    return given["h0"].new_empty(rows, given["h0"].size(1))
 
 
 def run(kernel: Any, given: dict[str, Any], steps: int, tile: Tile, batch_size: int, hidden_size: int) -> None:

@@ -27,8 +27,7 @@ class TritonLSTM(Kernel):
         h0, c0 = given["h0"], given["c0"]
         B, H = c0.shape
         bias = given["bias_ih"] + given["bias_hh"] if "bias_ih" in given else None
-        x, weight_ih = given["x"], given["weight_ih"]
-        gates = torch.mm(x, weight_ih.t()) if bias is None else torch.addmm(bias, x, weight_ih.t())
+        gates = launch.project(given, bias)
         hidden, outputs = history(h0, gates.size(0))
         if save:
             memory = torch.empty(B + gates.size(0), H, dtype=torch.float32, device=c0.device)
@@ -36,9 +35,8 @@ class TritonLSTM(Kernel):
         else:
             memory = c0.to(torch.float32, copy=True)
         final_h, final_c = torch.empty_like(h0), torch.empty_like(c0)
-        shared = self._shared(given, packing)
         arguments = {
-            **shared,
+            **self._shared(given, packing),
             "gates": gates,
             "hidden": hidden,
             "memory": memory,
@@ -47,37 +45,28 @@ class TritonLSTM(Kernel):
             "weight": given["weight_hh"].contiguous(),
             "SAVE": save,
         }
-        tile = launch.FORCED.forward or launch.tuning(
-            B, H, H, 4, h0.element_size(), shared["PRECISION"], launch.processors(h0.device)
-        )
-        launch.run(lstm_forward, arguments, len(packing.batch_sizes), tile, B, H)
+        launch.run(lstm_forward, arguments, len(packing.batch_sizes), launch.forward_tile(h0, 4), B, H)
         saved = {"gates": gates, "hidden": hidden, "memory": memory} if save else {}
         return [outputs, final_h, final_c], saved
 
     def _shared(self, given: Tensors, packing: Packing) -> dict[str, Any]:
         """Arguments of both kernels."""
         options = self.options
-        offsets, lengths = launch.layout(packing, given["h0"].device)
         return {
-            "offsets": offsets,
-            "lengths": lengths,
+            **launch.shared(given, packing),
             "peephole": given.get("weight_peephole"),
-            "mask_recurrent": given.get("mask_recurrent"),
             "mask_update": given.get("mask_update"),
             "mask_zoneout": given.get("mask_zoneout"),
             "mask_cell": given.get("mask_zoneout_cell"),
             "zoneout": float(options.zoneout),
             "zoneout_cell": float(options.zoneout_cell),
             "clip": float(options.cell_clip or 0.0),
-            "steps": len(packing.batch_sizes),
-            "FULL": packing.is_full,
             "GATES": 3 if options.coupled else 4,
             "CELL": options.cell_activation,
             "OUTPUT": options.output_activation,
             "CLIP": options.cell_clip is not None,
             "ZONEOUT": options.zoneout > 0,
             "ZONEOUT_CELL": options.zoneout_cell > 0,
-            "PRECISION": launch.precision(),
         }
 
     def backward(
@@ -88,13 +77,10 @@ class TritonLSTM(Kernel):
         h0, c0, hidden, gates = given["h0"], given["c0"], saved["hidden"], saved["gates"]
         B, H = c0.shape
         device, terms = h0.device, gates.size(1)
-        tile = launch.FORCED.backward or launch.tuning(
-            B, H, terms, 1, h0.element_size(), launch.precision(), launch.processors(device)
-        )
+        tile = launch.backward_tile(h0, terms)
         delta = torch.empty_like(gates)
         grad_h0, grad_c0 = torch.empty_like(h0), torch.empty_like(c0)
-        plain = packing.is_full and "mask_recurrent" not in given
-        before = None if plain else hidden.new_empty(gates.size(0), H)
+        before = launch.before_buffer(given, packing, gates.size(0))
         grad_output, grad_h, grad_c = (None if grad is None else grad.contiguous() for grad in grads)
         peephole = None
         if self.options.peephole:
@@ -113,8 +99,8 @@ class TritonLSTM(Kernel):
             "grad_c": grad_c,
             "grad_h0": grad_h0,
             "grad_c0": grad_c0,
-            "flow_c": torch.zeros(B, H, dtype=torch.float32, device=device),
-            "flow_h": torch.zeros(B, H, dtype=torch.float32, device=device) if self.options.zoneout else None,
+            "flow_c": torch.empty(B, H, dtype=torch.float32, device=device),
+            "flow_h": torch.empty(B, H, dtype=torch.float32, device=device) if self.options.zoneout else None,
             "grad_peephole": peephole,
         }
         launch.run(lstm_backward, arguments, len(packing.batch_sizes) + 1, tile, B, H)

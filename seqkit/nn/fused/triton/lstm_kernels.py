@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+# ruff: noqa: SIM102, SIM108 (Triton compiles an if over constants by branch, other forms as values)
 """Triton kernels of the LSTM: one body for one step a launch and for all steps in one launch.
 
 Rows of packed buffers: at step t the gates' rows begin at offset[t + 1] - B, the states before the step at offset[t]
