@@ -1,0 +1,63 @@
+"""Triton counterparts of the fused kernels, for CUDA cards. `triton` itself is imported only when a kernel is made."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import lru_cache
+from importlib import metadata
+
+import torch
+
+from seqkit.nn.fused.gru import GRUKernel
+from seqkit.nn.fused.kernel import Kernel
+from seqkit.nn.fused.lstm import LSTMKernel
+from seqkit.nn.fused.rnn import RNNKernel
+
+# The first version that launches cooperative grids, without which the programs could not wait for each other.
+MIN_VERSION = (3, 3)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether Triton kernels can run here: a recent Triton, and a CUDA card from Ampere on (or the interpreter)."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        version = tuple(int(part) for part in metadata.version("triton").split("+")[0].split(".")[:2])
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
+    if version < MIN_VERSION:
+        return False
+    if interpreted():
+        return True
+    return torch.cuda.is_available() and torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
+
+
+@lru_cache(maxsize=64)
+def triton_kernel(kernel: Kernel) -> Kernel | None:
+    """The Triton counterpart of a fused kernel with the same options, or None where there is none.
+
+    Serves LSTM, GRU and vanilla RNN without layer norm and without a projection, in the dtypes of `DTYPES`.
+    """
+    if not available():
+        return None
+    if isinstance(kernel, LSTMKernel) and not kernel.layer_norm and not kernel.proj_size:
+        from seqkit.nn.fused.triton.lstm import TritonLSTM
+
+        return TritonLSTM(kernel)
+    if isinstance(kernel, GRUKernel) and not kernel.layer_norm:
+        from seqkit.nn.fused.triton.gru import TritonGRU
+
+        return TritonGRU(kernel)
+    if isinstance(kernel, RNNKernel) and not kernel.layer_norm:
+        from seqkit.nn.fused.triton.rnn import TritonRNN
+
+        return TritonRNN(kernel)
+    return None

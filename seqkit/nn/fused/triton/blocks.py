@@ -1,0 +1,206 @@
+# mypy: ignore-errors
+# ruff: noqa: SIM102, SIM108 (Triton compiles an if over constants by branch, other forms as values)
+"""What all Triton kernels share: the product with the recurrent weight, the barrier between steps, activations.
+
+Names: a program owns the rows of one row block (BM packed rows) and the units of one unit block (BN hidden units).
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """tanh as 2 sigmoid(2x) - 1, off by at most 2e-7."""
+    return 2.0 * sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def activate(x, NAME: tl.constexpr):
+    """The activation called NAME."""
+    if NAME == "tanh":
+        value = tanh(x)
+    elif NAME == "sigmoid":
+        value = sigmoid(x)
+    elif NAME == "relu":
+        value = tl.maximum(x, 0.0)
+    else:
+        value = x
+    return value
+
+
+@triton.jit
+def slope(value, NAME: tl.constexpr):
+    """Derivative of the activation called NAME, from its value."""
+    if NAME == "tanh":
+        found = 1.0 - value * value
+    elif NAME == "sigmoid":
+        found = value * (1.0 - value)
+    elif NAME == "relu":
+        found = tl.where(value > 0.0, 1.0, 0.0)
+    else:
+        found = value * 0.0 + 1.0
+    return found
+
+
+@triton.jit
+def offset_of(offsets, t, B, FULL: tl.constexpr):
+    """Row in a history buffer (B + N, size) where the states before step t begin, as int64."""
+    if FULL:
+        found = (t * B).to(tl.int64)
+    else:
+        found = tl.load(offsets + t).to(tl.int64)
+    return found
+
+
+@triton.jit
+def lengths_of(lengths, rows, steps, B, FULL: tl.constexpr):
+    """Steps of each row of the block (BM,); -1 for rows past the batch."""
+    if FULL:
+        found = tl.where(rows < B, steps, -1)
+    else:
+        found = tl.load(lengths + rows, mask=rows < B, other=-1)
+    return found
+
+
+@triton.jit
+def steps_of_block(lengths, first_row, steps, FULL: tl.constexpr):
+    """Steps of the first row of a block, which is its longest."""
+    if FULL:
+        found = steps
+    else:
+        found = tl.load(lengths + first_row)
+    return found
+
+
+@triton.jit
+def wait(counter, target):
+    """Until all programs of the row block have arrived `target` times in all."""
+    # Relaxed and volatile: an acquire would empty the L1 cache of the weights. What the others wrote is read past L1.
+    while tl.load(counter, volatile=True) < target:
+        pass
+    tl.debug_barrier()
+
+
+@triton.jit
+def arrive(counter):
+    """Make everything this program wrote visible to the others, and say so."""
+    tl.debug_barrier()
+    tl.atomic_add(counter, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def load_weight(weight, columns, valid, k0, K, BK: tl.constexpr, SPLIT: tl.constexpr):
+    """Transposed rows `columns` of the weight (M, K): (BK, N), or (SPLIT, BK / SPLIT, N)."""
+    if SPLIT == 1:
+        k = k0 + tl.arange(0, BK)
+        found = tl.load(weight + columns[None, :] * K + k[:, None], mask=valid[None, :] & (k < K)[:, None], other=0.0)
+    else:
+        DEPTH: tl.constexpr = BK // SPLIT
+        k = k0 + tl.arange(0, SPLIT)[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
+        found = tl.load(
+            weight + columns[None, None, :] * K + k[:, :, None],
+            mask=valid[None, None, :] & (k < K)[:, :, None],
+            other=0.0,
+        )
+    return found
+
+
+@triton.jit
+def load_rows(source, rows, alive, k0, K, BK: tl.constexpr, SPLIT: tl.constexpr):
+    """Rows of source (., K), read past the L1 cache: (BM, BK), or (SPLIT, BM, BK / SPLIT)."""
+    if SPLIT == 1:
+        k = k0 + tl.arange(0, BK)
+        found = tl.load(
+            source + rows[:, None] * K + k[None, :],
+            mask=alive[:, None] & (k < K)[None, :],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+    else:
+        DEPTH: tl.constexpr = BK // SPLIT
+        k = k0 + tl.arange(0, SPLIT)[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
+        found = tl.load(
+            source + rows[None, :, None] * K + k[:, None, :],
+            mask=alive[None, :, None] & (k < K)[:, None, :],
+            other=0.0,
+            cache_modifier=".cg",
+        )
+    return found
+
+
+@triton.jit
+def product(
+    source,  # the first row of a step in (., K)
+    mask,  # (., K), multiplied into the source's rows, or None
+    rows,  # (BM,)
+    alive,  # (BM,), rows that exist at the step
+    weight,  # (M, K)
+    columns,  # (N,), rows of the weight
+    valid,  # (N,), which of these exist
+    held,  # the weight's tile, if HOLD
+    K,
+    BM: tl.constexpr,
+    N: tl.constexpr,
+    BK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    STAGES: tl.constexpr,
+    HOLD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """source (BM, K) times the transpose of the weight's rows: (BM, N) in float32.
+
+    SPLIT cuts K into as many parts, one for each warp, whose sums are joined at the end.
+    """
+    if SPLIT == 1:
+        total = tl.zeros((BM, N), dtype=tl.float32)
+    else:
+        total = tl.zeros((SPLIT, BM, N), dtype=tl.float32)
+    if HOLD:
+        left = load_rows(source, rows, alive, 0, K, BK, SPLIT)
+        if mask is not None:
+            left = left * load_rows(mask, rows, alive, 0, K, BK, SPLIT)
+        total = tl.dot(left, held, total, input_precision=PRECISION)
+    else:
+        for k0 in tl.range(0, K, BK, num_stages=STAGES):
+            left = load_rows(source, rows, alive, k0, K, BK, SPLIT)
+            if mask is not None:
+                left = left * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
+            right = load_weight(weight, columns, valid, k0, K, BK, SPLIT)
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+    if SPLIT > 1:
+        total = tl.sum(total, 0)
+    return total
+
+
+@triton.jit
+def in_four(total, BM: tl.constexpr, BN: tl.constexpr):
+    """(BM, 4 BN), whose columns are four slots for each unit, as four tiles (BM, BN)."""
+    even, odd = tl.split(tl.reshape(total, (BM, BN, 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def load_tile(pointer, offset, mask):
+    """A tile as float32, zero where masked."""
+    return tl.load(pointer + offset, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_fresh(pointer, offset, mask):
+    """`load_tile` past the L1 cache, for what a kernel has written itself."""
+    return tl.load(pointer + offset, mask=mask, other=0.0, cache_modifier=".cg").to(tl.float32)
+
+
+@triton.jit
+def store_tile(pointer, offset, value, mask):
+    """A float32 tile in the pointer's dtype."""
+    tl.store(pointer + offset, value.to(pointer.dtype.element_ty), mask=mask)
