@@ -207,7 +207,7 @@ def test_the_tables_are_those_of_the_project_file() -> None:
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
 
     def table(lines: list[str]) -> dict[str, str]:
-        return dict(line.split(">=") for line in lines)
+        return dict(line.partition(";")[0].split(">=") for line in lines)
 
     assert table(project["dependencies"]) == machine.CORE
     extras = project["optional-dependencies"]

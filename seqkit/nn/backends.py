@@ -10,7 +10,7 @@ from torch import Tensor
 from seqkit.nn.cells.cell import Cell, Prepared, State
 from seqkit.nn.checks import transformed as transformed  # others look for it here
 from seqkit.nn.cudnn import serves as cudnn_serves
-from seqkit.nn.fused import kernel_scan
+from seqkit.nn.fused import kernel_scan, triton
 from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
 from seqkit.nn.vendor import uses_onednn, vendor_scan
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Choice(NamedTuple):
     """The backend of a call and the reason for it."""
 
-    name: Literal["reference", "fused", "vendor"]
+    name: Literal["reference", "fused", "vendor", "triton"]
     reason: str
 
 
@@ -38,18 +38,52 @@ def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
         return Choice("reference", f"{type(module.cell_at(0)).__name__} has no fused kernel")
     if module.backend == "fused":
         return Choice("fused", "asked for")
+    if module.backend == "triton":
+        if (why := triton_refuses(module, data)) is not None:
+            raise RuntimeError(f"backend 'triton' cannot run this call: {why}; take 'auto' or 'fused'")
+        return Choice("triton", "asked for")
     mode = module.vendor_mode()
     if module.backend == "vendor":
         if mode is None:
             raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
         return Choice("vendor", "asked for")
+    if data.device.type == "cuda":
+        return _on_cuda(mode, data, packing, module)
+    if data.device.type != "cpu":
+        return Choice("fused", f"no kernel of {data.device.type}'s own is known to be right")
     if mode is None:
         return Choice("fused", "a variant that ATen's kernels lack is active")
-    return _fastest(mode, data, packing, module)
+    return _on_cpu(mode, data, packing, module)
 
 
-def _fastest(mode: str, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
-    """The table of `auto` for plain cells.
+def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
+    """Why Triton's kernels cannot run a call; None if they can."""
+    if data.device.type != "cuda" and not triton.interpreted():
+        return f"it needs a CUDA device, and the input is on {data.device.type}"
+    if not triton.available():
+        return "it needs an NVIDIA card from Ampere on and Triton 3.3 or later (pip install 'seqkit[triton]')"
+    if data.dtype not in triton.DTYPES:
+        return (
+            f"it computes in float32, float16 and bfloat16, and the input is {str(data.dtype).removeprefix('torch.')}"
+        )
+    for index in range(module.num_layers * module.num_directions):
+        kernel = module.cell_at(index).kernel()
+        if kernel is None or triton.triton_kernel(kernel) is None:
+            return f"there is no Triton kernel for this {type(module.cell_at(index)).__name__}"
+    return None
+
+
+def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
+    """The table of `auto` on CUDA."""
+    if mode is not None and cudnn_serves(mode, data):
+        return Choice("vendor", "cuDNN's network")
+    if triton_refuses(module, data) is None:
+        return Choice("triton", "one launch for all steps")
+    return Choice("fused", "hand-derived backward")
+
+
+def _on_cpu(mode: str, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
+    """The table of `auto` for plain cells on the CPU.
 
     Measured with `scripts/bench_nn.py`, torch 2.13, one core of an AMD EPYC (Zen 5), milliseconds, (T, B, I, H):
 
@@ -67,12 +101,6 @@ def _fastest(mode: str, data: Tensor, packing: Packing, module: Recurrent) -> Ch
     | GRU / RNN inference, full, (1,64,256,256) | 0.82 / 0.35 | 1.04 / 0.48 | vendor |
     | GRU / RNN inference, full, (4,64,256,256) | 2.6 / 1.0 | 2.1 / 0.9 | fused |
     """
-    if cudnn_serves(mode, data):
-        return Choice("vendor", "cuDNN's network")
-    if data.device.type != "cpu":
-        return Choice(
-            "fused", f"no kernel of {data.device.type}'s own for a plain cell in {data.dtype}".replace("torch.", "")
-        )
     rows, hidden_size = packing.first_rows, module.hidden_size
     if uses_onednn(mode, data):
         if rows * hidden_size >= 16384 and not packing.is_rectangle:
@@ -96,8 +124,10 @@ def scan(
         mode = cell.vendor_mode()
         if mode is not None:
             return vendor_scan(cell, mode, rows, packing, state, prepared)
-    if backend == "fused":
+    if backend in ("fused", "triton"):
         kernel = cell.kernel()
+        if kernel is not None and backend == "triton":
+            kernel = triton.triton_kernel(kernel)
         if kernel is not None:
             return kernel_scan(cell, kernel, rows, packing, state, prepared)
     return reference_scan(cell, cell.project(rows, prepared), packing.batch_sizes, state, prepared)

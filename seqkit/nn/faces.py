@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from seqkit.nn.recurrent import Recurrent
 
-Backend = Literal["auto", "reference", "fused", "vendor"]
+Backend = Literal["auto", "reference", "fused", "vendor", "triton"]
 Device = torch.device | str | None
 
 

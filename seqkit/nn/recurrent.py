@@ -25,7 +25,7 @@ from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
 from seqkit.nn.vendor import vendor_network, whole_batch
 
-BACKENDS = ("auto", "reference", "fused", "vendor")
+BACKENDS = ("auto", "reference", "fused", "vendor", "triton")
 
 
 class Recurrent(nn.Module):
@@ -45,8 +45,9 @@ class Recurrent(nn.Module):
         checkpoint_chunks: with n > 1, a layer keeps only the states at n points in time and recomputes the rest in
             the backward pass (Chen et al. 2016): less memory on long sequences for about a third more time.
         learn_initial_state: the state used where `hx` is None is a parameter (`initial_h_l0`, ...), not zero.
-        backend: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (ATen's kernel,
-            plain cells only) or "auto" (the fastest that is correct; see `backend_for`).
+        backend: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (the kernels of
+            oneDNN, cuDNN or ATen, plain cells only), "triton" (one launch for all steps, NVIDIA cards only) or "auto"
+            (the fastest that is correct; see `backend_for`).
         device, dtype: of the parameters.
         **cell_options: keywords of the cell, e.g. `bias`, `peephole`, `zoneout`; see its class.
 
@@ -69,7 +70,7 @@ class Recurrent(nn.Module):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Literal["auto", "reference", "fused", "vendor"] = "auto",
+        backend: Literal["auto", "reference", "fused", "vendor", "triton"] = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **cell_options: Any,
@@ -103,8 +104,10 @@ class Recurrent(nn.Module):
         self._adopt(cells, device, dtype)
 
     def _check_backend(self, cells: list[Cell]) -> None:
-        if self.backend == "fused" and any(cell.kernel() is None for cell in cells):
-            raise ValueError(f"backend 'fused' needs a cell with a fused kernel, {type(cells[0]).__name__} has none")
+        if self.backend in ("fused", "triton") and any(cell.kernel() is None for cell in cells):
+            raise ValueError(
+                f"backend {self.backend!r} needs a cell with a fused kernel, {type(cells[0]).__name__} has none"
+            )
         if self.backend == "vendor" and any(cell.vendor_mode() is None for cell in cells):
             raise ValueError(
                 "backend 'vendor' serves plain RNN, LSTM and GRU only; take 'auto' or 'fused' for variants"

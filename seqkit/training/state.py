@@ -104,8 +104,9 @@ def surroundings(device: torch.device) -> dict[str, str]:
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """A line for each thing of `surroundings` that has changed, {} standing for a run that kept no record."""
+    more = {"device": ", and masks of dropout are drawn by another generator"}
     return [
-        f"{name} was {before[name]} and is {value}: the results may differ in their last bits"
+        f"{name} was {before[name]} and is {value}: the results may differ in their last bits{more.get(name, '')}"
         for name, value in now.items()
         if before.get(name, value) != value
     ]
