@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM102, SIM108 (Triton compiles an if over constants by branch, other forms as values)
+# ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
 """What all Triton kernels share: the product with the recurrent weight, the barrier between steps, activations.
 
 Names: a program owns the rows of one row block (BM packed rows) and the units of one unit block (BN hidden units).
