@@ -331,9 +331,9 @@ class Trainer:
         if out_of_memory(error):
             batch = f"; the batch: {self._batch}" if self._batch else ""
             return (
-                f"{update}: {self.device} is out of memory ({first_line(error)}){batch}. {self._kept()}. In a new run, "
-                "a smaller data.batch_size with training.accumulate raised by the same factor makes the same updates in "
-                "less memory; training.precision=bf16 and a smaller data.max_length help, too"
+                f"{update}: {self.device} is out of memory ({first_line(error)}){batch}. {self._kept()}. "
+                "In a new run, a smaller data.batch_size with training.accumulate raised by the same factor makes the "
+                "same updates in less memory; training.precision=bf16 and a smaller data.max_length help, too"
             )
         if device_lost(error):
             return f"{update}: {self.device} has failed ({first_line(error)}). {self._kept()}, here or with device=cpu"
