@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
-from seqkit.nn.fused.function import Call, FusedScan
+from seqkit.nn.fused.function import Call, scanned
 from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
 
@@ -55,7 +56,7 @@ def network(
     """
     call = Network(tuple(cells), directions, mode, packing, len(states), tuple(len(one) for one in weights))
     flat = [value for one in weights for value in one]
-    output, *finals = FusedScan.apply(call, x.contiguous(), *states, *flat)  # type: ignore[no-untyped-call]
+    output, *finals = scanned(call, [x.contiguous(), *states, *flat])
     return output, tuple(finals)
 
 
@@ -74,7 +75,7 @@ class Network(Call):
         cut = 1 + self.num_states
         return tensors[0], tuple(tensors[1:cut]), list(tensors[cut:])
 
-    def _options(self, save: bool) -> tuple[object, ...]:
+    def _options(self, save: bool) -> tuple[Any, ...]:
         """The arguments of cuDNN's entries from the mode to the dropout's state."""
         first = self.cells[0]
         projected = first.output_size if first.output_size != first.hidden_size else 0
@@ -86,16 +87,16 @@ class Network(Call):
     def _living(self, states: State) -> list[Tensor | None]:
         """h and c (None where the cell has none) of the sequences that have a step."""
         rows = self.packing.first_rows
-        found: list[Tensor | None] = [part[:, :rows].contiguous() for part in states]
+        whole = rows == self.packing.batch_size
+        found: list[Tensor | None] = [(part if whole else part[:, :rows]).contiguous() for part in states]
         return [*found, *[None] * (2 - len(found))]
 
     def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
         x, states, weights = self._parts(tensors)
-        buffer = joined([value.detach() for value in weights], self.counts[0], x, self._options(save))
+        options = self._options(save)
+        buffer = joined(weights, self.counts[0], x, options)
         hx, cx = self._living(states)
-        output, *finals, reserve, _ = torch.ops.aten._cudnn_rnn(
-            x, weights, self.counts[0], buffer, hx, cx, *self._options(save)
-        )
+        output, *finals, reserve, _ = torch.ops.aten._cudnn_rnn(x, weights, self.counts[0], buffer, hx, cx, *options)
         rows = self.packing.first_rows
         ends = [
             torch.cat([part, old[:, rows:]], 1) if rows < self.packing.batch_size else part
@@ -152,7 +153,7 @@ class Network(Call):
         return rows.view(*shape[:-1], rows.size(-1)), *ends
 
 
-def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[object]) -> Tensor:
+def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[Any]) -> Tensor:
     """All weights in one block, laid out as cuDNN wants them.
 
     Args:
@@ -161,7 +162,7 @@ def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[obje
     """
     mode, hidden_size, projected, layers, _, _, _, both, *_ = options
     sizes = (stride, x.size(-1), mode, hidden_size, projected, layers, False, both)
-    order = _order(tuple(tuple(value.shape) for value in weights), x.dtype, x.device, sizes)
+    order = _order(sizes, tuple(value.shape for value in weights), x.dtype, x.device)
     if order is not None:
         return torch.cat([weights[index].reshape(-1) for index in order])
     return torch.ops.aten._cudnn_rnn_flatten_weight([value.clone() for value in weights], *sizes)  # type: ignore[no-any-return]
@@ -169,7 +170,7 @@ def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[obje
 
 @lru_cache(maxsize=256)
 def _order(
-    shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: torch.device, sizes: tuple[object, ...]
+    sizes: tuple[Any, ...], shapes: tuple[torch.Size, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[int, ...] | None:
     """In which order cuDNN lays weights of these shapes one after another, or None if it leaves gaps."""
     probes = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]

@@ -112,6 +112,14 @@ class FusedScan(torch.autograd.Function):
         return None, *call.backward(tensors, saved, grads, wanted)
 
 
+def scanned(call: Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The call's results, recorded for autograd only where something asks for a gradient."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return tuple(FusedScan.apply(call, *tensors))  # type: ignore[no-untyped-call]
+    results, _ = call.forward(tensors, False)
+    return tuple(results)
+
+
 def _through_reference(
     call: Call, tensors: Sequence[Tensor], wanted: Sequence[bool], grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
@@ -142,5 +150,5 @@ def kernel_scan(
     given |= {f"{name}0": part.contiguous() for name, part in zip(cell.state_names, state, strict=True)}
     for masks in (prepared.sequence_masks, prepared.step_masks):
         given |= {f"mask_{name}": mask for name, mask in masks.items()}
-    outputs, *final = FusedScan.apply(KernelCall(cell, kernel, packing, tuple(given)), *given.values())  # type: ignore[no-untyped-call]
+    outputs, *final = scanned(KernelCall(cell, kernel, packing, tuple(given)), list(given.values()))
     return outputs, tuple(final)
