@@ -5,7 +5,6 @@ Run by test_devices.py.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.nn as snn
 from seqkit.nn.attention import masked_softmax
+
+Same = Callable[..., None]
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "lstm": [
@@ -58,54 +59,11 @@ CELLS = [
     for backend in ("reference", "fused", "auto")
     if kind != "jordan" or backend != "fused"
 ]
-CPU = torch.device("cpu")
-
-
-def place(value: Any, device: torch.device) -> Any:
-    """Tensors there, wherever they are in a tree, with a memory of their own."""
-    if isinstance(value, Tensor):
-        return value.detach().clone().to(device).requires_grad_(value.requires_grad)
-    if isinstance(value, (tuple, list)):
-        return type(value)(place(one, device) for one in value)
-    return copy.deepcopy(value).to(device) if isinstance(value, nn.Module) else value
-
-
-def tensors(tree: Any) -> list[Tensor]:
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        return tensors(list(tree.values()))
-    return [one for part in tree for one in tensors(part)] if isinstance(tree, (tuple, list)) else []
-
-
-def outcome(compute: Callable[..., Any], given: list[Any], device: torch.device) -> list[Tensor]:
-    """What `compute(*given)` gives there, and the gradients of all that wants one, brought to the CPU."""
-    given = [place(one, device) for one in given]
-    torch.manual_seed(3)  # the CPU's generator and the device's give the same numbers from here on
-    found = tensors(compute(*given))
-    assert all(one.device.type == device.type for one in found)
-    asked = [one for one in given if isinstance(one, Tensor) and one.requires_grad]
-    asked += [p for module in given if isinstance(module, nn.Module) for p in module.parameters() if p.requires_grad]
-    graphs = [one for one in found if one.grad_fn is not None]
-    if graphs and asked:
-        weighed = [(one * torch.linspace(-1, 1, one.numel(), dtype=one.dtype, device=device).view_as(one)).sum()
-                   for one in graphs]  # fmt: skip
-        torch.stack([one.double() for one in weighed]).sum().backward()
-        found += [torch.zeros_like(one) if one.grad is None else one.grad for one in asked]
-    return [one.detach().cpu() for one in found]
-
-
-def same(fake: ModuleType, compute: Callable[..., Any], *given: Any, tolerance: float = 2e-5) -> None:
-    """Assert that the device computes what the CPU does."""
-    there = outcome(compute, list(given), fake.install())
-    for one, other in zip(there, outcome(compute, list(given), CPU), strict=True):
-        assert one.dtype == other.dtype
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize(("kind", "options", "backend"), CELLS)
-def test_cells(fake: ModuleType, kind: str, options: dict[str, Any], backend: Any, lengths: str) -> None:
+def test_cells(same: Same, kind: str, options: dict[str, Any], backend: Any, lengths: str) -> None:
     torch.manual_seed(0)
     module = snn.Recurrent(kind, 3, 4, backend=backend, bidirectional=True, batch_first=True, **options)
     x = torch.randn(4, 5, 3, requires_grad=True)
@@ -114,9 +72,9 @@ def test_cells(fake: ModuleType, kind: str, options: dict[str, Any], backend: An
     def compute(module: Any, x: Tensor, *hx: Tensor) -> Any:
         return module(x, hx, lengths=LENGTHS[lengths](x.device))
 
-    same(fake, compute, module, x, *hx)
+    same(compute, module, x, *hx)
     if lengths == "list":
-        same(fake, compute, module.eval(), x.detach(), *(part.detach() for part in hx))
+        same(compute, module.eval(), x.detach(), *(part.detach() for part in hx))
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused", "auto"])
@@ -129,25 +87,25 @@ def test_cells(fake: ModuleType, kind: str, options: dict[str, Any], backend: An
         {"checkpoint_chunks": 2},
     ],
 )
-def test_what_is_around_cells(fake: ModuleType, options: dict[str, Any], backend: Any) -> None:
+def test_what_is_around_cells(same: Same, options: dict[str, Any], backend: Any) -> None:
     torch.manual_seed(0)
     module = snn.LSTM(4, 4, 2, backend=backend, **options)
     x = torch.randn(6, 3, 4, requires_grad=True)
-    same(fake, lambda module, x: module(x, lengths=[6, 2, 4]), module, x)
-    same(fake, lambda module, x: module(x), module, x)
+    same(lambda module, x: module(x, lengths=[6, 2, 4]), module, x)
+    same(lambda module, x: module(x), module, x)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
-def test_sizes_at_which_the_cpu_takes_its_fast_roads(fake: ModuleType, kind: str) -> None:
+def test_sizes_at_which_the_cpu_takes_its_fast_roads(same: Same, kind: str) -> None:
     torch.manual_seed(0)
     module = snn.Recurrent(kind, 128, 128, backend="fused")
     x = torch.randn(6, 48, 128, requires_grad=True)
     lengths = [6 - number % 4 for number in range(48)]
-    same(fake, lambda module, x: module(x, lengths=lengths), module, x, tolerance=1e-3)
+    same(lambda module, x: module(x, lengths=lengths), module, x, tolerance=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "jordan"])
-def test_packed_and_unbatched_and_traced(fake: ModuleType, kind: str) -> None:
+def test_packed_and_unbatched_and_traced(same: Same, kind: str) -> None:
     torch.manual_seed(0)
     module = snn.Recurrent(kind, 3, 4)
     x = torch.randn(5, 3, 3, requires_grad=True)
@@ -156,16 +114,16 @@ def test_packed_and_unbatched_and_traced(fake: ModuleType, kind: str) -> None:
         output, state = module(pack_padded_sequence(x, torch.tensor([5, 2, 3]), enforce_sorted=False))
         return output.data, state
 
-    same(fake, packed, module, x)
-    same(fake, lambda module, x: module(x[:, 0]), module, x)
-    same(fake, lambda module, x: module(x[:, 0], lengths=[3]), module, x)
-    same(fake, lambda module, x: [module.trace(x, lengths=[2, 5, 1])[i] for i in (0, 1, 2)], module, x)
+    same(packed, module, x)
+    same(lambda module, x: module(x[:, 0]), module, x)
+    same(lambda module, x: module(x[:, 0], lengths=[3]), module, x)
+    same(lambda module, x: [module.trace(x, lengths=[2, 5, 1])[i] for i in (0, 1, 2)], module, x)
 
 
 @pytest.mark.parametrize("cell", [snn.LSTMCell, snn.GRUCell, snn.RNNCell, snn.JordanCell])
-def test_single_cells_and_their_second_derivative(fake: ModuleType, cell: Any) -> None:
+def test_single_cells_and_their_second_derivative(same: Same, cell: Any) -> None:
     torch.manual_seed(0)
-    same(fake, lambda cell, x: cell(x), cell(3, 4), torch.randn(2, 3, requires_grad=True))
+    same(lambda cell, x: cell(x), cell(3, 4), torch.randn(2, 3, requires_grad=True))
     if cell is snn.JordanCell:
         return
     name = cell.__name__.removesuffix("Cell")
@@ -174,23 +132,23 @@ def test_single_cells_and_their_second_derivative(fake: ModuleType, cell: Any) -
         (grad,) = torch.autograd.grad(module(x, lengths=[3, 1])[0].sin().sum(), x, create_graph=True)
         return grad
 
-    same(fake, twice, getattr(snn, name)(3, 4, backend="fused"), torch.randn(3, 2, 3, requires_grad=True))
+    same(twice, getattr(snn, name)(3, 4, backend="fused"), torch.randn(3, 2, 3, requires_grad=True))
 
 
 @pytest.mark.parametrize("kind", snn.ATTENTIONS)
-def test_attention(fake: ModuleType, kind: str) -> None:
+def test_attention(same: Same, kind: str) -> None:
     torch.manual_seed(0)
     module = snn.make_attention(kind, 4, 4, heads=2 if kind == "multi_head" else 1)
     padding = torch.arange(5) >= torch.tensor([5, 2, 0]).unsqueeze(1)
     query, memory = torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 5, 4, requires_grad=True)
-    same(fake, lambda module, q, m, p: module(q, *module.project(m), p), module, query, memory, padding)
-    same(fake, lambda q, p: masked_softmax(q, p), torch.randn(3, 5, requires_grad=True), padding)
+    same(lambda module, q, m, p: module(q, *module.project(m), p), module, query, memory, padding)
+    same(lambda q, p: masked_softmax(q, p), torch.randn(3, 5, requires_grad=True), padding)
 
 
 @pytest.mark.parametrize("constrain", [False, True])
 @pytest.mark.parametrize("lengths", ["cpu", "device"])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_crf(fake: ModuleType, constrain: bool, lengths: str, scale: float) -> None:
+def test_crf(same: Same, constrain: bool, lengths: str, scale: float) -> None:
     torch.manual_seed(0)
     allowed, start = snn.iob2_allowed(["O", "B-x", "I-x"])
     crf = snn.CRF(3, allowed=allowed, allowed_start=start, constrain_loss=constrain)
@@ -204,28 +162,28 @@ def test_crf(fake: ModuleType, constrain: bool, lengths: str, scale: float) -> N
         decoded = crf.decode(emissions, n)
         return crf(emissions, tags, n), crf.log_partition(emissions, n), *decoded, crf.marginals(emissions, n)
 
-    same(fake, compute, crf, emissions.requires_grad_(), tags)
-    same(fake, lambda crf, e: crf.log_partition(e[:, :1], torch.tensor([1, 0, 1])), crf, emissions)
+    same(compute, crf, emissions.requires_grad_(), tags)
+    same(lambda crf, e: crf.log_partition(e[:, :1], torch.tensor([1, 0, 1])), crf, emissions)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_cross_entropy(fake: ModuleType, smoothing: float, bias: bool) -> None:
+def test_linear_cross_entropy(same: Same, smoothing: float, bias: bool) -> None:
     torch.manual_seed(0)
     weight, features = torch.randn(50, 4, requires_grad=True), torch.randn(1100, 4, requires_grad=True)
     given = [features, weight, torch.randn(50, requires_grad=True) if bias else None, torch.randint(50, (1100,))]
-    same(fake, lambda *all: snn.linear_cross_entropy(*all, label_smoothing=smoothing), *given, tolerance=1e-4)
+    same(lambda *all: snn.linear_cross_entropy(*all, label_smoothing=smoothing), *given, tolerance=1e-4)
 
 
-def test_dropouts(fake: ModuleType) -> None:
+def test_dropouts(same: Same) -> None:
     torch.manual_seed(0)
     ids, x = torch.randint(9, (3, 5)), torch.randn(3, 5, 4, requires_grad=True)
-    same(fake, lambda m, x: m(x), snn.LockedDropout(0.4), x)
-    same(fake, lambda m, table, ids: m(table, ids), snn.EmbeddingDropout(0.4), nn.Embedding(9, 4, padding_idx=0), ids)
-    same(fake, lambda m, ids: m(ids), snn.WordDropout(0.4, 1), ids)
+    same(lambda m, x: m(x), snn.LockedDropout(0.4), x)
+    same(lambda m, table, ids: m(table, ids), snn.EmbeddingDropout(0.4), nn.Embedding(9, 4, padding_idx=0), ids)
+    same(lambda m, ids: m(ids), snn.WordDropout(0.4, 1), ids)
 
 
-def test_lora(fake: ModuleType) -> None:
+def test_lora(same: Same) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(snn.LSTM(4, 4))
     snn.add_lora(module, rank=2, dropout=0.3)
@@ -233,8 +191,8 @@ def test_lora(fake: ModuleType) -> None:
         if name.endswith("lora_b"):
             nn.init.normal_(value)
     x = torch.randn(5, 2, 4, requires_grad=True)
-    same(fake, lambda module, x: module(x), module, x)
-    same(fake, lambda module, x: snn.merge_lora(module)(x), module, x)
+    same(lambda module, x: module(x), module, x)
+    same(lambda module, x: snn.merge_lora(module)(x), module, x)
 
 
 def test_a_model_made_there(fake: ModuleType) -> None:
