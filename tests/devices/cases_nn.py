@@ -95,6 +95,20 @@ def test_what_is_around_cells(same: Same, options: dict[str, Any], backend: Any)
     same(lambda module, x: module(x), module, x)
 
 
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_a_layout_is_sent_once(fake: ModuleType, backend: Any) -> None:
+    """However many layers, directions and passes use it: order and places of the rows together, and then each index."""
+    module = snn.LSTM(3, 4, 3, bidirectional=True, backend=backend).to(fake.NAME)
+    x = torch.randn(5, 3, 3, device=fake.NAME)
+    with fake.watched() as traffic:
+        module(x, lengths=torch.tensor([3, 5, 1]))[0].sum().backward()
+    assert traffic.waits == []
+    assert len(traffic.sent) == (4 if backend == "fused" else 2), traffic.sent
+    with fake.watched() as traffic:
+        module(x, lengths=torch.tensor([3, 5, 1]).to(fake.NAME))
+    assert [place.partition(":")[0] for place in traffic.reads] == ["nn/packing.py"]
+
+
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
 def test_sizes_at_which_the_cpu_takes_its_fast_roads(same: Same, kind: str) -> None:
     torch.manual_seed(0)
