@@ -127,9 +127,10 @@ def test_seq2seq(same: Same, fake: ModuleType, kind: str, where: str) -> None:
         assert traffic.waits == []
 
 
+@pytest.mark.parametrize("feeding", [False, True])
 @pytest.mark.parametrize("sample", [False, True])
-def test_scheduled_sampling_and_forced_alignment(same: Same, fake: ModuleType, sample: bool) -> None:
-    model = seq2seq().eval()
+def test_scheduled_sampling_and_forced_alignment(same: Same, fake: ModuleType, sample: bool, feeding: bool) -> None:
+    model = seq2seq(input_feeding=feeding).eval()
 
     def mixed(model: Any, source: Tensor, inputs: Tensor) -> Any:
         found = model.mix_inputs(source, LENGTHS, inputs, STEPS, 0.7, sample=sample)
