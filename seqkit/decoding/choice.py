@@ -76,13 +76,13 @@ class Draws:
 
         Args:
             step: its number.
-            rows: (b,) int64, the sentences still at work; one that is left out once must not come back.
+            rows: (b,) int64, the sentences still at work.
         """
         if step % _BLOCK == 0:
-            block = torch.zeros(len(self._generators), _BLOCK, self._width, dtype=torch.float64)
-            for row in rows.tolist():
-                block[row] = torch.rand(_BLOCK, self._width, dtype=torch.float64, generator=self._generators[row])
-            self._block = block.to(self._device)
+            size = (_BLOCK, self._width)
+            block = torch.stack([torch.rand(size, dtype=torch.float64, generator=one) for one in self._generators])
+            block = block.pin_memory() if self._device.type == "cuda" else block
+            self._block = block.to(self._device, non_blocking=True)
         return self._block[:, step % _BLOCK].index_select(0, rows)
 
 

@@ -33,6 +33,9 @@ class Rules:
     banned: Tensor  # ids that are never chosen, <eos> among them: it is looked at by itself
     eos_id: int
     keep_attention: bool
+    highest: int  # of all ids that are banned or in a prefix
+    free_from: int  # the step from which no sentence is too short to end
+    first_limit: int  # the step at which the first of them must
 
 
 @dataclass
@@ -79,9 +82,9 @@ class Loop:
         self._step, self._front, self._rules, self._draws = step, front, rules, draws
         self._buffer: Tensor | None = None
         self._counts = torch.zeros_like(front.rows)  # complete hypotheses of each sentence
-        # Read once, so that most steps need not look at the limits of the sentences.
-        self._free_from = int(front.shortest.max())
-        self._first_limit = int(front.longest.min())
+        # A question to another device waits for it, so that there is one a step, and what is spared elsewhere by asking
+        # is done without.
+        self._asks = front.rows.device.type == "cpu"
 
     def run(self) -> None:
         """Search until every sentence is done: at its maximum length at the latest."""
@@ -110,7 +113,7 @@ class Loop:
         log_probs.index_fill_(2, rules.banned, -torch.inf)
         if front.past is not None:
             ban_repeats(log_probs, front.past, rules.no_repeat_ngram)
-        if time < self._free_from:
+        if time < rules.free_from:
             # Where nothing else is allowed, <eos> is, however short.
             stuck = log_probs.amax(2) == -torch.inf
             last.masked_fill_((time < front.shortest).unsqueeze(1) & ~stuck, -torch.inf)
@@ -125,9 +128,8 @@ class Loop:
         if logits.dim() != 3 or logits.shape[:2] != front.tokens.shape:
             raise ValueError(f"step: logits must be {(*front.tokens.shape, 'V')}, got {tuple(logits.shape)}")
         size = logits.size(2)
-        highest = int(rules.banned.max()) if front.prefix is None else int(max(rules.banned.max(), front.prefix.max()))
-        if highest >= size:
-            raise ValueError(f"token {highest} is not in the vocabulary of {size} that the step function scores")
+        if rules.highest >= size:
+            raise ValueError(f"token {rules.highest} is not in the vocabulary of {size} that the step function scores")
         if rules.coverage_penalty and attention is None:
             raise ValueError("coverage_penalty: the step function gives no attention")
         self._dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
@@ -181,12 +183,12 @@ class Loop:
         """Take in the hypotheses (b, J) that end here; which sentences (b,) are at their maximum length."""
         front = self._front
         assert front.sums is not None
-        if bool(ended.any()):
+        if not self._asks or bool(ended.any()):
             scores = self._score(ends, time + 1, self._covered if self._rules.coverage_penalty else None)
             self.complete.add(front.rows, time, scores.masked_fill(~ended, -torch.inf), last)
             self._counts[front.rows] += ended.sum(1)
         full = front.longest <= time
-        if time >= self._first_limit and bool(full.any()):
+        if time >= self._rules.first_limit and (not self._asks or bool(full.any())):
             scores = self._score(front.sums, time, front.coverage)
             self.cut.add(front.rows, time, scores.masked_fill(ended | ~full.unsqueeze(1), -torch.inf), last)
         return full
@@ -201,18 +203,15 @@ class Loop:
     def _advance(self, done: Tensor, parents: Tensor | None, tokens: Tensor, chosen: Tensor, sums: Tensor) -> None:
         """Set the front on the tokens chosen, without the sentences that are done once they are many."""
         front = self._front
-        if parents is not None and front.tokens.size(1) == parents.size(1):
-            own = torch.arange(parents.size(1), device=parents.device)
-            parents = None if bool((parents == own).all()) else parents
+        finished, parents = self._read(done, parents)
         self.history.end(parents, tokens, chosen)
         front.tokens = tokens
         if self._rules.coverage_penalty:
             front.coverage = self._covered
-        finished = int(done.sum())
         # No more of these: without a hypothesis of finite score a sentence stays done.
         front.sums = sums.masked_fill(done.unsqueeze(1), -torch.inf) if finished else sums
         if finished and finished >= _COMPACT_AT * len(done):
-            rows = (~done).nonzero().squeeze(1)
+            rows = done.int().argsort(stable=True)[: len(done) - finished]  # those that are not done, in their order
             front.keep(rows)
             parents = None if parents is None else parents[rows]
             tokens = front.tokens
@@ -221,3 +220,11 @@ class Loop:
         if self._rules.no_repeat_ngram:
             new = tokens.unsqueeze(2)
             front.past = new if front.past is None else torch.cat([front.past, new], dim=2)
+
+    def _read(self, done: Tensor, parents: Tensor | None) -> tuple[int, Tensor | None]:
+        """How many sentences are done; and the parents, or None where each slot goes on by itself. It reads once."""
+        if parents is None or self._front.tokens.size(1) != parents.size(1):
+            return int(done.sum()), parents
+        moved = (parents != torch.arange(parents.size(1), device=parents.device)).sum()
+        finished, moves = torch.stack([done.sum(), moved]).tolist()
+        return finished, parents if moves else None

@@ -164,19 +164,28 @@ class Search:
         device = next(leaves((state, memory)), source_lengths).device
         width = self.n_best if self.sample else self.beam_size
         draws = Draws(_seeds(seeds, generator, batch), width, device) if self.sample else None
-        front = self._front(state, memory, source_lengths.to(device), bos_id, prefix, eos_id)
-        rules = self._rules(width, {*forbidden, eos_id}, eos_id, unk_id, device, keep_attention)
+        lengths = source_lengths.cpu()  # limits are computed there, and nothing asks the device for them again
+        limits = self.limits(lengths)
+        banned = {*forbidden, eos_id} if self.allow_unknown else {*forbidden, eos_id, unk_id}
+        front = self._front(state, memory, lengths, limits, device, bos_id, prefix, eos_id)
+        rules = self._rules(banned, limits, prefix, eos_id, device, keep_attention)
         loop = Loop(step, front, rules, draws)
         loop.run()
-        return gather(loop.history, loop.complete, loop.cut, self.n_best, source_lengths.tolist())
+        return gather(loop.history, loop.complete, loop.cut, self.n_best, lengths.tolist())
 
     def _rules(
-        self, width: int, banned: set[int], eos_id: int, unk_id: int, device: torch.device, keep_attention: bool
+        self,
+        banned: set[int],
+        limits: tuple[Tensor, Tensor],
+        prefix: Sequence[Sequence[int]] | None,
+        eos_id: int,
+        device: torch.device,
+        keep_attention: bool,
     ) -> Rules:
-        """How the loop chooses, with `width` hypotheses a sentence that never take the ids in `banned`."""
-        banned = banned if self.allow_unknown else banned | {unk_id}
+        """How the loop chooses: never the ids in `banned`."""
+        shortest, longest = limits
         return Rules(
-            width=width,
+            width=self.n_best if self.sample else self.beam_size,
             n_best=self.n_best,
             length_penalty=self.length_penalty,
             length_penalty_kind=self.length_penalty_kind,
@@ -188,6 +197,9 @@ class Search:
             banned=torch.tensor(sorted(banned), device=device),
             eos_id=eos_id,
             keep_attention=keep_attention,
+            highest=max([*banned, *(token for tokens in prefix or () for token in tokens)]),
+            free_from=int(shortest.max()),
+            first_limit=int(longest.min()),
         )
 
     def limits(self, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,29 +216,29 @@ class Search:
         self,
         state: Tree,
         memory: Tree,
-        source_lengths: Tensor,
+        lengths: Tensor,
+        limits: tuple[Tensor, Tensor],
+        device: torch.device,
         bos_id: int,
         prefix: Sequence[Sequence[int]] | None,
         eos_id: int,
     ) -> Front:
-        """All sentences at their start."""
-        batch, device = len(source_lengths), source_lengths.device
-        slots = self.n_best if self.sample else 1
+        """All sentences at their start, on the device; lengths and limits (B,) are on the CPU."""
+        batch, slots = len(lengths), self.n_best if self.sample else 1
         if slots > 1:
-            state = reorder(state, source_lengths.new_zeros(batch, slots))
-        shortest, longest = self.limits(source_lengths)
-        most = longest.tolist()
+            state = reorder(state, torch.zeros(batch, slots, dtype=torch.int64, device=device))
+        most = limits[1].tolist()
         largest = [length_penalty(n + 1, self.length_penalty, self.length_penalty_kind) for n in most]
         return Front(
             rows=torch.arange(batch, device=device),
             tokens=torch.full((batch, slots), bos_id, device=device),
             state=state,
             memory=memory,
-            shortest=shortest,
-            longest=longest,
+            shortest=limits[0].to(device),
+            longest=limits[1].to(device),
             divisor=torch.tensor(largest, dtype=torch.float64, device=device),
             prefix=None if prefix is None else _prefix(prefix, most, eos_id, device),
-            lengths=source_lengths,
+            lengths=lengths.to(device),
         )
 
 

@@ -99,7 +99,7 @@ class Bridge(nn.Module):
         # (layers, B, directions * size): forward and backward side by side.
         wide = [part.view(-1, self.num_directions, *part.shape[1:]).transpose(1, 2).flatten(2) for part in state]
         if self.kind == "copy":
-            return tuple(wide[place][self.layers] for place in self.places)
+            return tuple(wide[place][self.layers[0] :] for place in self.places)  # the layers at the top
         if self.kind == "linear":
             every = torch.cat(wide, 2)
             inputs = [every[layer] for layer in self.layers]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqkit.models.encoder import Encoder, padding_mask
 from seqkit.nn.linear import Linear
+from seqkit.nn.sending import send
 
 PoolingName = Literal["last", "mean", "max", "attention"]
 
@@ -39,6 +40,7 @@ class Pooling(nn.Module):
 
     def forward(self, output: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
         """output (B, T, H), last (B, H), lengths (B,) -> (B, H * number of ways)."""
+        lengths = send(lengths, output.device)
         padding = padding_mask(lengths, output.size(1)).unsqueeze(2)  # (B, T, 1)
         empty = (lengths == 0).unsqueeze(1)
         parts = []

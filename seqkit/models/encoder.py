@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.nn import EmbeddingDropout, LockedDropout, Recurrent, WordDropout
+from seqkit.nn.sending import send
 
 
 class Embedding(nn.Module):
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
 
         Args:
             ids: (B, T) int64, padded at the end.
-            lengths: (B,) int64, 0 allowed.
+            lengths: (B,) int64, 0 allowed. They are used on the CPU: from elsewhere they are read back, which waits.
             shift: (B, T, E) added to the embedded input, for adversarial training.
             extra: (B, T, C) more features of each token.
 
@@ -120,6 +121,15 @@ def embed(embedding: Embedding, ids: Tensor, shift: Tensor | None, extra: Tensor
     return vectors if extra is None else torch.cat((vectors, extra), dim=2)
 
 
-def padding_mask(lengths: Tensor, steps: int) -> Tensor:
-    """(B,) lengths -> (B, T) bool, True on padding."""
+def padding_mask(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
+    """(B,) lengths -> (B, T) bool, True on padding; on a device, or by default where the lengths lie."""
+    lengths = lengths if device is None else send(lengths, device)
     return torch.arange(steps, device=lengths.device) >= lengths.unsqueeze(1)
+
+
+def valid_rows(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
+    """(B,) lengths -> (N,) int64 on a device: the rows of (B, T, ...), flattened to (B * T, ...), that are no padding.
+
+    Their number is known on the CPU, so that lengths there need not wait for the device.
+    """
+    return send((~padding_mask(lengths, steps)).flatten().nonzero().squeeze(1), device)

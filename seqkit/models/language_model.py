@@ -15,6 +15,7 @@ from seqkit.nn import LockedDropout, State
 from seqkit.nn.checks import check_flag
 from seqkit.nn.linear import Linear
 from seqkit.nn.loss import CHUNK, linear_cross_entropy
+from seqkit.nn.sending import send_together
 
 
 class Reading(NamedTuple):
@@ -105,10 +106,13 @@ class LanguageModel(nn.Module):
         return Reading(dropped if self.vector is None else self.vector(dropped), output, dropped, final)
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the negative log-likelihoods in nats: features (..., F), targets (...) int64 -> scalar."""
+        """Sum of the negative log-likelihoods in nats: features (..., F), targets (...) int64 -> scalar.
+
+        An adaptive softmax takes targets on the CPU, too: those of another device are read back for each cluster.
+        """
         rows, wanted = features.flatten(0, -2), targets.flatten()
         if self.adaptive is not None:
-            return -self.adaptive(rows, wanted).output.sum()  # type: ignore[no-any-return]
+            return -_adaptive_log_probs(self.adaptive, rows, wanted).sum()
         total, _ = linear_cross_entropy(rows, self.token_scores.weight, self.token_scores.bias, wanted)
         return total
 
@@ -120,7 +124,7 @@ class LanguageModel(nn.Module):
         for first in range(0, len(every), CHUNK):
             rows, wanted = wide[first : first + CHUNK], every[first : first + CHUNK]
             if self.adaptive is not None:
-                parts.append(self.adaptive(rows, wanted).output.float())
+                parts.append(_adaptive_log_probs(self.adaptive, rows, wanted).float())
             else:
                 parts.append(-F.cross_entropy(self.token_scores(rows).float(), wanted, reduction="none"))
         return torch.cat(parts).view(targets.shape) if parts else features.new_zeros(targets.shape)
@@ -149,3 +153,26 @@ class LanguageModel(nn.Module):
         found = self(tokens.reshape(-1, 1), before)
         after = tuple(part.transpose(0, 1).unflatten(0, shape) for part in found.state)
         return self.scores(found.features.squeeze(1)).view(*shape, -1), after, None
+
+
+def _adaptive_log_probs(softmax: nn.AdaptiveLogSoftmaxWithLoss, rows: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target: rows (N, F), targets (N,) -> (N,).
+
+    With the targets on the CPU and the rows on another device it is known there which rows belong to which cluster, and
+    nothing waits.
+    """
+    if targets.device == rows.device:
+        return softmax(rows, targets).output  # type: ignore[no-any-return]
+    chosen, indices = targets.clone(), []
+    for number, (low, high) in enumerate(itertools.pairwise(softmax.cutoffs)):
+        here = ((targets >= low) & (targets < high)).nonzero().squeeze(1)
+        chosen[here] = softmax.shortlist_size + number
+        indices += [here, targets[here] - low]
+    chosen, *indices = send_together([chosen, *indices], rows.device)
+    found = rows.new_zeros(len(rows))
+    for tail, here, own in zip(softmax.tail, indices[::2], indices[1::2], strict=True):
+        if len(here):
+            log_probs = F.log_softmax(tail(rows.index_select(0, here)), dim=1)
+            found = found.index_copy(0, here, log_probs.gather(1, own.unsqueeze(1)).squeeze(1))
+    head = F.log_softmax(softmax.head(rows), dim=1)
+    return found + head.gather(1, chosen.unsqueeze(1)).squeeze(1)

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from seqkit.models.bridge import Bridge, BridgeName
 from seqkit.models.decoder import Decoder, Memory
-from seqkit.models.encoder import Encoder, padding_mask
+from seqkit.models.encoder import Encoder, padding_mask, valid_rows
 from seqkit.nn import State
 from seqkit.nn.loss import CHUNK, linear_cross_entropy
+from seqkit.nn.sending import send, send_together
 
 
 class Seq2Seq(nn.Module):
@@ -77,6 +78,7 @@ class Seq2Seq(nn.Module):
         output, state = self.encoder(source, lengths)
         top = state[0][-self.encoder.recurrent.num_directions :]
         last = top.transpose(0, 1).flatten(1)  # (B, M)
+        lengths = send(lengths, source.device)
         memory = self.decoder.remember(output, last, padding_mask(lengths, source.size(1)))
         return self.bridge(output, state, lengths), memory
 
@@ -117,7 +119,7 @@ class Seq2Seq(nn.Module):
         """Cross-entropy with teacher forcing, summed over all target tokens (there are `lengths.sum()`).
 
         Args:
-            source: (B, S) int64; source_lengths: (B,).
+            source: (B, S) int64; source_lengths: (B,), best on the CPU: from elsewhere they are read back.
             inputs: (B, T) int64, <bos> and the tokens.
             targets: (B, T) int64, the tokens and <eos>.
             lengths: (B,) of both.
@@ -129,8 +131,7 @@ class Seq2Seq(nn.Module):
         if inputs.shape != targets.shape:
             raise ValueError(f"targets must have the shape of inputs {tuple(inputs.shape)}, got {tuple(targets.shape)}")
         features = self(source, source_lengths, inputs, lengths)
-        valid = ~padding_mask(lengths, inputs.size(1)).flatten()
-        rows = valid.nonzero().squeeze(1)
+        rows = valid_rows(lengths, inputs.size(1), features.device)
         packed = features.flatten(0, 1).index_select(0, rows)
         output = self.decoder.output
         return linear_cross_entropy(
@@ -146,7 +147,8 @@ class Seq2Seq(nn.Module):
         _, weights = self.decoder(inputs, lengths, state, memory)
         if weights is None:
             return None
-        return weights.masked_fill(padding_mask(lengths, inputs.size(1)).unsqueeze(2), 0.0)  # type: ignore[no-any-return]
+        padding = padding_mask(lengths, inputs.size(1), weights.device)
+        return weights.masked_fill(padding.unsqueeze(2), 0.0)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def mix_inputs(
@@ -177,9 +179,10 @@ class Seq2Seq(nn.Module):
         """
         if not 0 <= rate <= 1:
             raise ValueError(f"rate must be between 0 and 1, got {rate}")
-        padding = padding_mask(lengths, inputs.size(1))[:, 1:]
-        chosen = (torch.rand(padding.shape, device=inputs.device) < rate) & ~padding
-        rows, columns = chosen.nonzero(as_tuple=True)
+        padding = padding_mask(lengths.cpu(), inputs.size(1))[:, 1:]
+        # Drawn on the CPU: how many are chosen must be known there.
+        chosen = (torch.rand(padding.shape) < rate) & ~padding
+        rows, columns = send_together(chosen.nonzero(as_tuple=True), inputs.device)
         features = self(source, source_lengths, inputs, lengths)[rows, columns]
         mixed = inputs.clone()
         own = [self._predict(part, sample) for part in features.split(CHUNK)]
@@ -190,5 +193,7 @@ class Seq2Seq(nn.Module):
         """features (N, F) -> tokens (N,)."""
         logits = self.decoder.output(features)
         if sample:
-            return torch.multinomial(torch.softmax(logits.float(), 1), 1).squeeze(1)
+            # As torch.multinomial draws, without its questions to the device.
+            probs = torch.softmax(logits.float(), 1)
+            return (probs / torch.empty_like(probs).exponential_(1)).argmax(1)
         return logits.argmax(1)  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqkit.models.classifier import Pooling, PoolingName
-from seqkit.models.encoder import Encoder
+from seqkit.models.encoder import Encoder, valid_rows
 from seqkit.models.window import WindowEncoder
 from seqkit.nn import CRF
 
@@ -142,8 +142,9 @@ class Tagger(nn.Module):
         if self.output == "crf":
             losses: Tensor = self.crf(scores, tags, lengths)
             return losses.sum()
-        valid = torch.arange(tags.size(1), device=tags.device) < lengths.unsqueeze(1)
-        return F.cross_entropy(scores[valid].float(), tags[valid], reduction="sum")
+        rows = valid_rows(lengths, tags.size(1), tags.device)
+        held, wanted = (part.flatten(0, 1).index_select(0, rows) for part in (scores, tags))
+        return F.cross_entropy(held.float(), wanted, reduction="sum")
 
     def decode(self, scores: Tensor, lengths: Tensor) -> Tensor:
         """Tags (B, T) int64, 0 on padding: the most probable sequence that is allowed."""

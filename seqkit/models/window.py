@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import Embedding, embed
+from seqkit.models.encoder import Embedding, embed, padding_mask
 
 
 class WindowEncoder(nn.Module):
@@ -38,7 +38,7 @@ class WindowEncoder(nn.Module):
         self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None, extra: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `Encoder`, without a final state."""
-        valid = (torch.arange(ids.size(1), device=ids.device) < lengths.unsqueeze(1)).unsqueeze(2)  # (B, T, 1)
+        valid = ~padding_mask(lengths, ids.size(1), ids.device).unsqueeze(2)  # (B, T, 1)
         inputs = embed(self.embedding, ids, shift, extra) * valid
         output = torch.tanh(self.window(inputs.transpose(1, 2))).transpose(1, 2)
         return output * valid, ()

@@ -2,7 +2,8 @@
 
 The sum runs in float64 on probabilities, scaled at each step: a matrix product a step in the place of a logarithm of
 K x K exponentials a sequence. Where scores lie so far apart that a probability underflows, it runs again on logarithms,
-which is slower and exact whatever the scores.
+which is slower and exact whatever the scores. On devices other than the CPU it runs on logarithms from the start:
+asking whether something has underflowed would wait for the device.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from seqkit.nn.sending import send
 
 # A scaled probability below this may have lost digits.
 _SMALLEST = 1e-290
@@ -174,7 +177,7 @@ def reachable(chain: Chain) -> Tensor:
 def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
     """Emissions (B, T, K) and lengths (B,) as a `Chain`; `scores` are transitions, start and end."""
     steps = torch.arange(emissions.size(1), device=emissions.device)
-    valid = (steps.unsqueeze(1) < lengths.to(emissions.device)).unsqueeze(2)  # (T, B, 1)
+    valid = (steps.unsqueeze(1) < send(lengths, emissions.device)).unsqueeze(2)  # (T, B, 1)
     turned = emissions.detach().transpose(0, 1).double()
     transitions, start, end = (score.detach().double() for score in scores)
     return Chain(torch.where(valid, turned, 0.0), transitions, start, end, valid)
@@ -182,6 +185,8 @@ def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
 
 def sum_paths(chain: Chain) -> _Scaled | _Logarithms:
     """The forward pass; its `log_partition` is (B,), its `posterior(weights)` takes a weight (B, 1) a sequence."""
+    if chain.emissions.device.type != "cpu":
+        return _Logarithms.run(chain)
     scaled = _Scaled.run(chain)
     return scaled if scaled.exact() else _Logarithms.run(chain)
 

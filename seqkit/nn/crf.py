@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqkit.nn.chain import LogPartition, best_path, sum_paths, time_first
 from seqkit.nn.checks import check_flag, check_size
+from seqkit.nn.sending import send
 
 
 def iob2_allowed(tags: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -102,6 +103,7 @@ class CRF(nn.Module):
         Returns:
             (B,) float64.
         """
+        lengths = send(lengths, emissions.device)
         return self.log_partition(emissions, lengths) - self.score(emissions, tags, lengths)
 
     def log_partition(self, emissions: Tensor, lengths: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ class CRF(nn.Module):
     def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
         """Score of each sequence of tags; (B,) float64, arguments as `forward`."""
         self._check(emissions, lengths)
-        lengths = lengths.to(emissions.device)
+        lengths = send(lengths, emissions.device)
         transitions, start, end = (part.double() for part in self._scores(self.constrain_loss))
         valid = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)  # (B, T)
         held = emissions.gather(2, tags.unsqueeze(2)).squeeze(2).double()

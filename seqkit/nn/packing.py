@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from seqkit.nn.sending import send, send_together
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -43,7 +45,7 @@ class Packing:
 
     @classmethod
     def from_lengths(cls, lengths: Tensor, num_steps: int, device: torch.device) -> Packing:
-        """From checked integer lengths (B,), each in [0, num_steps]."""
+        """From checked integer lengths (B,), each in [0, num_steps]; those on the CPU need not be read back."""
         lengths = lengths.detach().to("cpu", torch.long)
         batch_size = lengths.numel()
         if batch_size == 0 or bool((lengths == num_steps).all()):
@@ -56,10 +58,8 @@ class Packing:
         positions = step * batch_size + order[row]
         sizes: list[int] = alive.tolist()
         if bool((order == torch.arange(batch_size)).all()):
-            return cls(sizes, batch_size, num_steps, positions=positions.to(device))
-        return cls(
-            sizes, batch_size, num_steps, order.to(device), torch.argsort(order).to(device), positions.to(device)
-        )
+            return cls(sizes, batch_size, num_steps, positions=send(positions, device))
+        return cls(sizes, batch_size, num_steps, *send_together([order, torch.argsort(order), positions], device))
 
     @classmethod
     def from_packed(cls, packed: PackedSequence) -> Packing:
@@ -87,6 +87,19 @@ class Packing:
     def is_rectangle(self) -> bool:
         """Whether all sequences that have any step have the same number of them."""
         return self.sizes is None or self.sizes[-1] == self.sizes[0]
+
+    def on(self, device: torch.device, name: str) -> Tensor:
+        """One of the indices that are computed on the CPU (`rectangle`, `previous_rows`, ...), on a device: it is sent
+        once, however many layers and directions ask for it."""
+        if device.type == "cpu":
+            return getattr(self, name)  # type: ignore[no-any-return]
+        if (device, name) not in self._there:
+            self._there[device, name] = send(getattr(self, name), device)
+        return self._there[device, name]
+
+    @cached_property
+    def _there(self) -> dict[tuple[torch.device, str], Tensor]:
+        return {}
 
     @cached_property
     def rectangle(self) -> Tensor:
@@ -131,7 +144,7 @@ class Packing:
         shape = (self.num_steps, self.batch_size, packed.size(-1))
         if self.is_full:
             return packed.reshape(shape)
-        positions = self.rectangle.to(packed.device) if self.positions is None else self.positions
+        positions = self.on(packed.device, "rectangle") if self.positions is None else self.positions
         rows = packed.new_zeros(self.num_steps * self.batch_size, packed.size(-1))
         return rows.index_copy(0, positions, packed).view(shape)
 
@@ -147,13 +160,13 @@ class Packing:
         """Reverse every sequence within its own length: (N, F) -> (N, F); its own inverse."""
         if self.is_full:
             return packed.view(self.num_steps, self.batch_size, packed.size(-1)).flip(0).view(packed.shape)
-        return packed.index_select(0, self._flipped.to(packed.device))
+        return packed.index_select(0, self.on(packed.device, "flipped"))
 
     def spread(self, mask: Tensor) -> Tensor:
         """One row per sequence, repeated at each of its steps: (B, F) -> (N, F)."""
         if self.is_full:
             return mask.expand(self.num_steps, *mask.shape).reshape(-1, mask.size(-1))
-        return mask.index_select(0, self._coordinates[1].to(mask.device))
+        return mask.index_select(0, self.on(mask.device, "row_numbers"))
 
     @cached_property
     def previous_rows(self) -> Tensor:
@@ -179,8 +192,14 @@ class Packing:
     def _coordinates(self) -> tuple[Tensor, Tensor]:
         return _coordinates(self._alive)
 
+    @property
+    def row_numbers(self) -> Tensor:
+        """(N,) which of the B sequences, in the packed order, each packed row belongs to."""
+        return self._coordinates[1]
+
     @cached_property
-    def _flipped(self) -> Tensor:
+    def flipped(self) -> Tensor:
+        """(N,) the packed row that takes the place of each one where sequences are reversed."""
         alive, (step, row) = self._alive, self._coordinates
         starts = alive.cumsum(0) - alive
         # The length of row j is the number of steps with b_t > j.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from seqkit.config import Section, UserError, nearest
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.adapters import LoraConfig
 from seqkit.tasks.initial import InitConfig
+from seqkit.tasks.sending import sent
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
 from seqkit.training.transfer import Rows
@@ -115,6 +117,9 @@ class RunTask(Task):
     def rows(self) -> Mapping[str, Rows]:
         """Weight name -> what its rows stand for, where they have names (words, classes); see `transfer_weights`."""
         return {}
+
+    def send(self, batch: Any, device: torch.device) -> Any:
+        return sent(batch, device)
 
     def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return merged(weights)

@@ -24,6 +24,7 @@ from seqkit.data.stream import TokenStream, plan_windows
 from seqkit.data.vocabulary import column_texts
 from seqkit.models import LanguageModel
 from seqkit.nn import detach_state
+from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.language_model_config import LanguageModelConfig, build, check_text, language_model_schema
@@ -167,7 +168,7 @@ class LanguageModelTask(RunTask):
         def collate(window: NDArray[np.int64]) -> StreamBatch:
             first, count, *some = window.tolist()
             rows = tuple(some or every.tolist())
-            tokens = torch.from_numpy(stream.window(data.batch_size, first, count, rows)).to(self.device)
+            tokens = torch.from_numpy(stream.window(data.batch_size, first, count, rows))
             return StreamBatch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), first, count / mean, rows)
 
         def split(window: NDArray[np.int64], rank: int, world: int) -> tuple[NDArray[np.int64], bool]:
@@ -188,9 +189,16 @@ class LanguageModelTask(RunTask):
                 whole[:, rank::world] = part
         return joined
 
+    def send(self, batch: StreamBatch, device: torch.device) -> StreamBatch:
+        return replace(batch, inputs=send(batch.inputs, device), targets=self._targets(batch.targets, device))
+
+    def _targets(self, targets: Tensor, device: torch.device) -> Tensor:
+        """Where the loss wants them: the clusters of an adaptive softmax are chosen on the CPU."""
+        return targets if self.model.adaptive is not None else send(targets, device)
+
     def loss(self, batch: StreamBatch, carry: Any) -> tuple[dict[str, Loss], Any]:
         training, weights = self.config.training, self.weights(batch)
-        before = None if carry is None else tuple(part.to(self.device) for part in carry)
+        before = None if carry is None else tuple(send(part, self.device) for part in carry)
         found = self.model(batch.inputs, before)
         sums = {"nll": (self.model.loss(found.features, batch.targets), 1.0)}
         if training.ar:
@@ -240,9 +248,10 @@ class LanguageModelTask(RunTask):
         return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "bits_per_character": bits}
 
     def _nats(self, window: NDArray[np.int64], state: Any) -> tuple[float, Any]:
-        tokens = torch.from_numpy(window).to(self.device)
-        found = self.model(tokens[:, :-1], state)
-        return float(self.model.loss(found.features, tokens[:, 1:])), found.state
+        tokens = torch.from_numpy(window)
+        found = self.model(send(tokens[:, :-1], self.device), state)
+        targets = self._targets(tokens[:, 1:], self.device)
+        return float(self.model.loss(found.features, targets)), found.state
 
     # --- using --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ import torch
 from seqkit.config import UserError
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
-from seqkit.models import LanguageModel
+from seqkit.models import LanguageModel, padding_mask
+from seqkit.models.encoder import valid_rows
+from seqkit.nn.sending import send
 from seqkit.tasks.translation_output import join_tokens
 from seqkit.text import Tokenizer
 from seqkit.training.progress import say
@@ -76,11 +78,12 @@ def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
         numbers = [kept[place] for place in plan]
         inputs, lengths = pad([[eos, *rows[number]] for number in numbers], tokenizer.pad_id)
         targets, _ = pad([[*rows[number], eos] for number in numbers], tokenizer.pad_id)
-        states = model(inputs.to(device), lengths=lengths.to(device))
-        valid = torch.arange(inputs.size(1)) < lengths.unsqueeze(1)
+        valid = ~padding_mask(lengths, inputs.size(1))
+        features = model(send(inputs, device), lengths=lengths).features.flatten(0, 1)
+        read = features.index_select(0, valid_rows(lengths, inputs.size(1), device))
+        wanted = targets[valid] if model.adaptive is not None else send(targets[valid], device)
         log_probs = torch.zeros(valid.shape, dtype=torch.float64)
-        places = valid.to(device)
-        log_probs[valid] = model.token_log_probs(states.features[places], targets.to(device)[places]).double().cpu()
+        log_probs[valid] = model.token_log_probs(read, wanted).double().cpu()
         for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths.tolist(), strict=True):
             characters = len(texts[number]) + 1
             perplexity = math.exp(min(-total / size, 700.0))

@@ -21,6 +21,7 @@ from seqkit.data.encoding import encode_column
 from seqkit.data.sources import Source, open_source
 from seqkit.files import read_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
+from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
@@ -90,7 +91,8 @@ class SentimentTask(RunTask):
         self.model = make_classifier(config.model, encoder, len(classes))
         self.splits: dict[str, Split] = {}
         self._planner: Planner | None = None
-        self._weights: Tensor | None = None
+        self._weights: Tensor | None = None  # of the classes, on the CPU
+        self._there: Tensor | None = None  # the same where the model lies
 
     @classmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
@@ -199,8 +201,7 @@ class SentimentTask(RunTask):
 
     def _collate(self, split: Split, rows: NDArray[np.int64]) -> Batch:
         ids, lengths = lay_out(*split.ids.take(rows), self.tokenizer.pad_id)
-        labels = torch.from_numpy(split.labels[rows])
-        return Batch(ids.to(self.device), lengths.to(self.device), labels.to(self.device), rows)
+        return Batch(ids, lengths, torch.from_numpy(split.labels[rows]), rows)
 
     def batches(self, epoch: int, start: int = 0) -> Iterable[Batch]:
         split = self.splits["train"]
@@ -222,14 +223,22 @@ class SentimentTask(RunTask):
     def _total(self, batch: Batch, shift: Tensor | None) -> Tensor:
         """The cross-entropy of a batch, added up."""
         logits = self.model(batch.ids, batch.lengths, shift).float()
-        weights = self._weights.to(logits.device) if self._weights is not None else None
         smoothing = self.config.training.label_smoothing
-        return F.cross_entropy(logits, batch.labels, weights, reduction="sum", label_smoothing=smoothing)
+        return F.cross_entropy(
+            logits, batch.labels, self._weights_on(logits.device), reduction="sum", label_smoothing=smoothing
+        )
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        """The weights of the classes, sent once."""
+        if self._weights is not None and (self._there is None or self._there.device != device):
+            self._there = send(self._weights, device)
+        return self._there
 
     def weights(self, batch: Batch) -> dict[str, float]:
         if self._weights is None:
             return {"loss": float(len(batch.labels))}
-        return {"loss": float(self._weights[batch.labels.cpu()].sum())}
+        labels = torch.from_numpy(self.splits["train"].labels[batch.rows])
+        return {"loss": float(self._weights[labels].sum())}
 
     def tokens(self, batch: Batch) -> int:
         return int(self.splits["train"].ids.lengths[batch.rows].sum())
@@ -251,7 +260,7 @@ class SentimentTask(RunTask):
 
         def compute(rows: NDArray[np.int64]) -> Tensor:
             padded, lengths = lay_out(*ids.take(rows), self.tokenizer.pad_id)
-            logits: Tensor = self.model(padded.to(self.device), lengths.to(self.device))
+            logits: Tensor = self.model(send(padded, self.device), lengths)
             return logits.float().cpu()
 
         for rows, logits in zip(plan, spread(plan, compute), strict=True):

@@ -25,6 +25,7 @@ from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
 from seqkit.tasks.parts import column, make_tokenizer, scored, word_rows
+from seqkit.tasks.sending import sent
 from seqkit.tasks.slots_config import SlotsConfig, check_text, make_tagger, slots_schema
 from seqkit.tasks.slots_data import (
     LONGEST,
@@ -162,7 +163,7 @@ class SlotsTask(RunTask):
     def batches(self, epoch: int, start: int = 0) -> Iterable[TagBatch]:
         data = self.splits["train"]
         plan = plan_batches(data.words.lengths, self.config.data, seed=self.config.seed, epoch=epoch)
-        return Batches(plan, lambda rows: collate(data, rows, self.tokenizer, self.device), start)
+        return Batches(plan, lambda rows: collate(data, rows, self.tokenizer), start)
 
     def loss(self, batch: TagBatch, carry: Any) -> tuple[dict[str, Loss], None]:
         tags, intents = self.model(batch.ids, batch.lengths, batch.spelling)
@@ -197,7 +198,7 @@ class SlotsTask(RunTask):
         counts, losses, right, whole = SpanCounts(), {"tags": 0.0, "intent": 0.0}, 0, 0
 
         def compute(rows: NDArray[np.int64]) -> tuple[float, float, int, int, list[list[str]]]:
-            batch = collate(data, rows, self.tokenizer, self.device)
+            batch = sent(collate(data, rows, self.tokenizer), self.device)
             scores, intents = self.model(batch.ids, batch.lengths, batch.spelling)
             tag_loss = float(self.model.tag_loss(scores, batch.tags, batch.lengths))
             found = self.model.decode(scores, batch.lengths)
@@ -267,8 +268,8 @@ class SlotsTask(RunTask):
         tokens = [[texts[number][start:end] for start, end in offsets[number]] for number in kept]
         words = Words.make(plain_lists(tokens), self.tokenizer, self.letters)
         for rows in plan_batches(words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens")):
-            ids, lengths, spelling = words.collate(rows, self.tokenizer, self.device)
-            scores, intents = self.model(ids, lengths, spelling)
+            ids, lengths, spelling = words.collate(rows, self.tokenizer)
+            scores, intents = self.model(sent(ids, self.device), lengths, sent(spelling, self.device))
             names = self._names(self.model.decode(scores, lengths), words.lengths[rows])
             best = [None] * len(rows) if intents is None else [self.intents[i] for i in intents.argmax(1).tolist()]
             for row, tags, intent in zip(rows.tolist(), names, best, strict=True):

@@ -88,10 +88,8 @@ class Words:
         found.update((self.spelling.digest() if self.spelling else "").encode())
         return found.hexdigest()
 
-    def collate(
-        self, rows: NDArray[np.int64], tokenizer: Tokenizer, device: torch.device
-    ) -> tuple[Tensor, Tensor, Spelling | None]:
-        """Ids (B, T), lengths (B,) and spelling of some sentences."""
+    def collate(self, rows: NDArray[np.int64], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Spelling | None]:
+        """Ids (B, T), lengths (B,) and spelling of some sentences, on the CPU."""
         words, lengths = pad([self.sentences[row] for row in rows], 0)
         distinct, numbers = np.unique(words.numpy(), return_inverse=True)
         inverse = numbers.reshape(words.shape)
@@ -100,8 +98,8 @@ class Words:
         spelling = None
         if self.spelling is not None:
             letters, sizes = pad([self.spelling[word] for word in distinct], tokenizer.pad_id)
-            spelling = Spelling(*(part.to(device) for part in (letters, sizes, torch.from_numpy(inverse))))
-        return ids.to(device), lengths.to(device), spelling
+            spelling = Spelling(letters, sizes, torch.from_numpy(inverse))
+        return ids, lengths, spelling
 
 
 @dataclass(frozen=True)
@@ -144,12 +142,12 @@ class TagBatch:
     rows: NDArray[np.int64]
 
 
-def collate(data: Tagged, rows: NDArray[np.int64], tokenizer: Tokenizer, device: torch.device) -> TagBatch:
-    """One batch of the sentences with these numbers."""
-    ids, lengths, spelling = data.words.collate(rows, tokenizer, device)
+def collate(data: Tagged, rows: NDArray[np.int64], tokenizer: Tokenizer) -> TagBatch:
+    """One batch of the sentences with these numbers, on the CPU."""
+    ids, lengths, spelling = data.words.collate(rows, tokenizer)
     tags, _ = pad([data.tags[row] for row in rows], 0)
-    intents = None if data.intents is None else torch.from_numpy(data.intents[rows]).to(device)
-    return TagBatch(ids, lengths, spelling, tags.to(device), intents, rows)
+    intents = None if data.intents is None else torch.from_numpy(data.intents[rows])
+    return TagBatch(ids, lengths, spelling, tags, intents, rows)
 
 
 def tag_names(source: Source) -> list[str]:

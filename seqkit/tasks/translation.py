@@ -24,6 +24,7 @@ from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layers import translation_groups
 from seqkit.tasks.parts import beside, column, make_tokenizer, word_rows
+from seqkit.tasks.sending import sent
 from seqkit.tasks.translation_config import TranslationConfig, check_side, make_model, translation_schema
 from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation_decoding import Translator
@@ -128,7 +129,7 @@ class TranslationTask(RunTask):
         rate = self._own_inputs(epoch)
 
         def make(pairs: Pairs, rows: NDArray[np.int64]) -> PairBatch:
-            return collate(pairs, rows, self.target, self.device, rate)
+            return collate(pairs, rows, self.target, rate)
 
         if self._stream is not None:
             return self._stream.batches(make, epoch, start)
@@ -201,7 +202,7 @@ class TranslationTask(RunTask):
         total, count = 0.0, 0
 
         def compute(rows: NDArray[np.int64]) -> tuple[float, int]:
-            batch = collate(pairs, rows, self.target, self.device)
+            batch = sent(collate(pairs, rows, self.target), self.device)
             _, loss = self.model.loss(batch.source, batch.source_lengths, batch.inputs, batch.targets, batch.lengths)
             return float(loss), batch.tokens
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -195,25 +194,19 @@ def _reasons(
         yield f"lengths differ more than data.max_ratio {filters.max_ratio}", apart
 
 
-def collate(
-    pairs: Pairs, rows: NDArray[np.int64], tokenizer: Tokenizer, device: torch.device, own_inputs: float = 0.0
-) -> PairBatch:
-    """One batch.
+def collate(pairs: Pairs, rows: NDArray[np.int64], tokenizer: Tokenizer, own_inputs: float = 0.0) -> PairBatch:
+    """One batch, on the CPU.
 
     Args:
         pairs: the data.
         rows: numbers of pairs.
         tokenizer: of the target, for its special tokens.
-        device: where the batch goes.
         own_inputs: rate of scheduled sampling.
     """
     source, source_lengths = lay_out(*pairs.source.take(rows), tokenizer.pad_id)
     targets = pairs.target.take(rows)
     inputs, lengths = lay_out(*targets, tokenizer.pad_id, first=tokenizer.bos_id)
     outputs, _ = lay_out(*targets, tokenizer.pad_id, last=tokenizer.eos_id)
-    source, source_lengths, inputs, outputs, lengths = (
-        part.to(device) for part in (source, source_lengths, inputs, outputs, lengths)
-    )
     return PairBatch(source, source_lengths, inputs, outputs, lengths, rows, pairs.origin, own_inputs)
 
 

@@ -13,6 +13,7 @@ from seqkit.config import UserError
 from seqkit.data.batching import BatchingConfig, Ragged, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search, StepFunction, Tree, ensemble, replace_unknown
 from seqkit.models import Seq2Seq
+from seqkit.nn.sending import send
 from seqkit.tasks.translation_config import LONGEST
 from seqkit.tasks.translation_output import Translation, join_tokens, refuse_without_attention
 from seqkit.text import Tokenizer
@@ -107,7 +108,7 @@ class Translator:
         for ids, (model, tokenizer) in zip(sources, self.systems, strict=True):
             source, own = pad([ids[row] for row in rows], tokenizer.pad_id)
             device = next(model.parameters()).device
-            starts.append(model.encode(source.to(device), own.to(device)))
+            starts.append(model.encode(send(source, device), own))
             lengths = lengths if len(starts) > 1 else own
         if self.prefix:
             self._check_prefix(lengths)

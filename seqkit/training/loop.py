@@ -15,6 +15,7 @@ import torch
 
 from seqkit.config import UserError
 from seqkit.files import replace_file
+from seqkit.training.ahead import Ahead
 from seqkit.training.averaging import MovingAverage, average_weights
 from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, save_weights, seed_all
 from seqkit.training.devices import device_lost, first_line, kept_random, out_of_memory, repeatable
@@ -86,6 +87,7 @@ class Trainer:
         self._checkpoints = relayed(checkpoints, ("damaged", "is_whole", "latest", "load", "prune", "save", "steps"))
         self._restored = self._asked = False
         self._batch = ""  # the shapes of the one in work
+        self._ahead: Ahead | None = None
         # Of several processes each may get Ctrl-C twice, from the terminal and from torchrun.
         self._watch = SignalWatch(insist=world() == 1)
         if config.compile:
@@ -208,7 +210,7 @@ class Trainer:
             self._unfreeze()
             self._batch = shapes(window[0])
             try:
-                done = self.updater(window, state.step, self._total, state.plateau_factor)
+                done = self.updater(window, state.step, self._total, state.plateau_factor, self._fetch)
             except NotFinite as error:
                 examples = gathered(self.task.describe(error.batch) if error.batch is not None else [])
                 raise quiet(not_finite(state.step + 1, str(error), examples, self._kept())) from None
@@ -248,8 +250,16 @@ class Trainer:
     def _windows(self) -> Iterator[list[Any]]:
         """The batches of each update that is left in this epoch."""
         batches = iter(own_part(self.task.batches(self.state.epoch, self.state.position)))
+        self._ahead = None
+        if self.device.type != "cpu":
+            batches = self._ahead = Ahead(batches, lambda batch: self.task.send(batch, self.device))
         while window := list(islice(batches, self.config.accumulate)):
             yield window
+
+    def _fetch(self) -> None:
+        """Make and send the next batch, where there is a device that computes meanwhile."""
+        if self._ahead is not None:
+            self._ahead.fetch()
 
     def _log(self) -> None:
         state = self.state

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -58,6 +59,14 @@ class Task(ABC):
             carry: None at the start of an epoch; afterwards what the previous call returned (a language model's
                 detached state). It must be None, a tensor, or tuples, lists and dicts of these: it is saved.
         """
+
+    def send(self, batch: Any, device: torch.device) -> Any:
+        """A batch on its way to a device that is not the CPU, as `loss` takes it there; it should not wait.
+
+        The trainer calls this while the device still computes on the batch before. By default nothing is moved: either
+        `batches` or `loss` does it.
+        """
+        return batch
 
     def weights(self, batch: Any) -> Mapping[str, float]:
         """The weight of each loss of this batch, known without a forward pass; needed to accumulate batches."""

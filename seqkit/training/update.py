@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +51,15 @@ class Done:
     def skipped(self) -> bool:
         """Whether fp16 overflowed: nothing was changed but the scale."""
         return not math.isfinite(self.norm)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Of one batch: the sums of its losses, still on the device, what each is multiplied by, and its tokens."""
+
+    sums: list[torch.Tensor]
+    factors: dict[str, float]
+    tokens: int
 
 
 class Updater:
@@ -107,56 +116,86 @@ class Updater:
         with torch.autocast(self.device.type, dtype) if lower else nullcontext(), parametrize.cached():
             yield
 
-    def __call__(self, window: list[Any], step: int, total: int | None, factor: float) -> Done:
+    def __call__(
+        self,
+        window: list[Any],
+        step: int,
+        total: int | None,
+        factor: float,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Done:
         """One update from the batches of a window.
+
+        The losses and the norm of the gradient are read from the device once, when all has been launched. (With fp16
+        the loss scaler of some optimisers asks it once more.)
 
         Args:
             window: batches whose gradients are added up; with several processes this one's parts of them.
             step: number of the update, from 0.
             total: how many there will be, None where that is not known.
             factor: what the scheduled learning rate is multiplied by.
+            meanwhile: called while the device computes.
 
         Raises:
             NotFinite: the loss or the gradient; weights and optimiser are as before.
         """
-        losses, tokens = self._gradient(window)
+        parts = self._gradient(window)
         self.scaler.unscale_(self.optimizer)
-        norm = clip(self.parameters, self.config.clip_norm, self.config.clip_value).item()
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            batch, counts = _plain(window[-1])
-            raise NotFinite("gradient", norm, batch if counts else None)
+        norms = clip(self.parameters, self.config.clip_norm, self.config.clip_value)
+        meanwhile()
+        try:
+            losses, norm = self._read(window, parts, norms)
+        except NotFinite:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
         rate = set_rate(self.optimizer, schedule_factor(self.config.schedule, step, total) * factor)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return Done(losses, norm, rate, tokens)
+        return Done(losses, norm, rate, sum(part.tokens for part in parts))
 
-    def _gradient(self, window: list[Any]) -> tuple[dict[str, float], int]:
-        """Backpropagate the losses of a window; returns each of them, weighed, and the number of tokens."""
+    def _gradient(self, window: list[Any]) -> list[_Part]:
+        """Backpropagate the losses of a window; returns what is to be known of each batch."""
         totals = self._totals(window) if len(window) > 1 else {}
-        seen: dict[str, float] = {}
-        tokens = 0.0
+        parts = []
         for number, item in enumerate(window, 1):
             batch, counts = _plain(item)
             with self.learner.part(last=number == len(window)):
                 with self.autocast():
                     losses, self.carry = self.learner(batch, self.carry)
-                own = torch.stack([loss.sum.detach() for loss in losses.values()]).tolist()
-                numbers = [*own, *(loss.weight for loss in losses.values()), float(self.task.tokens(batch))]
-                *found, more = add(numbers if counts else [0.0] * len(numbers))
-                weights = totals or dict(zip(losses, found[len(own) :], strict=True))
-                factors = _factors(losses, weights)
-                parts = {name: value * factors[name] for name, value in zip(losses, found, strict=False)}
-                total = sum(parts.values())
-                if not math.isfinite(total):
-                    guilty = world() == 1 or not all(map(math.isfinite, own))
-                    raise NotFinite("loss", total, batch if guilty else None)
-                _count(seen, {**(parts if len(parts) > 1 else {}), "loss": total})
-                tokens += more
+                numbers = [*(loss.weight for loss in losses.values()), float(self.task.tokens(batch))]
+                *weights, tokens = add(numbers if counts else [0.0] * len(numbers))
+                factors = _factors(losses, totals or dict(zip(losses, weights, strict=True)))
                 scale = counts * world()  # several processes take the mean of their gradients
                 weighed = torch.stack([loss.sum * (factors[name] * scale) for name, loss in losses.items()]).sum()
                 torch.autograd.backward(self.scaler.scale(weighed))
-        return seen, int(tokens)
+            parts.append(_Part([loss.sum.detach() for loss in losses.values()], factors, int(tokens)))
+        return parts
+
+    def _read(self, window: list[Any], parts: Sequence[_Part], norms: torch.Tensor) -> tuple[dict[str, float], float]:
+        """Each loss of a window, weighed and added up, and the norm of the gradient: the one place that waits.
+
+        Raises:
+            NotFinite: a loss, or without a loss scaler the gradient.
+        """
+        sums = [value for part in parts for value in part.sums]
+        *own, norm = torch.stack([*sums, norms.to(sums[0].device)]).tolist()
+        counts = [_plain(item)[1] for item, part in zip(window, parts, strict=True) for _ in part.sums]
+        every = add([value if counted else 0.0 for value, counted in zip(own, counts, strict=True)])
+        seen: dict[str, float] = {}
+        end = 0
+        for item, part in zip(window, parts, strict=True):
+            here = slice(end, end := end + len(part.sums))
+            values = {name: value * part.factors[name] for name, value in zip(part.factors, every[here], strict=True)}
+            total = sum(values.values())
+            if not math.isfinite(total):
+                guilty = world() == 1 or not all(map(math.isfinite, own[here]))
+                raise NotFinite("loss", total, _plain(item)[0] if guilty else None)
+            _count(seen, {**(values if len(values) > 1 else {}), "loss": total})
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            batch, counted = _plain(window[-1])
+            raise NotFinite("gradient", norm, batch if counted else None)
+        return seen, norm
 
     def _totals(self, window: list[Any]) -> dict[str, float]:
         """The weight of each loss in a window, over all processes."""

@@ -242,6 +242,16 @@ def test_tied_tables_are_one_parameter(plain: Any) -> None:
         make("all", 9)
 
 
+def test_tokens_are_drawn_as_torch_draws_them(plain: Any) -> None:
+    model = plain.build("gru")
+    features = torch.randn(50, model.decoder.feature_size, dtype=torch.float64)
+    torch.manual_seed(3)
+    drawn = model._predict(features, sample=True)
+    torch.manual_seed(3)
+    probs = torch.softmax(model.decoder.output(features).float(), 1)
+    assert torch.equal(drawn, torch.multinomial(probs, 1).squeeze(1))
+
+
 def test_mixed_inputs_are_the_models_own_predictions(plain: Any) -> None:
     model = plain.build("gru", attention="dot")
     source, source_lengths, inputs, _, lengths = plain.batch((7, 0, 4), (5, 6, 2))

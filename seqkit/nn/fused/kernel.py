@@ -50,14 +50,14 @@ def previous(buffer: Tensor, packing: Packing) -> Tensor:
     """From a history buffer (B + N, size) the state before each step: (N, size)."""
     if packing.is_full:
         return buffer[: buffer.size(0) - packing.batch_size]
-    return buffer.index_select(0, packing.previous_rows.to(buffer.device))
+    return buffer.index_select(0, packing.on(buffer.device, "previous_rows"))
 
 
 def last(buffer: Tensor, packing: Packing) -> Tensor:
     """From a history buffer (B + N, size) each sequence's last state: (B, size), a copy."""
     if packing.is_full:
         return buffer[buffer.size(0) - packing.batch_size :].clone()
-    return buffer.index_select(0, packing.last_rows.to(buffer.device))
+    return buffer.index_select(0, packing.on(buffer.device, "last_rows"))
 
 
 def blocks(tensor: Tensor, size: int, order: Sequence[int]) -> Tensor:

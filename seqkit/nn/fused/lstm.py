@@ -113,7 +113,7 @@ def _plain_scan(
         news = [memory[:size] for size in packing.batch_sizes]
         c = memory
     o_s, i_s, f_s, g_s = (split(part, packing) for part in torch.split(gates, H, 1))
-    shown, minus_one = torch.empty_like(given["c0"]), given["c0"].new_tensor(-1.0)
+    shown, minus_one = torch.empty_like(given["c0"]), given["c0"].new_full((), -1.0)
     steps = zip(split(gates, packing), o_s, i_s, f_s, g_s, news, split(outputs, packing), strict=True)
     for rows, o, i, f, g, new_c, new_h in steps:
         size = rows.size(0)

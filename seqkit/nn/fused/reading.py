@@ -44,7 +44,11 @@ class Reader:
         self.rows, self.heads, self.steps = self.sizes[0], self.values.size(1), len(self.sizes)
         lowest = torch.finfo(values.dtype).min
         self.bias = torch.zeros_like(padding, dtype=values.dtype).masked_fill_(padding, lowest).unsqueeze(1)
-        self.valid = (~padding).to(values.dtype).unsqueeze(1) if bool(padding.all(1).any()) else None
+        # Asking whether a source is empty would wait for another device than the CPU: there its weights are always
+        # masked, which changes nothing for the others.
+        self.asks = padding.device.type == "cpu"
+        masked = not self.asks or bool(padding.all(1).any())
+        self.valid = (~padding).to(values.dtype).unsqueeze(1) if masked else None
         self.ask = StepProduct(self.query_weight(), self.rows) if "query" in given else None
         self.join = StepProduct(given["output"], self.rows) if "output" in given else None
         self.context_size = given["output"].size(0) if self.join else self.heads * self.values.size(3)
@@ -67,7 +71,7 @@ class Reader:
     def pack(self, buffer: Tensor) -> Tensor:
         """(T, b_0, ...) to (N, ...)."""
         rows = buffer.flatten(0, 1)
-        return rows if self.packing.is_rectangle else rows.index_select(0, self.packing.rectangle.to(rows.device))
+        return rows if self.packing.is_rectangle else rows.index_select(0, self.packing.on(rows.device, "rectangle"))
 
     def forward(self, t: int, x: Tensor) -> Tensor:
         """The context (b, C) for x (b, H)."""
@@ -121,7 +125,7 @@ class Reader:
         if d_weights is not None:
             grad.add_(d_weights.unsqueeze(1), alpha=1 / self.heads)
         weights = self.weights[t, :size]
-        if self.valid is None:
+        if self.valid is None or not self.asks:  # masked weights are zero, and so is what comes of them
             d_scores = torch._softmax_backward_data(grad, weights, -1, grad.dtype)
         else:
             grad = grad * weights

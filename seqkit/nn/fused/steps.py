@@ -176,7 +176,7 @@ class LSTMSteps(CellSteps):
         self.memory, cells = history(state[1], sums.size(0))
         self.cells = split(cells, self.packing)
         self.parts = [split(part, self.packing) for part in torch.split(sums, self.H, 1)]
-        self.shown, self.minus_one = torch.empty_like(state[1]), sums.new_tensor(-1.0)
+        self.shown, self.minus_one = torch.empty_like(state[1]), sums.new_full((), -1.0)
 
     def forward(self, t: int, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         o, i, f, g = (part[t] for part in self.parts)
