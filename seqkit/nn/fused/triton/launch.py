@@ -123,8 +123,7 @@ def make_tile(
         depth = min(depth, 32 * warps)
     while not hold and depth > 16 * warps and words * depth > LOADED * 32 * warps:
         depth //= 2
-    # A pipeline copies to shared memory, and only in pieces of 16 bytes does it pass L1, which may be out of date.
-    stages = 1 if depth >= terms or terms % 16 else 2
+    stages = 1 if depth >= terms else 2
     return Tile(rows, columns // slots, depth, max(1, min(warps, depth // 16)), warps, stages, hold)
 
 
@@ -227,7 +226,8 @@ def run(kernel: Any, given: dict[str, Any], steps: int, tile: Tile, batch_size: 
         "BN": tile.units,
         "BK": tile.depth,
         "SPLIT": tile.split,
-        "STAGES": tile.stages,
+        # A pipeline copies to shared memory, and only in pieces of 16 bytes does it pass L1, which may be out of date.
+        "STAGES": 1 if hidden_size % 16 else tile.stages,
         "num_warps": tile.warps,
         # The loop over the product's terms names its own; the loop over time must not be pipelined.
         "num_stages": 1,
