@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -182,6 +184,45 @@ def test_all_steps_in_one_launch(kind, lengths, hold):
     launch.FORCED.backward = Tile(16, 16, 16, 1, 4, 1, hold)
     compare(kind, {}, 4, 3, lengths)
     compare(kind, VARIANTS[kind][-1], 4, 3, lengths)
+
+
+def _one_process_a_program(kernel, given, steps, tile, row_blocks, unit_blocks, together):
+    """`launch._persistent` with real concurrency: programs that wait for each other, on shared memory."""
+    counters = torch.zeros(row_blocks * 32, dtype=torch.int32)
+    more = {"counters": counters, "first": 0, "end": steps, "row_block0": 0, "PERSISTENT": True, "HOLD": tile.hold}
+    given = {**given, **more}
+    for value in given.values():
+        if isinstance(value, torch.Tensor):
+            value.share_memory_()
+
+    def program(index):
+        builder = interpreter.interpreter_builder
+        builder.create_get_program_id = lambda axis: interpreter.TensorHandle(
+            np.array([index], dtype=np.int32), interpreter.tl.int32
+        )
+        interpreter.GridExecutor._restore_args_dev = lambda *_: None  # it would copy shared memory onto itself
+        kernel[(1,)](**given)
+
+    forked = multiprocessing.get_context("fork")
+    processes = [forked.Process(target=program, args=(index,)) for index in range(row_blocks * unit_blocks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    late = [process for process in processes if process.exitcode is None]
+    for process in late:
+        process.kill()
+    assert not late, "the programs wait forever"
+    assert all(process.exitcode == 0 for process in processes)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("lengths", [[3] * 17, [4, 1, 0, 2] * 5])
+def test_programs_wait_for_each_other(kind, lengths, monkeypatch):
+    monkeypatch.setattr(launch, "_persistent", _one_process_a_program)
+    launch.FORCED.mode = "persistent"
+    launch.FORCED.forward = launch.FORCED.backward = Tile(16, 16, 16, 1, 4, 1, False)
+    compare(kind, VARIANTS[kind][-1], 33, max(lengths), lengths)
 
 
 @pytest.mark.parametrize("kind", CELLS)
