@@ -303,7 +303,7 @@ class Bench:
         torch.manual_seed(0)
         self.kind, self.shape = kind, shape
         self.cell = CELLS[kind](H, H, device=DEVICE, dtype=dtype)
-        lengths = torch.randint(T // 4, T + 1, (B,))
+        lengths = torch.randint(max(1, T // 4), T + 1, (B,))
         lengths[0] = T
         self.lengths = lengths
         self.packing = Packing.from_lengths(lengths, T, DEVICE) if ragged else Packing.full(T, B)
@@ -340,6 +340,21 @@ class Bench:
         return work
 
 
+def _ways(bench: Bench, ragged: bool) -> list[tuple[str, Any, str | None, str]]:
+    """(name, work, mode, precision) of everything that computes the same."""
+    exact = bench.rows.dtype == torch.float32
+    ways: list[tuple[str, Any, str | None, str]] = [("cudnn", bench.cudnn(ragged), None, "")]
+    if exact:
+        ways.append(("cudnn tf32", bench.cudnn(ragged), None, "tf32"))
+    ways.append(("fused", bench.seqkit(bench.cell.kernel()), None, ""))
+    kernel = triton_kernel(bench.cell.kernel())
+    if kernel is not None:
+        for precision in ("ieee", "tf32x3", "tf32") if exact else ("",):
+            ways.append((f"triton {precision}", bench.seqkit(kernel), "persistent", precision))
+        ways.append(("triton stepwise", bench.seqkit(kernel), "stepwise", "ieee" if exact else ""))
+    return ways
+
+
 def speed(watchdog: Watchdog, until: float, found: list[Any]) -> None:
     """One table: ms for forward and backward; and us a step of the two kernels."""
     print(f"{'case':46} {'way':20} {'ms':>8} {'fwd us/step':>12} {'bwd us/step':>12}", flush=True)
@@ -352,17 +367,12 @@ def speed(watchdog: Watchdog, until: float, found: list[Any]) -> None:
                 print("speed: out of time", flush=True)
                 return
             title = f"{kind} {shape} {'ragged' if ragged else 'full'} {str(dtype)[6:]}"
-            bench = Bench(kind, shape, ragged, dtype)
-            exact = dtype == torch.float32
-            ways: list[tuple[str, Any, str | None, str]] = [("cudnn", bench.cudnn(ragged), None, "")]
-            if exact:
-                ways.append(("cudnn tf32", bench.cudnn(ragged), None, "tf32"))
-            ways.append(("fused", bench.seqkit(bench.cell.kernel()), None, ""))
-            kernel = triton_kernel(bench.cell.kernel())
-            if kernel is not None:
-                for precision in ("ieee", "tf32x3", "tf32") if exact else ("",):
-                    ways.append((f"triton {precision}", bench.seqkit(kernel), "persistent", precision))
-                ways.append(("triton stepwise", bench.seqkit(kernel), "stepwise", "ieee" if exact else ""))
+            try:
+                watchdog.start(f"speed {title}")
+                ways = _ways(Bench(kind, shape, ragged, dtype), ragged)
+            except Exception as problem_found:
+                print(f"FAIL {title}: {repr(problem_found)[:600]}", flush=True)
+                continue
             for name, work, mode, precision in ways:
                 try:
                     watchdog.start(f"speed {title} {name}")
