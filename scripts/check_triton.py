@@ -403,12 +403,12 @@ def candidates(shape: tuple[int, int, int], slots: int, name: str, most: int = 1
     itemsize, terms = 2 if name in DTYPES else 4, H if slots == 4 else 4 * H
     precision: Any = "ieee" if name in DTYPES else name
     tiles: dict[launch.Tile, float] = {}
-    count = launch.processors(DEVICE)
+    count, shared = launch.limits(DEVICE)
     for rows in (16, 32, 64):
         for columns in (16, 32, 64) if slots == 4 else (8, 16, 32):
             for warps in (4, 8):
                 for hold in (True, False):
-                    tile = launch.make_tile(rows, columns, terms, slots, itemsize, precision, warps, hold)
+                    tile = launch.make_tile(rows, columns, terms, slots, itemsize, precision, shared, warps, hold)
                     blocks, units = tile.programs(B, H)
                     if blocks * units > count or tile.depth * (rows + columns) * itemsize > 4 * 160 * 32 * warps:
                         continue

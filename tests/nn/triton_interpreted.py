@@ -285,12 +285,13 @@ def test_not_served():
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
-def test_tuning(itemsize, precision):
+@pytest.mark.parametrize("shared", [99 * 1024, 227 * 1024])
+def test_tuning(itemsize, precision, shared):
     """Every size gets a tile that the kernels can run, and whose programs fit on the card where any could."""
     for batch in (1, 16, 33, 64, 300, 5000):
         for size in (1, 5, 64, 100, 256, 512, 1024, 2048, 4000):
             for terms, slots in ((size, 4), (size, 1), (4 * size, 1), (3 * size, 1)):
-                tile = launch.tuning(batch, size, terms, slots, itemsize, precision, 132)
+                tile = launch.tuning(batch, size, terms, slots, itemsize, precision, 132, shared)
                 assert tile.depth // tile.split >= 16
                 assert tile.split <= tile.warps
                 assert tile.units >= 4
