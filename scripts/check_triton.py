@@ -10,6 +10,7 @@ it was doing. With TRITON_INTERPRET=1 and --dry the same code runs tiny sizes on
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -216,37 +217,37 @@ def check(selected: list[tuple[Any, ...]], watchdog: Watchdog, until: float, fou
 
 
 def races(watchdog: Watchdog, until: float, dry: bool, found: list[Any]) -> None:
-    """Repeat persistent runs: all bits must agree, and with the stepwise form nearly."""
+    """Repeat persistent runs: all bits must agree."""
     repeats = 2 if dry else 20
-    for kind in CELLS:
-        for shape in [(3, 3, 4)] if dry else SHAPES:
-            for ragged in (False, True):
-                for name in ("ieee",) if dry else ("ieee", "tf32x3", "bfloat16"):
-                    title = f"{kind} {shape} {'ragged' if ragged else 'full'} {name} x{repeats}"
-                    if time.time() > until:
-                        found.append({"case": title, "skipped": True})
-                        continue
-                    try:
-                        watchdog.start(f"races {title}")
-                        launch.FORCED.precision = None if name in DTYPES else name  # type: ignore[assignment]
-                        launch.FORCED.mode = "persistent"
-                        problem, dtype = Problem(kind, shape, ragged, {}), DTYPES.get(name, torch.float32)
-                        first = problem.run(dtype, "triton")
-                        differ: dict[str, int] = {}
-                        for _ in range(repeats):
-                            again = problem.run(dtype, "triton")
-                            for key, value in again.items():
-                                if not torch.equal(value, first[key]):
-                                    differ[key] = differ.get(key, 0) + 1
-                        found.append({"case": title, "differ": differ, "good": not differ})
-                        if differ:
-                            print(f"RACE {title}: {differ}", flush=True)
-                    except Exception as problem_found:
-                        found.append({"case": title, "failed": repr(problem_found)[:1000], "good": False})
-                        print(f"FAIL races {title}: {repr(problem_found)[:600]}", flush=True)
+    names, shapes = (("ieee",), [(3, 3, 4)]) if dry else (("ieee", "bfloat16", "tf32x3"), SHAPES)
+    plan = itertools.product(names, shapes, CELLS, (False, True))
+    for name, shape, kind, ragged in plan:
+        title = f"{kind} {shape} {'ragged' if ragged else 'full'} {name} x{repeats}"
+        if time.time() > until:
+            found.append({"case": title, "skipped": True})
+            continue
+        try:
+            watchdog.start(f"races {title}")
+            launch.FORCED.precision = None if name in DTYPES else name  # type: ignore[assignment]
+            launch.FORCED.mode = "persistent"
+            problem, dtype = Problem(kind, shape, ragged, {}), DTYPES.get(name, torch.float32)
+            first = problem.run(dtype, "triton")
+            differ: dict[str, int] = {}
+            for _ in range(repeats):
+                again = problem.run(dtype, "triton")
+                for key, value in again.items():
+                    if not torch.equal(value, first[key]):
+                        differ[key] = differ.get(key, 0) + 1
+            found.append({"case": title, "differ": differ, "good": not differ})
+            if differ:
+                print(f"RACE {title}: {differ}", flush=True)
+        except Exception as problem_found:
+            found.append({"case": title, "failed": repr(problem_found)[:1000], "good": False})
+            print(f"FAIL races {title}: {repr(problem_found)[:600]}", flush=True)
     watchdog.deadline = float("inf")
     bad = [one for one in found if not one.get("good", True)]
-    print(f"races: {len(found)} cases, {len(bad)} bad", flush=True)
+    skipped = sum(1 for one in found if one.get("skipped"))
+    print(f"races: {len(found) - skipped} cases, {len(bad)} bad, {skipped} skipped for lack of time", flush=True)
 
 
 class Timed:
@@ -302,7 +303,7 @@ class Bench:
         torch.manual_seed(0)
         self.kind, self.shape = kind, shape
         self.cell = CELLS[kind](H, H, device=DEVICE, dtype=dtype)
-        lengths = torch.randint(T // 4, T + 1, (B,))
+        lengths = torch.randint(max(1, T // 4), T + 1, (B,))
         lengths[0] = T
         self.lengths = lengths
         self.packing = Packing.from_lengths(lengths, T, DEVICE) if ragged else Packing.full(T, B)
@@ -339,6 +340,21 @@ class Bench:
         return work
 
 
+def _ways(bench: Bench, ragged: bool) -> list[tuple[str, Any, str | None, str]]:
+    """(name, work, mode, precision) of everything that computes the same."""
+    exact = bench.rows.dtype == torch.float32
+    ways: list[tuple[str, Any, str | None, str]] = [("cudnn", bench.cudnn(ragged), None, "")]
+    if exact:
+        ways.append(("cudnn tf32", bench.cudnn(ragged), None, "tf32"))
+    ways.append(("fused", bench.seqkit(bench.cell.kernel()), None, ""))
+    kernel = triton_kernel(bench.cell.kernel())
+    if kernel is not None:
+        for precision in ("ieee", "tf32x3", "tf32") if exact else ("",):
+            ways.append((f"triton {precision}", bench.seqkit(kernel), "persistent", precision))
+        ways.append(("triton stepwise", bench.seqkit(kernel), "stepwise", "ieee" if exact else ""))
+    return ways
+
+
 def speed(watchdog: Watchdog, until: float, found: list[Any]) -> None:
     """One table: ms for forward and backward; and us a step of the two kernels."""
     print(f"{'case':46} {'way':20} {'ms':>8} {'fwd us/step':>12} {'bwd us/step':>12}", flush=True)
@@ -351,17 +367,12 @@ def speed(watchdog: Watchdog, until: float, found: list[Any]) -> None:
                 print("speed: out of time", flush=True)
                 return
             title = f"{kind} {shape} {'ragged' if ragged else 'full'} {str(dtype)[6:]}"
-            bench = Bench(kind, shape, ragged, dtype)
-            exact = dtype == torch.float32
-            ways: list[tuple[str, Any, str | None, str]] = [("cudnn", bench.cudnn(ragged), None, "")]
-            if exact:
-                ways.append(("cudnn tf32", bench.cudnn(ragged), None, "tf32"))
-            ways.append(("fused", bench.seqkit(bench.cell.kernel()), None, ""))
-            kernel = triton_kernel(bench.cell.kernel())
-            if kernel is not None:
-                for precision in ("ieee", "tf32x3", "tf32") if exact else ("",):
-                    ways.append((f"triton {precision}", bench.seqkit(kernel), "persistent", precision))
-                ways.append(("triton stepwise", bench.seqkit(kernel), "stepwise", "ieee" if exact else ""))
+            try:
+                watchdog.start(f"speed {title}")
+                ways = _ways(Bench(kind, shape, ragged, dtype), ragged)
+            except Exception as problem_found:
+                print(f"FAIL {title}: {repr(problem_found)[:600]}", flush=True)
+                continue
             for name, work, mode, precision in ways:
                 try:
                     watchdog.start(f"speed {title} {name}")
@@ -392,12 +403,12 @@ def candidates(shape: tuple[int, int, int], slots: int, name: str, most: int = 1
     itemsize, terms = 2 if name in DTYPES else 4, H if slots == 4 else 4 * H
     precision: Any = "ieee" if name in DTYPES else name
     tiles: dict[launch.Tile, float] = {}
-    count = launch.processors(DEVICE)
+    count, shared = launch.limits(DEVICE)
     for rows in (16, 32, 64):
         for columns in (16, 32, 64) if slots == 4 else (8, 16, 32):
             for warps in (4, 8):
                 for hold in (True, False):
-                    tile = launch.make_tile(rows, columns, terms, slots, itemsize, precision, warps, hold)
+                    tile = launch.make_tile(rows, columns, terms, slots, itemsize, precision, shared, warps, hold)
                     blocks, units = tile.programs(B, H)
                     if blocks * units > count or tile.depth * (rows + columns) * itemsize > 4 * 160 * 32 * warps:
                         continue

@@ -54,6 +54,7 @@ def gru_forward(
     HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """All steps of the GRU from `first` to `end`, for one row block and one unit block."""
     unit_blocks = tl.cdiv(H, BN)
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     first_unit = (tl.program_id(0) % unit_blocks) * BN
@@ -170,6 +171,7 @@ def gru_backward(
     HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Back through the steps of the GRU, for one row block and one unit block."""
     unit_blocks = tl.cdiv(H, BN)
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)

@@ -62,14 +62,23 @@ FORCED = Forced()
 STEP = 2.5
 BYTES = 60_000.0
 WORK: dict[str, float] = {"ieee": 80_000.0, "tf32": 900_000.0, "tf32x3": 300_000.0, "half": 1_800_000.0}
-# 32-bit registers of a thread that both operands may take: with the weight held, and without; bytes of shared memory.
-HELD, LOADED, SHARED = 128, 48, 200 * 1024
+# 32-bit registers of a thread that both operands may take: with the weight held, and without.
+HELD, LOADED = 128, 48
+# Bytes of shared memory that are left for sums over warps and changes of layout.
+SPARE = 24 * 1024
 ROWS, COLUMNS = (16, 32, 64), (16, 32, 64, 128)
 
 
 @lru_cache(maxsize=512)
 def tuning(
-    batch_size: int, hidden_size: int, terms: int, slots: int, itemsize: int, precision: Precision, processors: int
+    batch_size: int,
+    hidden_size: int,
+    terms: int,
+    slots: int,
+    itemsize: int,
+    precision: Precision,
+    processors: int,
+    shared: int,
 ) -> Tile:
     """The tile for one kernel and size, by the model above.
 
@@ -81,11 +90,12 @@ def tuning(
         itemsize: bytes of an element.
         precision: of float32 products; it does not matter for others.
         processors: the card's multiprocessors; the programs that wait for each other must all be resident.
+        shared: bytes of shared memory that a program may have.
     """
     best: tuple[float, Tile] | None = None
     for rows in ROWS:
         for columns in COLUMNS:
-            tile = make_tile(rows, columns, terms, slots, itemsize, precision)
+            tile = make_tile(rows, columns, terms, slots, itemsize, precision, shared)
             row_blocks, unit_blocks = tile.programs(batch_size, hidden_size)
             if unit_blocks > processors:
                 continue
@@ -95,7 +105,7 @@ def tuning(
             cost = launches * (STEP + loaded / BYTES + work)
             if best is None or cost < best[0]:
                 best = cost, tile
-    return best[1] if best else make_tile(64, 64, terms, slots, itemsize, precision)
+    return best[1] if best else make_tile(64, 64, terms, slots, itemsize, precision, shared)
 
 
 def make_tile(
@@ -105,6 +115,7 @@ def make_tile(
     slots: int,
     itemsize: int,
     precision: Precision,
+    shared: int,
     warps: int | None = None,
     hold: bool | None = None,
 ) -> Tile:
@@ -115,16 +126,16 @@ def make_tile(
     words = (rows + columns) * itemsize / 4 * (2 if threefold else 1)
     if warps is None:
         warps = 4 if rows * columns <= 1024 and words * depth <= LOADED * 128 else 8
-    shared = (rows + columns * (2 if threefold else 1)) * depth * itemsize
-    fits = not exact and words * depth <= HELD * 32 * warps and shared <= SHARED
+    room = (shared - SPARE) // ((rows + columns * (2 if threefold else 1)) * itemsize)
+    fits = not exact and words * depth <= HELD * 32 * warps and depth <= room
     hold = fits and hold is not False
     if exact:
         # Products without tensor cores keep all their terms in registers.
         depth = min(depth, 32 * warps)
-    while not hold and depth > 16 * warps and words * depth > LOADED * 32 * warps:
+    # Two stages of a pipeline stand in shared memory at once.
+    while not hold and depth > 16 * warps and (words * depth > LOADED * 32 * warps or 2 * depth > room):
         depth //= 2
-    # A pipeline copies to shared memory, and only in pieces of 16 bytes does it pass L1, which may be out of date.
-    stages = 1 if depth >= terms or terms % 16 else 2
+    stages = 1 if depth >= terms else 2
     return Tile(rows, columns // slots, depth, max(1, min(warps, depth // 16)), warps, stages, hold)
 
 
@@ -144,9 +155,13 @@ def precision() -> Precision:
 
 
 @lru_cache(maxsize=16)
-def processors(device: torch.device) -> int:
-    """Multiprocessors of a card; an arbitrary number in the interpreter."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+def limits(device: torch.device) -> tuple[int, int]:
+    """Multiprocessors of a card and bytes of shared memory for a program; those of an H100 in the interpreter."""
+    if device.type != "cuda":
+        return 132, 227 * 1024
+    properties = torch.cuda.get_device_properties(device)
+    # 99 KiB is the least that any card from Ampere on has.
+    return properties.multi_processor_count, getattr(properties, "shared_memory_per_block_optin", 99 * 1024)
 
 
 # Offsets are padded to a multiple of this, so that the lengths after them begin at an aligned address.
@@ -191,13 +206,13 @@ def shared(given: Tensors, packing: Packing) -> dict[str, Any]:
 def forward_tile(state: Tensor, slots: int) -> Tile:
     """The tile for a forward kernel: state (B, H), and columns of the product for each unit."""
     B, H = state.shape
-    return FORCED.forward or tuning(B, H, H, slots, state.element_size(), precision(), processors(state.device))
+    return FORCED.forward or tuning(B, H, H, slots, state.element_size(), precision(), *limits(state.device))
 
 
 def backward_tile(state: Tensor, terms: int) -> Tile:
     """The tile for a backward kernel: state (B, H), and columns of the gates' buffer."""
     B, H = state.shape
-    return FORCED.backward or tuning(B, H, terms, 1, state.element_size(), precision(), processors(state.device))
+    return FORCED.backward or tuning(B, H, terms, 1, state.element_size(), precision(), *limits(state.device))
 
 
 def project(given: Tensors, bias: Tensor | None) -> Tensor:
@@ -217,7 +232,7 @@ def run(kernel: Any, given: dict[str, Any], steps: int, tile: Tile, batch_size: 
     """Run `steps` steps of a kernel on the arguments `given`, in one launch where the card holds all programs."""
     device = given["weight"].device
     row_blocks, unit_blocks = tile.programs(batch_size, hidden_size)
-    together = processors(device) // unit_blocks
+    together = limits(device)[0] // unit_blocks
     mode = FORCED.mode or ("stepwise" if interpreted() else "persistent")
     given = {
         **given,
@@ -227,7 +242,8 @@ def run(kernel: Any, given: dict[str, Any], steps: int, tile: Tile, batch_size: 
         "BN": tile.units,
         "BK": tile.depth,
         "SPLIT": tile.split,
-        "STAGES": tile.stages,
+        # A pipeline copies to shared memory, and only in pieces of 16 bytes does it pass L1, which may be out of date.
+        "STAGES": 1 if hidden_size % 16 else tile.stages,
         "num_warps": tile.warps,
         # The loop over the product's terms names its own; the loop over time must not be pipelined.
         "num_stages": 1,

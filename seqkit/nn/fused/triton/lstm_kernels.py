@@ -69,6 +69,7 @@ def lstm_forward(
     HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """All steps of the LSTM from `first` to `end`, for one row block and one unit block."""
     unit_blocks = tl.cdiv(H, BN)
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     first_unit = (tl.program_id(0) % unit_blocks) * BN
@@ -228,6 +229,7 @@ def lstm_backward(
     HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Back through the steps of the LSTM, for one row block and one unit block."""
     unit_blocks = tl.cdiv(H, BN)
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)

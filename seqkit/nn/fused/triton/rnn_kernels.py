@@ -52,6 +52,7 @@ def rnn_forward(
     HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """All steps of the Elman cell from `first` to `end`, for one row block and one unit block."""
     unit_blocks = tl.cdiv(H, BN)
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)
@@ -135,6 +136,7 @@ def rnn_backward(
     HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
+    """Back through the steps of the Elman cell, for one row block and one unit block."""
     unit_blocks = tl.cdiv(H, BN)
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)
