@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -181,6 +181,25 @@ def device_trouble(error: BaseException) -> str | None:
     if out_of_memory(error):
         return f"not enough memory: {first_line(error)}" if str(error) else "not enough memory"
     return f"the device has failed: {first_line(error)}" if device_lost(error) else None
+
+
+def failure(error: BaseException, device: torch.device, batch: str, kept: Callable[[], str]) -> str | None:
+    """What to say in training of an error that is the device's and not the program's; None for others.
+
+    Args:
+        batch: the shapes of the batch in work, "" where it does not matter.
+        kept: says what there is to go on from.
+    """
+    if out_of_memory(error):
+        seen = f"; the batch: {batch}" if batch else ""
+        return (
+            f"{device} is out of memory ({first_line(error)}){seen}. {kept()}. In a new run, a smaller data.batch_size "
+            "with training.accumulate raised by the same factor makes the same updates in less memory; "
+            "training.precision=bf16 and a smaller data.max_length help, too"
+        )
+    if device_lost(error):
+        return f"{device} has failed ({first_line(error)}). {kept()}, here or with device=cpu"
+    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from seqkit.files import replace_file
 from seqkit.training.ahead import Ahead
 from seqkit.training.averaging import MovingAverage, average_weights
 from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, save_weights, seed_all
-from seqkit.training.devices import device_lost, first_line, kept_random, out_of_memory, repeatable
+from seqkit.training.devices import failure, kept_random, repeatable
 from seqkit.training.distributed import (
     gathered,
     held,
@@ -175,8 +175,8 @@ class Trainer:
         except (Exception, KeyboardInterrupt) as error:
             if is_lost(error):
                 raise Stopped(f"another process is gone; its own message says why. {self._kept()}") from None
-            if (why := self._failure(error)) is not None:
-                raise Stopped(why) from error
+            if (why := failure(error, self.device, self._batch, self._kept)) is not None:
+                raise Stopped(f"step {self.state.step + 1}: {why}") from error
             if not isinstance(error, Stopped):
                 cause = "" if isinstance(error, KeyboardInterrupt) else " by an error"
                 say(f"{self.folder}: stopped in update {self.state.step + 1}{cause}; {self._kept()}")
@@ -334,20 +334,6 @@ class Trainer:
 
     def _prune(self) -> None:
         self._checkpoints.prune({self.state.step, *(step for _, step in self.state.best)})
-
-    def _failure(self, error: BaseException) -> str | None:
-        """What to say of an error that is the device's and not the program's; None for others."""
-        update = f"step {self.state.step + 1}"
-        if out_of_memory(error):
-            batch = f"; the batch: {self._batch}" if self._batch else ""
-            return (
-                f"{update}: {self.device} is out of memory ({first_line(error)}){batch}. {self._kept()}. "
-                "In a new run, a smaller data.batch_size with training.accumulate raised by the same factor makes the "
-                "same updates in less memory; training.precision=bf16 and a smaller data.max_length help, too"
-            )
-        if device_lost(error):
-            return f"{update}: {self.device} has failed ({first_line(error)}). {self._kept()}, here or with device=cpu"
-        return None
 
     def _kept(self) -> str:
         """What there is to go on from, for a message."""

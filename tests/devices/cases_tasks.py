@@ -21,7 +21,6 @@ from seqkit.models import Spelling
 from seqkit.run import average, evaluate, resume, train
 from seqkit.tasks.sending import sent
 from seqkit.tasks.slots_data import TagBatch
-from seqkit.training import checkpoint
 from seqkit.training.signals import Stopped
 from seqkit.training.update import Done, Updater
 
@@ -31,32 +30,10 @@ TEXTS = ["a warm film", "", "a dull story of the actor and the scene"]
 
 
 @pytest.fixture
-def device(fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What `device:` must say to mean the accelerator.
-
-    THE DOOR. Once `device:` takes every accelerator that torch names, all of this is `return fake.NAME`.
-    """
-    there, cpu = fake.install(), torch.device("cpu")
-
-    def pick(name: str) -> torch.device:
-        return cpu if name == "cpu" else there
-
-    def random_state() -> dict[str, Any]:
-        return {**checkpoint.random_state(), "there": torch.get_device_module(there).get_rng_state()}
-
-    def set_random_state(state: Any) -> None:
-        checkpoint.set_random_state(state)
-        torch.get_device_module(there).set_rng_state(state["there"])
-
-    for room in ("training.loop", "run.training", "run.using", "run.averaging"):
-        monkeypatch.setattr(f"seqkit.{room}.pick_device", pick)
-    monkeypatch.setattr("seqkit.training.distributed.random_state", random_state)
-    monkeypatch.setattr("seqkit.training.distributed.set_random_state", set_random_state)
-    monkeypatch.setattr(
-        "seqkit.training.loop.kept_random",
-        lambda where: torch.random.fork_rng([0] if where == there else [], device_type=there.type),
-    )
-    return "auto"
+def device(fake: ModuleType) -> str:
+    """What `device:` must say to mean the accelerator."""
+    fake.install()
+    return fake.NAME
 
 
 def tree(files: Path, task: str, **sections: Any) -> dict[str, Any]:
