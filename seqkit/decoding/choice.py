@@ -79,8 +79,9 @@ class Draws:
             rows: (b,) int64, the sentences still at work.
         """
         if step % _BLOCK == 0:
-            size = (_BLOCK, self._width)
-            block = torch.stack([torch.rand(size, dtype=torch.float64, generator=one) for one in self._generators])
+            block = torch.empty(len(self._generators), _BLOCK, self._width, dtype=torch.float64)
+            for own, generator in zip(block, self._generators, strict=True):
+                torch.rand(own.shape, generator=generator, out=own)
             block = block.pin_memory() if self._device.type == "cuda" else block
             self._block = block.to(self._device, non_blocking=True)
         return self._block[:, step % _BLOCK].index_select(0, rows)
