@@ -66,7 +66,7 @@ class Draws:
     """
 
     def __init__(self, seeds: Sequence[int], width: int, device: torch.device) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self._width = width
         self._device = device
         self._block = torch.empty(0)
@@ -79,9 +79,9 @@ class Draws:
             rows: (b,) int64, the sentences still at work.
         """
         if step % _BLOCK == 0:
-            block = torch.empty(len(self._generators), _BLOCK, self._width, dtype=torch.float64)
+            block = torch.empty(len(self._generators), _BLOCK, self._width, dtype=torch.float64, device="cpu")
             for own, generator in zip(block, self._generators, strict=True):
-                torch.rand(own.shape, generator=generator, out=own)
+                torch.rand(own.shape, generator=generator, out=own, device="cpu")
             block = block.pin_memory() if self._device.type == "cuda" else block
             self._block = block.to(self._device, non_blocking=True)
         return self._block[:, step % _BLOCK].index_select(0, rows)

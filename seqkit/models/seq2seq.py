@@ -181,7 +181,7 @@ class Seq2Seq(nn.Module):
             raise ValueError(f"rate must be between 0 and 1, got {rate}")
         padding = padding_mask(lengths.cpu(), inputs.size(1))[:, 1:]
         # Drawn on the CPU: how many are chosen must be known there.
-        chosen = (torch.rand(padding.shape) < rate) & ~padding
+        chosen = (torch.rand(padding.shape, device="cpu") < rate) & ~padding
         rows, columns = send_together(chosen.nonzero(as_tuple=True), inputs.device)
         features = self(source, source_lengths, inputs, lengths)[rows, columns]
         mixed = inputs.clone()

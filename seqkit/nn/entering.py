@@ -62,11 +62,17 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
     if lengths is None:
         packing = Packing.full(num_steps, batch_size)
     elif compiling(module):
-        packing, padded_lengths = Packing.full(num_steps, batch_size), torch.as_tensor(lengths).reshape(-1)
+        packing, padded_lengths = Packing.full(num_steps, batch_size), _vector(lengths)
     else:
-        checked = check_lengths(lengths if batched else torch.as_tensor(lengths).reshape(-1), batch_size, num_steps)
+        checked = check_lengths(lengths if batched else _vector(lengths), batch_size, num_steps)
         packing = Packing.from_lengths(checked, num_steps, x.device)
     return Entered(x, packing, initial_states(module, hx, x, packing, batched), batched, None, padded_lengths)
+
+
+def _vector(lengths: Any) -> Tensor:
+    """Lengths as a vector, on the CPU unless they are a tensor elsewhere."""
+    found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
+    return found.reshape(-1)
 
 
 def check_input(module: Recurrent, input: Tensor) -> None:

@@ -51,13 +51,11 @@ class Packing:
         if batch_size == 0 or bool((lengths == num_steps).all()):
             return cls.full(num_steps, batch_size)
         falling, order = torch.sort(lengths, descending=True, stable=True)
-        steps = torch.arange(int(falling[0]))
-        # b_t = number of lengths > t; `falling` is sorted, so count from the other end.
-        alive = batch_size - torch.searchsorted(falling.flip(0), steps, right=True)
-        step, row = _coordinates(alive)
-        positions = step * batch_size + order[row]
-        sizes: list[int] = alive.tolist()
-        if bool((order == torch.arange(batch_size)).all()):
+        steps = _range(int(falling[0])).unsqueeze(1)
+        living = steps < falling  # (steps, B)
+        positions = (steps * batch_size + order).masked_select(living)
+        sizes: list[int] = living.sum(1).tolist()
+        if bool((order == _range(batch_size)).all()):
             return cls(sizes, batch_size, num_steps, positions=send(positions, device))
         return cls(sizes, batch_size, num_steps, *send_together([order, torch.argsort(order), positions], device))
 
@@ -173,20 +171,20 @@ class Packing:
         """(N,) where the state before each step lies in [initial states (B); states after each step (N)]."""
         alive, (step, row) = self._alive, self._coordinates
         # The rows before step t begin at B + (start of step t - 1), and at 0 for the first step.
-        starts = torch.cat([torch.zeros(1, dtype=torch.long), self.batch_size + (alive.cumsum(0) - alive)[:-1]])
+        starts = torch.cat([_range(1), self.batch_size + (alive.cumsum(0) - alive)[:-1]])
         return starts[step] + row
 
     @cached_property
     def last_rows(self) -> Tensor:
         """(B,) where each sequence's last state lies in the same layout."""
-        alive, row = self._alive, torch.arange(self.batch_size)
+        alive, row = self._alive, _range(self.batch_size)
         lengths = torch.searchsorted(-alive, -row, right=False)
-        starts = torch.cat([torch.zeros(1, dtype=torch.long), self.batch_size + (alive.cumsum(0) - alive)])
+        starts = torch.cat([_range(1), self.batch_size + (alive.cumsum(0) - alive)])
         return starts[lengths] + row
 
     @cached_property
     def _alive(self) -> Tensor:
-        return torch.tensor(self.batch_sizes)
+        return torch.tensor(self.batch_sizes, device="cpu")
 
     @cached_property
     def _coordinates(self) -> tuple[Tensor, Tensor]:
@@ -207,10 +205,15 @@ class Packing:
         return starts[lengths - 1 - step] + row
 
 
+def _range(end: int) -> Tensor:
+    """0 ... end - 1 on the CPU, whatever torch's default device is."""
+    return torch.arange(end, device="cpu")
+
+
 def _coordinates(alive: Tensor) -> tuple[Tensor, Tensor]:
     """Step and row of each packed row, both (N,), from the rows alive at each step."""
-    step = torch.repeat_interleave(torch.arange(alive.numel()), alive)
-    return step, torch.arange(step.numel()) - (alive.cumsum(0) - alive)[step]
+    step = torch.repeat_interleave(_range(alive.numel()), alive)
+    return step, _range(step.numel()) - (alive.cumsum(0) - alive)[step]
 
 
 def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: int) -> Tensor:
@@ -221,7 +224,7 @@ def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: i
         ValueError: the wrong number of them, or one outside [0, num_steps].
     """
     try:
-        found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths)
+        found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"lengths must be integers, got {lengths!r}") from error
     if found.numel() == 0 and not isinstance(lengths, Tensor):

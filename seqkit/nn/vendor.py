@@ -227,7 +227,7 @@ def _network(module: Recurrent, mode: str, x: Tensor, states: State, packing: Pa
     if packing.is_full:
         output, *finals = run(x.contiguous(), hx, *options, False)
     else:
-        output, *finals = run(x, torch.tensor(packing.batch_sizes), hx, *options)
+        output, *finals = run(x, torch.tensor(packing.batch_sizes, device="cpu"), hx, *options)
     return output, tuple(finals)
 
 
@@ -264,7 +264,7 @@ def vendor_scan(
         output, *final = run(x, hx, flat, bias, 1, 0.0, cell.training, False, False)
         output = output.flatten(0, 1)
     else:
-        sizes = torch.tensor(packing.batch_sizes)
+        sizes = torch.tensor(packing.batch_sizes, device="cpu")
         output, *final = run(rows, sizes, hx, flat, bias, 1, 0.0, cell.training, False)
     living = zip(final, state, strict=True)
     return output, tuple(torch.cat([part.squeeze(0), old[alive:]]) for part, old in living)

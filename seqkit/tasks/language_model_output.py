@@ -82,7 +82,7 @@ def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
         features = model(send(inputs, device), lengths=lengths).features.flatten(0, 1)
         read = features.index_select(0, valid_rows(lengths, inputs.size(1), device))
         wanted = targets[valid] if model.adaptive is not None else send(targets[valid], device)
-        log_probs = torch.zeros(valid.shape, dtype=torch.float64)
+        log_probs = torch.zeros(valid.shape, dtype=torch.float64, device="cpu")
         log_probs[valid] = model.token_log_probs(read, wanted).double().cpu()
         for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths.tolist(), strict=True):
             characters = len(texts[number]) + 1

@@ -182,7 +182,7 @@ class SentimentTask(RunTask):
             return None
         if choice == "balanced":
             counts = np.bincount(self.splits["train"].labels, minlength=len(self.classes))
-            return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
+            return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32, device="cpu")
         assert isinstance(choice, dict)
         for name in choice:
             if name not in self.classes:
@@ -190,7 +190,7 @@ class SentimentTask(RunTask):
         missing = [name for name in self.classes if name not in choice]
         if missing:
             raise UserError(f"training.class_weights: no weight for {', '.join(missing)}")
-        return torch.tensor([choice[name] for name in self.classes])
+        return torch.tensor([choice[name] for name in self.classes], device="cpu")
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class SentimentTask(RunTask):
     def _logits(self, ids: Ragged) -> Tensor:
         """(N, C) for sequences in their order."""
         plan = plan_batches(ids.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
-        out = torch.empty(len(ids), len(self.classes))
+        out = torch.empty(len(ids), len(self.classes), device="cpu")
 
         def compute(rows: NDArray[np.int64]) -> Tensor:
             padded, lengths = lay_out(*ids.take(rows), self.tokenizer.pad_id)

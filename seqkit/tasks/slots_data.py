@@ -94,7 +94,7 @@ class Words:
         distinct, numbers = np.unique(words.numpy(), return_inverse=True)
         inverse = numbers.reshape(words.shape)
         ids = torch.from_numpy(self.ids[distinct][inverse])
-        ids.masked_fill_(torch.arange(ids.size(1)) >= lengths.unsqueeze(1), tokenizer.pad_id)
+        ids.masked_fill_(torch.arange(ids.size(1), device=ids.device) >= lengths.unsqueeze(1), tokenizer.pad_id)
         spelling = None
         if self.spelling is not None:
             letters, sizes = pad([self.spelling[word] for word in distinct], tokenizer.pad_id)

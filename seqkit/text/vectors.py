@@ -84,8 +84,8 @@ def load_vectors(
         missing[padding_index] = False
     tensor = torch.from_numpy(matrix)
     deviation = float(matrix[found].std(dtype=np.float64))
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(int(missing.sum()), tensor.size(1), generator=generator) * deviation
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.randn(int(missing.sum()), tensor.size(1), generator=generator, device="cpu") * deviation
     if not torch.isfinite(drawn).all():
         raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are no word vectors")
     tensor[torch.from_numpy(missing)] = drawn

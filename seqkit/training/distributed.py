@@ -155,7 +155,7 @@ def add(values: Sequence[float]) -> list[float]:
     """Numbers added up over all processes, in double precision."""
     if world() == 1:
         return list(values)
-    total = torch.tensor(values, dtype=torch.float64)
+    total = torch.tensor(values, dtype=torch.float64, device="cpu")
     distributed.all_reduce(total)
     return total.tolist()
 
@@ -164,7 +164,7 @@ def largest(value: int) -> int:
     """The largest of a number over all processes."""
     if world() == 1:
         return value
-    found = torch.tensor(value)
+    found = torch.tensor(value, device="cpu")
     distributed.all_reduce(found, distributed.ReduceOp.MAX)
     return int(found)
 

@@ -154,7 +154,7 @@ def _homeless(name: str, choice: Choice, own: Collection[str]) -> str:
 
 def _grid(numbers: list[int], dims: int) -> tuple[Tensor, ...]:
     """An index of the numbers in each of the first `dims` dimensions."""
-    return tuple(torch.meshgrid(*[torch.tensor(numbers, dtype=torch.long)] * dims, indexing="ij"))
+    return tuple(torch.meshgrid(*[torch.tensor(numbers, dtype=torch.long, device="cpu")] * dims, indexing="ij"))
 
 
 def _place(value: Tensor) -> object:

@@ -169,3 +169,19 @@ def test_bad_input_of_a_cell(kind, arguments, error, match):
         error = expected.type
     with pytest.raises(error, match=match):
         ours(x, *hx)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto", "fused"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_the_default_device_is_of_no_concern(kind: str, backend: str) -> None:
+    """Whatever is computed on the way names its device: with torch's default elsewhere the results are the same."""
+    torch.manual_seed(0)
+    module = snn.Recurrent(kind, 3, 40, 2, bidirectional=True, backend=backend, device="cpu")
+    x, lengths = torch.randn(6, 33, 3, requires_grad=True), [n % 7 for n in range(33)]
+    want, _ = module(x, lengths=lengths)
+    (want_grad,) = torch.autograd.grad(want.sum(), x)
+    with torch.device("meta"):
+        got, _ = module(x, lengths=lengths)
+        (got_grad,) = torch.autograd.grad(got.sum(), x)
+    assert torch.equal(got, want)
+    assert torch.equal(got_grad, want_grad)

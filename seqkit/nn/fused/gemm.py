@@ -27,7 +27,7 @@ def onednn() -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[...
         ops: Any = torch.ops.mkldnn
         linear, plus = ops._linear_pointwise.default, ops._linear_pointwise.binary
         pack = ops._reorder_linear_weight.default
-        x, weight = torch.eye(8), torch.arange(64.0).reshape(8, 8)
+        x, weight = torch.eye(8, device="cpu"), torch.arange(64.0, device="cpu").reshape(8, 8)
         packed = pack(weight, 8)
         right = torch.equal(linear(x, packed, None, "none", [], ""), weight.t())
         right &= torch.equal(plus(x, x, packed, None, "add"), weight.t() + x)
@@ -106,7 +106,7 @@ def _backward_weights() -> Callable[..., tuple[Tensor, Tensor]] | None:
     """oneDNN's weight gradient of a linear layer: 1.2 to 1.4 times as fast as its product with a transposed copy."""
     try:
         op: Any = torch.ops.aten.mkldnn_linear_backward_weights.default
-        left, right = torch.arange(24.0).reshape(8, 3), torch.eye(8)
+        left, right = torch.arange(24.0, device="cpu").reshape(8, 3), torch.eye(8, device="cpu")
         got = op(left.to_mkldnn(), right.to_mkldnn(), left.new_empty(1).expand(3, 8), False)[0]
     except (AttributeError, RuntimeError, TypeError):
         return None

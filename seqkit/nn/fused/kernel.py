@@ -108,7 +108,7 @@ def apply_(name: str, source: Tensor, out: Tensor) -> Tensor:
 # Elements from which three cheap passes beat one tanh: ATen's tanh costs 4 ns an element on an AMD EPYC (Zen 5, torch
 # 2.13, one core) where its sigmoid costs 0.33, and a call about 1 us.
 MIN_TANH = 1024
-_MINUS_ONE = torch.tensor(-1.0)
+_MINUS_ONE = torch.tensor(-1.0, device="cpu")
 
 
 def tanh_(source: Tensor, out: Tensor) -> Tensor:
