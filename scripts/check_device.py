@@ -26,9 +26,10 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from device.report import Report, synchronise
+from device.report import Report, synchronise  # noqa: E402 (found by the lines above)
 
 PARTS = ("nn", "tasks", "speed", "processes")
 

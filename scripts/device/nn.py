@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.nn as snn
 from device.report import Report
+from seqkit.nn.compiled import AVAILABLE
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "lstm": [
@@ -58,16 +59,21 @@ def check(report: Report) -> None:
     _second_derivatives(report)
     _casts(report)
     _default_device(report)
+    _compiled(report)
     _around(report)
 
 
-def backends(kind: str, options: dict[str, Any]) -> list[str]:
-    """Those that can be asked for."""
+def backends(kind: str, options: dict[str, Any], device: str, dtype: torch.dtype = torch.float32) -> list[str]:
+    """Those that serve a cell with these options on the device."""
     found = []
+    x = torch.zeros(1, 1, 2, device=device, dtype=dtype)
     for backend in BACKENDS:
         try:
-            snn.Recurrent(kind, 2, 4, backend=backend, **options)  # type: ignore[arg-type]
-        except ValueError:
+            options_here = {"backend": backend, "device": device, "dtype": dtype, **options}
+            snn.Recurrent(kind, 2, 4, **options_here).backend_for(x)
+        except (ValueError, RuntimeError) as error:
+            if not str(error).startswith("backend"):  # so begins what a backend says that it refuses
+                raise
             continue
         found.append(backend)
     return found
@@ -139,7 +145,9 @@ def _against_double(report: Report) -> None:
     given["no steps"] = [0] * BATCH
     for kind, variants in VARIANTS.items():
         for options in variants[:: 4 if report.quick else 1]:
-            for backend, dtype in itertools.product(backends(kind, options), dtypes):
+            for backend, dtype in itertools.product(BACKENDS, dtypes):
+                if backend not in backends(kind, options, device, dtype):
+                    continue
                 for (layers, both), (shown, lengths) in itertools.product(layouts, given.items()):
                     if shown == "no steps" and layers == 2:
                         continue
@@ -160,7 +168,7 @@ def _shapes(report: Report) -> None:
     """Sizes at which kernels change: the fast roads with more than one block of anything."""
     shapes = [(33, 70, 30, 130), (20, 33, 256, 256), (5, 3, 17, 33), (1, 64, 64, 64), (12, 1, 8, 512)]
     for kind, shape in itertools.product(("lstm", "gru", "rnn"), shapes[: 2 if report.quick else None]):
-        for backend in backends(kind, {}):
+        for backend in backends(kind, {}, report.device):
             for ragged in (False, True):
                 name = f"{kind} {shape} {backend} {'ragged' if ragged else 'full'}"
                 if not report.wants(name):
@@ -175,7 +183,7 @@ def _random(report: Report) -> None:
     """With masks drawn: every backend draws the same ones as the step loop, on the device."""
     for kind, variants in RANDOM.items():
         for options, lengths in itertools.product(variants, (None, RAGGED)):
-            for backend in backends(kind, options):
+            for backend in backends(kind, options, report.device):
                 if backend in ("reference", "vendor"):
                     continue
                 name = f"masks: {kind} {options} {backend} {'ragged' if lengths else 'full'}"
@@ -200,7 +208,7 @@ def _random(report: Report) -> None:
 def _second_derivatives(report: Report) -> None:
     """As a gradient penalty takes them, in training and in evaluation."""
     for kind, training, lengths in itertools.product(VARIANTS, (True, False), (None, RAGGED)):
-        for backend in backends(kind, {}):
+        for backend in backends(kind, {}, report.device):
             name = f"second derivative: {kind} {backend} training={training} {'ragged' if lengths else 'full'}"
             if not report.wants(name):
                 continue
@@ -226,7 +234,10 @@ def _casts(report: Report) -> None:
     for kind, dtype, lengths in itertools.product(("lstm", "gru", "rnn"), dtypes, (None, RAGGED)):
         for options in VARIANTS[kind][: 1 if report.quick else None]:
             loop = None
-            for backend in ("reference", *(one for one in backends(kind, options) if one != "reference")):
+            for backend in (
+                "reference",
+                *(one for one in backends(kind, options, report.device) if one != "reference"),
+            ):
                 name = f"autocast {dtype}: {kind} {options} {backend} {'ragged' if lengths else 'full'}"
                 if not report.wants(name):
                     continue
@@ -247,6 +258,19 @@ def _casts(report: Report) -> None:
                     # All together: a value that falls on the other side of a kink weighs much in a small gradient.
                     worst = names[found.index(max(found))]
                     assert max(found) <= 3 * max(loop) + 0.02, f"{worst}: {max(found):.2e}; step loop: {max(loop):.2e}"
+
+
+def _compiled(report: Report) -> None:
+    """Under torch.compile, each layer and direction one operator; graphs are traced, no code is generated."""
+    if report.quick or not AVAILABLE:
+        return
+    for kind, lengths in itertools.product(("lstm", "gru", "rnn"), (None, RAGGED)):
+        with report.case(f"compiled: {kind} {'ragged' if lengths else 'full'}") as values:
+            pair = Pair(report.device, kind, torch.float32, num_layers=2, bidirectional=True)
+            torch._dynamo.reset()
+            pair.module.compile(backend="aot_eager", fullgraph=True)
+            given = None if lengths is None else torch.tensor(lengths, device=report.device)
+            values["error"] = pair.compare(given, 1e-4)
 
 
 def _default_device(report: Report) -> None:
@@ -274,7 +298,7 @@ def _around(report: Report) -> None:
     """Empty batches, packed sequences, cells alone, CRF, what is refused."""
     device = report.device
     for kind in ("lstm", "gru", "rnn"):
-        for backend in backends(kind, {}):
+        for backend in backends(kind, {}, report.device):
             with report.case(f"empty batch: {kind} {backend}"):
                 module = snn.Recurrent(kind, SIZE, HIDDEN, backend=backend, device=device)
                 output, _ = module(torch.zeros(STEPS, 0, SIZE, device=device, requires_grad=True))

@@ -146,7 +146,7 @@ def _against_torch(report: Report, tf32: bool) -> None:
                         continue
                     with report.case(name) as values:
                         modules = {"torch": case.torch}
-                        for backend in backends(kind.lower(), {}):
+                        for backend in backends(kind.lower(), {}, report.device, dtype):
                             if backend != "reference":
                                 modules[backend] = case.ours(backend)
                         step = case.train if what == "train" else case.infer
@@ -173,7 +173,7 @@ def _variants(report: Report) -> None:
                     continue
                 with report.case(name) as values:
                     runs = {"torch": partial(case.train, case.torch, ragged)}
-                    for backend in backends(kind.lower(), options):
+                    for backend in backends(kind.lower(), options, report.device):
                         if backend not in ("reference", "vendor"):
                             runs[backend] = partial(case.train, case.ours(backend, **options), ragged)
                     values |= in_turn(runs, report.device, 0.1)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn import Prepared, Recurrent, State
-from seqkit.nn.backends import Choice, transformed
+from seqkit.nn.backends import Choice
 from seqkit.nn.cells.cell import drop_mask
+from seqkit.nn.checks import transformed
 from seqkit.nn.entering import autocast_enabled
 from seqkit.nn.fused.feeding import Plan, feed_scan
 from seqkit.nn.fused.kernel import Tensors

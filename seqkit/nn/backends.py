@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
-from seqkit.nn.checks import transformed as transformed  # others look for it here
+from seqkit.nn.checks import autocast_enabled, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
+from seqkit.nn.entering import check_input, initial_states
 from seqkit.nn.fused import kernel_scan, triton
 from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
-from seqkit.nn.vendor import uses_onednn, vendor_scan
+from seqkit.nn.vendor import surrounded, uses_onednn, vendor_scan, whole_network
 
 if TYPE_CHECKING:
     from seqkit.nn.recurrent import Recurrent
@@ -54,6 +55,32 @@ def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
     if mode is None:
         return Choice("fused", "a variant that ATen's kernels lack is active")
     return _on_cpu(mode, data, packing, module)
+
+
+def whole_batch(module: Recurrent, input: Any, hx: Any) -> tuple[Tensor, State] | None:
+    """oneDNN's LSTM or cuDNN's network on a full padded batch, without a look at what only other calls need; None for
+    those.
+
+    The general way comes to the same call, but where the kernels have emptied the caches its Python costs 60 us more,
+    5 % of a training step at (T, B, H) = (64, 16, 64) on the CPU.
+    """
+    if not isinstance(input, Tensor) or input.dim() != 3 or module.backend not in ("auto", "vendor"):
+        return None
+    mode = module.vendor_mode()
+    if mode is None or not input.numel() or surrounded(module, input):
+        return None
+    x = input.transpose(0, 1) if module.batch_first else input
+    packing = Packing.full(*x.shape[:2])
+    if not uses_onednn(mode, input) and not (
+        cudnn_serves(mode, input)
+        and (module.backend == "vendor" or _on_cuda(mode, input, packing, module).name == "vendor")
+    ):
+        return None
+    if autocast_enabled(input.device.type) or transformed():
+        return None
+    check_input(module, input)
+    output, finals = whole_network(module, mode, x, initial_states(module, hx, x, packing, True), packing)
+    return output.transpose(0, 1) if module.batch_first else output, finals
 
 
 def triton_refuses(module: Recurrent, data: Tensor) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.cells import Cell, Prepared, State
-from seqkit.nn.fused import GRUKernel, Kernel, LSTMKernel, RNNKernel
+from seqkit.nn.fused import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
 from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.packing import Packing, check_lengths
 
@@ -62,6 +62,15 @@ def _kernel(text: str) -> Kernel:
     return KERNELS[name](**options)
 
 
+def _kernel_for(text: str, given: Tensors) -> Kernel:
+    """The kernel of a text, on a CUDA device in its Triton form where there is one."""
+    kernel, like = _kernel(text), given["h0"]
+    if like.device.type != "cuda" or like.dtype not in triton.DTYPES:
+        return kernel
+    found = triton.triton_kernel(kernel)
+    return kernel if found is None or found.takes_projected != kernel.takes_projected else found
+
+
 def _gather(names: str, reverse: bool, lengths: Tensor | None, tensors: list[Tensor]) -> tuple[Tensors, Packing]:
     """The operator's padded arguments in the packed layout that kernels take."""
     given = dict(zip(names.split(","), tensors, strict=True))
@@ -88,7 +97,7 @@ def _scan(
     states = [given[name] for name in ("h0", "c0") if name in given]
     if not packing.batch_sizes:
         return [_no_outputs(given, packing, output_size), *(packing.unsort(state).clone() for state in states)]
-    (outputs, *finals), _ = _kernel(kernel).forward(given, packing, False)
+    (outputs, *finals), _ = _kernel_for(kernel, given).forward(given, packing, False)
     outputs = packing.flip(outputs) if reverse else outputs
     return [packing.unpack(outputs).clone(), *(packing.unsort(final).clone() for final in finals)]
 
@@ -114,9 +123,10 @@ def _scan_backward(
     result: Tensors = dict(zip(("h0", "c0"), sorted_states, strict=False))
     if packing.batch_sizes:
         rows = packing.pack(d_out)
-        _, saved = _kernel(kernel).forward(given, packing, True)
+        form = _kernel_for(kernel, given)
+        _, saved = form.forward(given, packing, True)
         rows = packing.flip(rows) if reverse else rows
-        result = _kernel(kernel).backward(given, saved, packing, [rows, *sorted_states], frozenset(wanted))
+        result = form.backward(given, saved, packing, [rows, *sorted_states], frozenset(wanted))
     found = []
     for name, tensor in zip(names.split(","), tensors, strict=True):
         if name not in wanted:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
-from seqkit.nn.backends import Choice, choose, scan
+from seqkit.nn.backends import Choice, choose, scan, whole_batch
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.cells.cell import Prepared, drop_mask
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size
@@ -23,7 +23,7 @@ from seqkit.nn.compiled import compiled_direction, compiling, describe
 from seqkit.nn.entering import Entered, enter, leave
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
-from seqkit.nn.vendor import vendor_network, whole_batch
+from seqkit.nn.vendor import vendor_network
 
 BACKENDS = ("auto", "reference", "fused", "vendor", "triton")
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
-from seqkit.nn.checks import autocast_enabled, transformed
 from seqkit.nn.cudnn import network as cudnn_network
 from seqkit.nn.cudnn import serves as cudnn_serves
-from seqkit.nn.entering import Entered, check_input, initial_states
+from seqkit.nn.entering import Entered
 from seqkit.nn.fused.function import kernel_scan
 from seqkit.nn.fused.kernel import Kernel, Tensors
 from seqkit.nn.packing import Packing
@@ -160,26 +159,6 @@ def _stretches(packing: Packing, hidden_size: int) -> int:
     return 1 if packing.is_rectangle or rows < 32 else 3 if rows * hidden_size >= 16384 else 2
 
 
-def whole_batch(module: Recurrent, input: Any, hx: Any) -> tuple[Tensor, State] | None:
-    """oneDNN's LSTM on a full padded batch, without a look at what only other calls need; None for those.
-
-    The general way comes to the same call of ATen, but where the kernels have emptied the caches its Python costs
-    60 us more, 5 % of a training step at (T, B, H) = (64, 16, 64).
-    """
-    if not isinstance(input, Tensor) or input.dim() != 3 or module.backend not in ("auto", "vendor"):
-        return None
-    mode = module.vendor_mode()
-    if mode is None or not uses_onednn(mode, input) or not input.numel() or _surrounded(module):
-        return None
-    if autocast_enabled("cpu") or transformed():
-        return None
-    check_input(module, input)
-    x = input.transpose(0, 1) if module.batch_first else input
-    packing = Packing.full(*x.shape[:2])
-    output, finals = _network(module, mode, x, initial_states(module, hx, x, packing, True), packing)
-    return output.transpose(0, 1) if module.batch_first else output, finals
-
-
 def vendor_network(module: Recurrent, entered: Entered) -> tuple[Tensor, State] | None:
     """All layers and directions in one call of ATen, as torch.nn makes it; None where that is not possible.
 
@@ -187,31 +166,30 @@ def vendor_network(module: Recurrent, entered: Entered) -> tuple[Tensor, State] 
     batches (T, B, size), and the final states (layer-directions, B, size).
     """
     packing, mode = entered.packing, module.vendor_mode()
-    if mode is None or _surrounded(module):
+    if mode is None or surrounded(module, entered.x):
         return None
     if packing.is_full:
         x = entered.x if entered.x.dim() == 3 else entered.x.reshape(packing.num_steps, packing.batch_size, -1)
-        if cudnn_serves(mode, x) and module.dropout and module.training:
-            return None  # our own dropout between layers: a second derivative must see its mask
-        return _network(module, mode, x, entered.states, packing)
-    if cudnn_serves(mode, entered.x) and not (module.dropout and module.training):
-        return _network(module, mode, entered.data, entered.states, packing)
+        return whole_network(module, mode, x, entered.states, packing)
     # ATen's packed kernels want every sequence to have a step, never reach oneDNN, and are slow to train.
-    if torch.is_grad_enabled() or uses_onednn(mode, entered.x) or packing.first_rows < packing.batch_size:
+    unfit = torch.is_grad_enabled() or uses_onednn(mode, entered.x) or packing.first_rows < packing.batch_size
+    if unfit and not cudnn_serves(mode, entered.x):
         return None
-    return _network(module, mode, entered.data, entered.states, packing)
+    return whole_network(module, mode, entered.data, entered.states, packing)
 
 
-def _surrounded(module: Recurrent) -> bool:
-    """Whether something happens between or inside layers that ATen's networks know nothing of."""
+def surrounded(module: Recurrent, data: Tensor) -> bool:
+    """Whether something happens between or inside layers that one call for all of them knows nothing of."""
     return bool(
         module.residual
         or (module.locked_dropout and module.training)
         or (module.checkpoint_chunks > 1 and torch.is_grad_enabled())
+        # Our own dropout, whose masks a second derivative can see; cuDNN's stay inside it.
+        or (module.dropout and module.training and module.num_layers > 1 and data.device.type == "cuda")
     )
 
 
-def _network(module: Recurrent, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
+def whole_network(module: Recurrent, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
     """One call on (T, B, I) for full batches, else on packed rows (N, I): outputs alike, and final states."""
     count = module.num_layers * module.num_directions
     weights = [module.prepare(index, x, (0,)).weights for index in range(count)]
