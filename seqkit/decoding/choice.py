@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from seqkit.decoding.step import precise
+
 _CHUNK = 64
 # Steps for which a sentence's random numbers are drawn at a time.
 _BLOCK = 64
@@ -72,7 +74,7 @@ class Draws:
         self._block = torch.empty(0)
 
     def __call__(self, step: int, rows: Tensor) -> Tensor:
-        """Numbers in [0, 1), (b, K) float64, for step 0, 1, 2, ... in turn.
+        """Numbers in [0, 1), (b, K) in the dtype of `precise`, for step 0, 1, 2, ... in turn.
 
         Args:
             step: its number.
@@ -82,6 +84,8 @@ class Draws:
             block = torch.empty(len(self._generators), _BLOCK, self._width, dtype=torch.float64, device="cpu")
             for own, generator in zip(block, self._generators, strict=True):
                 torch.rand(own.shape, generator=generator, out=own, device="cpu")
+            if precise(self._device) == torch.float32:
+                block = block.float().clamp_(max=1 - 2**-24)  # rounded to 1 it would lie past every token
             block = block.pin_memory() if self._device.type == "cuda" else block
             self._block = block.to(self._device, non_blocking=True)
         return self._block[:, step % _BLOCK].index_select(0, rows)
@@ -95,12 +99,12 @@ def draw(log_probs: Tensor, uniform: Tensor, *, temperature: float, top_k: int, 
 
     Args:
         log_probs: (B, K, V), normalised or not; -inf for what is not allowed.
-        uniform: (B, K) float64 in [0, 1).
+        uniform: (B, K) in [0, 1), in the dtype of `precise`.
 
     Returns:
         (B, K) int64.
     """
-    scores, ids = log_probs.double() / temperature, None
+    scores, ids = log_probs.to(precise(log_probs.device)) / temperature, None
     if top_k or top_p < 1:
         scores, ids = scores.topk(min(top_k or scores.size(2), scores.size(2)), dim=2)
     weights = torch.softmax(scores, dim=2)

@@ -14,7 +14,7 @@ from seqkit.decoding.history import Hypothesis, gather
 from seqkit.decoding.limits import length_limits
 from seqkit.decoding.loop import Front, Loop, Rules
 from seqkit.decoding.penalties import LengthPenaltyKind, length_penalty
-from seqkit.decoding.step import StepFunction, Tree, leaves, reorder
+from seqkit.decoding.step import StepFunction, Tree, leaves, precise, reorder
 
 LONGEST = 1_000_000
 """The greatest limit on the number of tokens."""
@@ -236,7 +236,7 @@ class Search:
             memory=memory,
             shortest=limits[0].to(device),
             longest=limits[1].to(device),
-            divisor=torch.tensor(largest, dtype=torch.float64, device=device),
+            divisor=torch.tensor(largest, dtype=precise(device), device=device),
             prefix=None if prefix is None else _prefix(prefix, most, eos_id, device),
             lengths=lengths.to(device),
         )

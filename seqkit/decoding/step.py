@@ -8,6 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+NO_FLOAT64 = {"mps"}
+"""Kinds of device that have no float64."""
+
 #: tensors in tuples, lists and dictionaries, nested at will; None where there is nothing
 Tree: TypeAlias = Any
 
@@ -79,3 +82,8 @@ def reorder(tree: Tree, parents: Tensor) -> Tree:
         return tree
     at = (parents + torch.arange(batch, device=parents.device).unsqueeze(1) * found.size(1)).flatten()
     return map_tree(gather, tree)
+
+
+def precise(device: torch.device) -> torch.dtype:
+    """The dtype for sums that must not drift: float64, or float32 where the device lacks it."""
+    return torch.float32 if device.type in NO_FLOAT64 else torch.float64

@@ -56,7 +56,7 @@ def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exc
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The dtype of the active autocast for the device type, or None."""
-    if device_type not in ("cpu", "cuda") or not autocast_enabled(device_type):
+    if not autocast_enabled(device_type):
         return None
     try:
         return torch.get_autocast_dtype(device_type)
@@ -65,11 +65,15 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 
 
 def autocast_enabled(device_type: str) -> bool:
-    """Whether autocast is on for the device type; torch 2.3 has no argument to ask with."""
+    """Whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no autocast."""
     try:
         return torch.is_autocast_enabled(device_type)
     except TypeError:
+        if device_type not in ("cpu", "cuda"):
+            return False
         return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()
+    except RuntimeError:
+        return False
 
 
 def transformed() -> bool:

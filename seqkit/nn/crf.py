@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqkit.nn.chain import LogPartition, best_path, sum_paths, time_first
 from seqkit.nn.checks import check_flag, check_size
-from seqkit.nn.sending import send
+from seqkit.nn.sending import send, sent_back, where_exact
 
 
 def iob2_allowed(tags: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,8 @@ class CRF(nn.Module):
 
     A sequence of tags y of length n has the score `start[y_1] + sum_t emissions[t, y_t] + sum_t transitions[y_(t-1),
     y_t] + end[y_n]` and the probability exp(score) divided by the sum of that over all sequences. The only sequence of
-    length 0 has the score 0. Sums run in float64, whatever the dtype of the emissions.
+    length 0 has the score 0. Sums run in float64, whatever the dtype of the emissions; where the device lacks it (mps),
+    on the CPU, and results are float32.
 
     Args:
         num_tags: K.
@@ -85,12 +86,12 @@ class CRF(nn.Module):
         for value in (self.transitions, self.start, self.end):
             nn.init.zeros_(value)
 
-    def _scores(self, constrained: bool) -> list[Tensor]:
+    def _scores(self, constrained: bool) -> tuple[Tensor, ...]:
         scores = []
         for name in ("transitions", "start", "end"):
             value, forbidden = getattr(self, name), getattr(self, f"forbidden_{name}")
             scores.append(value.masked_fill(forbidden, -torch.inf) if constrained and forbidden is not None else value)
-        return scores
+        return where_exact(*scores)
 
     def forward(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
         """Negative log-likelihood (nats) of each sequence of tags.
@@ -103,18 +104,23 @@ class CRF(nn.Module):
         Returns:
             (B,) float64.
         """
+        device = emissions.device
+        emissions, tags = where_exact(emissions, tags)
         lengths = send(lengths, emissions.device)
-        return self.log_partition(emissions, lengths) - self.score(emissions, tags, lengths)
+        loss = self.log_partition(emissions, lengths) - self.score(emissions, tags, lengths)
+        return sent_back(loss, device)
 
     def log_partition(self, emissions: Tensor, lengths: Tensor) -> Tensor:
         """Logarithm of the sum over all sequences, by the forward algorithm; (B,) float64, arguments as `forward`."""
         self._check(emissions, lengths)
+        device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         total: Tensor = LogPartition.apply(emissions, *self._scores(self.constrain_loss), lengths)  # type: ignore[no-untyped-call]
-        return total
+        return sent_back(total, device)
 
     def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
         """Score of each sequence of tags; (B,) float64, arguments as `forward`."""
         self._check(emissions, lengths)
+        device, (emissions, tags) = emissions.device, where_exact(emissions, tags)
         lengths = send(lengths, emissions.device)
         transitions, start, end = (part.double() for part in self._scores(self.constrain_loss))
         valid = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)  # (B, T)
@@ -122,7 +128,7 @@ class CRF(nn.Module):
         inner = torch.where(valid, held, 0.0).sum(1)
         moves = torch.where(valid[:, 1:], transitions[tags[:, :-1], tags[:, 1:]], 0.0).sum(1)
         last = tags.gather(1, (lengths - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-        return torch.where(lengths > 0, inner + moves + start[tags[:, 0]] + end[last], 0.0)
+        return sent_back(torch.where(lengths > 0, inner + moves + start[tags[:, 0]] + end[last], 0.0), device)
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +138,9 @@ class CRF(nn.Module):
             tags (B, T) int64, 0 on padding, and their score (B,) float64; arguments as `forward`.
         """
         self._check(emissions, lengths)
-        return best_path(emissions, lengths, *self._scores(True))
+        device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
+        tags, scores = best_path(emissions, lengths, *self._scores(True))
+        return sent_back(tags, device), sent_back(scores, device)
 
     @torch.no_grad()
     def marginals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
@@ -142,9 +150,10 @@ class CRF(nn.Module):
             (B, T, K) float64, 0 on padding; arguments as `forward`.
         """
         self._check(emissions, lengths)
+        device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         paths = sum_paths(time_first(emissions, lengths, *self._scores(True)))
         weights = torch.ones_like(paths.log_partition).unsqueeze(1)
-        return paths.posterior(weights).tags.transpose(0, 1)
+        return sent_back(paths.posterior(weights).tags.transpose(0, 1), device)
 
     def _check(self, emissions: Tensor, lengths: Tensor) -> None:
         if emissions.dim() != 3 or emissions.size(2) != self.num_tags or not emissions.size(1):

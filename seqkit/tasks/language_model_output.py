@@ -83,7 +83,7 @@ def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
         read = features.index_select(0, valid_rows(lengths, inputs.size(1), device))
         wanted = targets[valid] if model.adaptive is not None else send(targets[valid], device)
         log_probs = torch.zeros(valid.shape, dtype=torch.float64, device="cpu")
-        log_probs[valid] = model.token_log_probs(read, wanted).double().cpu()
+        log_probs[valid] = model.token_log_probs(read, wanted).cpu().double()
         for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths.tolist(), strict=True):
             characters = len(texts[number]) + 1
             perplexity = math.exp(min(-total / size, 700.0))

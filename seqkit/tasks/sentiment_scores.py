@@ -19,7 +19,7 @@ def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
     classes = logits.size(1)
     return {
-        "loss": float(F.cross_entropy(logits.double(), labels)),
+        "loss": float(F.cross_entropy(logits.cpu().double(), labels.cpu())),
         "accuracy": float(multiclass_accuracy(logits, labels, classes, average="micro")),
         "macro_f1": float(multiclass_f1_score(logits, labels, classes, average="macro")),
     }

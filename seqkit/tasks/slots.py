@@ -207,7 +207,7 @@ class SlotsTask(RunTask):
             if intents is None or batch.intents is None:
                 return tag_loss, 0.0, 0, int(correct.sum()), names
             understood = intents.argmax(1) == batch.intents
-            intent_loss = float(F.cross_entropy(intents.double(), batch.intents, reduction="sum"))
+            intent_loss = float(F.cross_entropy(intents.cpu().double(), batch.intents.cpu(), reduction="sum"))
             return tag_loss, intent_loss, int(understood.sum()), int((correct & understood).sum()), names
 
         plan = plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))

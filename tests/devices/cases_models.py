@@ -27,7 +27,7 @@ from seqkit.models import (
     WindowEncoder,
     worst_shift,
 )
-from seqkit.nn import ATTENTIONS, Recurrent, iob2_allowed
+from seqkit.nn import ATTENTIONS, CRF, Recurrent, iob2_allowed
 
 Same = Callable[..., None]
 
@@ -256,3 +256,48 @@ def test_a_language_model_continues_texts(fake: ModuleType) -> None:
         search = Search(sample=True, max_ratio=1.0)
         results.append(search(model.step, None, None, source_lengths=lengths, seeds=[1, 2], prefix=[[4, 5], [6]]))
     assert [one[0].tokens for one in results[0]] == [one[0].tokens for one in results[1]]
+
+
+@pytest.fixture
+def without_float64(fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """The accelerator as mps is: it refuses float64."""
+    monkeypatch.setattr("seqkit.nn.sending.NO_FLOAT64", {fake.NAME})
+    monkeypatch.setattr("seqkit.decoding.step.NO_FLOAT64", {fake.NAME})
+    monkeypatch.setattr(fake, "REFUSED", {torch.float64})
+    device: torch.device = fake.install()
+    with pytest.raises(TypeError, match="float64"):
+        torch.zeros(2, dtype=torch.float64, device=device)
+    return device
+
+
+def test_a_crf_where_float64_is_lacking(without_float64: torch.device) -> None:
+    torch.manual_seed(0)
+    crf = CRF(3)
+    torch.nn.init.normal_(crf.transitions)
+    emissions, tags, lengths = torch.randn(4, 5, 3), torch.randint(0, 3, (4, 5)), torch.tensor([5, 0, 2, 4])
+    found = []
+    for device in (without_float64, torch.device("cpu")):
+        own, crf = emissions.to(device).requires_grad_(), crf.to(device)
+        crf.zero_grad()
+        loss = crf(own, tags.to(device), lengths)
+        loss.sum().backward()
+        parts = [
+            loss,
+            own.grad,
+            crf.transitions.grad,
+            crf.start.grad,
+            *crf.decode(own, lengths),
+            crf.marginals(own, lengths),
+        ]
+        assert all(part.device.type == device.type for part in parts)
+        found.append([part.detach().cpu() for part in parts])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other.to(one.dtype), rtol=1e-5, atol=1e-5)
+    assert found[0][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_search_where_float64_is_lacking(without_float64: torch.device, kind: str) -> None:
+    options = {"max_length": 8, **SEARCHES[kind]}
+    there, here = (found(Search(**options), device) for device in (without_float64, torch.device("cpu")))
+    assert there[0] == here[0]

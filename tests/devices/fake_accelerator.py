@@ -52,6 +52,10 @@ _INDEXING = frozenset(f"aten::{name}" for name in ("index", "index_put", "index_
 _MADE_OF_OTHERS = frozenset(("aten::_pack_padded_sequence",))
 
 
+REFUSED: set[torch.dtype] = set()
+"""Dtypes that the device does not have; a test that fills it empties it again."""
+
+
 class FakeTensor(Tensor):
     """A tensor of the CPU (`inner`) that claims to lie on the device."""
 
@@ -60,6 +64,8 @@ class FakeTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> FakeTensor:
+        if inner.dtype in REFUSED:
+            raise TypeError(f"Cannot convert a tensor to {inner.dtype}, which the device does not support")
         made = Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
