@@ -186,13 +186,10 @@ def test_all_steps_in_one_launch(kind, lengths, hold):
     compare(kind, VARIANTS[kind][-1], 4, 3, lengths)
 
 
-def _one_process_a_program(kernel, given, steps, tile, row_blocks, unit_blocks, together):
+def _one_process_a_program(start, plan, steps):
     """`launch._persistent` with real concurrency: programs that wait for each other, on shared memory."""
-    counters = torch.zeros(row_blocks * 32, dtype=torch.int32)
-    more = {"counters": counters, "first": 0, "end": steps, "row_block0": 0, "PERSISTENT": True, "HOLD": tile.hold}
-    given = {**given, **more}
-    for value in given.values():
-        if isinstance(value, torch.Tensor):
+    for value in start.pointers:
+        if value is not None:
             value.share_memory_()
 
     def program(index):
@@ -201,10 +198,10 @@ def _one_process_a_program(kernel, given, steps, tile, row_blocks, unit_blocks, 
             np.array([index], dtype=np.int32), interpreter.tl.int32
         )
         interpreter.GridExecutor._restore_args_dev = lambda *_: None  # it would copy shared memory onto itself
-        kernel[(1,)](**given)
+        start(1, 0, steps, 0)
 
     forked = multiprocessing.get_context("fork")
-    processes = [forked.Process(target=program, args=(index,)) for index in range(row_blocks * unit_blocks)]
+    processes = [forked.Process(target=program, args=(index,)) for index in range(plan.row_blocks * plan.unit_blocks)]
     for process in processes:
         process.start()
     for process in processes:
@@ -214,6 +211,7 @@ def _one_process_a_program(kernel, given, steps, tile, row_blocks, unit_blocks, 
         process.kill()
     assert not late, "the programs wait forever"
     assert all(process.exitcode == 0 for process in processes)
+    assert not start.pointers[-1].any(), "the counters are not left at zero"
 
 
 @pytest.mark.parametrize("kind", CELLS)

@@ -53,7 +53,7 @@ def slope(value, NAME: tl.constexpr):
 def offset_of(offsets, t, B, FULL: tl.constexpr):
     """Row in a history buffer (B + N, size) where the states before step t begin, as int64."""
     if FULL:
-        found = (t * B).to(tl.int64)
+        found = t * B.to(tl.int64)
     else:
         found = tl.load(offsets + t).to(tl.int64)
     return found
@@ -96,24 +96,43 @@ def arrive(counter):
 
 
 @triton.jit
-def load_weight(weight, columns, valid, k0, K, BK: tl.constexpr, SPLIT: tl.constexpr):
-    """Transposed rows `columns` of the weight (M, K): (BK, N), or (SPLIT, BK / SPLIT, N)."""
+def leave(counter, programs):
+    """The last program of a row block to get here sets the counters back to zero, for the next launch.
+
+    A program that gets here waits no more, so the last one is alone with the counters.
+    """
+    tl.debug_barrier()
+    if tl.atomic_add(counter + 1, 1, sem="acq_rel", scope="gpu") == programs - 1:
+        tl.store(counter, 0)
+        tl.store(counter + 1, 0)
+
+
+@triton.jit
+def load_weight(
+    weight, columns, valid, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Part of the weight (columns, K) as (BK, N), or (SPLIT, BK / SPLIT, N).
+
+    In memory it is (columns, K) if WIDTH is 0; else it is (K, WIDTH), of which `columns` are columns.
+    """
     if SPLIT == 1:
-        k = k0 + tl.arange(0, BK)
-        found = tl.load(weight + columns[None, :] * K + k[:, None], mask=valid[None, :] & (k < K)[:, None], other=0.0)
+        k = k0 + tl.arange(0, BK)[:, None]
+        column = columns[None, :]
+        mask = valid[None, :] & (k < K)
     else:
         DEPTH: tl.constexpr = BK // SPLIT
-        k = k0 + tl.arange(0, SPLIT)[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
-        found = tl.load(
-            weight + columns[None, None, :] * K + k[:, :, None],
-            mask=valid[None, None, :] & (k < K)[:, :, None],
-            other=0.0,
-        )
+        k = k0 + tl.arange(0, SPLIT)[:, None, None] * DEPTH + tl.arange(0, DEPTH)[None, :, None]
+        column = columns[None, None, :]
+        mask = valid[None, None, :] & (k < K)
+    if WIDTH == 0:
+        found = tl.load(weight + column * K + k, mask=mask, other=0.0)
+    else:
+        found = tl.load(weight + k * WIDTH + column, mask=mask, other=0.0)
     return found
 
 
 @triton.jit
-def load_rows(source, rows, alive, k0, K, BK: tl.constexpr, SPLIT: tl.constexpr):
+def load_rows(source, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr):
     """Rows of source (., K), read past the L1 cache: (BM, BK), or (SPLIT, BM, BK / SPLIT)."""
     if SPLIT == 1:
         k = k0 + tl.arange(0, BK)
@@ -145,7 +164,7 @@ def product(
     columns,  # (N,), rows of the weight
     valid,  # (N,), which of these exist
     held,  # the weight's tile, if HOLD
-    K,
+    K: tl.constexpr,
     BM: tl.constexpr,
     N: tl.constexpr,
     BK: tl.constexpr,
@@ -172,7 +191,7 @@ def product(
             left = load_rows(source, rows, alive, k0, K, BK, SPLIT)
             if mask is not None:
                 left = left * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
-            right = load_weight(weight, columns, valid, k0, K, BK, SPLIT)
+            right = load_weight(weight, columns, valid, k0, K, BK, SPLIT, 0)
             total = tl.dot(left, right, total, input_precision=PRECISION)
     if SPLIT > 1:
         total = tl.sum(total, 0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqkit.nn.fused.gru import GRUKernel
-from seqkit.nn.fused.kernel import Kernel, Tensors, history
-from seqkit.nn.fused.triton import launch
+from seqkit.nn.fused.kernel import Kernel, Tensors
+from seqkit.nn.fused.triton import launch, products
 from seqkit.nn.packing import Packing
+
+# Pointers of both kernels, after those of their own.
+MORE = ("mask_recurrent", "mask_update", "mask_zoneout")
 
 
 @dataclass(frozen=True)
@@ -26,33 +28,19 @@ class TritonGRU(Kernel):
 
         h0 = given["h0"]
         B, H = h0.shape
-        gates = launch.project(given, given.get("bias_ih"))
-        hidden, outputs = history(h0, gates.size(0))
-        inner = gates.new_empty(gates.size(0), H) if save else None
+        plan = launch.forward_plan(h0, 4)
+        gates = products.project(given)
+        N = gates.size(0)
+        hidden, inner = h0.new_empty(B + N, H), h0.new_empty(N, H) if save else None
         final_h = torch.empty_like(h0)
-        arguments = {
-            **self._shared(given, packing),
-            "gates": gates,
-            "inner": inner,
-            "hidden": hidden,
-            "final_h": final_h,
-            "weight": given["weight_hh"].contiguous(),
-            "bias": given.get("bias_hh"),
-            "SAVE": save,
-        }
-        launch.run(gru_forward, arguments, len(packing.batch_sizes), launch.forward_tile(h0, 4), B, H)
+        buffers = [gates, inner, h0, hidden, final_h, given["weight_hh"].contiguous()]
+        pointers = [*buffers, *products.optional(given, "bias_hh", *MORE)]
+        zoneout = self.options.zoneout
+        launch.run(
+            gru_forward, plan, packing, h0, len(packing.batch_sizes), pointers, (float(zoneout),), (zoneout > 0, save)
+        )
         saved = {} if inner is None else {"gates": gates, "hidden": hidden, "inner": inner}
-        return [outputs, final_h], saved
-
-    def _shared(self, given: Tensors, packing: Packing) -> dict[str, Any]:
-        """Arguments of both kernels."""
-        return {
-            **launch.shared(given, packing),
-            "mask_update": given.get("mask_update"),
-            "mask_zoneout": given.get("mask_zoneout"),
-            "zoneout": float(self.options.zoneout),
-            "ZONEOUT": self.options.zoneout > 0,
-        }
+        return [hidden[B:], final_h], saved
 
     def backward(
         self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
@@ -60,25 +48,19 @@ class TritonGRU(Kernel):
         from seqkit.nn.fused.triton.gru_kernels import gru_backward
 
         h0, hidden, gates = given["h0"], saved["hidden"], saved["gates"]
-        B, H = h0.shape
+        (B, H), (N, terms) = h0.shape, gates.shape
+        plan = launch.backward_plan(h0, terms)
         delta_h, delta_x = torch.empty_like(gates), torch.empty_like(gates)
         grad_h0 = torch.empty_like(h0)
-        before = launch.before_buffer(given, packing, gates.size(0))
-        grad_output, grad_h = (None if grad is None else grad.contiguous() for grad in grads)
-        arguments = {
-            **self._shared(given, packing),
-            "gates": gates,
-            "inner": saved["inner"],
-            "hidden": hidden,
-            "delta_h": delta_h,
-            "delta_x": delta_x,
-            "before_rows": before,
-            "weight": given["weight_hh"].t().contiguous(),
-            "grad_output": grad_output,
-            "grad_h": grad_h,
-            "grad_h0": grad_h0,
-            "flow_h": torch.empty(B, H, dtype=torch.float32, device=h0.device),
-        }
-        launch.run(gru_backward, arguments, len(packing.batch_sizes) + 1, launch.backward_tile(h0, gates.size(1)), B, H)
-        rows = hidden[: gates.size(0)] if before is None else before
-        return {**launch.weight_gradients(given, delta_x, delta_h, rows, needed), "h0": grad_h0}
+        before = products.before_buffer(given, packing, N)
+        flow_h = None if plan.persistent else h0.new_empty(B, H, dtype=torch.float32)
+        weight = products.turned(given["weight_hh"], plan.holds)
+        incoming = [None if grad is None else grad.contiguous() for grad in grads]
+        buffers = [gates, saved["inner"], hidden, delta_h, delta_x, before, weight, *incoming, grad_h0, flow_h]
+        pointers = [*buffers, *products.optional(given, *MORE)]
+        zoneout = self.options.zoneout
+        launch.run(
+            gru_backward, plan, packing, h0, len(packing.batch_sizes) + 1, pointers, (float(zoneout),), (zoneout > 0,)
+        )
+        rows = hidden[:N] if before is None else before
+        return {**products.weight_gradients(given, delta_x, delta_h, rows, needed), "h0": grad_h0}

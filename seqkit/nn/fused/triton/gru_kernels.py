@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM102, SIM108 (Triton compiles an if over constants by branch, other forms as values)
+# ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
 """Triton kernels of the GRU; see `lstm_kernels.py` for the layout of the buffers."""
 
 import triton
@@ -8,6 +8,7 @@ import triton.language as tl
 from seqkit.nn.fused.triton.blocks import (
     arrive,
     in_four,
+    leave,
     lengths_of,
     load_tile,
     load_weight,
@@ -25,27 +26,28 @@ from seqkit.nn.fused.triton.blocks import (
 def gru_forward(
     gates,  # (N, 3H): W_ih x + b_ih, which r, z and n replace if SAVE
     inner,  # (N, H), out if SAVE: the recurrent part of n's sum, W_hn h + b_hn; or None
-    hidden,  # (B + N, H)
-    final_h,  # (B, H)
+    h0,  # (B, H)
+    hidden,  # (B + N, H), out
+    final_h,  # (B, H), out
     weight,  # (3H, H)
     bias,  # (3H,), b_hh, or None
-    offsets,
-    lengths,
-    counters,
     mask_recurrent,  # (b_0, H) or None
     mask_update,  # (N, H) or None
     mask_zoneout,  # (N, H) or None, where the rate stands in
+    offsets,
+    lengths,
+    counters,
     zoneout,
     first,
     end,
     row_block0,
     steps,
     B,
-    H,
+    H: tl.constexpr,
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
-    SAVE: tl.constexpr,
     ZONEOUT: tl.constexpr,
+    SAVE: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -55,7 +57,7 @@ def gru_forward(
     PRECISION: tl.constexpr,
 ):
     """All steps of the GRU from `first` to `end`, for one row block and one unit block."""
-    unit_blocks = tl.cdiv(H, BN)
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     first_unit = (tl.program_id(0) % unit_blocks) * BN
     rows = row_block * BM + tl.arange(0, BM)
@@ -67,25 +69,30 @@ def gru_forward(
     columns = slot * H + first_unit + columns // 4
     lives = lengths_of(lengths, rows, steps, B, FULL)
     stop = tl.minimum(end, steps_of_block(lengths, row_block * BM, steps, FULL))
-    counter = counters + row_block * 32
+    if PERSISTENT:
+        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (3 * H) + units[None, :]
     unit_mask = (units < H)[None, :]
 
-    if not FULL:
-        if first == 0:
-            empty = (lives == 0)[:, None] & unit_mask
-            store_tile(final_h, tile, load_tile(hidden, tile, empty), empty)
+    if first == 0:
+        given = (rows < B)[:, None] & unit_mask
+        h = load_tile(h0, tile, given)
+        if not FULL:
+            store_tile(final_h, tile, h, (lives == 0)[:, None] & unit_mask)
+        if SAVE:
+            store_tile(hidden, tile, h, given)
+    else:
+        mask = (lives > first)[:, None] & unit_mask
+        h = load_tile(hidden + offset_of(offsets, first, B, FULL) * H, tile, mask)
     if bias is not None:
         b_r = load_tile(bias, units, units < H)[None, :]
         b_z = load_tile(bias + H, units, units < H)[None, :]
         b_m = load_tile(bias + 2 * H, units, units < H)[None, :]
     if HOLD:
-        held = load_weight(weight, columns, valid, 0, H, BK, SPLIT)
+        held = load_weight(weight, columns, valid, 0, H, BK, SPLIT, 0)
     else:
         held = 0
-    mask = (lives > first)[:, None] & unit_mask
-    h = load_tile(hidden + offset_of(offsets, first, B, FULL) * H, tile, mask)
 
     for t in tl.range(first, stop, num_stages=1):
         before = offset_of(offsets, t, B, FULL)
@@ -96,10 +103,11 @@ def gru_forward(
         s_r = load_tile(step_gates, gate_tile, mask)
         s_z = load_tile(step_gates + H, gate_tile, mask)
         s_n = load_tile(step_gates + 2 * H, gate_tile, mask)
+        old = tl.where(t == 0, h0, hidden + before * H)
         if PERSISTENT:
             wait(counter, (t - first) * unit_blocks)
         total = product(
-            hidden + before * H, mask_recurrent, rows, alive, weight, columns, valid, held, H,
+            old, mask_recurrent, rows, alive, weight, columns, valid, held, H,
             BM, 4 * BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
         a_r, a_z, m, _ = in_four(total, BM, BN)
@@ -132,6 +140,8 @@ def gru_forward(
             store_tile(step_gates + 2 * H, gate_tile, n, mask)
             store_tile(inner + (after - B) * H, tile, m, mask)
         store_tile(final_h, tile, new, (lives == t + 1)[:, None] & unit_mask)
+    if PERSISTENT:
+        leave(counter, unit_blocks)
 
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
@@ -142,24 +152,24 @@ def gru_backward(
     delta_h,  # (N, 3H), out: gradients of the sums of r and z and of `inner`
     delta_x,  # (N, 3H), out: gradients of the sums of r, z and n
     before_rows,  # (N, H), out: what W_hh was multiplied with, or None if `hidden` is that
-    weight,  # (H, 3H), the transpose of W_hh
+    weight,  # W_hh, (3H, H), if HOLD; else its transpose, (H, 3H)
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final state
     grad_h0,  # (B, H), out
-    flow_h,  # (B, H), float32: what passes on beside the product, carried from launch to launch
-    offsets,
-    lengths,
-    counters,
+    flow_h,  # (B, H), float32: what passes on beside the product, carried from launch to launch; None if PERSISTENT
     mask_recurrent,
     mask_update,
     mask_zoneout,
+    offsets,
+    lengths,
+    counters,
     zoneout,
     first,  # counts steps backwards: 0 is the last step, `steps` stands for the initial state
     end,
     row_block0,
     steps,
     B,
-    H,
+    H: tl.constexpr,
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
     ZONEOUT: tl.constexpr,
@@ -172,20 +182,21 @@ def gru_backward(
     PRECISION: tl.constexpr,
 ):
     """Back through the steps of the GRU, for one row block and one unit block."""
-    unit_blocks = tl.cdiv(H, BN)
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)
     units = (tl.program_id(0) % unit_blocks) * BN + tl.arange(0, BN)
     valid = units < H
     lives = lengths_of(lengths, rows, steps, B, FULL)
     start = tl.maximum(first, steps - steps_of_block(lengths, row_block * BM, steps, FULL))
-    counter = counters + row_block * 32
+    if PERSISTENT:
+        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (3 * H) + units[None, :]
     unit_mask = valid[None, :]
 
     if HOLD:
-        held = load_weight(weight, units, valid, 0, 3 * H, BK, SPLIT)
+        held = load_weight(weight, units, valid, 0, 3 * H, BK, SPLIT, H)
     else:
         held = 0
     carried = tl.zeros((BM, BN), dtype=tl.float32)
@@ -257,5 +268,7 @@ def gru_backward(
         store_tile(step_delta_x, gate_tile, d_r, mask)
         store_tile(step_delta_x + H, gate_tile, d_z, mask)
         store_tile(step_delta_x + 2 * H, gate_tile, d_n, mask)
-    if not PERSISTENT:
+    if PERSISTENT:
+        leave(counter, unit_blocks)
+    else:
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)

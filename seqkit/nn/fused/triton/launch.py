@@ -1,168 +1,23 @@
-"""How a Triton kernel is launched: tiles, one launch a step or one for all steps, the layout as numbers on the card."""
+"""How a Triton kernel is launched: one launch a step or one for all steps, and the layout as numbers on the card.
+
+The parameters of every kernel stand in this order: pointers of its own; offsets, lengths, counters; floats of its own;
+first, end, row_block0, steps, B; then constants: H, PERSISTENT, FULL, those of its own, and BM, BN, BK, SPLIT, STAGES,
+HOLD, PRECISION of the plan.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.fused.triton import interpreted
+from seqkit.nn.fused.triton.tiles import FORCED, Precision, Tile, limits, precision, tuning
 from seqkit.nn.packing import Packing
-
-Precision = Literal["ieee", "tf32", "tf32x3"]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How the work of a step is cut: each program makes `units` hidden units for `rows` packed rows.
-
-    Attributes:
-        rows: packed rows of a program, a power of two.
-        units: hidden units of a program, a power of two.
-        depth: terms of the product that are loaded at once, a power of two.
-        split: parts that `depth` is cut into, one for each warp; at least 16 terms each.
-        warps: warps of a program.
-        stages: depth of the software pipeline over the product's terms; 1: none.
-        hold: whether the program's part of the weight stays in registers for all steps; needs depth >= terms.
-    """
-
-    rows: int
-    units: int
-    depth: int
-    split: int
-    warps: int
-    stages: int
-    hold: bool
-
-    def programs(self, batch_size: int, hidden_size: int) -> tuple[int, int]:
-        """Row blocks and unit blocks."""
-        return -(-batch_size // self.rows), -(-hidden_size // self.units)
-
-
-@dataclass
-class Forced:
-    """What a check or a test may force; None leaves the choice to this file."""
-
-    mode: Literal["stepwise", "persistent"] | None = None
-    forward: Tile | None = None
-    backward: Tile | None = None
-    precision: Precision | None = None
-
-
-FORCED = Forced()
-
-# A model of the time of one step in the persistent form, in us: the barrier and the latencies, bytes that a program
-# loads, and multiply-adds that it does. Estimates for an H100, to be replaced by measurements.
-STEP = 2.5
-BYTES = 60_000.0
-WORK: dict[str, float] = {"ieee": 80_000.0, "tf32": 900_000.0, "tf32x3": 300_000.0, "half": 1_800_000.0}
-# 32-bit registers of a thread that both operands may take: with the weight held, and without.
-HELD, LOADED = 128, 48
-# Bytes of shared memory that are left for sums over warps and changes of layout.
-SPARE = 24 * 1024
-ROWS, COLUMNS = (16, 32, 64), (16, 32, 64, 128)
-
-
-@lru_cache(maxsize=512)
-def tuning(
-    batch_size: int,
-    hidden_size: int,
-    terms: int,
-    slots: int,
-    itemsize: int,
-    precision: Precision,
-    processors: int,
-    shared: int,
-) -> Tile:
-    """The tile for one kernel and size, by the model above.
-
-    Args:
-        batch_size: B.
-        hidden_size: H.
-        terms: length of the product's sums: H forward, gates * H backward.
-        slots: columns of the product for each hidden unit: 4, or 1 backward.
-        itemsize: bytes of an element.
-        precision: of float32 products; it does not matter for others.
-        processors: the card's multiprocessors; the programs that wait for each other must all be resident.
-        shared: bytes of shared memory that a program may have.
-    """
-    best: tuple[float, Tile] | None = None
-    for rows in ROWS:
-        for columns in COLUMNS:
-            tile = make_tile(rows, columns, terms, slots, itemsize, precision, shared)
-            row_blocks, unit_blocks = tile.programs(batch_size, hidden_size)
-            if unit_blocks > processors:
-                continue
-            launches = -(-row_blocks // (processors // unit_blocks))
-            loaded = (rows + (0 if tile.hold else columns)) * terms * itemsize
-            work = rows * columns * terms / WORK[precision if itemsize == 4 else "half"]
-            cost = launches * (STEP + loaded / BYTES + work)
-            if best is None or cost < best[0]:
-                best = cost, tile
-    return best[1] if best else make_tile(64, 64, terms, slots, itemsize, precision, shared)
-
-
-def make_tile(
-    rows: int,
-    columns: int,
-    terms: int,
-    slots: int,
-    itemsize: int,
-    precision: Precision,
-    shared: int,
-    warps: int | None = None,
-    hold: bool | None = None,
-) -> Tile:
-    """The tile with so many rows and columns of the product; see `tuning` for the rest. None: the rule decides."""
-    exact, threefold = (itemsize == 4 and precision == name for name in ("ieee", "tf32x3"))
-    depth = _power(max(terms, 16))
-    # Words of 32 bits of both operands for a depth of one; tf32x3 splits each number into two.
-    words = (rows + columns) * itemsize / 4 * (2 if threefold else 1)
-    if warps is None:
-        warps = 4 if rows * columns <= 1024 and words * depth <= LOADED * 128 else 8
-    room = (shared - SPARE) // ((rows + columns * (2 if threefold else 1)) * itemsize)
-    fits = not exact and words * depth <= HELD * 32 * warps and depth <= room
-    hold = fits and hold is not False
-    if exact:
-        # Products without tensor cores keep all their terms in registers.
-        depth = min(depth, 32 * warps)
-    # Two stages of a pipeline stand in shared memory at once.
-    while not hold and depth > 16 * warps and (words * depth > LOADED * 32 * warps or 2 * depth > room):
-        depth //= 2
-    stages = 1 if depth >= terms else 2
-    return Tile(rows, columns // slots, depth, max(1, min(warps, depth // 16)), warps, stages, hold)
-
-
-def _power(number: int) -> int:
-    """The smallest power of two that is not below the number."""
-    return 1 << (number - 1).bit_length()
-
-
-def precision() -> Precision:
-    """How float32 products are taken: as torch's own."""
-    if FORCED.precision is not None:
-        return FORCED.precision
-    try:
-        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
-    except RuntimeError:  # torch refuses to tell where its old and new settings were mixed
-        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-
-
-@lru_cache(maxsize=16)
-def limits(device: torch.device) -> tuple[int, int]:
-    """Multiprocessors of a card and bytes of shared memory for a program; those of an H100 in the interpreter."""
-    if device.type != "cuda":
-        return 132, 227 * 1024
-    properties = torch.cuda.get_device_properties(device)
-    # 99 KiB is the least that any card from Ampere on has.
-    return properties.multi_processor_count, getattr(properties, "shared_memory_per_block_optin", 99 * 1024)
-
 
 # Offsets are padded to a multiple of this, so that the lengths after them begin at an aligned address.
 ALIGNED = 64
@@ -190,69 +45,96 @@ def layout(packing: Packing, device: torch.device) -> tuple[Tensor | None, Tenso
     return kept[device]
 
 
-def shared(given: Tensors, packing: Packing) -> dict[str, Any]:
-    """Arguments of every kernel, forward and backward."""
-    offsets, lengths = layout(packing, given["h0"].device)
-    return {
-        "offsets": offsets,
-        "lengths": lengths,
-        "mask_recurrent": given.get("mask_recurrent"),
-        "steps": len(packing.batch_sizes),
-        "FULL": packing.is_full,
-        "PRECISION": precision(),
-    }
+class Plan(NamedTuple):
+    """How one kernel runs at one size.
+
+    Attributes:
+        tile: what a program does.
+        precision: of float32 products.
+        persistent: whether one launch makes all steps; else each step has its own.
+        row_blocks, unit_blocks: programs of a step.
+        together: row blocks that are resident at once, if persistent; row blocks never meet.
+    """
+
+    tile: Tile
+    precision: Precision
+    persistent: bool
+    row_blocks: int
+    unit_blocks: int
+    together: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the weight stays in registers."""
+        return self.persistent and self.tile.hold
 
 
-def forward_tile(state: Tensor, slots: int) -> Tile:
-    """The tile for a forward kernel: state (B, H), and columns of the product for each unit."""
+def forward_plan(state: Tensor, slots: int) -> Plan:
+    """For a forward kernel: state (B, H), and columns of the product for each unit."""
     B, H = state.shape
-    return FORCED.forward or tuning(B, H, H, slots, state.element_size(), precision(), *limits(state.device))
+    return _plan(B, H, H, slots, state.element_size(), precision(), state.device, FORCED.mode, FORCED.forward)
 
 
-def backward_tile(state: Tensor, terms: int) -> Tile:
-    """The tile for a backward kernel: state (B, H), and columns of the gates' buffer."""
+def backward_plan(state: Tensor, terms: int) -> Plan:
+    """For a backward kernel: state (B, H), and columns of the gates' buffer."""
     B, H = state.shape
-    return FORCED.backward or tuning(B, H, terms, 1, state.element_size(), precision(), *limits(state.device))
+    return _plan(B, H, terms, 1, state.element_size(), precision(), state.device, FORCED.mode, FORCED.backward)
 
 
-def project(given: Tensors, bias: Tensor | None) -> Tensor:
-    """The input's part of every step's sums, one GEMM: (N, G)."""
-    x, weight = given["x"], given["weight_ih"]
-    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
-
-
-def before_buffer(given: Tensors, packing: Packing, rows: int) -> Tensor | None:
-    """(N, H) for what W_hh was multiplied with; None where the history of the states holds just that."""
-    if packing.is_full and "mask_recurrent" not in given:
-        return None
-    return given["h0"].new_empty(rows, given["h0"].size(1))
-
-
-def run(kernel: Any, given: dict[str, Any], steps: int, tile: Tile, batch_size: int, hidden_size: int) -> None:
-    """Run `steps` steps of a kernel on the arguments `given`, in one launch where the card holds all programs."""
-    device = given["weight"].device
+@lru_cache(maxsize=512)
+def _plan(
+    batch_size: int,
+    hidden_size: int,
+    terms: int,
+    slots: int,
+    itemsize: int,
+    products: Precision,
+    device: torch.device,
+    mode: str | None,
+    forced: Tile | None,
+) -> Plan:
+    processors, shared = limits(device)
+    tile = forced or tuning(batch_size, hidden_size, terms, slots, itemsize, products, processors, shared)
     row_blocks, unit_blocks = tile.programs(batch_size, hidden_size)
-    together = limits(device)[0] // unit_blocks
-    mode = FORCED.mode or ("stepwise" if interpreted() else "persistent")
-    given = {
-        **given,
-        "B": batch_size,
-        "H": hidden_size,
-        "BM": tile.rows,
-        "BN": tile.units,
-        "BK": tile.depth,
-        "SPLIT": tile.split,
-        # A pipeline copies to shared memory, and only in pieces of 16 bytes does it pass L1, which may be out of date.
-        "STAGES": 1 if hidden_size % 16 else tile.stages,
-        "num_warps": tile.warps,
-        # The loop over the product's terms names its own; the loop over time must not be pipelined.
-        "num_stages": 1,
-    }
+    # A pipeline copies to shared memory, and only in pieces of 16 bytes does it pass L1, which may be out of date.
+    if hidden_size % 16:
+        tile = tile._replace(stages=1)
+    together = processors // unit_blocks
+    mode = mode or ("stepwise" if interpreted() else "persistent")
+    return Plan(tile, products, mode == "persistent" and together > 0, row_blocks, unit_blocks, together)
+
+
+def run(
+    kernel: Any,
+    plan: Plan,
+    packing: Packing,
+    state: Tensor,
+    steps: int,
+    pointers: Sequence[Tensor | None],
+    floats: tuple[float, ...],
+    constants: tuple[Any, ...],
+) -> None:
+    """Run `steps` steps of a kernel on its own pointers, floats and constants, in the order of its parameters.
+
+    Args:
+        state: any tensor (B, H) on the device.
+        pointers: contiguous tensors, or None.
+    """
+    device, (B, H) = state.device, state.shape
+    offsets, lengths = layout(packing, device)
+    counters = zeros(device, plan.row_blocks * COUNTERS) if plan.persistent else None
+    tile, products = plan.tile, plan.precision
+    launch = Launch(
+        kernel,
+        device,
+        [*pointers, offsets, lengths, counters],
+        floats,
+        (len(packing.batch_sizes), B),
+        (H, plan.persistent, packing.is_full, *constants, *tile[:4], tile.stages, plan.holds, products),
+        tile.warps,
+    )
     with _on(device):
-        if mode == "persistent" and together:
-            _persistent(kernel, given, steps, tile, row_blocks, unit_blocks, together)
-        else:
-            _stepwise(kernel, given, steps, row_blocks * unit_blocks)
+        (_persistent if plan.persistent else _stepwise)(launch, plan, steps)
 
 
 def _on(device: torch.device) -> AbstractContextManager[Any]:
@@ -261,70 +143,86 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device)
 
 
-def _persistent(
-    kernel: Any, given: dict[str, Any], steps: int, tile: Tile, row_blocks: int, unit_blocks: int, together: int
-) -> None:
-    """One launch for all steps and as many row blocks as are resident together; row blocks never meet."""
-    counters = torch.zeros(row_blocks * 32, dtype=torch.int32, device=given["weight"].device)
-    options = {} if interpreted() else {"launch_cooperative_grid": True}
-    for row_block in range(0, row_blocks, together):
-        programs = min(together, row_blocks - row_block) * unit_blocks
-        kernel[(programs,)](
-            **given,
-            **options,
-            counters=counters,
-            first=0,
-            end=steps,
-            row_block0=row_block,
-            PERSISTENT=True,
-            HOLD=tile.hold,
-        )
+def _persistent(launch: Launch, plan: Plan, steps: int) -> None:
+    """One launch for all steps and as many row blocks as are resident together."""
+    for row_block in range(0, plan.row_blocks, plan.together):
+        programs = min(plan.together, plan.row_blocks - row_block) * plan.unit_blocks
+        launch(programs, 0, steps, row_block)
 
 
-def _stepwise(kernel: Any, given: dict[str, Any], steps: int, programs: int) -> None:
+def _stepwise(launch: Launch, plan: Plan, steps: int) -> None:
     """One launch a step."""
-    # No program waits, so any pointer serves as the counters.
-    given = {**given, "counters": given["weight"], "row_block0": 0, "PERSISTENT": False, "HOLD": False}
-    compiled = kernel[(programs,)](**given, first=0, end=1)
-    launch = _bound(kernel, compiled, given, programs) if compiled is not None and steps > 1 else None
-    for step in range(1, steps):
-        if launch is None:
-            kernel[(programs,)](**given, first=step, end=step + 1)
-        else:
-            launch(step)
+    for step in range(steps):
+        launch(plan.row_blocks * plan.unit_blocks, step, step + 1, 0)
 
 
-def _bound(kernel: Any, compiled: Any, given: dict[str, Any], programs: int) -> Callable[[int], None]:
-    """Launch a compiled kernel for one step, without looking it up again."""
-    names = list(kernel.arg_names)
-    values = [given.get(name) for name in names]
-    first, end = names.index("first"), names.index("end")
-    start = compiled[(programs, 1, 1)]
-
-    def launch(step: int) -> None:
-        values[first], values[end] = step, step + 1
-        start(*values)
-
-    return launch
+# 32-bit numbers from the counters of one row block to those of the next, so that each has a line of the cache.
+COUNTERS = 32
+_zeros: dict[tuple[torch.device, int], Tensor] = {}
 
 
-def weight_gradients(
-    given: Tensors, delta_x: Tensor, delta_h: Tensor, before: Tensor, needed: frozenset[str]
-) -> Tensors:
-    """One GEMM for each gradient, over all steps.
+def zeros(device: torch.device, size: int) -> Tensor:
+    """At least `size` zeros, int32, which the launch that takes them must leave as zeros.
+
+    They are kept for each stream, on which one launch follows another. A captured graph may run on any stream later
+    and has its own.
+    """
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return torch.zeros(size, dtype=torch.int32, device=device)
+    key = device, torch.cuda.current_stream(device).cuda_stream
+    kept = _zeros.get(key)
+    if kept is None or kept.numel() < size:
+        kept = _zeros[key] = torch.zeros(max(size, 64 * COUNTERS), dtype=torch.int32, device=device)
+    return kept
+
+
+# What launches a compiled kernel on so many programs: by all that Triton compiles a kernel for, and programs.
+_runners: dict[tuple[Any, ...], dict[int, Callable[..., None]]] = {}
+
+
+class Launch:
+    """Launches of one kernel that differ in nothing but their steps, first row block and number of programs.
+
+    Triton looks at every argument of every launch to find the compiled kernel, which takes longer than the launch.
+    Here the look is taken once: at the dtype of each pointer, and at whether it is None or divisible by 16.
 
     Args:
-        delta_x, delta_h: (N, G), gradients of W_ih x and of W_hh h.
-        before: (N, H), what W_hh was multiplied with.
+        kernel: made by `triton.jit`; its integers are not specialised.
+        counts: the number of steps, and B.
+        constants: all constants, whether it is persistent in second place.
     """
-    result: Tensors = {}
-    if "x" in needed:
-        result["x"] = torch.mm(delta_x, given["weight_ih"])
-    if "weight_ih" in needed:
-        result["weight_ih"] = torch.mm(delta_x.t(), given["x"])
-    if "weight_hh" in needed:
-        result["weight_hh"] = torch.mm(delta_h.t(), before)
-    if "bias_ih" in needed or "bias_hh" in needed:
-        result["bias_hh"] = delta_h.sum(0)
-        result["bias_ih"] = result["bias_hh"] if delta_x is delta_h else delta_x.sum(0)
-    return result
+
+    def __init__(
+        self,
+        kernel: Any,
+        device: torch.device,
+        pointers: list[Tensor | None],
+        floats: tuple[float, ...],
+        counts: tuple[int, int],
+        constants: tuple[Any, ...],
+        warps: int,
+    ) -> None:
+        self.kernel, self.pointers, self.floats = kernel, pointers, floats
+        self.rest = (*counts, *constants)
+        # Triton's own loops name their stages; the loop over time must not be pipelined.
+        self.options: dict[str, Any] = {"num_warps": warps, "num_stages": 1}
+        if constants[1] and not interpreted():
+            self.options["launch_cooperative_grid"] = True
+        self.addresses = [None if one is None else one.data_ptr() for one in pointers]
+        dtypes = tuple([None if one is None else one.dtype for one in pointers])
+        aligned = tuple([one is None or one % 16 == 0 for one in self.addresses])
+        wide = max(counts) >> 31
+        key = (id(kernel), device, constants, warps, wide, dtypes, aligned)
+        self.runners = _runners.setdefault(key, {})
+
+    def __call__(self, programs: int, first: int, end: int, row_block: int) -> None:
+        """Launch steps `first` to `end` of the row blocks from `row_block` on."""
+        runner = self.runners.get(programs)
+        if runner is not None:
+            runner(*self.addresses, *self.floats, first, end, row_block, *self.rest)
+            return
+        compiled = self.kernel[(programs,)](
+            *self.pointers, *self.floats, first, end, row_block, *self.rest, **self.options
+        )
+        if compiled is not None:  # the interpreter compiles nothing
+            self.runners[programs] = compiled[(programs, 1, 1)]

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM102, SIM108 (Triton compiles an if over constants by branch, other forms as values)
+# ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
 """Triton kernels of the LSTM: one body for one step a launch and for all steps in one launch.
 
 Rows of packed buffers: at step t the gates' rows begin at offset[t + 1] - B, the states before the step at offset[t]
@@ -13,6 +13,7 @@ from seqkit.nn.fused.triton.blocks import (
     activate,
     arrive,
     in_four,
+    leave,
     lengths_of,
     load_fresh,
     load_tile,
@@ -29,20 +30,23 @@ from seqkit.nn.fused.triton.blocks import (
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def lstm_forward(
-    gates,  # (N, GATES H): W_ih x + b, which the activated gates replace if SAVE
-    hidden,  # (B + N, H)
-    memory,  # (B + N, H) in float32 if SAVE, else (B, H), which ends as the final memory
-    final_h,  # (B, H)
-    final_c,  # (B, H)
+    gates,  # (N, GATES H): W_ih x + b_ih, which the activated gates replace if SAVE
+    h0,  # (B, H)
+    c0,
+    hidden,  # (B + N, H), out
+    memory,  # out: (B + N, H) in float32 if SAVE; else (B, H), carried from launch to launch, or None if PERSISTENT
+    final_h,  # (B, H), out
+    final_c,
     weight,  # (GATES H, H)
-    offsets,
-    lengths,
-    counters,  # zeros, 32 for each row block
+    bias,  # (GATES H,), b_hh, or None
     peephole,  # ((GATES - 1) H,) or None
     mask_recurrent,  # (b_0, H) or None
     mask_update,  # (N, H) or None
     mask_zoneout,  # (N, H) or None, where the rate stands in
     mask_cell,
+    offsets,
+    lengths,
+    counters,  # zeros, 32 for each row block
     zoneout,
     zoneout_cell,
     clip,
@@ -51,16 +55,16 @@ def lstm_forward(
     row_block0,
     steps,
     B,
-    H,
+    H: tl.constexpr,
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
-    SAVE: tl.constexpr,
     GATES: tl.constexpr,
     CELL: tl.constexpr,
     OUTPUT: tl.constexpr,
     CLIP: tl.constexpr,
     ZONEOUT: tl.constexpr,
     ZONEOUT_CELL: tl.constexpr,
+    SAVE: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -70,7 +74,7 @@ def lstm_forward(
     PRECISION: tl.constexpr,
 ):
     """All steps of the LSTM from `first` to `end`, for one row block and one unit block."""
-    unit_blocks = tl.cdiv(H, BN)
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     first_unit = (tl.program_id(0) % unit_blocks) * BN
     rows = row_block * BM + tl.arange(0, BM)
@@ -81,30 +85,45 @@ def lstm_forward(
     columns = slot * H + first_unit + columns // 4
     lives = lengths_of(lengths, rows, steps, B, FULL)
     stop = tl.minimum(end, steps_of_block(lengths, row_block * BM, steps, FULL))
-    counter = counters + row_block * 32
+    if PERSISTENT:
+        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (GATES * H) + units[None, :]
     unit_mask = (units < H)[None, :]
 
-    if not FULL:
-        if first == 0:
+    if first == 0:
+        given = (rows < B)[:, None] & unit_mask
+        c = load_tile(c0, tile, given)
+        if not FULL:
             empty = (lives == 0)[:, None] & unit_mask
-            store_tile(final_h, tile, load_tile(hidden, tile, empty), empty)
-            store_tile(final_c, tile, load_tile(memory, tile, empty), empty)
+            store_tile(final_h, tile, load_tile(h0, tile, empty), empty)
+            store_tile(final_c, tile, c, empty)
+        if SAVE:
+            store_tile(hidden, tile, load_tile(h0, tile, given), given)
+            store_tile(memory, tile, c, given)
+    else:
+        mask = (lives > first)[:, None] & unit_mask
+        if SAVE:
+            c = load_tile(memory + offset_of(offsets, first, B, FULL) * H, tile, mask)
+        elif PERSISTENT:
+            c = tl.zeros((BM, BN), dtype=tl.float32)
+        else:
+            c = load_tile(memory, tile, mask)
+    if bias is not None:
+        if GATES == 4:
+            b_i = load_tile(bias, units, units < H)[None, :]
+        b_f = load_tile(bias + (GATES - 3) * H, units, units < H)[None, :]
+        b_g = load_tile(bias + (GATES - 2) * H, units, units < H)[None, :]
+        b_o = load_tile(bias + (GATES - 1) * H, units, units < H)[None, :]
     if peephole is not None:
         if GATES == 4:
             p_i = load_tile(peephole, units, units < H)[None, :]
         p_f = load_tile(peephole + (GATES - 3) * H, units, units < H)[None, :]
         p_o = load_tile(peephole + (GATES - 2) * H, units, units < H)[None, :]
     if HOLD:
-        held = load_weight(weight, columns, valid, 0, H, BK, SPLIT)
+        held = load_weight(weight, columns, valid, 0, H, BK, SPLIT, 0)
     else:
         held = 0
-    mask = (lives > first)[:, None] & unit_mask
-    if SAVE:
-        c = load_tile(memory + offset_of(offsets, first, B, FULL) * H, tile, mask)
-    else:
-        c = load_tile(memory, tile, mask)
 
     for t in tl.range(first, stop, num_stages=1):
         before = offset_of(offsets, t, B, FULL)
@@ -118,10 +137,17 @@ def lstm_forward(
         s_f = load_tile(step_gates + (GATES - 3) * H, gate_tile, mask)
         s_g = load_tile(step_gates + (GATES - 2) * H, gate_tile, mask)
         s_o = load_tile(step_gates + (GATES - 1) * H, gate_tile, mask)
+        if bias is not None:
+            if GATES == 4:
+                s_i += b_i
+            s_f += b_f
+            s_g += b_g
+            s_o += b_o
+        old = tl.where(t == 0, h0, hidden + before * H)
         if PERSISTENT:
             wait(counter, (t - first) * unit_blocks)
         total = product(
-            hidden + before * H, mask_recurrent, rows, alive, weight, columns, valid, held, H,
+            old, mask_recurrent, rows, alive, weight, columns, valid, held, H,
             BM, 4 * BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
         a_i, a_f, a_g, a_o = in_four(total, BM, BN)
@@ -153,7 +179,7 @@ def lstm_forward(
                 keep = load_tile(mask_zoneout + (after - B) * H, tile, mask)
             else:
                 keep = zoneout
-            h += keep * (load_fresh(hidden + before * H, tile, mask) - h)
+            h += keep * (load_fresh(old, tile, mask) - h)
         if ZONEOUT_CELL:
             if mask_cell is not None:
                 keep_c = load_tile(mask_cell + (after - B) * H, tile, mask)
@@ -178,6 +204,8 @@ def lstm_forward(
         last = (lives == t + 1)[:, None] & unit_mask
         store_tile(final_h, tile, h, last)
         store_tile(final_c, tile, c, last)
+    if PERSISTENT:
+        leave(counter, unit_blocks)
 
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
@@ -187,23 +215,23 @@ def lstm_backward(
     memory,  # (B + N, H), float32
     delta,  # (N, GATES H), out: gradients of the sums
     before_rows,  # (N, H), out: what W_hh was multiplied with, or None if `hidden` is that
-    weight,  # (H, GATES H), the transpose of W_hh
+    weight,  # W_hh, (GATES H, H), if HOLD; else its transpose, (H, GATES H)
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final states
     grad_c,
     grad_h0,  # (B, H), out
     grad_c0,
-    flow_c,  # (B, H), float32: what reaches the memory, carried from launch to launch
-    flow_h,  # (B, H), float32: what zoneout passes on, likewise, or None
+    flow_c,  # (B, H), float32: what reaches the memory, carried from launch to launch; None if PERSISTENT
+    flow_h,  # (B, H), float32: what zoneout passes on, likewise
     grad_peephole,  # (row blocks, GATES - 1, H), float32, zeros; or None
-    offsets,
-    lengths,
-    counters,
     peephole,
     mask_recurrent,
     mask_update,
     mask_zoneout,
     mask_cell,
+    offsets,
+    lengths,
+    counters,
     zoneout,
     zoneout_cell,
     clip,
@@ -212,7 +240,7 @@ def lstm_backward(
     row_block0,
     steps,
     B,
-    H,
+    H: tl.constexpr,
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
     GATES: tl.constexpr,
@@ -230,14 +258,15 @@ def lstm_backward(
     PRECISION: tl.constexpr,
 ):
     """Back through the steps of the LSTM, for one row block and one unit block."""
-    unit_blocks = tl.cdiv(H, BN)
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)
     units = (tl.program_id(0) % unit_blocks) * BN + tl.arange(0, BN)
     valid = units < H
     lives = lengths_of(lengths, rows, steps, B, FULL)
     start = tl.maximum(first, steps - steps_of_block(lengths, row_block * BM, steps, FULL))
-    counter = counters + row_block * 32
+    if PERSISTENT:
+        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (GATES * H) + units[None, :]
     unit_mask = valid[None, :]
@@ -249,7 +278,7 @@ def lstm_backward(
         p_o = load_tile(peephole + (GATES - 2) * H, units, valid)[None, :]
         sums = grad_peephole + row_block * ((GATES - 1) * H)
     if HOLD:
-        held = load_weight(weight, units, valid, 0, GATES * H, BK, SPLIT)
+        held = load_weight(weight, units, valid, 0, GATES * H, BK, SPLIT, H)
     else:
         held = 0
     dc = tl.zeros((BM, BN), dtype=tl.float32)
@@ -360,7 +389,9 @@ def lstm_backward(
             add_to(sums + (GATES - 2) * H, units, valid, tl.where(mask, d_o * new, 0.0))
         if ZONEOUT_CELL:
             dc += kept
-    if not PERSISTENT:
+    if PERSISTENT:
+        leave(counter, unit_blocks)
+    else:
         held_rows = (rows < B)[:, None] & unit_mask
         store_tile(flow_c, tile, dc, held_rows)
         if ZONEOUT:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqkit.nn.fused.kernel import Kernel, Tensors, history
+from seqkit.nn.fused.kernel import Kernel, Tensors
 from seqkit.nn.fused.rnn import RNNKernel
-from seqkit.nn.fused.triton import launch
+from seqkit.nn.fused.triton import launch, products
 from seqkit.nn.packing import Packing
+
+# Pointers of both kernels, after those of their own.
+MORE = ("mask_recurrent", "mask_zoneout")
 
 
 @dataclass(frozen=True)
@@ -24,59 +26,40 @@ class TritonRNN(Kernel):
     def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         from seqkit.nn.fused.triton.rnn_kernels import rnn_forward
 
-        h0 = given["h0"]
+        h0, zoneout = given["h0"], self.options.zoneout
         B, H = h0.shape
-        sums = launch.project(given, given["bias_ih"] + given["bias_hh"] if "bias_ih" in given else None)
-        hidden, outputs = history(h0, sums.size(0))
-        final_h = torch.empty_like(h0)
+        plan = launch.forward_plan(h0, 1)
+        sums = products.project(given)
+        hidden, final_h = h0.new_empty(B + sums.size(0), H), torch.empty_like(h0)
         # Zoned units hide the activation, which backward needs.
-        keep = save and self.options.zoneout > 0
-        arguments = {
-            **self._shared(given, packing),
-            "sums": sums,
-            "hidden": hidden,
-            "final_h": final_h,
-            "weight": given["weight_hh"].contiguous(),
-            "KEEP": keep,
-        }
-        launch.run(rnn_forward, arguments, len(packing.batch_sizes), launch.forward_tile(h0, 1), B, H)
+        keep = save and zoneout > 0
+        buffers = [sums, h0, hidden, final_h, given["weight_hh"].contiguous()]
+        pointers = [*buffers, *products.optional(given, "bias_hh", *MORE)]
+        constants = (self.options.nonlinearity, zoneout > 0, save, keep)
+        launch.run(rnn_forward, plan, packing, h0, len(packing.batch_sizes), pointers, (float(zoneout),), constants)
         saved = {"hidden": hidden, **({"active": sums} if keep else {})} if save else {}
-        return [outputs, final_h], saved
-
-    def _shared(self, given: Tensors, packing: Packing) -> dict[str, Any]:
-        """Arguments of both kernels."""
-        return {
-            **launch.shared(given, packing),
-            "mask_zoneout": given.get("mask_zoneout"),
-            "zoneout": float(self.options.zoneout),
-            "ZONEOUT": self.options.zoneout > 0,
-            "ACTIVATION": self.options.nonlinearity,
-        }
+        return [hidden[B:], final_h], saved
 
     def backward(
         self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
         from seqkit.nn.fused.triton.rnn_kernels import rnn_backward
 
-        h0, hidden = given["h0"], saved["hidden"]
+        h0, hidden, zoneout = given["h0"], saved["hidden"], self.options.zoneout
         B, H = h0.shape
-        active = saved.get("active", hidden[B:])
+        plan = launch.backward_plan(h0, H)
+        active = saved["active"] if "active" in saved else hidden[B:]
+        N = active.size(0)
         delta, grad_h0 = torch.empty_like(active), torch.empty_like(h0)
-        before = launch.before_buffer(given, packing, active.size(0))
-        grad_output, grad_h = (None if grad is None else grad.contiguous() for grad in grads)
-        carries = self.options.zoneout > 0
-        arguments = {
-            **self._shared(given, packing),
-            "active": active,
-            "hidden": hidden,
-            "delta": delta,
-            "before_rows": before,
-            "weight": given["weight_hh"].t().contiguous(),
-            "grad_output": grad_output,
-            "grad_h": grad_h,
-            "grad_h0": grad_h0,
-            "flow_h": torch.empty(B, H, dtype=torch.float32, device=h0.device) if carries else None,
-        }
-        launch.run(rnn_backward, arguments, len(packing.batch_sizes) + 1, launch.backward_tile(h0, H), B, H)
-        rows = hidden[: active.size(0)] if before is None else before
-        return {**launch.weight_gradients(given, delta, delta, rows, needed), "h0": grad_h0}
+        before = products.before_buffer(given, packing, N)
+        flow_h = None if plan.persistent else h0.new_empty(B, H, dtype=torch.float32)
+        weight = products.turned(given["weight_hh"], plan.holds)
+        incoming = [None if grad is None else grad.contiguous() for grad in grads]
+        buffers = [active, hidden, delta, before, weight, *incoming, grad_h0, flow_h]
+        pointers = [*buffers, *products.optional(given, *MORE)]
+        constants = (self.options.nonlinearity, zoneout > 0)
+        launch.run(
+            rnn_backward, plan, packing, h0, len(packing.batch_sizes) + 1, pointers, (float(zoneout),), constants
+        )
+        rows = hidden[:N] if before is None else before
+        return {**products.weight_gradients(given, delta, delta, rows, needed), "h0": grad_h0}

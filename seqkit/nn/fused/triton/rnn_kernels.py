@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM102, SIM108 (Triton compiles an if over constants by branch, other forms as values)
+# ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
 """Triton kernels of the Elman cell; see `lstm_kernels.py` for the layout of the buffers."""
 
 import triton
@@ -8,6 +8,7 @@ import triton.language as tl
 from seqkit.nn.fused.triton.blocks import (
     activate,
     arrive,
+    leave,
     lengths_of,
     load_fresh,
     load_tile,
@@ -23,27 +24,30 @@ from seqkit.nn.fused.triton.blocks import (
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def rnn_forward(
-    sums,  # (N, H): W_ih x + b, which the activation replaces if KEEP
-    hidden,  # (B + N, H)
-    final_h,  # (B, H)
+    sums,  # (N, H): W_ih x + b_ih, which the activation replaces if KEEP
+    h0,  # (B, H)
+    hidden,  # (B + N, H), out
+    final_h,  # (B, H), out
     weight,  # (H, H)
+    bias,  # (H,), b_hh, or None
+    mask_recurrent,  # (b_0, H) or None
+    mask_zoneout,  # (N, H) or None, where the rate stands in
     offsets,
     lengths,
     counters,
-    mask_recurrent,  # (b_0, H) or None
-    mask_zoneout,  # (N, H) or None, where the rate stands in
     zoneout,
     first,
     end,
     row_block0,
     steps,
     B,
-    H,
+    H: tl.constexpr,
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
-    KEEP: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ZONEOUT: tl.constexpr,
+    SAVE: tl.constexpr,
+    KEEP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -53,23 +57,29 @@ def rnn_forward(
     PRECISION: tl.constexpr,
 ):
     """All steps of the Elman cell from `first` to `end`, for one row block and one unit block."""
-    unit_blocks = tl.cdiv(H, BN)
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)
     units = (tl.program_id(0) % unit_blocks) * BN + tl.arange(0, BN)
     valid = units < H
     lives = lengths_of(lengths, rows, steps, B, FULL)
     stop = tl.minimum(end, steps_of_block(lengths, row_block * BM, steps, FULL))
-    counter = counters + row_block * 32
+    if PERSISTENT:
+        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     unit_mask = valid[None, :]
 
-    if not FULL:
-        if first == 0:
-            empty = (lives == 0)[:, None] & unit_mask
-            store_tile(final_h, tile, load_tile(hidden, tile, empty), empty)
+    if first == 0:
+        given = (rows < B)[:, None] & unit_mask
+        start = load_tile(h0, tile, given)
+        if not FULL:
+            store_tile(final_h, tile, start, (lives == 0)[:, None] & unit_mask)
+        if SAVE:
+            store_tile(hidden, tile, start, given)
+    if bias is not None:
+        b = load_tile(bias, units, valid)[None, :]
     if HOLD:
-        held = load_weight(weight, units, valid, 0, H, BK, SPLIT)
+        held = load_weight(weight, units, valid, 0, H, BK, SPLIT, 0)
     else:
         held = 0
 
@@ -79,10 +89,13 @@ def rnn_forward(
         alive = lives > t
         mask = alive[:, None] & unit_mask
         total = load_tile(sums + (after - B) * H, tile, mask)
+        if bias is not None:
+            total += b
+        old = tl.where(t == 0, h0, hidden + before * H)
         if PERSISTENT:
             wait(counter, (t - first) * unit_blocks)
         total += product(
-            hidden + before * H, mask_recurrent, rows, alive, weight, units, valid, held, H,
+            old, mask_recurrent, rows, alive, weight, units, valid, held, H,
             BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
         active = activate(total, ACTIVATION)
@@ -92,13 +105,15 @@ def rnn_forward(
                 keep = load_tile(mask_zoneout + (after - B) * H, tile, mask)
             else:
                 keep = zoneout
-            h += keep * (load_fresh(hidden + before * H, tile, mask) - h)
+            h += keep * (load_fresh(old, tile, mask) - h)
         store_tile(hidden + after * H, tile, h, mask)
         if PERSISTENT:
             arrive(counter)
         if KEEP:
             store_tile(sums + (after - B) * H, tile, active, mask)
         store_tile(final_h, tile, h, (lives == t + 1)[:, None] & unit_mask)
+    if PERSISTENT:
+        leave(counter, unit_blocks)
 
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
@@ -107,23 +122,23 @@ def rnn_backward(
     hidden,  # (B + N, H)
     delta,  # (N, H), out: gradients of the sums
     before_rows,  # (N, H), out: what W_hh was multiplied with, or None if `hidden` is that
-    weight,  # (H, H), the transpose of W_hh
+    weight,  # W_hh, (H, H), if HOLD; else its transpose
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final state
     grad_h0,  # (B, H), out
-    flow_h,  # (B, H), float32: what zoneout passes on, carried from launch to launch, or None
+    flow_h,  # (B, H), float32: what zoneout passes on, carried from launch to launch; None if PERSISTENT
+    mask_recurrent,
+    mask_zoneout,
     offsets,
     lengths,
     counters,
-    mask_recurrent,
-    mask_zoneout,
     zoneout,
     first,  # counts steps backwards: 0 is the last step, `steps` stands for the initial state
     end,
     row_block0,
     steps,
     B,
-    H,
+    H: tl.constexpr,
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -137,19 +152,20 @@ def rnn_backward(
     PRECISION: tl.constexpr,
 ):
     """Back through the steps of the Elman cell, for one row block and one unit block."""
-    unit_blocks = tl.cdiv(H, BN)
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
     row_block = row_block0 + tl.program_id(0) // unit_blocks
     rows = row_block * BM + tl.arange(0, BM)
     units = (tl.program_id(0) % unit_blocks) * BN + tl.arange(0, BN)
     valid = units < H
     lives = lengths_of(lengths, rows, steps, B, FULL)
     start = tl.maximum(first, steps - steps_of_block(lengths, row_block * BM, steps, FULL))
-    counter = counters + row_block * 32
+    if PERSISTENT:
+        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     unit_mask = valid[None, :]
 
     if HOLD:
-        held = load_weight(weight, units, valid, 0, H, BK, SPLIT)
+        held = load_weight(weight, units, valid, 0, H, BK, SPLIT, H)
     else:
         held = 0
     carried = tl.zeros((BM, BN), dtype=tl.float32)
@@ -196,5 +212,7 @@ def rnn_backward(
         store_tile(delta + (after - B) * H, tile, dh * rate, mask)
         if PERSISTENT:
             arrive(counter)
-    if ZONEOUT and not PERSISTENT:
+    if PERSISTENT:
+        leave(counter, unit_blocks)
+    elif ZONEOUT:
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)
