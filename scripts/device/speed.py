@@ -7,7 +7,8 @@ loop must.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
+import json
 import os
 import statistics
 import tempfile
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +27,6 @@ import seqkit.nn as snn
 from device.nn import backends
 from device.report import Report, synchronise
 from device.tasks import TASKS, _inside, _train
-from seqkit import run
 
 SHAPES = [  # (T, B, I, H)
     (50, 32, 128, 128),
@@ -46,12 +47,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 def check(report: Report) -> None:
     """Measures; nothing here fails for being slow."""
     warnings.simplefilter("ignore")
-    for tf32 in (True, False):
-        torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        _against_torch(report, tf32)
+    _against_torch(report, torch.float32, SHAPES)
     _variants(report)
     _tasks(report)
+    if not report.quick:
+        _against_torch(report, torch.bfloat16, SHAPES[1:4])
+        # What torch does where nothing is set: cuDNN's float32 in TF32. And with nothing but float32:
+        torch.backends.cudnn.allow_tf32 = False
+        _against_torch(report, torch.float32, SHAPES[1:3])
 
 
 def in_turn(candidates: dict[str, Callable[[], Any]], device: str, budget: float) -> dict[str, float]:
@@ -130,54 +133,49 @@ class Case:
             self.forward(module, ragged)
 
 
-def _against_torch(report: Report, tf32: bool) -> None:
-    shapes = SHAPES[:1] if report.quick else SHAPES
-    dtypes = [torch.float32, torch.bfloat16] if tf32 and not report.quick else [torch.float32]
-    print(f"training and inference, TF32 {'on' if tf32 else 'off'}: ms")
-    for dtype in dtypes:
-        for kind in ("LSTM", "GRU") if not tf32 else ("LSTM", "GRU", "RNN"):
-            for shape in shapes if dtype == torch.float32 else shapes[1:3]:
-                case = Case(kind, shape, report.device, dtype)
-                for ragged, what in ((False, "train"), (True, "train"), (False, "infer"), (True, "infer")):
-                    if what == "infer" and not tf32:
-                        continue
-                    name = f"{kind} {shape} {str(dtype)[6:]} {what} {'ragged' if ragged else 'full'} tf32={tf32}"
-                    if not report.wants(name):
-                        continue
+def _against_torch(report: Report, dtype: torch.dtype, shapes: list[tuple[int, int, int, int]]) -> None:
+    name_of = str(dtype).removeprefix("torch.") + ("" if torch.backends.cudnn.allow_tf32 else " without TF32")
+    print(f"training and inference, {name_of}: ms, and torch / auto")
+    for kind in ("LSTM", "GRU", "RNN"):
+        for shape in shapes[: 1 if report.quick else None]:
+            case = Case(kind, shape, report.device, dtype)
+            for what, ragged in itertools.product(("train", "infer"), (False, True)):
+                name = f"{kind} {shape} {name_of} {what} {'ragged' if ragged else 'full'}"
+                if report.wants(name):
                     with report.case(name) as values:
-                        modules = {"torch": case.torch}
-                        for backend in backends(kind.lower(), {}, report.device, dtype):
-                            if backend != "reference":
-                                modules[backend] = case.ours(backend)
-                        step = case.train if what == "train" else case.infer
-                        runs = {key: partial(step, module, ragged) for key, module in modules.items()}
-                        values |= in_turn(runs, report.device, 0.12)
-                        values["auto is"] = (
-                            modules["auto"].backend_for(case.x, lengths=case.lengths if ragged else None).name
-                        )
-                        shown = "  ".join(
-                            f"{key} {value:.3f}" if isinstance(value, float) else f"({value})"
-                            for key, value in values.items()
-                        )
-                        print(f"{name:58} {shown}   x{values['torch'] / values['auto']:.2f}", flush=True)
+                        values |= _row(report.device, case, what, ragged)
+                        shown = "  ".join(f"{key} {value:.3f}" for key, value in values["ms"].items())
+                        print(f"{name:52} {shown}  ({values['auto is']}) x{values['ratio']:.2f}", flush=True)
+
+
+def _row(device: str, case: Case, what: str, ragged: bool) -> dict[str, Any]:
+    modules = {"torch": case.torch}
+    for backend in backends(case.kind.lower(), {}, device, case.dtype):
+        if backend != "reference":
+            modules[backend] = case.ours(backend)
+    step = case.train if what == "train" else case.infer
+    found = in_turn({key: partial(step, module, ragged) for key, module in modules.items()}, device, 0.1)
+    with torch.set_grad_enabled(what == "train"):
+        choice = modules["auto"].backend_for(case.x, lengths=case.lengths if ragged else None)  # type: ignore[operator]
+    return {"ms": found, "auto is": choice.name, "ratio": found["torch"] / found["auto"]}
 
 
 def _variants(report: Report) -> None:
-    print("variants, training, full and ragged: ms, beside plain torch")
+    print("variants, training, full and ragged: ms, beside plain torch; and ours / torch")
     for kind, variants in VARIANTS.items():
         case = Case(kind, (50, 32, 256, 256), report.device, torch.float32)
-        for options in variants[: 1 if report.quick else None]:
-            for ragged in (False, True):
-                name = f"{kind} {options} {'ragged' if ragged else 'full'}"
-                if not report.wants(name):
-                    continue
-                with report.case(name) as values:
-                    runs = {"torch": partial(case.train, case.torch, ragged)}
-                    for backend in backends(kind.lower(), options, report.device):
-                        if backend not in ("reference", "vendor"):
-                            runs[backend] = partial(case.train, case.ours(backend, **options), ragged)
-                    values |= in_turn(runs, report.device, 0.1)
-                    print(f"{name:58} " + "  ".join(f"{key} {value:.3f}" for key, value in values.items()), flush=True)
+        for options, ragged in itertools.product(variants[: 1 if report.quick else None], (False, True)):
+            name = f"{kind} {options} {'ragged' if ragged else 'full'}"
+            if not report.wants(name):
+                continue
+            with report.case(name) as values:
+                runs = {"torch": partial(case.train, case.torch, ragged)}
+                for backend in backends(kind.lower(), options, report.device):
+                    if backend not in ("reference", "vendor"):
+                        runs[backend] = partial(case.train, case.ours(backend, **options), ragged)
+                values |= in_turn(runs, report.device, 0.1)
+                shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+                print(f"{name:52} {shown}  x{values['auto'] / values['torch']:.2f}", flush=True)
 
 
 def _tasks(report: Report) -> None:
@@ -202,9 +200,6 @@ def _tasks(report: Report) -> None:
 
 def _rate(name: str) -> float:
     """Tokens a second of the last half of a run."""
-    import json
-    from pathlib import Path
-
     lines = (Path("runs") / name / "timing.jsonl").read_text("utf-8").splitlines()
     rates = [record["tokens_per_second"] for record in map(json.loads, lines) if "tokens_per_second" in record]
     return statistics.median(rates[len(rates) // 2 :])
@@ -229,6 +224,3 @@ def _synchronisations(name: str) -> dict[str, Any]:
                 places[place] = places.get(place, 0) + 1
     often = {place: count for place, count in places.items() if count >= 15}
     return {"an update": (counts[1] - counts[0]) / 10, "places": often}
-
-
-__all__ = ["check", "contextlib", "run"]
