@@ -20,8 +20,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import platform
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -54,6 +57,38 @@ def surroundings(device: str) -> dict[str, object]:
     return found
 
 
+def workers(args: argparse.Namespace) -> int:
+    """How many processes share the work: on CUDA a few, elsewhere one."""
+    if args.workers is not None:
+        return int(args.workers)
+    return max(1, min(8, (os.cpu_count() or 2) // 2)) if args.device == "cuda" and not args.quick else 1
+
+
+def in_processes(report: Report, args: argparse.Namespace, part: str, count: int, *more: str) -> None:
+    """Run a part in several processes and take what they find; of those that only warm up, failures alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for number in range(count):
+            out = Path(folder) / f"{number}.json"
+            command = [
+                sys.executable, __file__, "--device", args.device, "--parts", part, "--only", args.only,
+                "--minutes", str(report.left() / 60), "--share", f"{number}/{count}", "--out", str(out), *more,
+            ]  # fmt: skip
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            log = (Path(folder) / f"{number}.log").open("w")
+            running.append((out, subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)))
+        for out, process in running:
+            try:
+                process.wait(max(1.0, report.left() + 5))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            if not out.exists():
+                with report.case(f"process {out.stem} of {count}"):
+                    raise RuntimeError(out.with_suffix(".log").read_text("utf-8", errors="replace")[-1500:])
+            elif not more:
+                report.take(json.loads(out.read_text("utf-8")))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -62,18 +97,29 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few and small cases")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--workers", type=int, help="processes that share the cases of nn and compile kernels")
+    parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
+    parser.add_argument("--warming", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     parts = args.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"--parts: {', '.join(unknown)}; known: {', '.join(PARTS)}")
-    report = Report(args.device, 60 * args.minutes, quick=args.quick, only=args.only)
+    options = {"quick": args.quick, "only": args.only, "share": args.share, "warming": args.warming}
+    report = Report(args.device, 60 * args.minutes, **options)
     synchronise(args.device)  # a device that is absent ends it here
     about = surroundings(args.device)
     print(", ".join(f"{name} {value}" for name, value in about.items()), flush=True)
     for part in PARTS:
         if part in parts:
             with report.part(part):
-                importlib.import_module(f"device.{part}").check(report)
+                # Triton compiles a kernel for each size and option, which takes longer than running it.
+                shared = workers(args) if args.share == "0/1" and not args.warming else 1
+                if part == "speed" and shared > 1:
+                    in_processes(report, args, part, shared, "--warming")
+                if part == "nn" and shared > 1:
+                    in_processes(report, args, part, shared)
+                else:
+                    importlib.import_module(f"device.{part}").check(report)
     report.summary()
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

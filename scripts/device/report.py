@@ -23,10 +23,23 @@ class Report:
         seconds: for everything together.
         quick: few and small cases.
         only: cases whose name lacks this text are passed over.
+        share: of the cases, those with number k of n in turn, as "k/n": several processes share them.
+        warming: what is measured runs once, so that its kernels are compiled and kept.
     """
 
-    def __init__(self, device: str, seconds: float, *, quick: bool = False, only: str = "") -> None:
-        self.device, self.quick, self.only = device, quick, only
+    def __init__(
+        self,
+        device: str,
+        seconds: float,
+        *,
+        quick: bool = False,
+        only: str = "",
+        share: str = "0/1",
+        warming: bool = False,
+    ) -> None:
+        self.device, self.quick, self.only, self.warming = device, quick, only, warming
+        self._share, self._shares = map(int, share.split("/"))
+        self._asked = 0
         self.end = time.perf_counter() + seconds
         self.rows: list[dict[str, Any]] = []
         self.parts: dict[str, float] = {}
@@ -68,8 +81,16 @@ class Report:
             self._add(name, True, time.perf_counter() - start, "", values)
 
     def wants(self, name: str) -> bool:
-        """Whether a case of this name is to run."""
-        return self.only in name
+        """Whether a case of this name is to run, here."""
+        if self.only not in name:
+            return False
+        self._asked += 1
+        return self._asked % self._shares == self._share
+
+    def take(self, found: dict[str, Any]) -> None:
+        """Add what another process has found of the present part."""
+        self.rows += found["rows"]
+        self.unreached += [name for name in found["unreached"] if name not in self.unreached]
 
     def _add(self, name: str, good: bool, seconds: float = 0.0, error: str = "", values: Any = None) -> None:
         row = {"part": self._part, "case": name, "good": good, "seconds": round(seconds, 4)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ import seqkit.nn as snn
 from device.nn import backends
 from device.report import Report, synchronise
 from device.tasks import TASKS, _inside, _train
+from seqkit.training.update import Updater
 
 SHAPES = [  # (T, B, I, H)
     (50, 32, 128, 128),
@@ -37,10 +37,11 @@ SHAPES = [  # (T, B, I, H)
     (64, 16, 64, 64),
 ]
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "LSTM": [{"peephole": True}, {"coupled": True}, {"layer_norm": True}, {"zoneout": 0.1}, {"recurrent_dropout": 0.2},
+    "LSTM": [{},
+             {"peephole": True}, {"coupled": True}, {"layer_norm": True}, {"zoneout": 0.1}, {"recurrent_dropout": 0.2},
              {"weight_drop": 0.2}, {"cell_clip": 3.0}, {"proj_size": 64}],
-    "GRU": [{"layer_norm": True}, {"zoneout": 0.1}, {"recurrent_dropout": 0.2}],
-    "RNN": [{"layer_norm": True}, {"recurrent_dropout": 0.2}],
+    "GRU": [{}, {"layer_norm": True}, {"zoneout": 0.1}, {"recurrent_dropout": 0.2}],
+    "RNN": [{}, {"layer_norm": True}, {"recurrent_dropout": 0.2}],
 }  # fmt: skip
 
 
@@ -49,7 +50,8 @@ def check(report: Report) -> None:
     warnings.simplefilter("ignore")
     _against_torch(report, torch.float32, SHAPES)
     _variants(report)
-    _tasks(report)
+    if not report.warming:
+        _tasks(report)
     if not report.quick:
         _against_torch(report, torch.bfloat16, SHAPES[1:4])
         # What torch does where nothing is set: cuDNN's float32 in TF32. And with nothing but float32:
@@ -57,8 +59,13 @@ def check(report: Report) -> None:
         _against_torch(report, torch.float32, SHAPES[1:3])
 
 
-def in_turn(candidates: dict[str, Callable[[], Any]], device: str, budget: float) -> dict[str, float]:
+def in_turn(candidates: dict[str, Callable[[], Any]], report: Report, budget: float) -> dict[str, float]:
     """Median milliseconds of each candidate; all run in turn, at least 3 times, until the budget (s) is spent."""
+    device = report.device
+    if report.warming:
+        for run_it in candidates.values():
+            run_it()
+        return dict.fromkeys(candidates, 1.0)
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run_it in candidates.values():
         run_it()
@@ -143,18 +150,18 @@ def _against_torch(report: Report, dtype: torch.dtype, shapes: list[tuple[int, i
                 name = f"{kind} {shape} {name_of} {what} {'ragged' if ragged else 'full'}"
                 if report.wants(name):
                     with report.case(name) as values:
-                        values |= _row(report.device, case, what, ragged)
+                        values |= _row(report, case, what, ragged)
                         shown = "  ".join(f"{key} {value:.3f}" for key, value in values["ms"].items())
                         print(f"{name:52} {shown}  ({values['auto is']}) x{values['ratio']:.2f}", flush=True)
 
 
-def _row(device: str, case: Case, what: str, ragged: bool) -> dict[str, Any]:
+def _row(report: Report, case: Case, what: str, ragged: bool) -> dict[str, Any]:
     modules = {"torch": case.torch}
-    for backend in backends(case.kind.lower(), {}, device, case.dtype):
+    for backend in backends(case.kind.lower(), {}, report.device, case.dtype):
         if backend != "reference":
             modules[backend] = case.ours(backend)
     step = case.train if what == "train" else case.infer
-    found = in_turn({key: partial(step, module, ragged) for key, module in modules.items()}, device, 0.1)
+    found = in_turn({key: partial(step, module, ragged) for key, module in modules.items()}, report, 0.1)
     with torch.set_grad_enabled(what == "train"):
         choice = modules["auto"].backend_for(case.x, lengths=case.lengths if ragged else None)  # type: ignore[operator]
     return {"ms": found, "auto is": choice.name, "ratio": found["torch"] / found["auto"]}
@@ -173,7 +180,7 @@ def _variants(report: Report) -> None:
                 for backend in backends(kind.lower(), options, report.device):
                     if backend not in ("reference", "vendor"):
                         runs[backend] = partial(case.train, case.ours(backend, **options), ragged)
-                values |= in_turn(runs, report.device, 0.1)
+                values |= in_turn(runs, report, 0.1)
                 shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
                 print(f"{name:52} {shown}  x{values['auto'] / values['torch']:.2f}", flush=True)
 
@@ -206,21 +213,28 @@ def _rate(name: str) -> float:
 
 
 def _synchronisations(name: str) -> dict[str, Any]:
-    """What torch itself notices, between 10 and 20 updates, so that start and end cancel out."""
-    counts, places = [], dict[str, int]()
-    for updates in (10, 20):
+    """How often an update waits for the device, and where, as torch itself notices it."""
+    original, places, updates = Updater.__call__, dict[str, int](), 0
+
+    def watched(self: Updater, *args: Any, **options: Any) -> Any:
+        nonlocal updates
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                _train(name, f"{name}-sync", "cuda", updates, "training.evaluate_every=1000", "training.log_every=1000")
+                done = original(self, *args, **options)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        own = [one for one in seen if "synchroniz" in str(one.message)]
-        counts.append(len(own))
-        if updates == 20:
-            for one in own:
-                place = f"{os.path.basename(one.filename)}:{one.lineno}"
+        updates += 1
+        for one in seen:
+            if "synchroniz" in str(one.message):
+                place = f"{Path(one.filename).name}:{one.lineno}"
                 places[place] = places.get(place, 0) + 1
-    often = {place: count for place, count in places.items() if count >= 15}
-    return {"an update": (counts[1] - counts[0]) / 10, "places": often}
+        return done
+
+    Updater.__call__ = watched  # type: ignore[method-assign]
+    try:
+        _train(name, f"{name}-waits", "cuda", 10)
+    finally:
+        Updater.__call__ = original  # type: ignore[method-assign]
+    return {"an update": sum(places.values()) / updates, "places": places}

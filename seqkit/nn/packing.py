@@ -144,7 +144,7 @@ class Packing:
             return packed.reshape(shape)
         positions = self.on(packed.device, "rectangle") if self.positions is None else self.positions
         rows = packed.new_zeros(self.num_steps * self.batch_size, packed.size(-1))
-        return rows.index_copy(0, positions, packed).view(shape)
+        return rows.index_copy_(0, positions, packed).view(shape)
 
     def sort(self, state: Tensor) -> Tensor:
         """(..., B, F) in the caller's order -> in the order of the packed rows."""

@@ -246,6 +246,7 @@ class Recurrent(nn.Module):
                 finals.append(final)
             output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
             data = output + data if self.residual and layer else output
+        # A copy even of a single one: `detach_()`, which loops over long texts call on states, refuses views.
         return leave(self, data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), entered)
 
     def _direction(

@@ -323,3 +323,14 @@ def test_worked_example_gated_memory(backend):
     assert torch.allclose(output.flatten(), torch.tensor([0.0, 0, 0, 0, 0, 7, 0, 0, 6]), atol=1e-5)
     before = torch.cat([torch.zeros(1), lstm.trace(x).records[0]["c"].flatten()[:-1]])
     assert torch.allclose(before, torch.tensor([0.0, 0, 3, 3, 7, 7, 7, 0, 6]), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto", "fused"])
+def test_states_can_be_detached_in_place(backend: str) -> None:
+    """As loops over long texts do between two stretches; torch refuses it on views."""
+    module = snn.LSTM(3, 4, backend=backend)
+    _, state = module(torch.randn(5, 2, 3))
+    for part in state:
+        part.detach_()
+    module(torch.randn(5, 2, 3), state)[0].sum().backward()
+    assert not any(part.requires_grad for part in state)
