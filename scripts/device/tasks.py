@@ -70,6 +70,8 @@ def check(report: Report) -> None:
                 _predicts(name, report.device)
             with report.case(f"{name}: the same bits twice, deterministic") as values:
                 _twice(name, report.device, values)
+            with report.case(f"{name}: resumes on the CPU"):
+                _elsewhere(name, report.device)
         for name, (task, overrides) in ({} if report.quick else MORE).items():
             with report.case(name) as values:
                 _train(task, f"more-{len(report.rows)}", report.device, 6, *overrides)
@@ -130,6 +132,18 @@ def _twice(task: str, device: str, values: dict[str, Any]) -> None:
     _same(f"{task}-whole", f"{task}-again")
     _train(task, f"{task}-loose", device, UPDATES)
     values["without deterministic, the same losses"] = _losses(f"{task}-loose") == _losses(f"{task}-whole")
+
+
+def _elsewhere(task: str, device: str) -> None:
+    """What was learned on the device goes on learning on the CPU, and back: the loss falls no less."""
+    _train(task, f"{task}-moved", device, UPDATES // 2)
+    for where, updates in (("cpu", UPDATES), (device, UPDATES + 5)):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            run.resume(f"runs/{task}-moved", f"device={where}", f"training.steps={updates}")
+    moved, stayed = _losses(f"{task}-moved"), _losses(f"{task}-whole")
+    assert len(moved) == UPDATES + 5
+    last = sum(moved[UPDATES - 5 : UPDATES]) / sum(stayed[UPDATES - 5 :])
+    assert 0.8 < last < 1.25, f"the last losses are {last:.2f} times those of the run that stayed"
 
 
 def _same(one: str, other: str) -> None:

@@ -93,10 +93,8 @@ def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
         return (
             f"it computes in float32, float16 and bfloat16, and the input is {str(data.dtype).removeprefix('torch.')}"
         )
-    for index in range(module.num_layers * module.num_directions):
-        kernel = module.cell_at(index).kernel()
-        if kernel is None or triton.triton_kernel(kernel) is None:
-            return f"there is no Triton kernel for this {type(module.cell_at(index)).__name__}"
+    if not module.has_triton_kernels:
+        return f"there is no Triton kernel for this {type(module.cell_at(0)).__name__}"
     return None
 
 
