@@ -43,7 +43,7 @@ def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
         if (why := triton_refuses(module, data)) is not None:
             raise RuntimeError(f"backend 'triton' cannot run this call: {why}; take 'auto' or 'fused'")
         return Choice("triton", "asked for")
-    mode = module.vendor_mode()
+    mode = module.vendor_mode(data.device.type)
     if module.backend == "vendor":
         if mode is None:
             raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
@@ -66,8 +66,8 @@ def whole_batch(module: Recurrent, input: Any, hx: Any) -> tuple[Tensor, State] 
     """
     if not isinstance(input, Tensor) or input.dim() != 3 or module.backend not in ("auto", "vendor"):
         return None
-    mode = module.vendor_mode()
-    if mode is None or not input.numel() or surrounded(module, input):
+    mode = module.vendor_mode(input.device.type)
+    if mode is None or not input.numel() or surrounded(module, mode, input):
         return None
     x = input.transpose(0, 1) if module.batch_first else input
     packing = Packing.full(*x.shape[:2])
@@ -163,7 +163,7 @@ def scan(
 ) -> tuple[Tensor, State]:
     """Run one cell in one direction on the given backend: rows (N, F) to outputs (N, output_size) and final state."""
     if backend == "vendor":
-        mode = cell.vendor_mode()
+        mode = cell.cudnn_mode() if rows.is_cuda else cell.vendor_mode()
         if mode is not None:
             return vendor_scan(cell, mode, rows, packing, state, prepared)
     if backend in ("fused", "triton"):

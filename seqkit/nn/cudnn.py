@@ -20,6 +20,7 @@ from seqkit.nn.fused.function import Call, scanned
 from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
 
+_ops = torch.ops.aten  # a test puts its own in its place
 MODES = {"RNN_RELU": 0, "RNN_TANH": 1, "LSTM": 2, "GRU": 3}
 """cuDNN's numbers (cudnnRNNMode_t)."""
 
@@ -96,7 +97,7 @@ class Network(Call):
         options = self._options(save)
         buffer = joined(weights, self.counts[0], x, options)
         hx, cx = self._living(states)
-        output, *finals, reserve, _ = torch.ops.aten._cudnn_rnn(x, weights, self.counts[0], buffer, hx, cx, *options)
+        output, *finals, reserve, _ = _ops._cudnn_rnn(x, weights, self.counts[0], buffer, hx, cx, *options)
         rows = self.packing.first_rows
         ends = [
             torch.cat([part, old[:, rows:]], 1) if rows < self.packing.batch_size else part
@@ -121,7 +122,7 @@ class Network(Call):
         cut = 1 + self.num_states
         asked = [wanted[0], wanted[1], len(states) > 1 and wanted[2], any(wanted[cut:])]
         # cuDNN writes into the reserve while it reads it, and a graph that is retained comes here again.
-        d_x, d_h, d_c, d_weights = torch.ops.aten._cudnn_rnn_backward(
+        d_x, d_h, d_c, d_weights = _ops._cudnn_rnn_backward(
             x, weights, self.counts[0], buffer, hx, cx, output, d_out, *d_living, *self._options(True),
             reserve.clone(), asked,
         )  # fmt: skip
@@ -165,7 +166,7 @@ def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[Any]
     order = _order(sizes, tuple(value.shape for value in weights), x.dtype, x.device)
     if order is not None:
         return torch.cat([weights[index].reshape(-1) for index in order])
-    return torch.ops.aten._cudnn_rnn_flatten_weight([value.clone() for value in weights], *sizes)  # type: ignore[no-any-return]
+    return _ops._cudnn_rnn_flatten_weight([value.clone() for value in weights], *sizes)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=256)
@@ -174,7 +175,7 @@ def _order(
 ) -> tuple[int, ...] | None:
     """In which order cuDNN lays weights of these shapes one after another, or None if it leaves gaps."""
     probes = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
-    buffer = torch.ops.aten._cudnn_rnn_flatten_weight(probes, *sizes)  # turns the probes into views of the block
+    buffer = _ops._cudnn_rnn_flatten_weight(probes, *sizes)  # turns the probes into views of the block
     places = [(probe.data_ptr() - buffer.data_ptr()) // buffer.element_size() for probe in probes]
     order = sorted(range(len(probes)), key=places.__getitem__)
     end = 0

@@ -109,7 +109,7 @@ class Recurrent(nn.Module):
             raise ValueError(
                 f"backend {self.backend!r} needs a cell with a fused kernel, {type(cells[0]).__name__} has none"
             )
-        if self.backend == "vendor" and any(cell.vendor_mode() is None for cell in cells):
+        if self.backend == "vendor" and any(cell.cudnn_mode() is None for cell in cells):
             raise ValueError(
                 "backend 'vendor' serves plain RNN, LSTM and GRU only; take 'auto' or 'fused' for variants"
             )
@@ -159,9 +159,10 @@ class Recurrent(nn.Module):
         # Not self.cells[index]: that takes 2 us, which several uses a call make felt at small sizes.
         return self._modules["cells"]._modules[str(index)]  # type: ignore[union-attr,return-value]
 
-    def vendor_mode(self) -> str | None:
-        """ATen's name of what all cells compute in their present mode, or None if it has none."""
-        modes = {self.cell_at(index).vendor_mode() for index in range(self.num_layers * self.num_directions)}
+    def vendor_mode(self, device_type: str) -> str | None:
+        """ATen's name of what all cells compute in their present mode, or None if it has none on such a device."""
+        cells = [self.cell_at(index) for index in range(self.num_layers * self.num_directions)]
+        modes = {cell.cudnn_mode() if device_type == "cuda" else cell.vendor_mode() for cell in cells}
         return modes.pop() if len(modes) == 1 else None
 
     @cached_property

@@ -165,8 +165,8 @@ def vendor_network(module: Recurrent, entered: Entered) -> tuple[Tensor, State] 
     It saves 50 us (with a backward pass 300 us) per layer and direction. Returns outputs, packed (N, size) or for full
     batches (T, B, size), and the final states (layer-directions, B, size).
     """
-    packing, mode = entered.packing, module.vendor_mode()
-    if mode is None or surrounded(module, entered.x):
+    packing, mode = entered.packing, module.vendor_mode(entered.x.device.type)
+    if mode is None or surrounded(module, mode, entered.x):
         return None
     if packing.is_full:
         x = entered.x if entered.x.dim() == 3 else entered.x.reshape(packing.num_steps, packing.batch_size, -1)
@@ -178,14 +178,14 @@ def vendor_network(module: Recurrent, entered: Entered) -> tuple[Tensor, State] 
     return whole_network(module, mode, entered.data, entered.states, packing)
 
 
-def surrounded(module: Recurrent, data: Tensor) -> bool:
+def surrounded(module: Recurrent, mode: str, data: Tensor) -> bool:
     """Whether something happens between or inside layers that one call for all of them knows nothing of."""
     return bool(
         module.residual
         or (module.locked_dropout and module.training)
         or (module.checkpoint_chunks > 1 and torch.is_grad_enabled())
         # Our own dropout, whose masks a second derivative can see; cuDNN's stay inside it.
-        or (module.dropout and module.training and module.num_layers > 1 and data.device.type == "cuda")
+        or (module.dropout and module.training and module.num_layers > 1 and cudnn_serves(mode, data))
     )
 
 

@@ -145,6 +145,10 @@ class Cell(nn.Module):
         """ATen's name of this cell in its present mode: "LSTM", "GRU", "RNN_TANH", "RNN_RELU"; None if it has none."""
         return None
 
+    def cudnn_mode(self) -> str | None:
+        """As `vendor_mode`, of what cuDNN computes, which may be more than ATen does well on the CPU."""
+        return self.vendor_mode()
+
     def initial_state(self, batch_size: int, like: Tensor) -> State:
         """Zeros, each (batch_size, size), with the device and dtype of `like`."""
         return tuple(like.new_zeros(batch_size, size) for size in self.state_sizes)

@@ -212,6 +212,12 @@ class LSTMCell(Cell):
             return None
         return "LSTM"
 
+    def cudnn_mode(self) -> str | None:
+        kernel = self.kernel()
+        if kernel is None or not kernel.is_plain_projected or (self.training and self.recurrent_dropout):
+            return None
+        return "LSTM"
+
     def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """One step; see the class."""
         h, c = self.run(x, hx)

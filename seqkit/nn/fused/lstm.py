@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -49,6 +49,11 @@ class LSTMKernel(Kernel):
     def is_plain(self) -> bool:
         """Whether a step is torch's LSTM."""
         return self == PLAIN
+
+    @cached_property
+    def is_plain_projected(self) -> bool:
+        """Whether a step is torch's LSTM, with or without a projection."""
+        return replace(self, proj_size=0) == PLAIN
 
     def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         H, order = given["c0"].size(1), self.order
