@@ -65,7 +65,24 @@ VARIANTS = {
         {"zoneout": 0.3, "recurrent_dropout": 0.4, "nonlinearity": "relu"},
     ],
 }  # fmt: skip
+NORMED = {
+    "lstm": [
+        {},
+        {"bias": False},
+        {"peephole": True, "cell_clip": 0.5},
+        {"coupled": True, "zoneout": 0.3, "zoneout_cell": 0.4},
+        {"coupled": True, "peephole": True, "recurrent_dropout": 0.4, "output_activation": "sigmoid"},
+        {"recurrent_dropout": 0.4, "recurrent_dropout_kind": "semeniuta", "output_activation": "relu"},
+    ],
+    "gru": [
+        {},
+        {"bias": False, "recurrent_dropout": 0.4},
+        {"zoneout": 0.2, "recurrent_dropout": 0.4, "recurrent_dropout_kind": "semeniuta"},
+    ],
+    "rnn": [{}, {"bias": False, "nonlinearity": "relu"}, {"zoneout": 0.3, "recurrent_dropout": 0.4}],
+}
 CASES = [(kind, options) for kind, variants in VARIANTS.items() for options in variants]
+NORMED_CASES = [(kind, {"layer_norm": True, **options}) for kind, variants in NORMED.items() for options in variants]
 # Largest error, relative to the largest entry where that exceeds one.
 BOUNDS = {torch.float32: 3e-6, torch.float16: 2e-2}
 
@@ -274,11 +291,76 @@ def test_double_backward():
     assert second.abs().max() > 0
 
 
+def _one_unit_block(size):
+    """All steps in one launch of one program for each row block, which the interpreter can run."""
+    launch.FORCED.mode = "persistent"
+    launch.FORCED.forward = launch.FORCED.backward = Tile(16, size, 16, 1, 4, 1, False)
+
+
+@pytest.mark.parametrize(("kind", "options"), NORMED_CASES)
+@pytest.mark.parametrize("lengths", [[3, 0, 5, 1], [2] * 18])
+def test_layer_norm(kind, options, lengths):
+    _one_unit_block(8)
+    compare(kind, options, 5, max(lengths), lengths)
+    compare(kind, options, 8, max(lengths), lengths, training=False)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_layer_norm_in_half(kind):
+    _one_unit_block(8)
+    compare(kind, {"layer_norm": True}, 8, 4, [4, 2, 0], dtype=torch.float16)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("wanted", [[True, False, False], [False, True, False], [False, True, True]])
+def test_layer_norm_with_gradients_of_some_results(kind, wanted):
+    _one_unit_block(8)
+    compare(kind, {"layer_norm": True}, 6, 3, [3, 1], wanted=wanted if kind == "lstm" else wanted[:2])
+
+
+@pytest.mark.parametrize(("kind", "options"), [NORMED_CASES[0], NORMED_CASES[3], NORMED_CASES[6], NORMED_CASES[-1]])
+@pytest.mark.parametrize("lengths", [[3] * 17, [4, 1, 0, 2]])
+def test_layer_norm_over_programs(kind, options, lengths, monkeypatch):
+    """Statistics that are joined from three programs, the last of which has a single unit."""
+    monkeypatch.setattr(launch, "_persistent", _one_process_a_program)
+    launch.FORCED.mode = "persistent"
+    launch.FORCED.forward = launch.FORCED.backward = Tile(16, 16, 16, 1, 4, 1, False)
+    compare(kind, options, 33, max(lengths), lengths)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_layer_norm_of_large_means(kind, monkeypatch):
+    """Sums with a mean of a thousand times their spread lose no more than the products themselves do."""
+    monkeypatch.setattr(launch, "_persistent", _one_process_a_program)
+    launch.FORCED.mode = "persistent"
+    launch.FORCED.forward = launch.FORCED.backward = Tile(16, 16, 16, 1, 4, 1, False)
+    torch.manual_seed(0)
+    cell, packing = CELLS[kind](3, 40, layer_norm=True, dtype=torch.float64), Packing.full(1, 2)
+    with torch.no_grad():
+        cell.weight_hh[:] = cell.weight_hh / 100 + 8
+    x, state = torch.zeros(2, 3).double(), tuple(torch.ones(2, 40).double() for _ in cell.state_names)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        cell.to(dtype)
+        prepared = cell.prepare(cell.weights(), [2])
+        inputs = (x.to(dtype), packing, tuple(part.to(dtype) for part in state), prepared)
+        with torch.no_grad():
+            if dtype == torch.float32:
+                found.append(kernel_scan(cell, triton_kernel(cell.kernel()), *inputs)[0].double())
+            found.append(reference_scan(cell, cell.project(inputs[0], prepared), [2], inputs[2], prepared)[0].double())
+    ours, theirs, exact = found
+    assert (ours - exact).abs().max() <= 3 * (theirs - exact).abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_layer_norm_without_one_launch(kind):
+    """Where the programs do not fit on the card together, the fused kernel computes."""
+    launch.FORCED.mode = "stepwise"
+    compare(kind, {"layer_norm": True}, 5, 4, [3, 0, 4])
+
+
 def test_not_served():
-    assert triton_kernel(LSTMCell(3, 4, layer_norm=True).kernel()) is None
     assert triton_kernel(LSTMCell(3, 4, proj_size=2).kernel()) is None
-    assert triton_kernel(GRUCell(3, 4, layer_norm=True).kernel()) is None
-    assert triton_kernel(RNNCell(3, 4, layer_norm=True).kernel()) is None
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])

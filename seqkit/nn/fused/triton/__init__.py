@@ -44,19 +44,19 @@ def available() -> bool:
 def triton_kernel(kernel: Kernel) -> Kernel | None:
     """The Triton counterpart of a fused kernel with the same options, or None where there is none.
 
-    Serves LSTM, GRU and vanilla RNN without layer norm and without a projection, in the dtypes of `DTYPES`.
+    Serves LSTM without a projection, GRU and vanilla RNN, in the dtypes of `DTYPES`.
     """
     if not available():
         return None
-    if isinstance(kernel, LSTMKernel) and not kernel.layer_norm and not kernel.proj_size:
+    if isinstance(kernel, LSTMKernel) and not kernel.proj_size:
         from seqkit.nn.fused.triton.lstm import TritonLSTM
 
         return TritonLSTM(kernel)
-    if isinstance(kernel, GRUKernel) and not kernel.layer_norm:
+    if isinstance(kernel, GRUKernel):
         from seqkit.nn.fused.triton.gru import TritonGRU
 
         return TritonGRU(kernel)
-    if isinstance(kernel, RNNKernel) and not kernel.layer_norm:
+    if isinstance(kernel, RNNKernel):
         from seqkit.nn.fused.triton.rnn import TritonRNN
 
         return TritonRNN(kernel)

@@ -50,6 +50,15 @@ def slope(value, NAME: tl.constexpr):
 
 
 @triton.jit
+def own_part(row_block0, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """What this program makes: its row block and rows (BM,), its unit block and units (BN,)."""
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
+    row_block = row_block0 + tl.program_id(0) // unit_blocks
+    unit_block = tl.program_id(0) % unit_blocks
+    return row_block, row_block * BM + tl.arange(0, BM), unit_block, unit_block * BN + tl.arange(0, BN)
+
+
+@triton.jit
 def offset_of(offsets, t, B, FULL: tl.constexpr):
     """Row in a history buffer (B + N, size) where the states before step t begin, as int64."""
     if FULL:
@@ -108,6 +117,13 @@ def leave(counter, programs):
 
 
 @triton.jit
+def meet(counter, target):
+    """Go on when all programs of the row block have got here; `target` counts all arrivals until then."""
+    arrive(counter)
+    wait(counter, target)
+
+
+@triton.jit
 def load_weight(
     weight, columns, valid, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr
 ):
@@ -129,6 +145,25 @@ def load_weight(
     else:
         found = tl.load(weight + k * WIDTH + column, mask=mask, other=0.0)
     return found
+
+
+@triton.jit
+def hold_weight(
+    weight,
+    columns,
+    valid,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    HOLD: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """The whole weight of a program, which it keeps for all steps, if HOLD; see `load_weight`."""
+    if HOLD:
+        held = load_weight(weight, columns, valid, 0, K, BK, SPLIT, WIDTH)
+    else:
+        held = 0
+    return held
 
 
 @triton.jit
@@ -196,15 +231,6 @@ def product(
     if SPLIT > 1:
         total = tl.sum(total, 0)
     return total
-
-
-@triton.jit
-def in_four(total, BM: tl.constexpr, BN: tl.constexpr):
-    """(BM, 4 BN), whose columns are four slots for each unit, as four tiles (BM, BN)."""
-    even, odd = tl.split(tl.reshape(total, (BM, BN, 2, 2)))
-    first, third = tl.split(even)
-    second, fourth = tl.split(odd)
-    return first, second, third, fourth
 
 
 @triton.jit

@@ -1,18 +1,18 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
-"""Triton kernels of the GRU; see `lstm_kernels.py` for the layout of the buffers."""
+"""Triton kernels of the GRU, there and back; see `lstm_forward.py` for the layout of the buffers."""
 
 import triton
 import triton.language as tl
 
 from seqkit.nn.fused.triton.blocks import (
     arrive,
-    in_four,
+    hold_weight,
     leave,
     lengths_of,
     load_tile,
-    load_weight,
+    meet,
     offset_of,
+    own_part,
     product,
     sigmoid,
     steps_of_block,
@@ -20,17 +20,107 @@ from seqkit.nn.fused.triton.blocks import (
     tanh,
     wait,
 )
+from seqkit.nn.fused.triton.norms import get_moments, get_sums, load_scale, put_moments, put_pair, store_scale
+from seqkit.nn.fused.triton.parts import (
+    begin,
+    factor,
+    flowing,
+    four_columns,
+    in_four,
+    incoming,
+    load_four,
+    returned,
+    store_entered,
+    store_four,
+    zoned,
+)
+
+
+@triton.jit
+def gru_sums(
+    h,
+    mask_recurrent,
+    weight,
+    held,
+    bias,
+    normed,
+    scales,
+    scales_n,
+    gain,
+    told,
+    rows,
+    alive,
+    unit_block,
+    units,
+    gate_tile,
+    mask,
+    place,
+    counter,
+    target,
+    H: tl.constexpr,
+    PARTS: tl.constexpr,
+    SAVE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    STAGES: tl.constexpr,
+    HOLD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """W_hh (h * mask) + b_hh of r, z and n; if PARTS, LN(W_hh (h * mask)) * gain + b_hh, over r and z together and over
+    n alone. If SAVE, what LN gives goes to `normed` and its scales to `scales` and `scales_n`, for backward."""
+    columns, valid = four_columns(unit_block, H, 3, BN)
+    total = product(
+        h, mask_recurrent, rows, alive, weight, columns, valid, held, H,
+        BM, 4 * BN, BK, SPLIT, STAGES, HOLD, PRECISION,
+    )  # fmt: skip
+    if PARTS > 0:
+        is_n = tl.arange(0, 4 * BN) % 4 == 3
+        put_moments(told, 0, rows, unit_block, total, valid & (is_n == 0), PARTS)
+        put_moments(told, 1, rows, unit_block, total, valid & is_n, PARTS)
+        meet(counter, target)
+        mean, scale = get_moments(told, 0, rows, 2, H, BN, PARTS)
+        mean_n, scale_n = get_moments(told, 1, rows, 1, H, BN, PARTS)
+        total = tl.where(is_n[None, :], (total - mean_n) * scale_n, (total - mean) * scale)
+    _, a_r, a_z, m = in_four(total, BM, BN)
+    if PARTS > 0:
+        if SAVE:
+            store_four(normed + place * (3 * H), gate_tile, mask, a_r, a_r, a_z, m, H, 3)
+            store_scale(scales, place, rows, alive, unit_block, scale)
+            store_scale(scales_n, place, rows, alive, unit_block, scale_n)
+        _, g_r, g_z, g_n = load_four(gain, units, units < H, H, 3)
+        a_r, a_z, m = a_r * g_r[None, :], a_z * g_z[None, :], m * g_n[None, :]
+    if bias is not None:
+        _, b_r, b_z, b_n = load_four(bias, units, units < H, H, 3)
+        a_r, a_z, m = a_r + b_r[None, :], a_z + b_z[None, :], m + b_n[None, :]
+    return a_r, a_z, m
+
+
+@triton.jit
+def gru_step(s_r, s_z, s_n, m, h, update):
+    """r = s(s_r), z = s(s_z), n = tanh(s_n + r m), h' = (1 - z) n update + z h, as in `seqkit.nn.GRUCell`."""
+    r = sigmoid(s_r)
+    z = sigmoid(s_z)
+    n = tanh(s_n + r * m)
+    return r, z, n, n * update + z * (h - n * update)
 
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def gru_forward(
-    gates,  # (N, 3H): W_ih x + b_ih, which r, z and n replace if SAVE
-    inner,  # (N, H), out if SAVE: the recurrent part of n's sum, W_hn h + b_hn; or None
+    sums,  # (N, 3H): W_ih x + b_ih, or its norm
+    gates,  # (N, 3H), out if SAVE: r, z and n; may be `sums`
+    inner,  # (N, H), out if SAVE: the recurrent part of n's sum, m; or None
     h0,  # (B, H)
     hidden,  # (B + N, H), out
     final_h,  # (B, H), out
     weight,  # (3H, H)
     bias,  # (3H,), b_hh, or None
+    normed,  # (N, 3H), out if PARTS and SAVE: LN(W_hh h)
+    scales,  # (N,), float32, likewise: 1 / sqrt(variance) of r and z
+    scales_n,  # (N,), of n
+    told,  # scratch if PARTS: (row blocks * BM, 4, PARTS), float32
+    gain,  # (3H,) if PARTS
     mask_recurrent,  # (b_0, H) or None
     mask_update,  # (N, H) or None
     mask_zoneout,  # (N, H) or None, where the rate stands in
@@ -47,6 +137,7 @@ def gru_forward(
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
     ZONEOUT: tl.constexpr,
+    PARTS: tl.constexpr,  # if not 0, there is layer norm: see `norms.py`; only if PERSISTENT
     SAVE: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -58,105 +149,122 @@ def gru_forward(
 ):
     """All steps of the GRU from `first` to `end`, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
-    row_block = row_block0 + tl.program_id(0) // unit_blocks
-    first_unit = (tl.program_id(0) % unit_blocks) * BN
-    rows = row_block * BM + tl.arange(0, BM)
-    units = first_unit + tl.arange(0, BN)
-    # Four slots for each unit, of which the last is empty.
-    columns = tl.arange(0, 4 * BN)
-    slot = columns % 4
-    valid = (first_unit + columns // 4 < H) & (slot < 3)
-    columns = slot * H + first_unit + columns // 4
+    PHASES: tl.constexpr = 2 if PARTS > 0 else 1
+    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
+    columns, valid = four_columns(unit_block, H, 3, BN)
     lives = lengths_of(lengths, rows, steps, B, FULL)
     stop = tl.minimum(end, steps_of_block(lengths, row_block * BM, steps, FULL))
-    if PERSISTENT:
-        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (3 * H) + units[None, :]
     unit_mask = (units < H)[None, :]
-
+    counter = counters + row_block * 32 if PERSISTENT else None
     if first == 0:
-        given = (rows < B)[:, None] & unit_mask
-        h = load_tile(h0, tile, given)
-        if not FULL:
-            store_tile(final_h, tile, h, (lives == 0)[:, None] & unit_mask)
-        if SAVE:
-            store_tile(hidden, tile, h, given)
+        h = begin(h0, hidden, final_h, tile, rows, lives, B, unit_mask, FULL, SAVE)
     else:
-        mask = (lives > first)[:, None] & unit_mask
-        h = load_tile(hidden + offset_of(offsets, first, B, FULL) * H, tile, mask)
-    if bias is not None:
-        b_r = load_tile(bias, units, units < H)[None, :]
-        b_z = load_tile(bias + H, units, units < H)[None, :]
-        b_m = load_tile(bias + 2 * H, units, units < H)[None, :]
-    if HOLD:
-        held = load_weight(weight, columns, valid, 0, H, BK, SPLIT, 0)
-    else:
-        held = 0
-
+        states = hidden + offset_of(offsets, first, B, FULL) * H
+        h = load_tile(states, tile, (lives > first)[:, None] & unit_mask)
+    held = hold_weight(weight, columns, valid, H, BK, SPLIT, HOLD, 0)
     for t in tl.range(first, stop, num_stages=1):
-        before = offset_of(offsets, t, B, FULL)
         after = offset_of(offsets, t + 1, B, FULL)
+        place = after - B
         alive = lives > t
         mask = alive[:, None] & unit_mask
-        step_gates = gates + (after - B) * (3 * H)
-        s_r = load_tile(step_gates, gate_tile, mask)
-        s_z = load_tile(step_gates + H, gate_tile, mask)
-        s_n = load_tile(step_gates + 2 * H, gate_tile, mask)
-        old = tl.where(t == 0, h0, hidden + before * H)
+        _, s_r, s_z, s_n = load_four(sums + place * (3 * H), gate_tile, mask, H, 3)
+        update = factor(mask_update, 1.0, place * H, tile, mask)
+        old = tl.where(t == 0, h0, hidden + offset_of(offsets, t, B, FULL) * H)
+        met = (t - first) * (PHASES * unit_blocks)
         if PERSISTENT:
-            wait(counter, (t - first) * unit_blocks)
-        total = product(
-            old, mask_recurrent, rows, alive, weight, columns, valid, held, H,
-            BM, 4 * BN, BK, SPLIT, STAGES, HOLD, PRECISION,
+            wait(counter, met)
+        a_r, a_z, m = gru_sums(
+            old, mask_recurrent, weight, held, bias, normed, scales, scales_n, gain, told, rows, alive, unit_block,
+            units, gate_tile, mask, place, counter, met + unit_blocks, H, PARTS, SAVE,
+            BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
-        a_r, a_z, m, _ = in_four(total, BM, BN)
-        if bias is not None:
-            a_r += b_r
-            a_z += b_z
-            m += b_m
-        r = sigmoid(s_r + a_r)
-        z = sigmoid(s_z + a_z)
-        n = tanh(s_n + r * m)
-        if mask_update is not None:
-            candidate = n * load_tile(mask_update + (after - B) * H, tile, mask)
-        else:
-            candidate = n
-        new = candidate + z * (h - candidate)
+        r, z, n, new = gru_step(s_r + a_r, s_z + a_z, s_n, m, h, update)
         if ZONEOUT:
-            if mask_zoneout is not None:
-                keep = load_tile(mask_zoneout + (after - B) * H, tile, mask)
-            else:
-                keep = zoneout
-            new += keep * (h - new)
+            new += factor(mask_zoneout, zoneout, place * H, tile, mask) * (h - new)
         store_tile(hidden + after * H, tile, new, mask)
         if PERSISTENT:
             arrive(counter)
         # As the product will read it: rounded to the buffer's dtype.
         h = new.to(hidden.dtype.element_ty).to(tl.float32)
         if SAVE:
-            store_tile(step_gates, gate_tile, r, mask)
-            store_tile(step_gates + H, gate_tile, z, mask)
-            store_tile(step_gates + 2 * H, gate_tile, n, mask)
-            store_tile(inner + (after - B) * H, tile, m, mask)
+            store_four(gates + place * (3 * H), gate_tile, mask, r, r, z, n, H, 3)
+            store_tile(inner + place * H, tile, m, mask)
         store_tile(final_h, tile, new, (lives == t + 1)[:, None] & unit_mask)
     if PERSISTENT:
         leave(counter, unit_blocks)
 
 
+@triton.jit
+def back_through_gru(dh, r, z, n, m, h, update):
+    """From h' = (1 - z) n update + z h, n = tanh(s_n + r m): the gradients of the sums of r, z and n, and of h by z."""
+    d_n = dh * (1.0 - z) * update * (1.0 - n * n)
+    d_z = dh * (h - n * update) * z * (1.0 - z)
+    d_r = d_n * m * r * (1.0 - r)
+    return d_r, d_z, d_n, dh * z
+
+
+@triton.jit
+def back_through_gru_norm(
+    d_r,
+    d_z,
+    d_m,
+    normed,
+    scales,
+    scales_n,
+    gain,
+    told,
+    rows,
+    alive,
+    unit_block,
+    units,
+    gate_tile,
+    mask,
+    place,
+    counter,
+    target,
+    H: tl.constexpr,
+    PARTS: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """From the gradients of LN(W_hh h) * gain + b_hh those of W_hh h, for r, z and n."""
+    _, g_r, g_z, g_n = load_four(gain, units, units < H, H, 3)
+    d_r, d_z, d_m = d_r * g_r[None, :], d_z * g_z[None, :], d_m * g_n[None, :]
+    _, n_r, n_z, n_n = load_four(normed + place * (3 * H), gate_tile, mask, H, 3)
+    put_pair(told, 0, rows, unit_block, tl.sum(d_r + d_z, 1), tl.sum(d_r * n_r + d_z * n_z, 1), PARTS)
+    put_pair(told, 1, rows, unit_block, tl.sum(d_m, 1), tl.sum(d_m * n_n, 1), PARTS)
+    meet(counter, target)
+    mean, along = get_sums(told, 0, rows, 2, H, BN, PARTS)
+    mean_n, along_n = get_sums(told, 1, rows, 1, H, BN, PARTS)
+    scale = load_scale(scales, place, rows, alive)
+    scale_n = load_scale(scales_n, place, rows, alive)
+    return (
+        (d_r - mean - n_r * along) * scale,
+        (d_z - mean - n_z * along) * scale,
+        (d_m - mean_n - n_n * along_n) * scale_n,
+    )
+
+
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def gru_backward(
     gates,  # (N, 3H): r, z, n
-    inner,  # (N, H)
+    inner,  # (N, H): m
     hidden,  # (B + N, H)
-    delta_h,  # (N, 3H), out: gradients of the sums of r and z and of `inner`
+    normed,  # (N, 3H), LN(W_hh h), if PARTS
+    scales,  # (N,), float32, likewise: 1 / sqrt(variance) of r and z
+    scales_n,  # (N,), of n
+    told,  # scratch if PARTS: (row blocks * BM, 4, PARTS), float32
+    delta_h,  # (N, 3H), out: gradients of W_hh h
     delta_x,  # (N, 3H), out: gradients of the sums of r, z and n
+    delta_m,  # (N, H), out if PARTS: gradients of m
     before_rows,  # (N, H), out: what W_hh was multiplied with, or None if `hidden` is that
     weight,  # W_hh, (3H, H), if HOLD; else its transpose, (H, 3H)
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final state
     grad_h0,  # (B, H), out
     flow_h,  # (B, H), float32: what passes on beside the product, carried from launch to launch; None if PERSISTENT
+    gain,
     mask_recurrent,
     mask_update,
     mask_zoneout,
@@ -173,6 +281,7 @@ def gru_backward(
     PERSISTENT: tl.constexpr,
     FULL: tl.constexpr,
     ZONEOUT: tl.constexpr,
+    PARTS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -183,91 +292,51 @@ def gru_backward(
 ):
     """Back through the steps of the GRU, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
-    row_block = row_block0 + tl.program_id(0) // unit_blocks
-    rows = row_block * BM + tl.arange(0, BM)
-    units = (tl.program_id(0) % unit_blocks) * BN + tl.arange(0, BN)
-    valid = units < H
+    PHASES: tl.constexpr = 2 if PARTS > 0 else 1
+    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
     lives = lengths_of(lengths, rows, steps, B, FULL)
     start = tl.maximum(first, steps - steps_of_block(lengths, row_block * BM, steps, FULL))
-    if PERSISTENT:
-        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (3 * H) + units[None, :]
-    unit_mask = valid[None, :]
-
-    if HOLD:
-        held = load_weight(weight, units, valid, 0, 3 * H, BK, SPLIT, H)
-    else:
-        held = 0
-    carried = tl.zeros((BM, BN), dtype=tl.float32)
-    if not PERSISTENT:
-        carried = load_tile(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
-
+    unit_mask = (units < H)[None, :]
+    counter = counters + row_block * 32 if PERSISTENT else None
+    held = hold_weight(weight, units, units < H, 3 * H, BK, SPLIT, HOLD, H)
+    carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
     for s in tl.range(start, end, num_stages=1):
         t = steps - 1 - s
         # At t = -1, which stands for the initial state, nothing is loaded or stored but the gradient of h0.
-        before = offset_of(offsets, tl.maximum(t, 0), B, FULL)
-        after = offset_of(offsets, t + 1, B, FULL)
-        mask = ((lives > t) & (t >= 0))[:, None] & unit_mask
-        step_gates = gates + (after - B) * (3 * H)
-        step_delta = delta_h + (after - B) * (3 * H)
-        r = load_tile(step_gates, gate_tile, mask)
-        z = load_tile(step_gates + H, gate_tile, mask)
-        n = load_tile(step_gates + 2 * H, gate_tile, mask)
-        m = load_tile(inner + (after - B) * H, tile, mask)
-        h = load_tile(hidden + before * H, tile, mask)
-        dh = carried
-        if grad_output is not None:
-            dh += load_tile(grad_output + (after - B) * H, tile, mask)
-        if grad_h is not None:
-            dh += load_tile(grad_h, tile, (lives == t + 1)[:, None] & unit_mask)
-        candidate = n
-        share = 1.0 - n * n
-        if mask_update is not None:
-            update = load_tile(mask_update + (after - B) * H, tile, mask)
-            candidate *= update
-            share *= update
-        if before_rows is not None:
-            if mask_recurrent is not None:
-                entered = h * load_tile(mask_recurrent, tile, mask)
-            else:
-                entered = h
-            store_tile(before_rows + (after - B) * H, tile, entered, mask)
+        place = offset_of(offsets, t + 1, B, FULL) - B
+        states = hidden + offset_of(offsets, tl.maximum(t, 0), B, FULL) * H
+        alive = (lives > t) & (t >= 0)
+        mask, ends = alive[:, None] & unit_mask, (lives == t + 1)[:, None] & unit_mask
+        _, r, z, n = load_four(gates + place * (3 * H), gate_tile, mask, H, 3)
+        m = load_tile(inner + place * H, tile, mask)
+        h = load_tile(states, tile, mask)
+        update = factor(mask_update, 1.0, place * H, tile, mask)
+        dh = incoming(grad_output, grad_h, place * H, tile, mask, ends) + carried
+        store_entered(before_rows, place * H, states, mask_recurrent, tile, mask)
+        met = (s - start) * (PHASES * unit_blocks)
         if PERSISTENT:
-            wait(counter, (s - start) * unit_blocks)
-        passed_rows = lives > t + 1
-        total = product(
-            step_delta + (offset_of(offsets, t + 2, B, FULL) - after) * (3 * H), None, rows, passed_rows,
-            weight, units, valid, held, 3 * H,
-            BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
+            wait(counter, met)
+        dh += returned(
+            delta_h, offsets, t, rows, lives, B, mask_recurrent, tile, unit_mask, weight,
+            units, held, 3 * H, FULL, BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION, H,
         )  # fmt: skip
-        if mask_recurrent is not None:
-            total *= load_tile(mask_recurrent, tile, passed_rows[:, None] & unit_mask)
-        dh += total
         store_tile(grad_h0, tile, dh, (t < 0) & (rows < B)[:, None] & unit_mask)
-        if ZONEOUT:
-            if mask_zoneout is not None:
-                keep = load_tile(mask_zoneout + (after - B) * H, tile, mask)
-            else:
-                keep = zoneout
-            kept = dh * keep
-            d_new = dh - kept
-            carried = kept + d_new * z
-        else:
-            d_new = dh
-            carried = dh * z
-        d_n = d_new * (1.0 - z) * share
-        d_z = d_new * (h - candidate) * z * (1.0 - z)
-        d_r = d_n * m * r * (1.0 - r)
-        store_tile(step_delta, gate_tile, d_r, mask)
-        store_tile(step_delta + H, gate_tile, d_z, mask)
-        store_tile(step_delta + 2 * H, gate_tile, d_n * r, mask)
+        kept, dh = zoned(dh, mask_zoneout, zoneout, place * H, tile, mask, ZONEOUT)
+        d_r, d_z, d_n, by_z = back_through_gru(dh, r, z, n, m, h, update)
+        carried = kept + by_z
+        store_four(delta_x + place * (3 * H), gate_tile, mask, d_r, d_r, d_z, d_n, H, 3)
+        d_m = d_n * r
+        if PARTS > 0:
+            store_tile(delta_m + place * H, tile, d_m, mask)
+            d_r, d_z, d_m = back_through_gru_norm(
+                d_r, d_z, d_m, normed, scales, scales_n, gain, told, rows, alive, unit_block, units, gate_tile, mask,
+                place, counter, met + unit_blocks, H, PARTS, BN,
+            )  # fmt: skip
+        store_four(delta_h + place * (3 * H), gate_tile, mask, d_r, d_r, d_z, d_m, H, 3)
         if PERSISTENT:
             arrive(counter)
-        step_delta_x = delta_x + (after - B) * (3 * H)
-        store_tile(step_delta_x, gate_tile, d_r, mask)
-        store_tile(step_delta_x + H, gate_tile, d_z, mask)
-        store_tile(step_delta_x + 2 * H, gate_tile, d_n, mask)
     if PERSISTENT:
         leave(counter, unit_blocks)
     else:

@@ -68,6 +68,15 @@ class Plan(NamedTuple):
         """Whether the weight stays in registers."""
         return self.persistent and self.tile.hold
 
+    @property
+    def parts(self) -> int:
+        """A power of two that covers the unit blocks."""
+        return 1 << (self.unit_blocks - 1).bit_length()
+
+    def told(self, state: Tensor) -> Tensor:
+        """Scratch for what the programs of a row block tell each other about their rows; see `norms.py`."""
+        return state.new_empty(self.row_blocks * self.tile.rows, 4, self.parts, dtype=torch.float32)
+
 
 def forward_plan(state: Tensor, slots: int) -> Plan:
     """For a forward kernel: state (B, H), and columns of the product for each unit."""

@@ -9,10 +9,10 @@ from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.packing import Packing
 
 
-def project(given: Tensors) -> Tensor:
-    """The input's part of every step's sums, W_ih x + b_ih: (N, G)."""
-    x, weight, bias = given["x"], given["weight_ih"], given.get("bias_ih")
-    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+def project(given: Tensors, bias: bool = True) -> Tensor:
+    """The input's part of every step's sums, W_ih x + b_ih, or without the bias: (N, G)."""
+    x, weight, added = given["x"], given["weight_ih"], given.get("bias_ih") if bias else None
+    return torch.mm(x, weight.t()) if added is None else torch.addmm(added, x, weight.t())
 
 
 def turned(weight: Tensor, holds: bool) -> Tensor:

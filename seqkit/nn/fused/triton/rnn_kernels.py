@@ -1,6 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
-"""Triton kernels of the Elman cell; see `lstm_kernels.py` for the layout of the buffers."""
+"""Triton kernels of the Elman cell, there and back; see `lstm_forward.py` for the layout of the buffers."""
 
 import triton
 import triton.language as tl
@@ -8,28 +7,36 @@ import triton.language as tl
 from seqkit.nn.fused.triton.blocks import (
     activate,
     arrive,
+    hold_weight,
     leave,
     lengths_of,
     load_fresh,
     load_tile,
-    load_weight,
+    meet,
     offset_of,
+    own_part,
     product,
     slope,
     steps_of_block,
     store_tile,
     wait,
 )
+from seqkit.nn.fused.triton.norms import get_moments, get_sums, load_scale, put_moments, put_pair, store_scale
+from seqkit.nn.fused.triton.parts import begin, factor, flowing, incoming, returned, row_of, store_entered, zoned
 
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def rnn_forward(
-    sums,  # (N, H): W_ih x + b_ih, which the activation replaces if KEEP
+    sums,  # (N, H): W_ih x + b_ih, without the bias if PARTS; the activation replaces it if KEEP
     h0,  # (B, H)
     hidden,  # (B + N, H), out
     final_h,  # (B, H), out
     weight,  # (H, H)
-    bias,  # (H,), b_hh, or None
+    bias,  # (H,), b_hh, or b_ih + b_hh if PARTS; or None
+    normed,  # (N, H), out if PARTS and SAVE: LN(W_ih x + W_hh h)
+    scales,  # (N,), float32, likewise: 1 / sqrt(variance)
+    told,  # scratch if PARTS: (row blocks * BM, 4, PARTS), float32
+    gain,  # (H,) if PARTS
     mask_recurrent,  # (b_0, H) or None
     mask_zoneout,  # (N, H) or None, where the rate stands in
     offsets,
@@ -46,6 +53,7 @@ def rnn_forward(
     FULL: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ZONEOUT: tl.constexpr,
+    PARTS: tl.constexpr,  # if not 0, there is layer norm: see `norms.py`; only if PERSISTENT
     SAVE: tl.constexpr,
     KEEP: tl.constexpr,
     BM: tl.constexpr,
@@ -56,61 +64,55 @@ def rnn_forward(
     HOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """All steps of the Elman cell from `first` to `end`, for one row block and one unit block."""
+    """All steps of the Elman cell from `first` to `end`, for one row block and one unit block.
+
+    h' = f(W_ih x + W_hh h + b), or f(LN(W_ih x + W_hh h) * gain + b), as in `seqkit.nn.RNNCell`.
+    """
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
-    row_block = row_block0 + tl.program_id(0) // unit_blocks
-    rows = row_block * BM + tl.arange(0, BM)
-    units = (tl.program_id(0) % unit_blocks) * BN + tl.arange(0, BN)
-    valid = units < H
+    PHASES: tl.constexpr = 2 if PARTS > 0 else 1
+    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
     lives = lengths_of(lengths, rows, steps, B, FULL)
     stop = tl.minimum(end, steps_of_block(lengths, row_block * BM, steps, FULL))
-    if PERSISTENT:
-        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
-    unit_mask = valid[None, :]
-
+    unit_mask = (units < H)[None, :]
+    counter = counters + row_block * 32 if PERSISTENT else None
     if first == 0:
-        given = (rows < B)[:, None] & unit_mask
-        start = load_tile(h0, tile, given)
-        if not FULL:
-            store_tile(final_h, tile, start, (lives == 0)[:, None] & unit_mask)
-        if SAVE:
-            store_tile(hidden, tile, start, given)
-    if bias is not None:
-        b = load_tile(bias, units, valid)[None, :]
-    if HOLD:
-        held = load_weight(weight, units, valid, 0, H, BK, SPLIT, 0)
-    else:
-        held = 0
-
+        begin(h0, hidden, final_h, tile, rows, lives, B, unit_mask, FULL, SAVE)
+    held = hold_weight(weight, units, units < H, H, BK, SPLIT, HOLD, 0)
     for t in tl.range(first, stop, num_stages=1):
-        before = offset_of(offsets, t, B, FULL)
         after = offset_of(offsets, t + 1, B, FULL)
+        place = after - B
         alive = lives > t
         mask = alive[:, None] & unit_mask
-        total = load_tile(sums + (after - B) * H, tile, mask)
-        if bias is not None:
-            total += b
-        old = tl.where(t == 0, h0, hidden + before * H)
+        total = load_tile(sums + place * H, tile, mask)
+        old = tl.where(t == 0, h0, hidden + offset_of(offsets, t, B, FULL) * H)
+        met = (t - first) * (PHASES * unit_blocks)
         if PERSISTENT:
-            wait(counter, (t - first) * unit_blocks)
+            wait(counter, met)
         total += product(
-            old, mask_recurrent, rows, alive, weight, units, valid, held, H,
+            old, mask_recurrent, rows, alive, weight, units, units < H, held, H,
             BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
+        if PARTS > 0:
+            put_moments(told, 0, rows, unit_block, total, units < H, PARTS)
+            meet(counter, met + unit_blocks)
+            mean, scale = get_moments(told, 0, rows, 1, H, BN, PARTS)
+            total = (total - mean) * scale
+            if SAVE:
+                store_tile(normed + place * H, tile, total, mask)
+                store_scale(scales, place, rows, alive, unit_block, scale)
+            total *= row_of(gain, units, units < H)
+        if bias is not None:
+            total += row_of(bias, units, units < H)
         active = activate(total, ACTIVATION)
         h = active
         if ZONEOUT:
-            if mask_zoneout is not None:
-                keep = load_tile(mask_zoneout + (after - B) * H, tile, mask)
-            else:
-                keep = zoneout
-            h += keep * (load_fresh(old, tile, mask) - h)
+            h += factor(mask_zoneout, zoneout, place * H, tile, mask) * (load_fresh(old, tile, mask) - h)
         store_tile(hidden + after * H, tile, h, mask)
         if PERSISTENT:
             arrive(counter)
         if KEEP:
-            store_tile(sums + (after - B) * H, tile, active, mask)
+            store_tile(sums + place * H, tile, active, mask)
         store_tile(final_h, tile, h, (lives == t + 1)[:, None] & unit_mask)
     if PERSISTENT:
         leave(counter, unit_blocks)
@@ -120,13 +122,18 @@ def rnn_forward(
 def rnn_backward(
     active,  # (N, H): the activation at each step
     hidden,  # (B + N, H)
-    delta,  # (N, H), out: gradients of the sums
+    normed,  # (N, H), LN(W_ih x + W_hh h), if PARTS
+    scales,  # (N,), float32, likewise: 1 / sqrt(variance)
+    told,  # scratch if PARTS: (row blocks * BM, 4, PARTS), float32
+    delta,  # (N, H), out: gradients of W_ih x + W_hh h
+    delta_n,  # (N, H), out if PARTS: gradients of LN(W_ih x + W_hh h) * gain + b
     before_rows,  # (N, H), out: what W_hh was multiplied with, or None if `hidden` is that
     weight,  # W_hh, (H, H), if HOLD; else its transpose
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final state
     grad_h0,  # (B, H), out
     flow_h,  # (B, H), float32: what zoneout passes on, carried from launch to launch; None if PERSISTENT
+    gain,
     mask_recurrent,
     mask_zoneout,
     offsets,
@@ -143,6 +150,7 @@ def rnn_backward(
     FULL: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ZONEOUT: tl.constexpr,
+    PARTS: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -153,66 +161,47 @@ def rnn_backward(
 ):
     """Back through the steps of the Elman cell, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
-    row_block = row_block0 + tl.program_id(0) // unit_blocks
-    rows = row_block * BM + tl.arange(0, BM)
-    units = (tl.program_id(0) % unit_blocks) * BN + tl.arange(0, BN)
-    valid = units < H
+    PHASES: tl.constexpr = 2 if PARTS > 0 else 1
+    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
     lives = lengths_of(lengths, rows, steps, B, FULL)
     start = tl.maximum(first, steps - steps_of_block(lengths, row_block * BM, steps, FULL))
-    if PERSISTENT:
-        counter = counters + row_block * 32
     tile = rows[:, None] * H + units[None, :]
-    unit_mask = valid[None, :]
-
-    if HOLD:
-        held = load_weight(weight, units, valid, 0, H, BK, SPLIT, H)
-    else:
-        held = 0
-    carried = tl.zeros((BM, BN), dtype=tl.float32)
-    if ZONEOUT and not PERSISTENT:
-        carried = load_tile(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
-
+    unit_mask = (units < H)[None, :]
+    counter = counters + row_block * 32 if PERSISTENT else None
+    held = hold_weight(weight, units, units < H, H, BK, SPLIT, HOLD, H)
+    carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
     for s in tl.range(start, end, num_stages=1):
         t = steps - 1 - s
         # At t = -1, which stands for the initial state, nothing is loaded or stored but the gradient of h0.
-        after = offset_of(offsets, t + 1, B, FULL)
-        mask = ((lives > t) & (t >= 0))[:, None] & unit_mask
-        rate = slope(load_tile(active + (after - B) * H, tile, mask), ACTIVATION)
-        dh = tl.zeros((BM, BN), dtype=tl.float32)
-        if ZONEOUT:
-            dh += carried
-        if grad_output is not None:
-            dh += load_tile(grad_output + (after - B) * H, tile, mask)
-        if grad_h is not None:
-            dh += load_tile(grad_h, tile, (lives == t + 1)[:, None] & unit_mask)
-        if before_rows is not None:
-            h = load_tile(hidden + offset_of(offsets, tl.maximum(t, 0), B, FULL) * H, tile, mask)
-            if mask_recurrent is not None:
-                h *= load_tile(mask_recurrent, tile, mask)
-            store_tile(before_rows + (after - B) * H, tile, h, mask)
+        place = offset_of(offsets, t + 1, B, FULL) - B
+        alive = (lives > t) & (t >= 0)
+        mask, ends = alive[:, None] & unit_mask, (lives == t + 1)[:, None] & unit_mask
+        rate = slope(load_tile(active + place * H, tile, mask), ACTIVATION)
+        dh = incoming(grad_output, grad_h, place * H, tile, mask, ends) + carried
+        states = hidden + offset_of(offsets, tl.maximum(t, 0), B, FULL) * H
+        store_entered(before_rows, place * H, states, mask_recurrent, tile, mask)
+        met = (s - start) * (PHASES * unit_blocks)
         if PERSISTENT:
-            wait(counter, (s - start) * unit_blocks)
-        passed_rows = lives > t + 1
-        total = product(
-            delta + (offset_of(offsets, t + 2, B, FULL) - B) * H, None, rows, passed_rows,
-            weight, units, valid, held, H,
-            BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
+            wait(counter, met)
+        dh += returned(
+            delta, offsets, t, rows, lives, B, mask_recurrent, tile, unit_mask, weight,
+            units, held, H, FULL, BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION, H,
         )  # fmt: skip
-        if mask_recurrent is not None:
-            total *= load_tile(mask_recurrent, tile, passed_rows[:, None] & unit_mask)
-        dh += total
         store_tile(grad_h0, tile, dh, (t < 0) & (rows < B)[:, None] & unit_mask)
-        if ZONEOUT:
-            if mask_zoneout is not None:
-                keep = load_tile(mask_zoneout + (after - B) * H, tile, mask)
-            else:
-                keep = zoneout
-            carried = dh * keep
-            dh -= carried
-        store_tile(delta + (after - B) * H, tile, dh * rate, mask)
+        carried, dh = zoned(dh, mask_zoneout, zoneout, place * H, tile, mask, ZONEOUT)
+        grad = dh * rate
+        if PARTS > 0:
+            store_tile(delta_n + place * H, tile, grad, mask)
+            value = load_tile(normed + place * H, tile, mask)
+            grad = tl.where(mask, grad * row_of(gain, units, units < H), 0.0)
+            put_pair(told, 0, rows, unit_block, tl.sum(grad, 1), tl.sum(grad * value, 1), PARTS)
+            meet(counter, met + unit_blocks)
+            mean, along = get_sums(told, 0, rows, 1, H, BN, PARTS)
+            grad = (grad - mean - value * along) * load_scale(scales, place, rows, alive)
+        store_tile(delta + place * H, tile, grad, mask)
         if PERSISTENT:
             arrive(counter)
     if PERSISTENT:
         leave(counter, unit_blocks)
-    elif ZONEOUT:
+    else:
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)

@@ -1,0 +1,173 @@
+# mypy: ignore-errors
+# ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
+"""Pieces of a step that the LSTM, the GRU and the Elman cell have in common: gates, masks, first and last states.
+
+Names: `tile` (BM, BN) are the places of a program's part in a step's rows (., H), and `mask` which of these exist.
+A buffer of gates is (., GATES H), one block of H columns for each gate. Where four tiles stand for three gates, the
+first is not used.
+"""
+
+import triton
+import triton.language as tl
+
+from seqkit.nn.fused.triton.blocks import load_tile, offset_of, product, store_tile
+
+
+@triton.jit
+def four_columns(unit_block, H: tl.constexpr, GATES: tl.constexpr, BN: tl.constexpr):
+    """Rows of W_hh (4 BN,) for the units of a block, four slots for each unit, and which of these exist."""
+    place = tl.arange(0, 4 * BN)
+    gate = place % 4 - (4 - GATES)
+    unit = unit_block * BN + place // 4
+    return gate * H + unit, (unit < H) & (gate >= 0)
+
+
+@triton.jit
+def in_four(total, BM: tl.constexpr, BN: tl.constexpr):
+    """(BM, 4 BN), whose columns are four slots for each unit, as four tiles (BM, BN)."""
+    even, odd = tl.split(tl.reshape(total, (BM, BN, 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+
+
+@triton.jit
+def load_four(gates, tile, mask, H: tl.constexpr, GATES: tl.constexpr):
+    """The gates' blocks of a buffer (., GATES H) or of a vector, as four tiles."""
+    second = load_tile(gates + (GATES - 3) * H, tile, mask)
+    third = load_tile(gates + (GATES - 2) * H, tile, mask)
+    fourth = load_tile(gates + (GATES - 1) * H, tile, mask)
+    if GATES == 4:
+        first = load_tile(gates, tile, mask)
+    else:
+        first = second
+    return first, second, third, fourth
+
+
+@triton.jit
+def load_sums(sums, bias, tile, mask, units, valid, H: tl.constexpr, GATES: tl.constexpr):
+    """The input's part of the gates' sums, and the bias if there is one, as four tiles."""
+    first, second, third, fourth = load_four(sums, tile, mask, H, GATES)
+    if bias is not None:
+        b_first, b_second, b_third, b_fourth = load_four(bias, units, valid, H, GATES)
+        first, second = first + b_first[None, :], second + b_second[None, :]
+        third, fourth = third + b_third[None, :], fourth + b_fourth[None, :]
+    return first, second, third, fourth
+
+
+@triton.jit
+def store_four(gates, tile, mask, first, second, third, fourth, H: tl.constexpr, GATES: tl.constexpr):
+    """Write four tiles as the gates' blocks of a buffer (., GATES H)."""
+    if GATES == 4:
+        store_tile(gates, tile, first, mask)
+    store_tile(gates + (GATES - 3) * H, tile, second, mask)
+    store_tile(gates + (GATES - 2) * H, tile, third, mask)
+    store_tile(gates + (GATES - 1) * H, tile, fourth, mask)
+
+
+@triton.jit
+def row_of(vector, units, valid):
+    """A vector's part for the units of a program, as a row (1, BN)."""
+    return load_tile(vector, units, valid)[None, :]
+
+
+@triton.jit
+def factor(drawn, otherwise, place, tile, mask):
+    """A drawn mask's tile from row `place` on, or the number that stands for it where none was drawn."""
+    if drawn is not None:
+        found = load_tile(drawn + place, tile, mask)
+    else:
+        found = otherwise
+    return found
+
+
+@triton.jit
+def begin(initial, history, final, tile, rows, lives, B, unit_mask, FULL: tl.constexpr, SAVE: tl.constexpr):
+    """The initial state's tile. If SAVE it opens the history; for sequences without steps it is the final state."""
+    given = (rows < B)[:, None] & unit_mask
+    value = load_tile(initial, tile, given)
+    if not FULL:
+        store_tile(final, tile, value, (lives == 0)[:, None] & unit_mask)
+    if SAVE:
+        store_tile(history, tile, value, given)
+    return value
+
+
+@triton.jit
+def incoming(grad_output, grad_final, place, tile, mask, ends):
+    """The gradient that a step's state gets from outside: its output's, and for rows that end, the final state's."""
+    found = tl.zeros(tile.shape, dtype=tl.float32)
+    if grad_output is not None:
+        found += load_tile(grad_output + place, tile, mask)
+    if grad_final is not None:
+        found += load_tile(grad_final, tile, ends)
+    return found
+
+
+@triton.jit
+def zoned(grad, drawn, rate, place, tile, mask, ZONEOUT: tl.constexpr):
+    """The shares of a state's gradient that belong to the old state, which zoneout kept, and to the new one."""
+    kept = tl.zeros(tile.shape, dtype=tl.float32)
+    if ZONEOUT:
+        kept = grad * factor(drawn, rate, place, tile, mask)
+        grad -= kept
+    return kept, grad
+
+
+@triton.jit
+def flowing(flow, tile, mask):
+    """A float32 tile that the last launch left in `flow`, or zeros where all steps are one launch."""
+    if flow is not None:
+        found = load_tile(flow, tile, mask)
+    else:
+        found = tl.zeros(tile.shape, dtype=tl.float32)
+    return found
+
+
+@triton.jit
+def store_entered(before_rows, place, states, mask_recurrent, tile, mask):
+    """Write what W_hh was multiplied with at a step, the state times its dropout mask, if a buffer is given for it."""
+    if before_rows is not None:
+        h = load_tile(states, tile, mask) * factor(mask_recurrent, 1.0, 0, tile, mask)
+        store_tile(before_rows + place, tile, h, mask)
+
+
+@triton.jit
+def returned(
+    delta,  # (N, K), gradients of the sums
+    offsets,
+    t,
+    rows,
+    lives,
+    B,
+    mask_recurrent,
+    tile,
+    unit_mask,
+    weight,
+    units,
+    held,
+    K: tl.constexpr,
+    FULL: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    STAGES: tl.constexpr,
+    HOLD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    H: tl.constexpr,
+):
+    """What the sums of step t + 1 send back to the states before them, (delta W_hh) * mask: (BM, BN)."""
+    alive = lives > t + 1
+    total = product(
+        delta + (offset_of(offsets, t + 2, B, FULL) - B) * K, None, rows, alive, weight, units, units < H, held, K,
+        BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
+    )  # fmt: skip
+    return total * factor(mask_recurrent, 1.0, 0, tile, alive[:, None] & unit_mask)
+
+
+@triton.jit
+def add_to(sums, units, valid, values):
+    """Add the sum over the rows of values (BM, BN) to sums, which no other program touches."""
+    old = tl.load(sums + units, mask=valid, other=0.0)
+    tl.store(sums + units, old + tl.sum(values, 0), mask=valid)
