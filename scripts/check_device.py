@@ -120,10 +120,10 @@ def main() -> int:
                     in_processes(report, args, part, shared)
                 else:
                     importlib.import_module(f"device.{part}").check(report)
+            if args.out:  # after each part: what is found stays, whatever comes after it
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                args.out.write_text(json.dumps({"about": about, **report.found()}, indent=1) + "\n", "utf-8")
     report.summary()
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"about": about, **report.found()}, indent=1) + "\n", "utf-8")
     return 1 if report.failed else 0
 
 

@@ -35,7 +35,6 @@ MORE: dict[str, tuple[str, list[str]]] = {
         "sentiment",
         ["model.encoder.cell=gru", "training.ema=0.9", "training.precision=bf16"],
     ),
-    "sentiment: layer norm, fp16": ("sentiment", ["model.encoder.layer_norm=true", "training.precision=fp16"]),
     "sentiment: bag of variants": (
         "sentiment",
         ["model.encoder.peephole=true", "model.encoder.zoneout=0.1", "model.encoder.recurrent_dropout=0.2"],
@@ -47,6 +46,7 @@ MORE: dict[str, tuple[str, list[str]]] = {
     ),
     "slots: characters": ("slots", ["model.characters={encoder: {hidden_size: 8}}"]),
     "language_model: accumulate": ("language_model", ["training.accumulate=2"]),
+    "sentiment: layer norm, fp16": ("sentiment", ["model.encoder.layer_norm=true", "training.precision=fp16"]),
 }
 TEXTS = {
     "sentiment": ["nobody would say that the acting was dull", "the plot is dull", ""],
