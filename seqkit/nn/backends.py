@@ -43,15 +43,16 @@ def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
         if (why := triton_refuses(module, data)) is not None:
             raise RuntimeError(f"backend 'triton' cannot run this call: {why}; take 'auto' or 'fused'")
         return Choice("triton", "asked for")
-    mode = module.vendor_mode(data.device.type)
+    kind = data.device.type
+    mode = module.vendor_mode(kind)
     if module.backend == "vendor":
         if mode is None:
             raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
         return Choice("vendor", "asked for")
-    if data.device.type == "cuda":
+    if kind == "cuda":
         return _on_cuda(mode, data, packing, module)
-    if data.device.type != "cpu":
-        return Choice("fused", f"no kernel of {data.device.type}'s own is known to be right")
+    if kind != "cpu":
+        return Choice("fused", f"no kernel of {kind}'s own is known to be right")
     if mode is None:
         return Choice("fused", "a variant that ATen's kernels lack is active")
     return _on_cpu(mode, data, packing, module)
@@ -66,17 +67,17 @@ def whole_batch(module: Recurrent, input: Any, hx: Any) -> tuple[Tensor, State] 
     """
     if not isinstance(input, Tensor) or input.dim() != 3 or module.backend not in ("auto", "vendor"):
         return None
-    mode = module.vendor_mode(input.device.type)
-    if mode is None or not input.numel() or surrounded(module, mode, input):
+    kind = input.device.type
+    mode = module.vendor_mode(kind) if kind in ("cpu", "cuda") else None
+    if mode is None or not (uses_onednn if kind == "cpu" else cudnn_serves)(mode, input):
+        return None
+    if not input.numel() or surrounded(module, mode, input):
         return None
     x = input.transpose(0, 1) if module.batch_first else input
     packing = Packing.full(*x.shape[:2])
-    if not uses_onednn(mode, input) and not (
-        cudnn_serves(mode, input)
-        and (module.backend == "vendor" or _on_cuda(mode, input, packing, module).name == "vendor")
-    ):
+    if kind == "cuda" and module.backend == "auto" and _on_cuda(mode, input, packing, module).name != "vendor":
         return None
-    if autocast_enabled(input.device.type) or transformed():
+    if autocast_enabled(kind) or transformed():
         return None
     check_input(module, input)
     output, finals = whole_network(module, mode, x, initial_states(module, hx, x, packing, True), packing)

@@ -161,9 +161,12 @@ class Recurrent(nn.Module):
 
     def vendor_mode(self, device_type: str) -> str | None:
         """ATen's name of what all cells compute in their present mode, or None if it has none on such a device."""
-        cells = [self.cell_at(index) for index in range(self.num_layers * self.num_directions)]
-        modes = {cell.cudnn_mode() if device_type == "cuda" else cell.vendor_mode() for cell in cells}
-        return modes.pop() if len(modes) == 1 else None
+        name = "cudnn_mode" if device_type == "cuda" else "vendor_mode"
+        mode: str | None = getattr(self.cell_at(0), name)()
+        for index in range(1, self.num_layers * self.num_directions):
+            if getattr(self.cell_at(index), name)() != mode:
+                return None
+        return mode
 
     @cached_property
     def has_triton_kernels(self) -> bool:
