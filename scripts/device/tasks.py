@@ -16,6 +16,7 @@ import torch
 import seqkit
 from device.report import Report
 from seqkit import run
+from seqkit.training import Stopped
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UPDATES = 30
@@ -72,6 +73,9 @@ def check(report: Report) -> None:
                 _twice(name, report.device, values)
             with report.case(f"{name}: resumes on the CPU"):
                 _elsewhere(name, report.device)
+        if report.device == "cuda":
+            with report.case("out of memory: one line, and resume goes on"):
+                _out_of_memory()
         for name, (task, overrides) in ({} if report.quick else MORE).items():
             with report.case(name) as values:
                 _train(task, f"more-{len(report.rows)}", report.device, 6, *overrides)
@@ -144,6 +148,29 @@ def _elsewhere(task: str, device: str) -> None:
     assert len(moved) == UPDATES + 5
     last = sum(moved[UPDATES - 5 : UPDATES]) / sum(stayed[UPDATES - 5 :])
     assert 0.8 < last < 1.25, f"the last losses are {last:.2f} times those of the run that stayed"
+
+
+def _out_of_memory() -> None:
+    """With memory for weights and gradients but not for the optimiser's moments."""
+    torch.cuda.empty_cache()
+    wanted = ["model.encoder.hidden_size=1536", "training.checkpoint_every=1"]
+    _train("sentiment", "large", "cuda", 1, *wanted)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(150 * 2**20 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        _train("sentiment", "large", "cuda", 3, *wanted, "training.evaluate_every=100")
+    except Stopped as stopped:
+        for part in ("cuda is out of memory", "the batch: ids ", "smaller data.batch_size", "seqkit resume runs/large"):
+            assert part in str(stopped), str(stopped)
+        assert "\n" not in str(stopped), str(stopped)
+    else:
+        raise AssertionError("there was enough memory")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        run.resume("runs/large")
+    assert len(_losses("large")) == 3
 
 
 def _same(one: str, other: str) -> None:
