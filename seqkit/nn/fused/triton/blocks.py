@@ -50,15 +50,6 @@ def slope(value, NAME: tl.constexpr):
 
 
 @triton.jit
-def own_part(row_block0, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """What this program makes: its row block and rows (BM,), its unit block and units (BN,)."""
-    unit_blocks: tl.constexpr = (H + BN - 1) // BN
-    row_block = row_block0 + tl.program_id(0) // unit_blocks
-    unit_block = tl.program_id(0) % unit_blocks
-    return row_block, row_block * BM + tl.arange(0, BM), unit_block, unit_block * BN + tl.arange(0, BN)
-
-
-@triton.jit
 def offset_of(offsets, t, B, FULL: tl.constexpr):
     """Row in a history buffer (B + N, size) where the states before step t begin, as int64."""
     if FULL:
@@ -69,23 +60,24 @@ def offset_of(offsets, t, B, FULL: tl.constexpr):
 
 
 @triton.jit
-def lengths_of(lengths, rows, steps, B, FULL: tl.constexpr):
-    """Steps of each row of the block (BM,); -1 for rows past the batch."""
-    if FULL:
-        found = tl.where(rows < B, steps, -1)
-    else:
-        found = tl.load(lengths + rows, mask=rows < B, other=-1)
-    return found
+def own_part(
+    row_block0, lengths, steps, B, H: tl.constexpr, FULL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
+    """What this program makes: its row block and rows (BM,), its unit block and units (BN,).
 
-
-@triton.jit
-def steps_of_block(lengths, first_row, steps, FULL: tl.constexpr):
-    """Steps of the first row of a block, which is its longest."""
+    Also the length of each row, -1 for rows past the batch, and of the first row, which is the block's longest.
+    """
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
+    row_block = row_block0 + tl.program_id(0) // unit_blocks
+    unit_block = tl.program_id(0) % unit_blocks
+    rows = row_block * BM + tl.arange(0, BM)
     if FULL:
-        found = steps
+        lives = tl.where(rows < B, steps, -1)
+        longest = steps
     else:
-        found = tl.load(lengths + first_row)
-    return found
+        lives = tl.load(lengths + rows, mask=rows < B, other=-1)
+        longest = tl.load(lengths + row_block * BM)
+    return row_block, rows, unit_block, unit_block * BN + tl.arange(0, BN), lives, longest
 
 
 @triton.jit
@@ -117,8 +109,9 @@ def leave(counter, programs):
 
 
 @triton.jit
-def meet(counter, target):
-    """Go on when all programs of the row block have got here; `target` counts all arrivals until then."""
+def meet(meeting):
+    """Go on when all programs of the row block have got here: (counter, all arrivals until then)."""
+    counter, target = meeting
     arrive(counter)
     wait(counter, target)
 
@@ -149,15 +142,9 @@ def load_weight(
 
 @triton.jit
 def hold_weight(
-    weight,
-    columns,
-    valid,
-    K: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    HOLD: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
+    weight, columns, valid,
+    K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, HOLD: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     """The whole weight of a program, which it keeps for all steps, if HOLD; see `load_weight`."""
     if HOLD:
         held = load_weight(weight, columns, valid, 0, K, BK, SPLIT, WIDTH)
@@ -199,15 +186,9 @@ def product(
     columns,  # (N,), rows of the weight
     valid,  # (N,), which of these exist
     held,  # the weight's tile, if HOLD
-    K: tl.constexpr,
-    BM: tl.constexpr,
-    N: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    K: tl.constexpr, BM: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """source (BM, K) times the transpose of the weight's rows: (BM, N) in float32.
 
     SPLIT cuts K into as many parts, one for each warp, whose sums are joined at the end.

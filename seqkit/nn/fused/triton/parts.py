@@ -72,6 +72,23 @@ def row_of(vector, units, valid):
 
 
 @triton.jit
+def step_there(t, offsets, h0, hidden, lives, B, H: tl.constexpr, FULL: tl.constexpr):
+    """Of step t: the row of its gates, the rows alive (BM,), and where the states before it begin."""
+    old = tl.where(t == 0, h0, hidden + offset_of(offsets, t, B, FULL) * H)
+    return offset_of(offsets, t + 1, B, FULL) - B, lives > t, old
+
+
+@triton.jit
+def step_back(t, offsets, lives, B, unit_mask, H: tl.constexpr, FULL: tl.constexpr):
+    """Of step t: the row of its gates, where the states before it begin in their history, the rows alive (BM,), and
+    the tiles' masks of these and of those that end. At t = -1, which stands for the initial state, none is alive."""
+    alive = (lives > t) & (t >= 0)
+    states = offset_of(offsets, tl.maximum(t, 0), B, FULL) * H
+    ends = (lives == t + 1)[:, None] & unit_mask
+    return offset_of(offsets, t + 1, B, FULL) - B, states, alive, alive[:, None] & unit_mask, ends
+
+
+@triton.jit
 def factor(drawn, otherwise, place, tile, mask):
     """A drawn mask's tile from row `place` on, or the number that stands for it where none was drawn."""
     if drawn is not None:
@@ -135,28 +152,10 @@ def store_entered(before_rows, place, states, mask_recurrent, tile, mask):
 @triton.jit
 def returned(
     delta,  # (N, K), gradients of the sums
-    offsets,
-    t,
-    rows,
-    lives,
-    B,
-    mask_recurrent,
-    tile,
-    unit_mask,
-    weight,
-    units,
-    held,
-    K: tl.constexpr,
-    FULL: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-    H: tl.constexpr,
-):
+    offsets, t, rows, lives, B, mask_recurrent, tile, unit_mask, weight, units, held,
+    H: tl.constexpr, K: tl.constexpr, FULL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    SPLIT: tl.constexpr, STAGES: tl.constexpr, HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """What the sums of step t + 1 send back to the states before them, (delta W_hh) * mask: (BM, BN)."""
     alive = lives > t + 1
     total = product(
