@@ -8,6 +8,8 @@ Names: a program owns the rows of one row block (BM packed rows) and the units o
 import triton
 import triton.language as tl
 
+from seqkit.nn.fused.triton import interpreted
+
 
 @triton.jit
 def sigmoid(x):
@@ -80,12 +82,41 @@ def own_part(
     return row_block, rows, unit_block, unit_block * BN + tl.arange(0, BN), lives, longest
 
 
+# Whether one thread of a program asks for the others' arrivals, which keeps the counters free for those who arrive;
+# else all do. The interpreter knows no assembly.
+ONE_ASKS = tl.constexpr(not interpreted())
+
+
 @triton.jit
 def wait(counter, target):
     """Until all programs of the row block have arrived `target` times in all."""
-    # Relaxed and volatile: an acquire would empty the L1 cache of the weights. What the others wrote is read past L1.
-    while tl.load(counter, volatile=True) < target:
-        pass
+    # Relaxed: an acquire would empty the L1 cache of the weights. What the others wrote is read past L1.
+    if ONE_ASKS:
+        tl.inline_asm_elementwise(
+            """
+            {
+                .reg .pred waits;
+                .reg .b32 found;
+                mov.u32 found, %tid.x;
+                setp.ne.u32 waits, found, 0;
+                @waits bra done;
+            again:
+                ld.relaxed.gpu.global.s32 found, [$1];
+                setp.lt.s32 waits, found, $2;
+                @waits bra again;
+            done:
+                mov.u32 $0, 0;
+            }
+            """,
+            "=r,l,r",
+            [counter, target],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        while tl.load(counter, volatile=True) < target:
+            pass
     tl.debug_barrier()
 
 

@@ -20,6 +20,7 @@ from seqkit.nn.fused.triton.blocks import (
 )
 from seqkit.nn.fused.triton.norms import get_moments, get_sums, load_scale, put_moments, put_pair, store_scale
 from seqkit.nn.fused.triton.parts import (
+    add_four,
     begin,
     factor,
     flowing,
@@ -32,6 +33,8 @@ from seqkit.nn.fused.triton.parts import (
     step_there,
     store_entered,
     store_four,
+    store_sums,
+    zero_four,
     zoned,
 )
 
@@ -210,6 +213,7 @@ def gru_backward(
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final state
     grad_h0,  # (B, H), out
+    bias_sums,  # (row blocks, 2, 3H), float32, out: delta_x and delta_h, added up; or None
     flow_h,  # (B, H), float32: what passes on beside the product, carried from launch to launch; None if PERSISTENT
     gain,
     mask_recurrent,
@@ -235,6 +239,7 @@ def gru_backward(
     counter = counters + row_block * 32 if PERSISTENT else None
     held = hold_weight(weight, units, units < H, 3 * H, BK, SPLIT, HOLD, H)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
+    b_r, b_z, b_n, b_m = zero_four(tile)
     for s in tl.range(start, end, num_stages=1):
         t = steps - 1 - s
         place, states, alive, mask, ends = step_back(t, offsets, lives, B, unit_mask, H, FULL)
@@ -257,6 +262,7 @@ def gru_backward(
         carried = kept + by_z
         store_four(delta_x + place * (3 * H), gate_tile, mask, d_r, d_r, d_z, d_n, H, 3)
         d_m = d_n * r
+        b_r, b_z, b_n, b_m = add_four(bias_sums, mask, b_r, b_z, b_n, b_m, d_r, d_z, d_n, d_m)
         if PARTS > 0:
             store_tile(delta_m + place * H, tile, d_m, mask)
             spot = (rows, alive, unit_block, units, place, mask)
@@ -268,5 +274,9 @@ def gru_backward(
             arrive(counter)
     if PERSISTENT:
         leave(counter, unit_blocks)
+        if bias_sums is not None:
+            own_sums = bias_sums + row_block * (6 * H)
+            store_sums(own_sums, units, units < H, b_r, b_r, b_z, b_n, H, 3)
+            store_sums(own_sums + 3 * H, units, units < H, b_r, b_r, b_z, b_m, H, 3)
     else:
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)

@@ -23,6 +23,7 @@ from seqkit.nn.fused.triton.blocks import (
 from seqkit.nn.fused.triton.lstm_forward import new_memory
 from seqkit.nn.fused.triton.norms import get_sums, load_scale, put_pair
 from seqkit.nn.fused.triton.parts import (
+    add_four,
     add_to,
     factor,
     flowing,
@@ -33,6 +34,8 @@ from seqkit.nn.fused.triton.parts import (
     step_back,
     store_entered,
     store_four,
+    store_twice,
+    zero_four,
     zoned,
 )
 
@@ -167,6 +170,7 @@ def lstm_backward(
     grad_c0,
     flow_c,  # (B, H), float32: what reaches the memory, carried from launch to launch; None if PERSISTENT
     flow_h,  # (B, H), float32: what zoneout passes on, likewise
+    bias_sums,  # (row blocks, 2, GATES H), float32, out: the sums' gradients, added up, twice; or None
     grad_peephole,  # (row blocks, GATES - 1, H), float32, zeros; or None
     gain,
     gain_c,
@@ -198,6 +202,7 @@ def lstm_backward(
     held = hold_weight(weight, units, units < H, GATES * H, BK, SPLIT, HOLD, H)
     dc = flowing(flow_c, tile, (lives > steps - first)[:, None] & unit_mask)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
+    b_i, b_f, b_g, b_o = zero_four(tile)
     for s in tl.range(start, end, num_stages=1):
         t = steps - 1 - s
         place, states, alive, mask, ends = step_back(t, offsets, lives, B, unit_mask, H, FULL)
@@ -234,11 +239,13 @@ def lstm_backward(
             )  # fmt: skip
         if PERSISTENT:
             arrive(counter)
+        b_i, b_f, b_g, b_o = add_four(bias_sums, mask, b_i, b_f, b_g, b_o, d_i, d_f, d_g, d_o)
         dc = kept + back_through_peepholes(
             dc * f, d_i, d_f, d_o, c, new, peephole, grad_peephole, row_block, units, mask, H, GATES
         )  # fmt: skip
     if PERSISTENT:
         leave(counter, unit_blocks)
+        store_twice(bias_sums, row_block, units, b_i, b_f, b_g, b_o, H, GATES)
     else:
         store_tile(flow_c, tile, dc, (rows < B)[:, None] & unit_mask)
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)

@@ -166,6 +166,37 @@ def returned(
 
 
 @triton.jit
+def zero_four(tile):
+    """Four tiles of zeros."""
+    zero = tl.zeros(tile.shape, dtype=tl.float32)
+    return zero, zero, zero, zero
+
+
+@triton.jit
+def add_four(sums, mask, a, b, c, d, first, second, third, fourth):
+    """Add a step's four tiles to the first four where they exist, if there is a place for the sums in the end."""
+    if sums is not None:
+        a, b = a + tl.where(mask, first, 0.0), b + tl.where(mask, second, 0.0)
+        c, d = c + tl.where(mask, third, 0.0), d + tl.where(mask, fourth, 0.0)
+    return a, b, c, d
+
+
+@triton.jit
+def store_sums(sums, units, valid, a, b, c, d, H: tl.constexpr, GATES: tl.constexpr):
+    """Write the sums over the rows of four tiles as the gates' blocks of a vector."""
+    store_four(sums, units, valid, tl.sum(a, 0), tl.sum(b, 0), tl.sum(c, 0), tl.sum(d, 0), H, GATES)
+
+
+@triton.jit
+def store_twice(sums, row_block, units, a, b, c, d, H: tl.constexpr, GATES: tl.constexpr):
+    """`store_sums` for both biases, which have the same gradient, into (row blocks, 2, GATES H)."""
+    if sums is not None:
+        own = sums + row_block * (2 * GATES * H)
+        store_sums(own, units, units < H, a, b, c, d, H, GATES)
+        store_sums(own + GATES * H, units, units < H, a, b, c, d, H, GATES)
+
+
+@triton.jit
 def add_to(sums, units, valid, values):
     """Add the sum over the rows of values (BM, BN) to sums, which no other program touches."""
     old = tl.load(sums + units, mask=valid, other=0.0)

@@ -124,6 +124,7 @@ def rnn_backward(
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final state
     grad_h0,  # (B, H), out
+    bias_sums,  # (row blocks, 2, H), float32, out: delta, added up, twice; or None
     flow_h,  # (B, H), float32: what zoneout passes on, carried from launch to launch; None if PERSISTENT
     gain,
     mask_recurrent,
@@ -148,6 +149,7 @@ def rnn_backward(
     counter = counters + row_block * 32 if PERSISTENT else None
     held = hold_weight(weight, units, units < H, H, BK, SPLIT, HOLD, H)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
+    b = tl.zeros((BM, BN), dtype=tl.float32)
     for s in tl.range(start, end, num_stages=1):
         t = steps - 1 - s
         place, states, alive, mask, ends = step_back(t, offsets, lives, B, unit_mask, H, FULL)
@@ -174,9 +176,15 @@ def rnn_backward(
             mean, along = get_sums(told, 0, spot, 1, H, BN, PARTS)
             grad = (grad - mean - value * along) * load_scale(scales, spot)
         store_tile(delta + place * H, tile, grad, mask)
+        if bias_sums is not None:
+            b += tl.where(mask, grad, 0.0)
         if PERSISTENT:
             arrive(counter)
     if PERSISTENT:
         leave(counter, unit_blocks)
+        if bias_sums is not None:
+            own_sums = bias_sums + row_block * (2 * H)
+            store_tile(own_sums, units, tl.sum(b, 0), units < H)
+            store_tile(own_sums + H, units, tl.sum(b, 0), units < H)
     else:
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)
