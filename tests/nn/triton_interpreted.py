@@ -241,7 +241,16 @@ def test_programs_wait_for_each_other(kind, lengths, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.parametrize("tile", [Tile(16, 8, 16, 1, 4, 2, False), Tile(32, 16, 32, 2, 4, 2, False)])
+@pytest.mark.parametrize(
+    "tile",
+    [
+        Tile(16, 8, 16, 1, 4, 2, False),
+        Tile(16, 8, 16, 1, 4, 1, False),
+        Tile(32, 16, 32, 2, 4, 1, False),
+        Tile(16, 8, 64, 4, 4, 1, False),
+        Tile(16, 8, 128, 8, 8, 1, False),
+    ],
+)
 def test_tiles(kind, tile):
     """Products in several pieces, and split over warps."""
     launch.FORCED.forward = launch.FORCED.backward = tile

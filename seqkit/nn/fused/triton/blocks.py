@@ -208,6 +208,35 @@ def load_rows(source, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT:
 
 
 @triton.jit
+def load_masked(source, mask, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr):
+    """`load_rows` of the source, times those of the mask if there is one."""
+    found = load_rows(source, rows, alive, k0, K, BK, SPLIT)
+    if mask is not None:
+        found = found * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
+    return found
+
+
+@triton.jit
+def sum_of_parts(total, SPLIT: tl.constexpr, BM: tl.constexpr, N: tl.constexpr):
+    """The sum over the first axis of (SPLIT, BM, N)."""
+    # As `tl.sum`, but the threads share the result, where that gives all of it to each warp.
+    parts = tl.permute(total, (1, 2, 0))
+    if SPLIT >= 8:
+        left, right = tl.split(tl.reshape(parts, (BM, N, SPLIT // 2, 2)))
+        parts = left + right
+        left, right = tl.split(tl.reshape(parts, (BM, N, SPLIT // 4, 2)))
+        parts = left + right
+        left, right = tl.split(tl.reshape(parts, (BM, N, 2)))
+    elif SPLIT == 4:
+        left, right = tl.split(tl.reshape(parts, (BM, N, 2, 2)))
+        parts = left + right
+        left, right = tl.split(tl.reshape(parts, (BM, N, 2)))
+    else:
+        left, right = tl.split(parts)
+    return left + right
+
+
+@triton.jit
 def product(
     source,  # the first row of a step in (., K)
     mask,  # (., K), multiplied into the source's rows, or None
@@ -229,19 +258,26 @@ def product(
     else:
         total = tl.zeros((SPLIT, BM, N), dtype=tl.float32)
     if HOLD:
-        left = load_rows(source, rows, alive, 0, K, BK, SPLIT)
-        if mask is not None:
-            left = left * load_rows(mask, rows, alive, 0, K, BK, SPLIT)
+        left = load_masked(source, mask, rows, alive, 0, K, BK, SPLIT)
         total = tl.dot(left, held, total, input_precision=PRECISION)
-    else:
+    elif STAGES > 1:
         for k0 in tl.range(0, K, BK, num_stages=STAGES):
-            left = load_rows(source, rows, alive, k0, K, BK, SPLIT)
-            if mask is not None:
-                left = left * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
+            left = load_masked(source, mask, rows, alive, k0, K, BK, SPLIT)
             right = load_weight(weight, columns, valid, k0, K, BK, SPLIT, 0)
             total = tl.dot(left, right, total, input_precision=PRECISION)
+    else:
+        # Each piece is on its way while the one before it is multiplied.
+        left = load_masked(source, mask, rows, alive, 0, K, BK, SPLIT)
+        right = load_weight(weight, columns, valid, 0, K, BK, SPLIT, 0)
+        for k0 in tl.range(BK, K, BK, num_stages=1):
+            next_left = load_masked(source, mask, rows, alive, k0, K, BK, SPLIT)
+            next_right = load_weight(weight, columns, valid, k0, K, BK, SPLIT, 0)
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+            left = next_left
+            right = next_right
+        total = tl.dot(left, right, total, input_precision=PRECISION)
     if SPLIT > 1:
-        total = tl.sum(total, 0)
+        total = sum_of_parts(total, SPLIT, BM, N)
     return total
 
 

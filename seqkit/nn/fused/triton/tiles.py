@@ -139,7 +139,7 @@ def make_tile(
         # Products without tensor cores keep all their terms in registers.
         depth = min(depth, 32 * warps)
     # Two stages of a pipeline stand in shared memory at once.
-    while not hold and depth > 16 * warps and (words * depth > LOADED * 32 * warps or 2 * depth > room):
+    while not hold and depth > 32 and (words * depth > LOADED * 32 * warps or 2 * depth > room):
         depth //= 2
     split = max(1, min(warps, depth // 16))
     # Triton pipelines no products of three dimensions, which those cut into parts are.
