@@ -242,11 +242,9 @@ def main() -> None:
     arguments = parser.parse_args()
     watchdog = Watchdog()
     if arguments.all_ask:
-        from triton import language
-
         from seqkit.nn.fused.triton import blocks
 
-        blocks.ONE_ASKS = language.constexpr(False)
+        blocks.ONE_ASKS = type(blocks.ONE_ASKS)(False)
     if arguments.compile is not None:
         sweep(watchdog, arguments.until, slice(arguments.compile, None, arguments.workers), timed=False)
         return

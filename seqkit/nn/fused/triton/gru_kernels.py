@@ -126,7 +126,7 @@ def gru_forward(
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (3 * H) + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     if first == 0:
         h = begin(h0, hidden, final_h, tile, rows, lives, B, unit_mask, FULL, SAVE)
     else:
@@ -236,7 +236,7 @@ def gru_backward(
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (3 * H) + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     held = hold_weight(weight, units, units < H, 3 * H, BK, SPLIT, HOLD, H)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
     b_r, b_z, b_n, b_m = zero_four(tile)

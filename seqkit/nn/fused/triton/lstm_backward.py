@@ -198,7 +198,7 @@ def lstm_backward(
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (GATES * H) + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     held = hold_weight(weight, units, units < H, GATES * H, BK, SPLIT, HOLD, H)
     dc = flowing(flow_c, tile, (lives > steps - first)[:, None] & unit_mask)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)

@@ -190,7 +190,7 @@ def lstm_forward(
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (GATES * H) + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     c = first_memory(
         h0, c0, hidden, memory, final_h, final_c, offsets, first, tile, rows, lives, B, unit_mask,
         H, PERSISTENT, FULL, SAVE,

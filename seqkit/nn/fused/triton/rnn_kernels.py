@@ -69,7 +69,7 @@ def rnn_forward(
     stop = tl.minimum(end, longest)
     tile = rows[:, None] * H + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     if first == 0:
         begin(h0, hidden, final_h, tile, rows, lives, B, unit_mask, FULL, SAVE)
     held = hold_weight(weight, units, units < H, H, BK, SPLIT, HOLD, 0)
@@ -146,7 +146,7 @@ def rnn_backward(
     start = tl.maximum(first, steps - longest)
     tile = rows[:, None] * H + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     held = hold_weight(weight, units, units < H, H, BK, SPLIT, HOLD, H)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
     b = tl.zeros((BM, BN), dtype=tl.float32)
