@@ -235,11 +235,16 @@ def main() -> None:
     parser.add_argument("--out", default="tiles.json", help="where to write the results")
     parser.add_argument("--minutes", type=float, default=2.0, help="when to stop")
     parser.add_argument("--workers", type=int, default=max(1, min(10, (os.cpu_count() or 2) - 2)))
+    parser.add_argument("--all-ask", action="store_true", help="all threads wait for the others, for a comparison")
     parser.add_argument("--dry", action="store_true", help="tiny sizes, on the CPU with TRITON_INTERPRET=1")
     parser.add_argument("--compile", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     watchdog = Watchdog()
+    if arguments.all_ask:
+        from seqkit.nn.fused.triton import blocks
+
+        blocks.ONE_ASKS = type(blocks.ONE_ASKS)(False)
     if arguments.compile is not None:
         sweep(watchdog, arguments.until, slice(arguments.compile, None, arguments.workers), timed=False)
         return
@@ -248,14 +253,8 @@ def main() -> None:
     workers: list[subprocess.Popen[bytes]] = []
     if DEVICE.type == "cuda":
         print(torch.cuda.get_device_name(0), "torch", torch.__version__, flush=True)
-        own = [
-            sys.executable,
-            __file__,
-            "--workers",
-            str(arguments.workers),
-            "--until",
-            str(began + 0.3 * (end - began)),
-        ]
+        own = [sys.executable, __file__, *(["--all-ask"] if arguments.all_ask else [])]
+        own += ["--workers", str(arguments.workers), "--until", str(began + 0.3 * (end - began))]
         workers = [subprocess.Popen([*own, "--compile", str(k)]) for k in range(arguments.workers)]
     results: dict[str, Any] = {"races": races(watchdog, began + 0.4 * (end - began), arguments.dry)}
     for process in workers:

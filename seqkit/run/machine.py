@@ -41,7 +41,7 @@ EXTRAS = {
     "tensorboard": {"tensorboard": "2.16"},
     "translation": {"sacrebleu": "2.4"},
     "plot": {"matplotlib": "3.8"},
-    "triton": {"triton": "3.3"},
+    "triton": {"triton": "3.5"},
 }
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")
 

@@ -14,8 +14,8 @@ from seqkit.nn.fused.kernel import Kernel
 from seqkit.nn.fused.lstm import LSTMKernel
 from seqkit.nn.fused.rnn import RNNKernel
 
-# The first version that launches cooperative grids, without which the programs could not wait for each other.
-MIN_VERSION = (3, 3)
+# The first version whose products may have eight columns, and which takes None in tuples.
+MIN_VERSION = (3, 5)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

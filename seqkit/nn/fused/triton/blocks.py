@@ -8,6 +8,8 @@ Names: a program owns the rows of one row block (BM packed rows) and the units o
 import triton
 import triton.language as tl
 
+from seqkit.nn.fused.triton import interpreted
+
 
 @triton.jit
 def sigmoid(x):
@@ -50,15 +52,6 @@ def slope(value, NAME: tl.constexpr):
 
 
 @triton.jit
-def own_part(row_block0, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
-    """What this program makes: its row block and rows (BM,), its unit block and units (BN,)."""
-    unit_blocks: tl.constexpr = (H + BN - 1) // BN
-    row_block = row_block0 + tl.program_id(0) // unit_blocks
-    unit_block = tl.program_id(0) % unit_blocks
-    return row_block, row_block * BM + tl.arange(0, BM), unit_block, unit_block * BN + tl.arange(0, BN)
-
-
-@triton.jit
 def offset_of(offsets, t, B, FULL: tl.constexpr):
     """Row in a history buffer (B + N, size) where the states before step t begin, as int64."""
     if FULL:
@@ -69,31 +62,61 @@ def offset_of(offsets, t, B, FULL: tl.constexpr):
 
 
 @triton.jit
-def lengths_of(lengths, rows, steps, B, FULL: tl.constexpr):
-    """Steps of each row of the block (BM,); -1 for rows past the batch."""
+def own_part(
+    row_block0, lengths, steps, B, H: tl.constexpr, FULL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
+    """What this program makes: its row block and rows (BM,), its unit block and units (BN,).
+
+    Also the length of each row, -1 for rows past the batch, and of the first row, which is the block's longest.
+    """
+    unit_blocks: tl.constexpr = (H + BN - 1) // BN
+    row_block = row_block0 + tl.program_id(0) // unit_blocks
+    unit_block = tl.program_id(0) % unit_blocks
+    rows = row_block * BM + tl.arange(0, BM)
     if FULL:
-        found = tl.where(rows < B, steps, -1)
+        lives = tl.where(rows < B, steps, -1)
+        longest = steps
     else:
-        found = tl.load(lengths + rows, mask=rows < B, other=-1)
-    return found
+        lives = tl.load(lengths + rows, mask=rows < B, other=-1)
+        longest = tl.load(lengths + row_block * BM)
+    return row_block, rows, unit_block, unit_block * BN + tl.arange(0, BN), lives, longest
 
 
-@triton.jit
-def steps_of_block(lengths, first_row, steps, FULL: tl.constexpr):
-    """Steps of the first row of a block, which is its longest."""
-    if FULL:
-        found = steps
-    else:
-        found = tl.load(lengths + first_row)
-    return found
+# Whether one thread of a program asks for the others' arrivals, which keeps the counters free for those who arrive;
+# else all do. The interpreter knows no assembly.
+ONE_ASKS = tl.constexpr(not interpreted())
 
 
 @triton.jit
 def wait(counter, target):
     """Until all programs of the row block have arrived `target` times in all."""
-    # Relaxed and volatile: an acquire would empty the L1 cache of the weights. What the others wrote is read past L1.
-    while tl.load(counter, volatile=True) < target:
-        pass
+    # Relaxed: an acquire would empty the L1 cache of the weights. What the others wrote is read past L1.
+    if ONE_ASKS:
+        tl.inline_asm_elementwise(
+            """
+            {
+                .reg .pred waits;
+                .reg .b32 found;
+                mov.u32 found, %tid.x;
+                setp.ne.u32 waits, found, 0;
+                @waits bra done;
+            again:
+                ld.relaxed.gpu.global.s32 found, [$1];
+                setp.lt.s32 waits, found, $2;
+                @waits bra again;
+            done:
+                mov.u32 $0, 0;
+            }
+            """,
+            "=r,l,r",
+            [counter, target],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        while tl.load(counter, volatile=True) < target:
+            pass
     tl.debug_barrier()
 
 
@@ -117,8 +140,9 @@ def leave(counter, programs):
 
 
 @triton.jit
-def meet(counter, target):
-    """Go on when all programs of the row block have got here; `target` counts all arrivals until then."""
+def meet(meeting):
+    """Go on when all programs of the row block have got here: (counter, all arrivals until then)."""
+    counter, target = meeting
     arrive(counter)
     wait(counter, target)
 
@@ -149,15 +173,9 @@ def load_weight(
 
 @triton.jit
 def hold_weight(
-    weight,
-    columns,
-    valid,
-    K: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    HOLD: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
+    weight, columns, valid,
+    K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, HOLD: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     """The whole weight of a program, which it keeps for all steps, if HOLD; see `load_weight`."""
     if HOLD:
         held = load_weight(weight, columns, valid, 0, K, BK, SPLIT, WIDTH)
@@ -190,6 +208,35 @@ def load_rows(source, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT:
 
 
 @triton.jit
+def load_masked(source, mask, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr):
+    """`load_rows` of the source, times those of the mask if there is one."""
+    found = load_rows(source, rows, alive, k0, K, BK, SPLIT)
+    if mask is not None:
+        found = found * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
+    return found
+
+
+@triton.jit
+def sum_of_parts(total, SPLIT: tl.constexpr, BM: tl.constexpr, N: tl.constexpr):
+    """The sum over the first axis of (SPLIT, BM, N)."""
+    # As `tl.sum`, but the threads share the result, where that gives all of it to each warp.
+    parts = tl.permute(total, (1, 2, 0))
+    if SPLIT >= 8:
+        left, right = tl.split(tl.reshape(parts, (BM, N, SPLIT // 2, 2)))
+        parts = left + right
+        left, right = tl.split(tl.reshape(parts, (BM, N, SPLIT // 4, 2)))
+        parts = left + right
+        left, right = tl.split(tl.reshape(parts, (BM, N, 2)))
+    elif SPLIT == 4:
+        left, right = tl.split(tl.reshape(parts, (BM, N, 2, 2)))
+        parts = left + right
+        left, right = tl.split(tl.reshape(parts, (BM, N, 2)))
+    else:
+        left, right = tl.split(parts)
+    return left + right
+
+
+@triton.jit
 def product(
     source,  # the first row of a step in (., K)
     mask,  # (., K), multiplied into the source's rows, or None
@@ -199,15 +246,9 @@ def product(
     columns,  # (N,), rows of the weight
     valid,  # (N,), which of these exist
     held,  # the weight's tile, if HOLD
-    K: tl.constexpr,
-    BM: tl.constexpr,
-    N: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    K: tl.constexpr, BM: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """source (BM, K) times the transpose of the weight's rows: (BM, N) in float32.
 
     SPLIT cuts K into as many parts, one for each warp, whose sums are joined at the end.
@@ -217,19 +258,26 @@ def product(
     else:
         total = tl.zeros((SPLIT, BM, N), dtype=tl.float32)
     if HOLD:
-        left = load_rows(source, rows, alive, 0, K, BK, SPLIT)
-        if mask is not None:
-            left = left * load_rows(mask, rows, alive, 0, K, BK, SPLIT)
+        left = load_masked(source, mask, rows, alive, 0, K, BK, SPLIT)
         total = tl.dot(left, held, total, input_precision=PRECISION)
-    else:
+    elif STAGES > 1:
         for k0 in tl.range(0, K, BK, num_stages=STAGES):
-            left = load_rows(source, rows, alive, k0, K, BK, SPLIT)
-            if mask is not None:
-                left = left * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
+            left = load_masked(source, mask, rows, alive, k0, K, BK, SPLIT)
             right = load_weight(weight, columns, valid, k0, K, BK, SPLIT, 0)
             total = tl.dot(left, right, total, input_precision=PRECISION)
+    else:
+        # Each piece is on its way while the one before it is multiplied.
+        left = load_masked(source, mask, rows, alive, 0, K, BK, SPLIT)
+        right = load_weight(weight, columns, valid, 0, K, BK, SPLIT, 0)
+        for k0 in tl.range(BK, K, BK, num_stages=1):
+            next_left = load_masked(source, mask, rows, alive, k0, K, BK, SPLIT)
+            next_right = load_weight(weight, columns, valid, k0, K, BK, SPLIT, 0)
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+            left = next_left
+            right = next_right
+        total = tl.dot(left, right, total, input_precision=PRECISION)
     if SPLIT > 1:
-        total = tl.sum(total, 0)
+        total = sum_of_parts(total, SPLIT, BM, N)
     return total
 
 

@@ -85,7 +85,8 @@ class TritonGRU(Kernel):
         hidden, weight = saved["hidden"], products.turned(given["weight_hh"], plan.holds)
         incoming = [None if grad is None else grad.contiguous() for grad in grads]
         read = [gates, saved["inner"], hidden, *(saved.get(name) for name in NORMED), plan.told(h0) if norm else None]
-        written = [delta_h, delta_x, delta_m, before, weight, *incoming, grad_h0, flow_h]
+        sums = products.bias_buffer(plan, gates, needed, norm)
+        written = [delta_h, delta_x, delta_m, before, weight, *incoming, grad_h0, sums, flow_h]
         launch.run(
             gru_backward,
             plan,
@@ -97,7 +98,7 @@ class TritonGRU(Kernel):
             (zoneout > 0, plan.parts if norm else 0),
         )
         rows = hidden[:N] if before is None else before
-        result = products.weight_gradients(given, delta_x, delta_h, rows, needed)
+        result = products.weight_gradients(given, delta_x, delta_h, rows, needed, sums)
         if delta_m is not None:
             delta_n = torch.cat([delta_x[:, : 2 * H], delta_m], 1)
             result |= {"projected": delta_x, "norm_hh": (delta_n * saved["normed"]).sum(0), "bias_hh": delta_n.sum(0)}

@@ -185,8 +185,9 @@ def zeros(device: torch.device, size: int) -> Tensor:
     return kept
 
 
-# What launches a compiled kernel on so many programs: by all that Triton compiles a kernel for, and programs.
-_runners: dict[tuple[Any, ...], dict[int, Callable[..., None]]] = {}
+# By all that Triton compiles a kernel for: the kernel, so that no other can ever have its id, and what launches it
+# compiled, by the number of programs.
+_runners: dict[tuple[Any, ...], tuple[Any, dict[int, Callable[..., None]]]] = {}
 
 
 class Launch:
@@ -222,7 +223,10 @@ class Launch:
         aligned = tuple([one is None or one % 16 == 0 for one in self.addresses])
         wide = max(counts) >> 31
         key = (id(kernel), device, constants, warps, wide, dtypes, aligned)
-        self.runners = _runners.setdefault(key, {})
+        found = _runners.get(key)
+        if found is None:
+            found = _runners[key] = (kernel, {})
+        self.runners = found[1]
 
     def __call__(self, programs: int, first: int, end: int, row_block: int) -> None:
         """Launch steps `first` to `end` of the row blocks from `row_block` on."""

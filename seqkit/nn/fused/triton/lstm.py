@@ -119,7 +119,8 @@ class TritonLSTM(Kernel):
         hidden, weight = saved["hidden"], products.turned(given["weight_hh"], plan.holds)
         incoming = [None if grad is None else grad.contiguous() for grad in grads]
         read = [gates, hidden, saved["memory"], *(saved.get(name) for name in NORMED), plan.told(h0) if norm else None]
-        written = [delta, delta_h, delta_c, before, weight, *incoming, grad_h0, grad_c0, flow_c, flow_h, peephole]
+        sums = products.bias_buffer(plan, gates, needed, norm)
+        written = [delta, delta_h, delta_c, before, weight, *incoming, grad_h0, grad_c0, flow_c, flow_h, sums, peephole]
         launch.run(
             lstm_backward,
             plan,
@@ -131,7 +132,7 @@ class TritonLSTM(Kernel):
             (*self._constants, plan.parts if norm else 0),
         )
         rows = hidden[:N] if before is None else before
-        result = products.weight_gradients(given, delta, delta if delta_h is None else delta_h, rows, needed)
+        result = products.weight_gradients(given, delta, delta if delta_h is None else delta_h, rows, needed, sums)
         if peephole is not None:
             result["weight_peephole"] = peephole.sum(0).flatten().to(h0.dtype)
         if delta_c is not None:

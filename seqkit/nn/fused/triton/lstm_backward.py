@@ -13,19 +13,17 @@ from seqkit.nn.fused.triton.blocks import (
     arrive,
     hold_weight,
     leave,
-    lengths_of,
     load_tile,
     meet,
-    offset_of,
     own_part,
     slope,
-    steps_of_block,
     store_tile,
     wait,
 )
 from seqkit.nn.fused.triton.lstm_forward import new_memory
 from seqkit.nn.fused.triton.norms import get_sums, load_scale, put_pair
 from seqkit.nn.fused.triton.parts import (
+    add_four,
     add_to,
     factor,
     flowing,
@@ -33,8 +31,11 @@ from seqkit.nn.fused.triton.parts import (
     load_four,
     returned,
     row_of,
+    step_back,
     store_entered,
     store_four,
+    store_twice,
+    zero_four,
     zoned,
 )
 
@@ -63,47 +64,24 @@ def shown_memory(new, normed, gain, bias, place, tile, mask, units, H: tl.conste
 
 @triton.jit
 def back_through_output(
-    dh,
-    dc,
-    o,
-    shown,
-    value,
-    raw,
-    clip,
-    delta_c,
-    scales,
-    gain,
-    told,
-    peephole,
-    rows,
-    alive,
-    unit_block,
-    units,
-    tile,
-    mask,
-    place,
-    counter,
-    target,
-    H: tl.constexpr,
-    GATES: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    CLIP: tl.constexpr,
-    PARTS: tl.constexpr,
+    dh, dc, o, shown, value, raw, clip, peephole,
+    norm,  # (where the gradient of LN(c') * gain + bias goes, LN's scale, its gain, scratch), if PARTS
+    spot, tile, meeting,
+    H: tl.constexpr, GATES: tl.constexpr, OUTPUT: tl.constexpr, CLIP: tl.constexpr, PARTS: tl.constexpr,
     BN: tl.constexpr,
-):
-    """From h' = o OUTPUT(c'), or o OUTPUT(LN(c') * gain + bias): the gradients of o's sum and of c' before its clip.
-
-    With layer norm the gradient of LN(c') * gain + bias goes to `delta_c`.
-    """
+):  # fmt: skip
+    """From h' = o OUTPUT(c'), or o OUTPUT(LN(c') * gain + bias): the gradients of o's sum and of c' before its clip."""
+    _, _, _, units, place, mask = spot
+    delta_c, scales, gain, told = norm
     d_o = dh * shown * o * (1.0 - o)
     to_memory = dh * o * slope(shown, OUTPUT)
     if PARTS > 0:
         store_tile(delta_c + place * H, tile, to_memory, mask)
         grad = to_memory * row_of(gain, units, units < H)
-        put_pair(told, 1, rows, unit_block, tl.sum(grad, 1), tl.sum(grad * value, 1), PARTS)
-        meet(counter, target)
-        mean, along = get_sums(told, 1, rows, 1, H, BN, PARTS)
-        to_memory = (grad - mean - value * along) * load_scale(scales, place, rows, alive)
+        put_pair(told, 1, spot, tl.sum(grad, 1), tl.sum(grad * value, 1), PARTS)
+        meet(meeting)
+        mean, along = get_sums(told, 1, spot, 1, H, BN, PARTS)
+        to_memory = (grad - mean - value * along) * load_scale(scales, spot)
     dc += to_memory
     if peephole is not None:
         dc += d_o * row_of(peephole + (GATES - 2) * H, units, units < H)
@@ -126,30 +104,13 @@ def back_through_gates(dc, i, f, g, c, update, GATES: tl.constexpr, CELL: tl.con
 
 @triton.jit
 def back_through_norm(
-    d_i,
-    d_f,
-    d_g,
-    d_o,
-    normed,
-    scales,
-    delta_h,
-    gain,
-    told,
-    rows,
-    alive,
-    unit_block,
-    units,
-    gate_tile,
-    mask,
-    place,
-    counter,
-    target,
-    H: tl.constexpr,
-    GATES: tl.constexpr,
-    PARTS: tl.constexpr,
-    BN: tl.constexpr,
-):
-    """Writes the gradients of W_hh h from those of LN(W_hh h) * gain, over all gates together."""
+    d_i, d_f, d_g, d_o, delta_h, norm, spot, gate_tile, meeting,
+    H: tl.constexpr, GATES: tl.constexpr, PARTS: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Writes the gradients of W_hh h from those of LN(W_hh h) * gain, over all gates together. `norm`: LN(W_hh h),
+    its scale, its gain, scratch."""
+    _, _, _, units, place, mask = spot
+    normed, scales, gain, told = norm
     g_i, g_f, g_g, g_o = load_four(gain, units, units < H, H, GATES)
     d_i, d_f, d_g, d_o = d_i * g_i[None, :], d_f * g_f[None, :], d_g * g_g[None, :], d_o * g_o[None, :]
     n_i, n_f, n_g, n_o = load_four(normed + place * (GATES * H), gate_tile, mask, H, GATES)
@@ -158,10 +119,10 @@ def back_through_norm(
     if GATES == 4:
         grad += d_i
         along += d_i * n_i
-    put_pair(told, 0, rows, unit_block, tl.sum(grad, 1), tl.sum(along, 1), PARTS)
-    meet(counter, target)
-    mean, along = get_sums(told, 0, rows, GATES, H, BN, PARTS)
-    scale = load_scale(scales, place, rows, alive)
+    put_pair(told, 0, spot, tl.sum(grad, 1), tl.sum(along, 1), PARTS)
+    meet(meeting)
+    mean, along = get_sums(told, 0, spot, GATES, H, BN, PARTS)
+    scale = load_scale(scales, spot)
     store_four(
         delta_h + place * (GATES * H), gate_tile, mask,
         (d_i - mean - n_i * along) * scale, (d_f - mean - n_f * along) * scale,
@@ -209,6 +170,7 @@ def lstm_backward(
     grad_c0,
     flow_c,  # (B, H), float32: what reaches the memory, carried from launch to launch; None if PERSISTENT
     flow_h,  # (B, H), float32: what zoneout passes on, likewise
+    bias_sums,  # (row blocks, 2, GATES H), float32, out: the sums' gradients, added up, twice; or None
     grad_peephole,  # (row blocks, GATES - 1, H), float32, zeros; or None
     gain,
     gain_c,
@@ -218,55 +180,32 @@ def lstm_backward(
     mask_update,
     mask_zoneout,
     mask_cell,
-    offsets,
-    lengths,
-    counters,
-    zoneout,
-    zoneout_cell,
-    clip,
+    offsets, lengths, counters,
+    zoneout, zoneout_cell, clip,
     first,  # counts steps backwards: 0 is the last step, `steps` stands for the initial state
-    end,
-    row_block0,
-    steps,
-    B,
-    H: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-    FULL: tl.constexpr,
-    GATES: tl.constexpr,
-    CELL: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    CLIP: tl.constexpr,
-    ZONEOUT: tl.constexpr,
-    ZONEOUT_CELL: tl.constexpr,
+    end, row_block0, steps, B, H: tl.constexpr, PERSISTENT: tl.constexpr, FULL: tl.constexpr,
+    GATES: tl.constexpr, CELL: tl.constexpr, OUTPUT: tl.constexpr,
+    CLIP: tl.constexpr, ZONEOUT: tl.constexpr, ZONEOUT_CELL: tl.constexpr,
     PARTS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Back through the steps of the LSTM, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
     PHASES: tl.constexpr = 3 if PARTS > 0 else 1
-    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
-    lives = lengths_of(lengths, rows, steps, B, FULL)
-    start = tl.maximum(first, steps - steps_of_block(lengths, row_block * BM, steps, FULL))
+    row_block, rows, unit_block, units, lives, longest = own_part(row_block0, lengths, steps, B, H, FULL, BM, BN)
+    start = tl.maximum(first, steps - longest)
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (GATES * H) + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     held = hold_weight(weight, units, units < H, GATES * H, BK, SPLIT, HOLD, H)
     dc = flowing(flow_c, tile, (lives > steps - first)[:, None] & unit_mask)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
+    b_i, b_f, b_g, b_o = zero_four(tile)
     for s in tl.range(start, end, num_stages=1):
         t = steps - 1 - s
-        # At t = -1, which stands for the initial state, nothing is loaded or stored but the gradients of h0 and c0.
-        place = offset_of(offsets, t + 1, B, FULL) - B
-        states = offset_of(offsets, tl.maximum(t, 0), B, FULL) * H
-        alive = (lives > t) & (t >= 0)
-        mask, ends = alive[:, None] & unit_mask, (lives == t + 1)[:, None] & unit_mask
+        place, states, alive, mask, ends = step_back(t, offsets, lives, B, unit_mask, H, FULL)
         i, f, g, o = activated(gates + place * (GATES * H), gate_tile, mask, H, GATES)
         c = load_tile(memory + states, tile, mask)
         update = factor(mask_update, 1.0, place * H, tile, mask)
@@ -280,30 +219,33 @@ def lstm_backward(
             wait(counter, met)
         dh += returned(
             delta_h if PARTS > 0 else delta, offsets, t, rows, lives, B, mask_recurrent, tile, unit_mask, weight,
-            units, held, GATES * H, FULL, BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION, H,
+            units, held, H, GATES * H, FULL, BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
         store_tile(grad_h0, tile, dh, (t < 0) & (rows < B)[:, None] & unit_mask)
         store_tile(grad_c0, tile, dc, (t < 0) & (rows < B)[:, None] & unit_mask)
         carried, dh = zoned(dh, mask_zoneout, zoneout, place * H, tile, mask, ZONEOUT)
         kept, dc = zoned(dc, mask_cell, zoneout_cell, place * H, tile, mask, ZONEOUT_CELL)
+        spot = (rows, alive, unit_block, units, place, mask)
         d_o, dc = back_through_output(
-            dh, dc, o, shown, value, raw, clip, delta_c, scales_c, gain_c, told, peephole, rows, alive, unit_block,
-            units, tile, mask, place, counter, met + unit_blocks, H, GATES, OUTPUT, CLIP, PARTS, BN,
+            dh, dc, o, shown, value, raw, clip, peephole, (delta_c, scales_c, gain_c, told), spot, tile,
+            (counter, met + unit_blocks), H, GATES, OUTPUT, CLIP, PARTS, BN,
         )  # fmt: skip
         d_i, d_f, d_g = back_through_gates(dc, i, f, g, c, update, GATES, CELL)
         store_four(delta + place * (GATES * H), gate_tile, mask, d_i, d_f, d_g, d_o, H, GATES)
         if PARTS > 0:
             back_through_norm(
-                d_i, d_f, d_g, d_o, normed, scales, delta_h, gain, told, rows, alive, unit_block, units, gate_tile,
-                mask, place, counter, met + 2 * unit_blocks, H, GATES, PARTS, BN,
+                d_i, d_f, d_g, d_o, delta_h, (normed, scales, gain, told), spot, gate_tile,
+                (counter, met + 2 * unit_blocks), H, GATES, PARTS, BN,
             )  # fmt: skip
         if PERSISTENT:
             arrive(counter)
+        b_i, b_f, b_g, b_o = add_four(bias_sums, mask, b_i, b_f, b_g, b_o, d_i, d_f, d_g, d_o)
         dc = kept + back_through_peepholes(
             dc * f, d_i, d_f, d_o, c, new, peephole, grad_peephole, row_block, units, mask, H, GATES
         )  # fmt: skip
     if PERSISTENT:
         leave(counter, unit_blocks)
+        store_twice(bias_sums, row_block, units, b_i, b_f, b_g, b_o, H, GATES)
     else:
         store_tile(flow_c, tile, dc, (rows < B)[:, None] & unit_mask)
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)

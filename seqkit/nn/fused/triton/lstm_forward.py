@@ -14,7 +14,6 @@ from seqkit.nn.fused.triton.blocks import (
     arrive,
     hold_weight,
     leave,
-    lengths_of,
     load_fresh,
     load_tile,
     meet,
@@ -22,34 +21,28 @@ from seqkit.nn.fused.triton.blocks import (
     own_part,
     product,
     sigmoid,
-    steps_of_block,
     store_tile,
     wait,
 )
 from seqkit.nn.fused.triton.norms import get_moments, put_moments, store_scale
-from seqkit.nn.fused.triton.parts import begin, factor, four_columns, in_four, load_four, load_sums, row_of, store_four
+from seqkit.nn.fused.triton.parts import (
+    begin,
+    factor,
+    four_columns,
+    in_four,
+    load_four,
+    load_sums,
+    row_of,
+    step_there,
+    store_four,
+)
 
 
 @triton.jit
 def first_memory(
-    h0,
-    c0,
-    hidden,
-    memory,
-    final_h,
-    final_c,
-    offsets,
-    first,
-    tile,
-    rows,
-    lives,
-    B,
-    unit_mask,
-    H: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-    FULL: tl.constexpr,
-    SAVE: tl.constexpr,
-):
+    h0, c0, hidden, memory, final_h, final_c, offsets, first, tile, rows, lives, B, unit_mask,
+    H: tl.constexpr, PERSISTENT: tl.constexpr, FULL: tl.constexpr, SAVE: tl.constexpr,
+):  # fmt: skip
     """The memory before step `first`. At step 0 both initial states are passed on, see `begin`."""
     if first == 0:
         begin(h0, hidden, final_h, tile, rows, lives, B, unit_mask, FULL, SAVE)
@@ -78,20 +71,9 @@ def new_memory(f, i, candidate, c, clip, CLIP: tl.constexpr):
 
 @triton.jit
 def lstm_step(
-    s_i,
-    s_f,
-    s_g,
-    s_o,
-    c,
-    update,
-    clip,
-    peephole,
-    units,
-    H: tl.constexpr,
-    GATES: tl.constexpr,
-    CELL: tl.constexpr,
-    CLIP: tl.constexpr,
-):
+    s_i, s_f, s_g, s_o, c, update, clip, peephole, units,
+    H: tl.constexpr, GATES: tl.constexpr, CELL: tl.constexpr, CLIP: tl.constexpr,
+):  # fmt: skip
     """From the gates' sums: f = s(s_f + p_f c), i = s(s_i + p_i c) or 1 - f, g = CELL(s_g), c' = f c + i g update,
     o = s(s_o + p_o c'), as in `seqkit.nn.LSTMCell`; returns i, f, g, o, c'."""
     if peephole is not None:
@@ -111,54 +93,32 @@ def lstm_step(
 
 @triton.jit
 def recurrent_sums(
-    h,
-    mask_recurrent,
-    weight,
-    held,
-    normed,
-    scales,
-    gain,
-    told,
-    rows,
-    alive,
-    unit_block,
-    units,
-    gate_tile,
-    mask,
-    place,
-    counter,
-    target,
-    H: tl.constexpr,
-    GATES: tl.constexpr,
-    PARTS: tl.constexpr,
-    SAVE: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """W_hh (h * mask) as four tiles; if PARTS, LN(W_hh (h * mask)) * gain over all gates together.
-
-    If SAVE, what LN gives goes to `normed` and its scale to `scales`, for backward.
-    """
+    h, mask_recurrent, weight, held,
+    norm,  # (where LN's result and its scale go if SAVE, its gain, scratch), if PARTS
+    spot,  # see `norms.py`
+    gate_tile, meeting,
+    H: tl.constexpr, GATES: tl.constexpr, PARTS: tl.constexpr, SAVE: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """W_hh (h * mask) as four tiles; if PARTS, LN(W_hh (h * mask)) * gain over all gates together."""
+    rows, alive, unit_block, units, place, mask = spot
+    normed, scales, gain, told = norm
     columns, valid = four_columns(unit_block, H, GATES, BN)
     total = product(
         h, mask_recurrent, rows, alive, weight, columns, valid, held, H,
         BM, 4 * BN, BK, SPLIT, STAGES, HOLD, PRECISION,
     )  # fmt: skip
     if PARTS > 0:
-        put_moments(told, 0, rows, unit_block, total, valid, PARTS)
-        meet(counter, target)
-        mean, scale = get_moments(told, 0, rows, GATES, H, BN, PARTS)
+        put_moments(told, 0, spot, total, valid, PARTS)
+        meet(meeting)
+        mean, scale = get_moments(told, 0, spot, GATES, H, BN, PARTS)
         total = (total - mean) * scale
     a_i, a_f, a_g, a_o = in_four(total, BM, BN)
     if PARTS > 0:
         if SAVE:
             store_four(normed + place * (GATES * H), gate_tile, mask, a_i, a_f, a_g, a_o, H, GATES)
-            store_scale(scales, place, rows, alive, unit_block, scale)
+            store_scale(scales, spot, scale)
         g_i, g_f, g_g, g_o = load_four(gain, units, units < H, H, GATES)
         a_i, a_f, a_g, a_o = a_i * g_i[None, :], a_f * g_f[None, :], a_g * g_g[None, :], a_o * g_o[None, :]
     return a_i, a_f, a_g, a_o
@@ -166,34 +126,18 @@ def recurrent_sums(
 
 @triton.jit
 def normed_memory(
-    new,
-    normed,
-    scales,
-    gain,
-    bias,
-    told,
-    rows,
-    alive,
-    unit_block,
-    units,
-    tile,
-    mask,
-    place,
-    counter,
-    target,
-    H: tl.constexpr,
-    SAVE: tl.constexpr,
-    PARTS: tl.constexpr,
-    BN: tl.constexpr,
-):
-    """LN(c') * gain + bias; if SAVE, writes LN(c') and its scale."""
-    put_moments(told, 1, rows, unit_block, new, units < H, PARTS)
-    meet(counter, target)
-    mean, scale = get_moments(told, 1, rows, 1, H, BN, PARTS)
+    new, norm, bias, spot, tile, meeting, H: tl.constexpr, PARTS: tl.constexpr, SAVE: tl.constexpr, BN: tl.constexpr
+):  # fmt: skip
+    """LN(c') * gain + bias, with `norm` as in `recurrent_sums`."""
+    _, _, _, units, place, mask = spot
+    normed, scales, gain, told = norm
+    put_moments(told, 1, spot, new, units < H, PARTS)
+    meet(meeting)
+    mean, scale = get_moments(told, 1, spot, 1, H, BN, PARTS)
     value = (new - mean) * scale
     if SAVE:
         store_tile(normed + place * H, tile, value, mask)
-        store_scale(scales, place, rows, alive, unit_block, scale)
+        store_scale(scales, spot, scale)
     value *= row_of(gain, units, units < H)
     if bias is not None:
         value += row_of(bias, units, units < H)
@@ -225,92 +169,69 @@ def lstm_forward(
     mask_update,  # (N, H) or None
     mask_zoneout,  # (N, H) or None, where the rate stands in
     mask_cell,
-    offsets,
-    lengths,
+    offsets, lengths,
     counters,  # zeros, 32 for each row block
-    zoneout,
-    zoneout_cell,
-    clip,
+    zoneout, zoneout_cell, clip,
     first,
-    end,
-    row_block0,
-    steps,
-    B,
-    H: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-    FULL: tl.constexpr,
-    GATES: tl.constexpr,
-    CELL: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    CLIP: tl.constexpr,
-    ZONEOUT: tl.constexpr,
-    ZONEOUT_CELL: tl.constexpr,
+    end, row_block0, steps, B, H: tl.constexpr, PERSISTENT: tl.constexpr, FULL: tl.constexpr,
+    GATES: tl.constexpr, CELL: tl.constexpr, OUTPUT: tl.constexpr,
+    CLIP: tl.constexpr, ZONEOUT: tl.constexpr, ZONEOUT_CELL: tl.constexpr,
     PARTS: tl.constexpr,  # if not 0, there is layer norm: see `norms.py`; only if PERSISTENT
     SAVE: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """All steps of the LSTM from `first` to `end`, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
     PHASES: tl.constexpr = 3 if PARTS > 0 else 1
-    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
+    row_block, rows, unit_block, units, lives, longest = own_part(row_block0, lengths, steps, B, H, FULL, BM, BN)
     columns, valid = four_columns(unit_block, H, GATES, BN)
-    lives = lengths_of(lengths, rows, steps, B, FULL)
-    stop = tl.minimum(end, steps_of_block(lengths, row_block * BM, steps, FULL))
+    stop = tl.minimum(end, longest)
     tile = rows[:, None] * H + units[None, :]
     gate_tile = rows[:, None] * (GATES * H) + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     c = first_memory(
         h0, c0, hidden, memory, final_h, final_c, offsets, first, tile, rows, lives, B, unit_mask,
         H, PERSISTENT, FULL, SAVE,
     )  # fmt: skip
     held = hold_weight(weight, columns, valid, H, BK, SPLIT, HOLD, 0)
     for t in tl.range(first, stop, num_stages=1):
-        after = offset_of(offsets, t + 1, B, FULL)
-        alive = lives > t
+        place, alive, old = step_there(t, offsets, h0, hidden, lives, B, H, FULL)
         mask = alive[:, None] & unit_mask
         # What does not depend on the other programs is asked for before waiting for them.
-        sums_of_step = sums + (after - B) * (GATES * H)
+        sums_of_step = sums + place * (GATES * H)
         s_i, s_f, s_g, s_o = load_sums(sums_of_step, bias, gate_tile, mask, units, units < H, H, GATES)
-        update = factor(mask_update, 1.0, (after - B) * H, tile, mask)
-        old = tl.where(t == 0, h0, hidden + offset_of(offsets, t, B, FULL) * H)
+        update = factor(mask_update, 1.0, place * H, tile, mask)
         met = (t - first) * (PHASES * unit_blocks)
         if PERSISTENT:
             wait(counter, met)
+        spot = (rows, alive, unit_block, units, place, mask)
         a_i, a_f, a_g, a_o = recurrent_sums(
-            old, mask_recurrent, weight, held, normed, scales, gain, told, rows, alive, unit_block, units, gate_tile,
-            mask, after - B, counter, met + unit_blocks, H, GATES, PARTS, SAVE,
-            BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
+            old, mask_recurrent, weight, held, (normed, scales, gain, told), spot, gate_tile,
+            (counter, met + unit_blocks), H, GATES, PARTS, SAVE, BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
         i, f, g, o, new = lstm_step(
             s_i + a_i, s_f + a_f, s_g + a_g, s_o + a_o, c, update, clip, peephole, units, H, GATES, CELL, CLIP
         )
         seen = new
         if PARTS > 0:
-            seen = normed_memory(
-                new, normed_c, scales_c, gain_c, bias_c, told, rows, alive, unit_block, units, tile, mask, after - B,
-                counter, met + 2 * unit_blocks, H, SAVE, PARTS, BN,
-            )  # fmt: skip
+            norm_c = (normed_c, scales_c, gain_c, told)
+            seen = normed_memory(new, norm_c, bias_c, spot, tile, (counter, met + 2 * unit_blocks), H, PARTS, SAVE, BN)
         h = o * activate(seen, OUTPUT)
         if ZONEOUT:
-            h += factor(mask_zoneout, zoneout, (after - B) * H, tile, mask) * (load_fresh(old, tile, mask) - h)
-        store_tile(hidden + after * H, tile, h, mask)
+            h += factor(mask_zoneout, zoneout, place * H, tile, mask) * (load_fresh(old, tile, mask) - h)
+        store_tile(hidden + (place + B) * H, tile, h, mask)
         if PERSISTENT:
             arrive(counter)
         # The rest is of no interest to the other programs.
         if ZONEOUT_CELL:
-            new += factor(mask_cell, zoneout_cell, (after - B) * H, tile, mask) * (c - new)
+            new += factor(mask_cell, zoneout_cell, place * H, tile, mask) * (c - new)
         c = new
         if SAVE:
-            store_four(gates + (after - B) * (GATES * H), gate_tile, mask, i, f, g, o, H, GATES)
+            store_four(gates + place * (GATES * H), gate_tile, mask, i, f, g, o, H, GATES)
         if SAVE or not PERSISTENT:
-            store_tile(memory + (after * H if SAVE else 0), tile, c, mask)
+            store_tile(memory + ((place + B) * H if SAVE else 0), tile, c, mask)
         store_tile(final_h, tile, h, (lives == t + 1)[:, None] & unit_mask)
         store_tile(final_c, tile, c, (lives == t + 1)[:, None] & unit_mask)
     if PERSISTENT:

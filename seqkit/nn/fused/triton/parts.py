@@ -72,6 +72,23 @@ def row_of(vector, units, valid):
 
 
 @triton.jit
+def step_there(t, offsets, h0, hidden, lives, B, H: tl.constexpr, FULL: tl.constexpr):
+    """Of step t: the row of its gates, the rows alive (BM,), and where the states before it begin."""
+    old = tl.where(t == 0, h0, hidden + offset_of(offsets, t, B, FULL) * H)
+    return offset_of(offsets, t + 1, B, FULL) - B, lives > t, old
+
+
+@triton.jit
+def step_back(t, offsets, lives, B, unit_mask, H: tl.constexpr, FULL: tl.constexpr):
+    """Of step t: the row of its gates, where the states before it begin in their history, the rows alive (BM,), and
+    the tiles' masks of these and of those that end. At t = -1, which stands for the initial state, none is alive."""
+    alive = (lives > t) & (t >= 0)
+    states = offset_of(offsets, tl.maximum(t, 0), B, FULL) * H
+    ends = (lives == t + 1)[:, None] & unit_mask
+    return offset_of(offsets, t + 1, B, FULL) - B, states, alive, alive[:, None] & unit_mask, ends
+
+
+@triton.jit
 def factor(drawn, otherwise, place, tile, mask):
     """A drawn mask's tile from row `place` on, or the number that stands for it where none was drawn."""
     if drawn is not None:
@@ -135,28 +152,10 @@ def store_entered(before_rows, place, states, mask_recurrent, tile, mask):
 @triton.jit
 def returned(
     delta,  # (N, K), gradients of the sums
-    offsets,
-    t,
-    rows,
-    lives,
-    B,
-    mask_recurrent,
-    tile,
-    unit_mask,
-    weight,
-    units,
-    held,
-    K: tl.constexpr,
-    FULL: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-    H: tl.constexpr,
-):
+    offsets, t, rows, lives, B, mask_recurrent, tile, unit_mask, weight, units, held,
+    H: tl.constexpr, K: tl.constexpr, FULL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    SPLIT: tl.constexpr, STAGES: tl.constexpr, HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """What the sums of step t + 1 send back to the states before them, (delta W_hh) * mask: (BM, BN)."""
     alive = lives > t + 1
     total = product(
@@ -164,6 +163,37 @@ def returned(
         BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
     )  # fmt: skip
     return total * factor(mask_recurrent, 1.0, 0, tile, alive[:, None] & unit_mask)
+
+
+@triton.jit
+def zero_four(tile):
+    """Four tiles of zeros."""
+    zero = tl.zeros(tile.shape, dtype=tl.float32)
+    return zero, zero, zero, zero
+
+
+@triton.jit
+def add_four(sums, mask, a, b, c, d, first, second, third, fourth):
+    """Add a step's four tiles to the first four where they exist, if there is a place for the sums in the end."""
+    if sums is not None:
+        a, b = a + tl.where(mask, first, 0.0), b + tl.where(mask, second, 0.0)
+        c, d = c + tl.where(mask, third, 0.0), d + tl.where(mask, fourth, 0.0)
+    return a, b, c, d
+
+
+@triton.jit
+def store_sums(sums, units, valid, a, b, c, d, H: tl.constexpr, GATES: tl.constexpr):
+    """Write the sums over the rows of four tiles as the gates' blocks of a vector."""
+    store_four(sums, units, valid, tl.sum(a, 0), tl.sum(b, 0), tl.sum(c, 0), tl.sum(d, 0), H, GATES)
+
+
+@triton.jit
+def store_twice(sums, row_block, units, a, b, c, d, H: tl.constexpr, GATES: tl.constexpr):
+    """`store_sums` for both biases, which have the same gradient, into (row blocks, 2, GATES H)."""
+    if sums is not None:
+        own = sums + row_block * (2 * GATES * H)
+        store_sums(own, units, units < H, a, b, c, d, H, GATES)
+        store_sums(own + GATES * H, units, units < H, a, b, c, d, H, GATES)
 
 
 @triton.jit

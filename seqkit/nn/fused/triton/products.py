@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.fused.kernel import Tensors
+from seqkit.nn.fused.triton.launch import Plan
 from seqkit.nn.packing import Packing
 
 
@@ -32,14 +33,30 @@ def before_buffer(given: Tensors, packing: Packing, rows: int) -> Tensor | None:
     return given["h0"].new_empty(rows, given["h0"].size(1))
 
 
+def bias_buffer(plan: Plan, gates: Tensor, needed: frozenset[str], norm: bool) -> Tensor | None:
+    """(row blocks, 2, G), float32, for the sums of the gradients of W_ih x and of W_hh h; None: no kernel adds them up.
+
+    They are two, even where they are equal: autograd would copy one tensor that is to be the gradient of two.
+    """
+    if norm or not plan.persistent or not needed & {"bias_ih", "bias_hh"}:
+        return None
+    return gates.new_empty(plan.row_blocks, 2, gates.size(1), dtype=torch.float32)
+
+
 def weight_gradients(
-    given: Tensors, delta_x: Tensor, delta_h: Tensor, before: Tensor, needed: frozenset[str]
+    given: Tensors,
+    delta_x: Tensor,
+    delta_h: Tensor,
+    before: Tensor,
+    needed: frozenset[str],
+    bias_sums: Tensor | None = None,
 ) -> Tensors:
     """One GEMM for each gradient, over all steps.
 
     Args:
         delta_x, delta_h: (N, G), gradients of W_ih x and of W_hh h.
         before: (N, H), what W_hh was multiplied with.
+        bias_sums: the row blocks' sums of both, see `bias_buffer`.
     """
     result: Tensors = {}
     if "x" in needed:
@@ -48,7 +65,10 @@ def weight_gradients(
         result["weight_ih"] = torch.mm(delta_x.t(), given["x"])
     if "weight_hh" in needed:
         result["weight_hh"] = torch.mm(delta_h.t(), before)
-    if "bias_ih" in needed or "bias_hh" in needed:
+    if bias_sums is not None:
+        total = bias_sums[0] if bias_sums.size(0) == 1 else bias_sums.sum(0)
+        result["bias_ih"], result["bias_hh"] = total.to(delta_x.dtype).unbind()
+    elif needed & {"bias_ih", "bias_hh"}:
         result["bias_hh"] = delta_h.sum(0)
         result["bias_ih"] = result["bias_hh"] if delta_x is delta_h else delta_x.sum(0)
     return result

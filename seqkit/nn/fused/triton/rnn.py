@@ -75,6 +75,7 @@ class TritonRNN(Kernel):
         flow_h = None if plan.persistent else h0.new_empty(B, H, dtype=torch.float32)
         weight = products.turned(given["weight_hh"], plan.holds)
         incoming = [None if grad is None else grad.contiguous() for grad in grads]
+        sums = products.bias_buffer(plan, active, needed, norm)
         read = [active, hidden, saved.get("normed"), saved.get("scales"), plan.told(h0) if norm else None]
         launch.run(
             rnn_backward,
@@ -82,12 +83,12 @@ class TritonRNN(Kernel):
             packing,
             h0,
             len(packing.batch_sizes) + 1,
-            [*read, delta, delta_n, before, weight, *incoming, grad_h0, flow_h, *products.optional(given, *MORE)],
+            [*read, delta, delta_n, before, weight, *incoming, grad_h0, sums, flow_h, *products.optional(given, *MORE)],
             (float(zoneout),),
             (self.options.nonlinearity, zoneout > 0, plan.parts if norm else 0),
         )
         rows = hidden[:N] if before is None else before
-        result = products.weight_gradients(given, delta, delta, rows, needed)
+        result = products.weight_gradients(given, delta, delta, rows, needed, sums)
         if delta_n is not None:
             result["norm"] = (delta_n * saved["normed"]).sum(0)
             result["bias_ih"] = result["bias_hh"] = delta_n.sum(0)

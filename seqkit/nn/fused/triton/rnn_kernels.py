@@ -9,20 +9,28 @@ from seqkit.nn.fused.triton.blocks import (
     arrive,
     hold_weight,
     leave,
-    lengths_of,
     load_fresh,
     load_tile,
     meet,
-    offset_of,
     own_part,
     product,
     slope,
-    steps_of_block,
     store_tile,
     wait,
 )
 from seqkit.nn.fused.triton.norms import get_moments, get_sums, load_scale, put_moments, put_pair, store_scale
-from seqkit.nn.fused.triton.parts import begin, factor, flowing, incoming, returned, row_of, store_entered, zoned
+from seqkit.nn.fused.triton.parts import (
+    begin,
+    factor,
+    flowing,
+    incoming,
+    returned,
+    row_of,
+    step_back,
+    step_there,
+    store_entered,
+    zoned,
+)
 
 
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
@@ -39,53 +47,36 @@ def rnn_forward(
     gain,  # (H,) if PARTS
     mask_recurrent,  # (b_0, H) or None
     mask_zoneout,  # (N, H) or None, where the rate stands in
-    offsets,
-    lengths,
-    counters,
+    offsets, lengths, counters,
     zoneout,
     first,
-    end,
-    row_block0,
-    steps,
-    B,
-    H: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-    FULL: tl.constexpr,
+    end, row_block0, steps, B, H: tl.constexpr, PERSISTENT: tl.constexpr, FULL: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ZONEOUT: tl.constexpr,
     PARTS: tl.constexpr,  # if not 0, there is layer norm: see `norms.py`; only if PERSISTENT
     SAVE: tl.constexpr,
     KEEP: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """All steps of the Elman cell from `first` to `end`, for one row block and one unit block.
 
     h' = f(W_ih x + W_hh h + b), or f(LN(W_ih x + W_hh h) * gain + b), as in `seqkit.nn.RNNCell`.
     """
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
     PHASES: tl.constexpr = 2 if PARTS > 0 else 1
-    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
-    lives = lengths_of(lengths, rows, steps, B, FULL)
-    stop = tl.minimum(end, steps_of_block(lengths, row_block * BM, steps, FULL))
+    row_block, rows, unit_block, units, lives, longest = own_part(row_block0, lengths, steps, B, H, FULL, BM, BN)
+    stop = tl.minimum(end, longest)
     tile = rows[:, None] * H + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     if first == 0:
         begin(h0, hidden, final_h, tile, rows, lives, B, unit_mask, FULL, SAVE)
     held = hold_weight(weight, units, units < H, H, BK, SPLIT, HOLD, 0)
     for t in tl.range(first, stop, num_stages=1):
-        after = offset_of(offsets, t + 1, B, FULL)
-        place = after - B
-        alive = lives > t
+        place, alive, old = step_there(t, offsets, h0, hidden, lives, B, H, FULL)
         mask = alive[:, None] & unit_mask
         total = load_tile(sums + place * H, tile, mask)
-        old = tl.where(t == 0, h0, hidden + offset_of(offsets, t, B, FULL) * H)
         met = (t - first) * (PHASES * unit_blocks)
         if PERSISTENT:
             wait(counter, met)
@@ -94,13 +85,14 @@ def rnn_forward(
             BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
         if PARTS > 0:
-            put_moments(told, 0, rows, unit_block, total, units < H, PARTS)
-            meet(counter, met + unit_blocks)
-            mean, scale = get_moments(told, 0, rows, 1, H, BN, PARTS)
+            spot = (rows, alive, unit_block, units, place, mask)
+            put_moments(told, 0, spot, total, units < H, PARTS)
+            meet((counter, met + unit_blocks))
+            mean, scale = get_moments(told, 0, spot, 1, H, BN, PARTS)
             total = (total - mean) * scale
             if SAVE:
                 store_tile(normed + place * H, tile, total, mask)
-                store_scale(scales, place, rows, alive, unit_block, scale)
+                store_scale(scales, spot, scale)
             total *= row_of(gain, units, units < H)
         if bias is not None:
             total += row_of(bias, units, units < H)
@@ -108,7 +100,7 @@ def rnn_forward(
         h = active
         if ZONEOUT:
             h += factor(mask_zoneout, zoneout, place * H, tile, mask) * (load_fresh(old, tile, mask) - h)
-        store_tile(hidden + after * H, tile, h, mask)
+        store_tile(hidden + (place + B) * H, tile, h, mask)
         if PERSISTENT:
             arrive(counter)
         if KEEP:
@@ -132,60 +124,44 @@ def rnn_backward(
     grad_output,  # (N, H) or None
     grad_h,  # (B, H) or None, of the final state
     grad_h0,  # (B, H), out
+    bias_sums,  # (row blocks, 2, H), float32, out: delta, added up, twice; or None
     flow_h,  # (B, H), float32: what zoneout passes on, carried from launch to launch; None if PERSISTENT
     gain,
     mask_recurrent,
     mask_zoneout,
-    offsets,
-    lengths,
-    counters,
+    offsets, lengths, counters,
     zoneout,
     first,  # counts steps backwards: 0 is the last step, `steps` stands for the initial state
-    end,
-    row_block0,
-    steps,
-    B,
-    H: tl.constexpr,
-    PERSISTENT: tl.constexpr,
-    FULL: tl.constexpr,
+    end, row_block0, steps, B, H: tl.constexpr, PERSISTENT: tl.constexpr, FULL: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ZONEOUT: tl.constexpr,
     PARTS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    SPLIT: tl.constexpr,
-    STAGES: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
+    HOLD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Back through the steps of the Elman cell, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
     PHASES: tl.constexpr = 2 if PARTS > 0 else 1
-    row_block, rows, unit_block, units = own_part(row_block0, H, BM, BN)
-    lives = lengths_of(lengths, rows, steps, B, FULL)
-    start = tl.maximum(first, steps - steps_of_block(lengths, row_block * BM, steps, FULL))
+    row_block, rows, unit_block, units, lives, longest = own_part(row_block0, lengths, steps, B, H, FULL, BM, BN)
+    start = tl.maximum(first, steps - longest)
     tile = rows[:, None] * H + units[None, :]
     unit_mask = (units < H)[None, :]
-    counter = counters + row_block * 32 if PERSISTENT else None
+    counter = counters + row_block * 32 if PERSISTENT else row_block
     held = hold_weight(weight, units, units < H, H, BK, SPLIT, HOLD, H)
     carried = flowing(flow_h, tile, (lives > steps - first)[:, None] & unit_mask)
+    b = tl.zeros((BM, BN), dtype=tl.float32)
     for s in tl.range(start, end, num_stages=1):
         t = steps - 1 - s
-        # At t = -1, which stands for the initial state, nothing is loaded or stored but the gradient of h0.
-        place = offset_of(offsets, t + 1, B, FULL) - B
-        alive = (lives > t) & (t >= 0)
-        mask, ends = alive[:, None] & unit_mask, (lives == t + 1)[:, None] & unit_mask
+        place, states, alive, mask, ends = step_back(t, offsets, lives, B, unit_mask, H, FULL)
         rate = slope(load_tile(active + place * H, tile, mask), ACTIVATION)
         dh = incoming(grad_output, grad_h, place * H, tile, mask, ends) + carried
-        states = hidden + offset_of(offsets, tl.maximum(t, 0), B, FULL) * H
-        store_entered(before_rows, place * H, states, mask_recurrent, tile, mask)
+        store_entered(before_rows, place * H, hidden + states, mask_recurrent, tile, mask)
         met = (s - start) * (PHASES * unit_blocks)
         if PERSISTENT:
             wait(counter, met)
         dh += returned(
             delta, offsets, t, rows, lives, B, mask_recurrent, tile, unit_mask, weight,
-            units, held, H, FULL, BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION, H,
+            units, held, H, H, FULL, BM, BN, BK, SPLIT, STAGES, HOLD, PRECISION,
         )  # fmt: skip
         store_tile(grad_h0, tile, dh, (t < 0) & (rows < B)[:, None] & unit_mask)
         carried, dh = zoned(dh, mask_zoneout, zoneout, place * H, tile, mask, ZONEOUT)
@@ -194,14 +170,21 @@ def rnn_backward(
             store_tile(delta_n + place * H, tile, grad, mask)
             value = load_tile(normed + place * H, tile, mask)
             grad = tl.where(mask, grad * row_of(gain, units, units < H), 0.0)
-            put_pair(told, 0, rows, unit_block, tl.sum(grad, 1), tl.sum(grad * value, 1), PARTS)
-            meet(counter, met + unit_blocks)
-            mean, along = get_sums(told, 0, rows, 1, H, BN, PARTS)
-            grad = (grad - mean - value * along) * load_scale(scales, place, rows, alive)
+            spot = (rows, alive, unit_block, units, place, mask)
+            put_pair(told, 0, spot, tl.sum(grad, 1), tl.sum(grad * value, 1), PARTS)
+            meet((counter, met + unit_blocks))
+            mean, along = get_sums(told, 0, spot, 1, H, BN, PARTS)
+            grad = (grad - mean - value * along) * load_scale(scales, spot)
         store_tile(delta + place * H, tile, grad, mask)
+        if bias_sums is not None:
+            b += tl.where(mask, grad, 0.0)
         if PERSISTENT:
             arrive(counter)
     if PERSISTENT:
         leave(counter, unit_blocks)
+        if bias_sums is not None:
+            own_sums = bias_sums + row_block * (2 * H)
+            store_tile(own_sums, units, tl.sum(b, 0), units < H)
+            store_tile(own_sums + H, units, tl.sum(b, 0), units < H)
     else:
         store_tile(flow_h, tile, carried, (rows < B)[:, None] & unit_mask)

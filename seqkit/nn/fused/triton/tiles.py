@@ -137,9 +137,9 @@ def make_tile(
     hold = fits and hold is not False
     if exact:
         # Products without tensor cores keep all their terms in registers.
-        depth = min(depth, 32 * warps)
+        depth = min(depth, (32 if rows * columns < 512 else 16 if rows * columns < 2048 else 8) * warps)
     # Two stages of a pipeline stand in shared memory at once.
-    while not hold and depth > 16 * warps and (words * depth > LOADED * 32 * warps or 2 * depth > room):
+    while not hold and depth > 32 and (words * depth > LOADED * 32 * warps or 2 * depth > room):
         depth //= 2
     split = max(1, min(warps, depth // 16))
     # Triton pipelines no products of three dimensions, which those cut into parts are.
