@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from seqkit.nn.checks import autocast_enabled, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.entering import check_input, initial_states
 from seqkit.nn.fused import kernel_scan, triton
+from seqkit.nn.fused.triton.agreement import agrees
 from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
 from seqkit.nn.vendor import surrounded, uses_onednn, vendor_scan, whole_network
@@ -89,14 +91,27 @@ def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
     if data.device.type != "cuda" and not triton.interpreted():
         return f"it needs a CUDA device, and the input is on {data.device.type}"
     if not triton.available():
-        return "it needs an NVIDIA card from Ampere on and Triton 3.3 or later (pip install 'seqkit[triton]')"
+        least = ".".join(map(str, triton.MIN_VERSION))
+        return f"it needs an NVIDIA card from Ampere on and Triton {least} or later (pip install 'seqkit[triton]')"
     if data.dtype not in triton.DTYPES:
         return (
             f"it computes in float32, float16 and bfloat16, and the input is {str(data.dtype).removeprefix('torch.')}"
         )
-    if not module.has_triton_kernels:
-        return f"there is no Triton kernel for this {type(module.cell_at(0)).__name__}"
+    if not _served_by_triton(module, data.device, data.dtype):
+        return f"no Triton kernel serves this {type(module.cell_at(0)).__name__} here"
     return None
+
+
+_served: WeakKeyDictionary[Recurrent, dict[tuple[torch.device, torch.dtype], bool]] = WeakKeyDictionary()
+
+
+def _served_by_triton(module: Recurrent, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether every cell has a Triton kernel that agrees with its own; not kept in the module, which may be pickled."""
+    found = _served.setdefault(module, {})
+    if (device, dtype) not in found:
+        kernels = [module.cell_at(index).kernel() for index in range(module.num_layers * module.num_directions)]
+        found[device, dtype] = all(one is not None and agrees(one, device, dtype) for one in kernels)
+    return found[device, dtype]
 
 
 def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent) -> Choice:

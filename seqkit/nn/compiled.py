@@ -18,6 +18,7 @@ from torch import Tensor
 from seqkit.nn.cells import Cell, Prepared, State
 from seqkit.nn.fused import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
 from seqkit.nn.fused.kernel import Tensors
+from seqkit.nn.fused.triton.agreement import agrees
 from seqkit.nn.packing import Packing, check_lengths
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _kernel_for(text: str, given: Tensors) -> Kernel:
     kernel, like = _kernel(text), given["h0"]
     if like.device.type != "cuda" or like.dtype not in triton.DTYPES:
         return kernel
-    found = triton.triton_kernel(kernel)
+    found = triton.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
     return kernel if found is None or found.takes_projected != kernel.takes_projected else found
 
 

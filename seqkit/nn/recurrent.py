@@ -6,7 +6,7 @@ import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,7 +21,6 @@ from seqkit.nn.cells.cell import Prepared, drop_mask
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size
 from seqkit.nn.compiled import compiled_direction, compiling, describe
 from seqkit.nn.entering import Entered, enter, leave
-from seqkit.nn.fused.triton import triton_kernel
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
 from seqkit.nn.vendor import vendor_network
@@ -167,12 +166,6 @@ class Recurrent(nn.Module):
             if getattr(self.cell_at(index), name)() != mode:
                 return None
         return mode
-
-    @cached_property
-    def has_triton_kernels(self) -> bool:
-        """Whether every cell has a Triton kernel; asked only where Triton can run."""
-        kernels = [self.cell_at(index).kernel() for index in range(self.num_layers * self.num_directions)]
-        return all(kernel is not None and triton_kernel(kernel) is not None for kernel in kernels)
 
     @property
     def all_weights(self) -> list[list[Tensor]]:

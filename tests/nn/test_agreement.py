@@ -1,0 +1,95 @@
+"""A Triton kernel that does not agree with the hand-derived one is named and not used. Here, without Triton, the
+hand-derived kernel stands in for its counterpart, as it is or with a fault in it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import seqkit.nn as snn
+from seqkit.nn import backends
+from seqkit.nn.fused import Kernel, triton
+from seqkit.nn.fused.kernel import Tensors
+from seqkit.nn.fused.triton import agreement
+from seqkit.nn.packing import Packing
+
+CPU = torch.device("cpu")
+
+
+class Faulty(Kernel):
+    """A kernel with one row of its output out of place, or one gradient a tenth too small."""
+
+    def __init__(self, kernel: Kernel, where: str) -> None:
+        self.kernel, self.where, self.projection_weights = kernel, where, kernel.projection_weights
+
+    @property
+    def takes_projected(self) -> bool:
+        return self.kernel.takes_projected
+
+    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        results, saved = self.kernel.forward(given, packing, save)
+        if self.where == "output":
+            results[0] = results[0].clone()
+            results[0][1] = results[0][0]
+        return results, saved
+
+    def backward(
+        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+    ) -> Tensors:
+        found = dict(self.kernel.backward(given, saved, packing, grads, needed))
+        if self.where in found:
+            found[self.where] = found[self.where] * 0.9
+        return found
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr(triton, "triton_kernel", lambda kernel: Faulty(kernel, where))
+    monkeypatch.setattr(triton, "available", lambda: True)
+    monkeypatch.setattr(triton, "interpreted", lambda: True)
+    agreement._agrees.cache_clear()
+
+
+CELLS: list[tuple[str, dict[str, Any]]] = [
+    ("lstm", {}),
+    ("lstm", {"peephole": True, "coupled": True, "cell_clip": 1.0}),
+    ("lstm", {"layer_norm": True, "zoneout": 0.2}),
+    ("gru", {}),
+    ("gru", {"layer_norm": True}),
+    ("rnn", {"nonlinearity": "relu"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), CELLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_agrees_is_used(
+    monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    pretend(monkeypatch, "nothing")
+    module = snn.Recurrent(kind, 3, 4, backend="triton", dtype=dtype, **options)
+    before = torch.get_rng_state()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        assert module.backend_for(torch.randn(5, 2, 3, dtype=dtype, generator=torch.Generator())).name == "triton"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("where", ["output", "h0", "weight_hh", "bias_ih"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_what_does_not_agree_is_named_once_and_not_used(monkeypatch: pytest.MonkeyPatch, kind: str, where: str) -> None:
+    pretend(monkeypatch, where)
+    module = snn.Recurrent(kind, 3, 4, backend="triton")
+    x = torch.randn(5, 2, 3)
+    with pytest.warns(
+        RuntimeWarning, match=rf"{kind.upper()}Cell\(.*\) is off by .* on cpu in torch.float32: it is not used"
+    ):
+        assert not agreement.agrees(module.cell_at(0).kernel(), CPU, torch.float32)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=r"^backend 'triton' cannot .*: no Triton kernel serves this"):
+        module(x)
+    auto = snn.Recurrent(kind, 3, 4)
+    assert backends.triton_refuses(auto, x) is not None
+    auto(x)
