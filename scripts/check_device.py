@@ -57,6 +57,9 @@ def surroundings(device: str) -> dict[str, object]:
     return found
 
 
+MARGIN = 10.0  # seconds in which processes start, and write what they have found
+
+
 def workers(args: argparse.Namespace) -> int:
     """How many processes share the work: on CUDA a few, elsewhere one."""
     if args.workers is not None:
@@ -72,14 +75,15 @@ def in_processes(report: Report, args: argparse.Namespace, part: str, count: int
             out = Path(folder) / f"{number}.json"
             command = [
                 sys.executable, __file__, "--device", args.device, "--parts", part, "--only", args.only,
-                "--minutes", str(report.left() / 60), "--share", f"{number}/{count}", "--out", str(out), *more,
+                "--minutes", str((report.left() - MARGIN) / 60), "--share", f"{number}/{count}",
+                "--out", str(out), *more,
             ]  # fmt: skip
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             log = (Path(folder) / f"{number}.log").open("w")
             running.append((out, subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)))
         for out, process in running:
             try:
-                process.wait(max(1.0, report.left() + 5))
+                process.wait(max(1.0, report.left()))
             except subprocess.TimeoutExpired:
                 process.kill()
             if not out.exists():

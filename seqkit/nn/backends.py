@@ -117,24 +117,31 @@ def _served_by_triton(module: Recurrent, device: torch.device, dtype: torch.dtyp
 def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
     """The table of `auto` on CUDA.
 
-    Measured with `scripts/check_device.py` on an NVIDIA H100 80GB HBM3, torch 2.11, Triton 3.6, cuDNN 9.19, float32
-    (cuDNN in TF32, as torch has it), milliseconds, (T, B, I, H):
+    Measured with `scripts/check_device.py --parts speed` on an NVIDIA H100 80GB HBM3, torch 2.11, Triton 3.6,
+    cuDNN 9.19, float32 (cuDNN in TF32, as torch has it), milliseconds, (T, B, I, H); on other cards: not measured.
 
     | case | vendor | triton | fused | taken |
     |---|---|---|---|---|
+    | LSTM / GRU training, full, (64,16,64,64) | 3.03 / 2.72 | 2.54 / 2.43 | 20.4 / 21.8 | triton |
+    | LSTM / GRU training, full, (50,32,256,256) | 4.9 / 4.39 | 2.21 / 2.07 | 15.6 / 15.9 | triton |
+    | LSTM / GRU training, full, (200,32,300,512) | 12.2 / 13.4 | 4.3 / 3.92 | 48.2 / 94.6 | triton |
+    | LSTM / GRU training, full, (30,64,512,1024) | 4.42 / 10.5 | 3.83 / 4.68 | 11.4 / 13.4 | triton |
+    | LSTM / GRU training, ragged, (100,64,256,256) | 10.1 / 9.09 | 3.99 / 3.78 | 34.7 / 34.6 | triton |
+    | LSTM / GRU inference, full, (50,32,128,128) | 0.673 / 0.731 | 0.747 / 0.777 | 6.61 / 9.14 | vendor |
+    | LSTM / GRU inference, full, (100,64,256,256) | 3.22 / 2.96 | 1.1 / 0.836 | 13.3 / 18.3 | triton |
+    | LSTM / GRU inference, full, (30,64,512,1024) | 1.01 / 1.6 | 1.42 / 1.66 | 3.54 / 6.36 | vendor |
+    | LSTM / GRU inference, ragged, (64,16,64,64) | 3.13 / 3.82 | 1.67 / 1.91 | 8.98 / 12.2 | triton |
+    | LSTM / GRU inference, ragged, (30,64,512,1024) | 2.27 / 2.41 | 1.95 / 2.59 | 6.14 / 7.15 | triton |
     """
-    if triton_refuses(module, data) is not None:
-        if mode is not None and cudnn_serves(mode, data):
-            return Choice("vendor", "cuDNN's network")
-        return Choice("fused", "hand-derived backward")
-    if mode is None or not cudnn_serves(mode, data):
-        return Choice("triton", "no kernel of cuDNN's for this cell and dtype")
-    if _trains(module, data):
-        return Choice("triton", "one launch for all steps, forward and backward")
-    small, large = module.hidden_size <= 128, module.hidden_size >= 1024
-    if large or (small and packing.is_full):
-        return Choice("vendor", "cuDNN's network: inference with few or many units")
-    return Choice("triton", "one launch for all steps")
+    cudnn = mode is not None and cudnn_serves(mode, data)
+    if cudnn and packing.is_full and not _trains(module, data):
+        if module.hidden_size <= 128:
+            return Choice("vendor", "cuDNN's network: inference with few units")
+        if module.hidden_size >= 1024 and mode in ("LSTM", "GRU"):
+            return Choice("vendor", "cuDNN's network: inference with many units")
+    if triton_refuses(module, data) is None:
+        return Choice("triton", "all steps in one launch")
+    return Choice("vendor", "cuDNN's network") if cudnn else Choice("fused", "hand-derived backward")
 
 
 def _trains(module: Recurrent, data: Tensor) -> bool:

@@ -224,3 +224,14 @@ def test_conversion_from_torch(fake: ModuleType) -> None:
     found, wanted = snn.from_torch(module)(x)[0], module(x)[0]
     torch.testing.assert_close(found.cpu(), wanted.cpu())
     assert snn.to_torch(snn.from_torch(module)).weight_ih_l0.device == fake.install()
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_a_kernel_is_asked_whether_it_agrees(fake: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card, with the hand-derived kernel in the place of Triton's."""
+    from seqkit.nn.fused import triton
+    from seqkit.nn.fused.triton.agreement import agrees
+
+    kernel = snn.Recurrent(kind, 3, 4).cell_at(0).kernel()
+    monkeypatch.setattr(triton, "triton_kernel", lambda kernel: kernel)
+    assert agrees(kernel, fake.install(), torch.float32)

@@ -32,6 +32,8 @@ class Faulty(Kernel):
         return self.kernel.takes_projected
 
     def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        if self.where == "raises":
+            raise OSError("no such instruction\nmore")
         results, saved = self.kernel.forward(given, packing, save)
         if self.where == "output":
             results[0] = results[0].clone()
@@ -78,15 +80,14 @@ def test_what_agrees_is_used(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("where", ["output", "h0", "weight_hh", "bias_ih"])
+@pytest.mark.parametrize("where", ["output", "h0", "weight_hh", "bias_ih", "raises"])
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
 def test_what_does_not_agree_is_named_once_and_not_used(monkeypatch: pytest.MonkeyPatch, kind: str, where: str) -> None:
     pretend(monkeypatch, where)
     module = snn.Recurrent(kind, 3, 4, backend="triton")
     x = torch.randn(5, 2, 3)
-    with pytest.warns(
-        RuntimeWarning, match=rf"{kind.upper()}Cell\(.*\) is off by .* on cpu in torch.float32: it is not used"
-    ):
+    said = r"(is off by|fails with OSError: .*no such instruction).* on cpu in torch.float32: it is not used"
+    with pytest.warns(RuntimeWarning, match=rf"{kind.upper()}Cell\(.*\) {said}"):
         assert not agreement.agrees(module.cell_at(0).kernel(), CPU, torch.float32)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match=r"^backend 'triton' cannot .*: no Triton kernel serves this"):
         module(x)

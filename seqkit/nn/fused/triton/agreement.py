@@ -50,25 +50,31 @@ def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
     found = triton.triton_kernel(kernel)
     assert found is not None
-    error = float("nan")
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        given = _problem(kernel, device, dtype)
-        want = _results(kernel, *given)
-        got = _results(found, *given)
-        shares = [
-            (one - other).abs().max() / other.abs().max().clamp_min(1.0) for one, other in zip(got, want, strict=True)
-        ]
-        error = float(torch.stack(shares).max())
-    if error <= _BOUNDS[dtype]:
+    try:
+        error = _difference(kernel, found, device, dtype)
+        fault = None if error <= _BOUNDS[dtype] else f"is off by {error:.1e}"
+    except Exception as failure:  # whatever compiling and launching a kernel may raise on a card never seen
+        fault = f"fails with {type(failure).__name__}: {str(failure).strip().splitlines()[:1]}"
+    if fault is None:
         return True
     options = ", ".join(f"{name}={value!r}" for name, value in asdict(kernel).items())  # type: ignore[call-overload]
+    name = f"{_CELLS[type(kernel)].__name__}({options})"
     warnings.warn(
-        f"Triton's kernel of {_CELLS[type(kernel)].__name__}({options}) is off by {error:.1e} on {device} in {dtype}: "
-        "it is not used, and `fused` is, which is slower; please report this card and the versions of torch and triton",
+        f"Triton's kernel of {name} {fault} on {device} in {dtype}: it is not used, and another kernel is, which is "
+        "slower; please report this card and the versions of torch and triton",
         RuntimeWarning,
         stacklevel=2,
     )
     return False
+
+
+def _difference(kernel: Kernel, found: Kernel, device: torch.device, dtype: torch.dtype) -> float:
+    """The largest difference between two kernels, as a share of the largest value of that result (at least 1)."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        given = _problem(kernel, device, dtype)
+        pairs = list(zip(_results(found, *given), _results(kernel, *given), strict=True))
+        shares = [(one - other).abs().max() / other.abs().max().clamp_min(1.0) for one, other in pairs]
+        return float(torch.stack(shares).max())
 
 
 def _problem(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> tuple[Any, ...]:
