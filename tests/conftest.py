@@ -13,6 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a machine is, and what else it does, is no property of the code.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 # Before any test imports torch: the processes that share the tests, and those that they start, take a core each.
 if "PYTEST_XDIST_WORKER" in os.environ:
