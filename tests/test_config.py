@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from seqkit.config import Section, UserError, dump, from_mapping, from_signature, nearest, override, read, require
@@ -219,3 +219,57 @@ def test_nearest_and_require() -> None:
     assert nearest("zzz", ["hidden"]) == ""
     with pytest.raises(UserError, match=r"pip install 'seqkit\[plot\]'"):
         require("no_such_module_here", "plot")
+
+
+class Typed(Section):
+    text: str | None = None
+    source: str | dict[str, str] | None = None
+    number: int = 0
+    rate: float = 0.0
+    flag: bool = False
+    names: list[str] = []
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("text=42", "42"),
+        ("text=1.50", "1.50"),
+        ("text=true", "true"),
+        ("text=2026-11-27", "2026-11-27"),
+        ("text=null", None),
+        ("text='null'", "null"),
+        ("text=", None),
+        ("text=<<", "<<"),
+        ("text=- a", "- a"),
+        ("source=data/tr #2.tsv", "data/tr #2.tsv"),
+        ("source=[x].tsv", "[x].tsv"),
+        ("source=a: b.tsv", "a: b.tsv"),
+        ("source=*x", "*x"),
+        ("source={de: a.de}", {"de": "a.de"}),
+        ("source={de: a.de} # b", "{de: a.de} # b"),
+        ("number=3", 3),
+        ("rate=1e-3", 1e-3),
+        ("flag=true", True),
+        ("names=[a, 'b # c']", ["a", "b # c"]),
+    ],
+)
+def test_what_is_typed_is_text_unless_it_is_yaml_to_its_end(typed: str, read: object) -> None:
+    document = from_mapping({})
+    override(document, [typed])
+    assert getattr(document.check(Typed), typed.partition("=")[0]) == read
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="$"), min_size=1))
+def test_any_text_that_does_not_begin_as_yaml_is_taken_as_typed(text: str) -> None:
+    assume(text.strip() and text.strip()[0] not in "{[\"'" and text.strip().lower() not in ("null", "~"))
+    document = from_mapping({})
+    override(document, ["text=" + text])
+    assert document.check(Typed).text == text
+
+
+def test_a_number_where_a_number_is_wanted_stays_one_after_a_text_was_put_back() -> None:
+    document = from_mapping({})
+    override(document, ["text=1", "number=1", "number=2", "text=07"])
+    checked = document.check(Typed)
+    assert (checked.text, checked.number) == ("07", 2)

@@ -140,11 +140,13 @@ def test_a_configuration_from_a_stranger(tmp_path: Path, text: str, message: str
     [
         (".".join("a" * 60) + "=1", "more than 50 keys"),
         ("a=" + "x" * (1 << 20) + "y", "put it into a file"),
-        ("a=!!python/object/apply:os.getcwd []", "command line: a: the tag"),
-        ("a=[&b [x], *b, *c]", "not valid YAML"),
-        ("a=&b [*b, *b]", "more than|deeper than"),
+        ("a=[!!python/object/apply:os.getcwd []]", "command line: a.0: the tag"),
+        ("a=[&b [*b, *b]]", "more than|deeper than"),
         ("a={b: 1, b: 2}", "command line: a.b: this key stands there twice"),
-        ("a=\udcff", "not valid YAML"),
+        ("a=\udcff", "a NUL, or half of a surrogate pair"),
+        # Whatever does not begin as YAML, or does not end as such, is a text as typed.
+        ("name=!!python/object/apply:os.getcwd []", r"name: .*!!python/object/apply:os.getcwd \[\]"),
+        ("seed=[&b [x], *b, *c]", r"seed: input should be a valid integer, got '\[&b \[x\], \*b, \*c\]'"),
     ],
 )
 def test_overrides_are_read_as_strictly_as_files(tmp_path: Path, text: str, message: str) -> None:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from seqkit.config.errors import UserError, nearest
-from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, writable
+from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
 
 S = TypeVar("S", bound=BaseModel)
 _BASES = 20  # files in a chain of `base:`
@@ -27,11 +27,13 @@ class Document:
         tree: plain dicts, lists and scalars.
         places: where each key path was written, such as `configs/x.yaml:12` or `command line`.
         name: what to call the whole in a message.
+        typed: of values from the command line that are no text, the text as typed: a key that wants text gets that.
     """
 
     tree: dict[str, Any]
     places: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "config"
+    typed: dict[KeyPath, str] = field(default_factory=dict)
 
     def place(self, path: KeyPath) -> str:
         """Where `path`, or the nearest key above it, was written."""
@@ -58,11 +60,23 @@ class Document:
                 items = error.errors(include_url=False)
             except UnicodeEncodeError:  # only a tree from Python can hold it
                 raise self.error((), "a text holds half of a surrogate pair") from None
+            if self._as_typed(items):
+                return self.check(schema)
             lines: dict[str, None] = {}
             for item in items:
                 path, message = self._explain(item)
                 lines[str(self.error(path, message))] = None
             raise UserError("\n".join(lines)) from None
+
+    def _as_typed(self, items: Iterable[Any]) -> bool:
+        """Put back as typed what the command line gave as a number or a truth value and the schema wants as text."""
+        found = False
+        for item in items:
+            path = self._written([str(part) for part in item["loc"]])
+            if item["type"] == "string_type" and path in self.typed:
+                _set(self, path, self.typed.pop(path))
+                found = True
+        return found
 
     def _explain(self, item: Any) -> tuple[KeyPath, str]:
         """Pydantic's error, in our words: the path as written in the file, and the message."""
@@ -132,10 +146,14 @@ def override(document: Document, overrides: Iterable[str]) -> None:
         def place(line: int, text: str = text) -> str:
             return f"command line: {text[:60]!r}" if line == 0 else "command line"
 
-        node = compose(value, place)
+        node = typed_value(value, place)
         builder = Builder(place)
-        _set(document, keys, None if node is None else builder(node, keys))
+        built = None if node is None else builder(node, keys)
+        _set(document, keys, built)
         document.places.update(builder.places)
+        document.typed.pop(keys, None)
+        if isinstance(built, (bool, int, float)):
+            document.typed[keys] = value
 
 
 def from_mapping(tree: Mapping[str, Any], name: str = "config") -> Document:

@@ -96,6 +96,34 @@ def compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
         raise UserError(f"{place(0)}: not valid YAML: nested too deeply") from None
 
 
+def typed_value(text: str, place: Callable[[int], str]) -> yaml.Node | None:
+    """The node of a value typed on a command line, None where it is empty.
+
+    It is YAML only if it begins with a brace, a bracket or a quote and is YAML to its end. All else is one scalar, as
+    typed: `data/tr #2.tsv` has no comment, and `a: b.tsv` is no mapping.
+    """
+    stripped = text.strip()
+    if stripped[:1] in tuple("{[\"'"):
+        try:
+            node = compose(stripped, place)
+            if node is not None and node.end_mark.index == len(stripped):
+                return node
+        except UserError:
+            pass
+    if not stripped:
+        return None
+    loader: Any = _Loader("")
+    mark = yaml.Mark("", 0, 0, 0, None, 0)
+    tag: str = loader.resolve(yaml.ScalarNode, stripped, (True, False))
+    loader.dispose()
+    word = tag == "tag:yaml.org,2002:str"
+    # YAML's merge and others that are no plain data are words here.
+    known = tag.rpartition(":")[2] in _SCALARS
+    return yaml.ScalarNode(
+        tag if known else "tag:yaml.org,2002:str", text if word or not known else stripped, mark, mark
+    )
+
+
 class Builder:
     """Builds the plain tree of nodes.
 
