@@ -94,6 +94,7 @@ def _parallel_job(config: PairConfig) -> Job:
         skip_bad=config.on_bad_line == "skip",
         has_lines=True,
         rows_from=partial(_parallel, *paths),
+        changed=[path.stat().st_ctime_ns for path in paths],
     )
 
 

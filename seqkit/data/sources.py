@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,6 +172,8 @@ class Job:
         skip_bad: bad rows are counted, not refused.
         has_lines: rows stand at lines (else they are counted).
         rows_from: the same rows from a line on, where those before can be passed over unread.
+        changed: when the file system noticed the last change of each file (ctime), which nobody can set back as the time
+            in `state`. It decides whether a cache is that of the file, and nothing else: a copy of a file has another.
     """
 
     name: str
@@ -183,6 +185,7 @@ class Job:
     skip_bad: bool
     has_lines: bool
     rows_from: Callable[[int], Rows] | None = None
+    changed: list[int] = field(default_factory=list)
 
     @property
     def stem(self) -> str:
@@ -199,6 +202,7 @@ def _digest(parts: list[Any]) -> str:
 
 def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
     path, state = check_file(config.path)
+    changed = [path.stat().st_ctime_ns]
     form = detect(path) if config.format == "auto" else config.format
     return Job(
         name=str(path),
@@ -209,6 +213,7 @@ def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
         limit=config.limit,
         skip_bad=config.on_bad_line == "skip",
         has_lines=form != "parquet",
+        changed=changed,
     )
 
 
@@ -281,7 +286,7 @@ def _cached(job: Job) -> Source:
     import datasets
 
     folder = cache_folder()
-    target = folder / f"{job.stem}-{_digest(job.state)}.arrow"
+    target = folder / f"{job.stem}-{_digest([*job.state, *job.changed])}.arrow"
     notes = target.with_suffix(".json")
     # The notes are written last: where they are, the Arrow file is whole.
     with suppress(OSError, ValueError, KeyError):

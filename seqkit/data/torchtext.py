@@ -105,7 +105,7 @@ def _files(folder: Path) -> list[Any]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not _is_mark(path):
             status = path.stat()
-            found.append([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns])
+            found.append([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns, status.st_ctime_ns])
     return found
 
 

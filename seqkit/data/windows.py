@@ -51,7 +51,7 @@ class Stream:
     def __init__(self, job: Callable[[], Job], size: int) -> None:
         self._job, self.size = job, size
         first = job()
-        self.name, self.key = first.name, self._key(first)
+        self.name, self.key, self._changed = first.name, self._key(first), first.changed
         self.skipped: dict[str, Any] = {}
 
     @staticmethod
@@ -69,7 +69,7 @@ class Stream:
         import pyarrow as pa
 
         job = self._job()
-        if self._key(job) != self.key:
+        if self._key(job) != self.key or job.changed != self._changed:
             raise UserError(f"{self.name}: the file has changed since training began")
         self.skipped = {"count": 0, "first": ""}
         past = first * self.size

@@ -209,6 +209,17 @@ def test_a_damaged_cache_is_rebuilt(tmp_path: Path, cache: Path, part: str) -> N
     assert pairs(load(path)) == ROWS
 
 
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, cache: Path) -> None:
+    """As `cp --preserve`, or an editor that puts the time back, makes it."""
+    path = write(tmp_path / "d.tsv", TSV)
+    before = path.stat()
+    assert pairs(load(path)) == ROWS
+    path.write_text(TSV.replace("pos\ta good", "neg\ta good"), "utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert pairs(load(path))[0] == ("a good film", "neg")
+
+
 def test_a_cache_that_cannot_be_written(
     tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
