@@ -225,3 +225,32 @@ def test_the_road_to_the_first_sentence_imports_nothing_slow(home: Path) -> None
     done = subprocess.run(arguments, cwd=home, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[-1] == "[]"
+
+
+def test_what_a_run_needs_is_asked_before_any_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after an epoch, whose weights would be lost."""
+    from seqkit import run
+    from seqkit.config import UserError
+    from seqkit.tasks.translation import TranslationTask
+
+    def none(*args: object, **options: object) -> None:
+        raise AssertionError("data was read")
+
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    monkeypatch.setattr(TranslationTask, "create", none)
+    cell = {"cell": "gru", "hidden_size": 4}
+    model = {"source": {"size": 4}, "target": {"size": 4}, "encoder": cell, "decoder": cell}
+    tree = {"task": "translation", "data": {"train": "builtin:phrases"}, "model": model}
+    with pytest.raises(
+        UserError, match=r"this needs sacrebleu: pip install sacrebleu, or pip install '\.\[translation\]'"
+    ):
+        run.train(tree, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ending_that_cannot_be_drawn_is_refused_before_anything_is_translated(cli: Cli, home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    done = cli(home, "translate", "runs/first", "--plot", "attention.nonsense", text="a\n")
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert b"expected the ending .png, .pdf or .svg, got '.nonsense'" in done.stderr

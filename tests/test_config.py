@@ -217,8 +217,10 @@ def test_our_loader_agrees_with_pyyaml_on_plain_trees(tmp_path: Path) -> None:
 def test_nearest_and_require() -> None:
     assert nearest("hiden", ["hidden", "other"]) == "; did you mean 'hidden'?"
     assert nearest("zzz", ["hidden"]) == ""
-    with pytest.raises(UserError, match=r"pip install 'seqkit\[plot\]'"):
-        require("no_such_module_here", "plot")
+    with pytest.raises(UserError, match=r"needs no_such: pip install no_such, or pip install '\.\[plot\]' in a"):
+        require("no_such.module_here", "plot")
+    with pytest.raises(UserError, match="this needs tensorboard: pip install tensorboard,"):
+        require("torch.utils.no_such_board", "tensorboard", "tensorboard")
 
 
 class Typed(Section):

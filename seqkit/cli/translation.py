@@ -91,6 +91,8 @@ def translate(
             attention=alignments or plot is not None,
             copy_unknown=replace_unknown,
         )
+        if plot is not None:
+            task.check_plot(plot)
         _write(task, groups, form, alignments, plot)
 
 

@@ -18,14 +18,20 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def require(module: str, extra: str) -> ModuleType:
+def require(module: str, extra: str, package: str | None = None) -> ModuleType:
     """Import an optional third-party module.
 
+    Args:
+        module: its name, such as `sacrebleu.metrics`.
+        extra: the extra of seqkit that brings it.
+        package: what pip calls it; by default the first part of the module's name.
+
     Raises:
-        UserError: it is not installed; the message names the extra that brings it.
+        UserError: it is not installed; the message says what to type.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.split(".", maxsplit=1)[0]
-        raise UserError(f"this needs {package}: pip install 'seqkit[{extra}]' ({error})") from error
+        package = package or module.split(".", maxsplit=1)[0]
+        hint = f"pip install {package}, or pip install '.[{extra}]' in a checkout of seqkit"
+        raise UserError(f"this needs {package}: {hint} ({error})") from error

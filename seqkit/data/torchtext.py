@@ -78,7 +78,7 @@ def _maker(path: str, name: str) -> Callable[..., Any]:
             import torchdata.datapipes.iter  # noqa: F401  # torchtext asks for it only when a data set is opened
             from torchtext.datasets import DATASETS
     except ImportError as error:
-        raise UserError(f"{path}: this needs torchdata: pip install 'seqkit[torchtext]' ({error})") from None
+        raise UserError(f"{path}: this needs torchdata: pip install '.[torchtext]' ({error})") from None
     if name not in DATASETS:
         raise UserError(f"{path}: torchtext has no such data set (it has: {listed(DATASETS)}){nearest(name, DATASETS)}")
     return DATASETS[name]  # type: ignore[no-any-return]

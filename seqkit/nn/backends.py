@@ -92,7 +92,7 @@ def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
         return f"it needs a CUDA device, and the input is on {data.device.type}"
     if not triton.available():
         least = ".".join(map(str, triton.MIN_VERSION))
-        return f"it needs an NVIDIA card from Ampere on and Triton {least} or later (pip install 'seqkit[triton]')"
+        return f"it needs an NVIDIA card from Ampere on and Triton {least} or later (pip install triton)"
     if data.dtype not in triton.DTYPES:
         return (
             f"it computes in float32, float16 and bfloat16, and the input is {str(data.dtype).removeprefix('torch.')}"

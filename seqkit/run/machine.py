@@ -162,7 +162,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     for one in found["packages"]:
         name, needs, extra = one["name"], one["needs"], one["extra"]
         if one["version"] is None and extra is not None:
-            shown.append(f'  not installed: {name} (pip install "seqkit[{extra}]")')
+            shown.append(f"  not installed: {name} (pip install {name})")
         elif not one["good"]:
             shown.append(f"  PROBLEM: {name} {one['version'] or 'is missing'}; needed: {needs} or later")
     for one in found["devices"]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from seqkit import __version__, config
-from seqkit.config import UserError
+from seqkit.config import UserError, require
 from seqkit.files import write_text
 from seqkit.run.configs import open_run, read_config
 from seqkit.run.resuming import read_change
@@ -65,11 +65,24 @@ def train(
     start()
     checked, kind = on_all(lambda: read_config(source, overrides))
     on_all(lambda: pick_device(checked.device))
+    on_all(lambda: _check_needs(checked, kind))
     folder = on_first(lambda: RunFolder.choose(checked.name, kind.kind, root=root, overwrite=overwrite))
     task = on_all(lambda: _build(checked, kind), in_turn=True)
     on_first(lambda: _begin(folder, checked, task))
     say(f"run folder: {folder}")
     return _fit(task, checked, folder)
+
+
+def _check_needs(checked: RunConfig, kind: type[RunTask]) -> None:
+    """Refuse, before any data is read, what would be refused for want of a library after an epoch.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    for module, extra in kind.needs.items():
+        require(module, extra)
+    if checked.training.tensorboard:
+        require("torch.utils.tensorboard", "tensorboard", "tensorboard")
 
 
 def _build(checked: RunConfig, kind: type[RunTask]) -> RunTask:
@@ -130,6 +143,7 @@ def resume(path: str | Path, *overrides: str) -> Run:
     folder = on_all(lambda: _trained(path))
     with held(folder.locked()):
         checked, kind, changes = on_all(lambda: read_change(folder, list(overrides)))
+        on_all(lambda: _check_needs(checked, kind))
         task = on_all(lambda: _rebuild(folder, checked, kind), in_turn=True)
         on_first(lambda: _record(folder, checked, changes))
         return _fit(task, checked, folder, restore=True)

@@ -50,6 +50,7 @@ class RunTask(Task):
     kind: ClassVar[str]
     score_options: ClassVar[frozenset[str]] = frozenset()  # what `score` takes beside `data`
     predict_options: ClassVar[frozenset[str]] = frozenset()  # what `adjust` takes
+    needs: ClassVar[dict[str, str]] = {}  # optional modules that every training needs, each with the extra it is in
     config: Any  # of the class that `schema` returned; what the run folder keeps
 
     @classmethod

@@ -28,7 +28,7 @@ from seqkit.tasks.sending import sent
 from seqkit.tasks.translation_config import TranslationConfig, check_side, make_model, translation_schema
 from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation_decoding import Translator
-from seqkit.tasks.translation_output import Translation, format_translation, plot_attention
+from seqkit.tasks.translation_output import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation_scores import CorpusScores, compare_outputs
 from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer
@@ -51,6 +51,7 @@ class TranslationTask(RunTask):
 
     kind = "translation"
     score_options = frozenset({"reference", "ter"})
+    needs = {"sacrebleu.metrics": "translation"}
     model: Seq2Seq
 
     def __init__(self, config: TranslationConfig, source: Tokenizer, target: Tokenizer, *, load_vectors: bool) -> None:
@@ -326,6 +327,10 @@ class TranslationTask(RunTask):
     def format(self, prediction: Translation, form: str, **options: Any) -> str:
         """See `format_translation`, which takes the options."""
         return format_translation(prediction, form, **options)
+
+    def check_plot(self, path: Path) -> None:
+        """Refuse a file that `plot` could not draw into, before anything is translated."""
+        check_plot(path)
 
     def plot(self, prediction: Translation, path: Path) -> None:
         """Draw the attention of a translation into a file."""

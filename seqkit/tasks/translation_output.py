@@ -143,6 +143,19 @@ def _as_dict(found: Translation, alignments: bool) -> dict[str, Any]:
     return shown
 
 
+def check_plot(path: Path) -> None:
+    """Refuse what `plot_attention` would refuse after the translation.
+
+    Raises:
+        UserError: matplotlib is not installed, or draws no file with this ending.
+    """
+    require("matplotlib", "plot")
+    known = require("matplotlib.backend_bases", "plot").FigureCanvasBase.get_supported_filetypes()
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in known:
+        raise UserError(f"{path}: cannot be written (expected the ending .png, .pdf or .svg, got {path.suffix!r})")
+
+
 def plot_attention(found: Translation, path: Path) -> None:
     """Draw the attention of a translation: a row a token of it, a column a token of the source.
 

@@ -40,11 +40,11 @@ def load_torchtext() -> Any:
             import torchtext.vocab
     except (ImportError, OSError) as error:
         if torch.__version__.startswith("2.3."):
-            raise UserError(f"this needs torchtext: pip install 'seqkit[torchtext]' ({error})") from None
+            raise UserError(f"this needs torchtext: pip install '.[torchtext]' ({error})") from None
         raise UserError(
             f"this needs torchtext, whose last version, 0.18.0, loads with torch 2.3.x only, and here is torch "
             f"{torch.__version__}; make an environment for it (python3.11 -m venv tt && tt/bin/pip install "
-            "'seqkit[torchtext]'), or read data with hub:NAME and split text with text.tokenizer: word"
+            "'.[torchtext]'), or read data with hub:NAME and split text with text.tokenizer: word"
         ) from None
     return torchtext
 

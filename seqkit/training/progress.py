@@ -50,7 +50,7 @@ class Progress:
         self._shown: dict[str, str] = {}
         self._writer: Any = None
         if tensorboard:
-            module = require("torch.utils.tensorboard", "tensorboard")
+            module = require("torch.utils.tensorboard", "tensorboard", "tensorboard")
             self._writer = module.SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
         self._first_step = step
         self._start = self._mark = time.perf_counter()

@@ -135,7 +135,7 @@ def check_settings(task: Task, config: TrainingConfig) -> None:
     make_optimizer(task.model, config.optimizer, factors)
     schedule_factor(config.schedule, 0, count_steps(task, config))
     if config.tensorboard:
-        require("torch.utils.tensorboard", "tensorboard")
+        require("torch.utils.tensorboard", "tensorboard", "tensorboard")
 
 
 def check_metric(name: str, scores: tuple[str, ...]) -> None:

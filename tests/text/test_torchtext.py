@@ -131,7 +131,7 @@ def test_a_torchtext_that_does_not_load(
         Tokenizer.train(TEXTS, TextConfig(tokenizer=NAME))
     assert str(caught.value).startswith(f"text.tokenizer: {NAME}: this needs torchtext")
     if version == "2.3.1":
-        assert str(caught.value).endswith(f": this needs torchtext: pip install 'seqkit[torchtext]' ({message})")
+        assert str(caught.value).endswith(f": this needs torchtext: pip install '.[torchtext]' ({message})")
     else:
         wanted = ["0.18.0", "torch 2.3.x only", "here is torch 2.13.0+cpu", "python3.11 -m venv", "hub:NAME"]
         assert all(part in str(caught.value) for part in wanted)
