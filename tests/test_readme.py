@@ -28,6 +28,14 @@ def test_the_first_block_is_the_two_set_up_lines() -> None:
     assert TEXT.index(match.group()) == TEXT.index("<!--")
 
 
+def test_what_blocks_install_are_extras_of_the_project() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = [name for group in re.findall(r"^pip install '\.\[([^]]+)\]'", TEXT, re.M) for name in group.split(",")]
+    assert "translation" in named
+    assert set(named) <= set(extras)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the first set-up line leaves it, with a shorter training."""
@@ -44,8 +52,8 @@ def test_block_runs(home: Path, number: int, long: str | None, language: str, co
     if long:
         pytest.skip(long.strip("<!-> \n"))
     if language == "bash":
-        # The command may not be installed where the tests run from a checkout.
-        script = f'set -e\nseqkit() {{ "{sys.executable}" -m seqkit "$@"; }}\n{code}'
+        # The command may not be installed where the tests run from a checkout; what is to be installed is.
+        script = f'set -e\nseqkit() {{ "{sys.executable}" -m seqkit "$@"; }}\npip() {{ echo "pip $*"; }}\n{code}'
         done = subprocess.run(["bash", "-c", script], cwd=home, capture_output=True, text=True, timeout=300)
     else:
         done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True, timeout=300)
