@@ -76,6 +76,13 @@ def autocast_enabled(device_type: str) -> bool:
         return False
 
 
+def batched(*grads: Tensor | None) -> bool:
+    """Whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
+    functorch = torch._C._functorch
+    kinds = (functorch.is_batchedtensor, functorch.is_legacy_batchedtensor)  # `torch.autograd.grad` has its own
+    return any(grad is not None and any(kind(grad) for kind in kinds) for grad in grads)
+
+
 def transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is active."""
     if torch.autograd.forward_ad._current_level >= 0:

@@ -189,7 +189,14 @@ def _register() -> None:
         )
         return None, None, None, None, None, [next(found) if want else None for want in ctx.wanted]
 
+    def refuse(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "a compiled recurrent module has no second derivative (create_graph=True); the same module without "
+            "torch.compile, or with backend='reference', has one"
+        )
+
     scan.register_autograd(backward, setup_context=setup)
+    scan_backward.register_autograd(refuse)
 
 
 if AVAILABLE:

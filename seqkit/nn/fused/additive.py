@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import transformed
+from seqkit.nn.checks import batched, transformed
 from seqkit.nn.fused.kernel import tanh_
 
 # Elements of a block of tanh(q + k): about the second-level cache, so that its passes run there.
@@ -62,7 +62,7 @@ class AdditiveScores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, keys, vector = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: what follows is itself differentiated
+        if torch.is_grad_enabled() or batched(grad):  # what follows is itself differentiated, or vmapped
             terms, weighted = torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)), grad.unsqueeze(3)
             slopes = (1 - terms.square()) * vector * weighted
             return slopes.sum(2), slopes.sum(1), (terms * weighted).sum((0, 1, 2))
