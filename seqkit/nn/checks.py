@@ -54,6 +54,11 @@ def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exc
         raise error(f"{name} must have the type {parameter.dtype}, got type {value.dtype}")
 
 
+def dtype_name(value: Tensor) -> str:
+    """The dtype as messages name it: "float32"."""
+    return str(value.dtype).removeprefix("torch.")
+
+
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The dtype of the active autocast for the device type, or None."""
     if not autocast_enabled(device_type):

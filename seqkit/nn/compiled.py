@@ -48,11 +48,12 @@ def describe(cell: Cell) -> Operator | None:
     return Operator(text, kernel.projection_weights if kernel.takes_projected else None)
 
 
-def compiling(module: Recurrent) -> bool:
-    """Whether `torch.compile` or `torch.export` is looking at this call, and the operator serves it."""
+def compiling(module: Recurrent, data: Tensor) -> bool:
+    """Whether `torch.compile` or `torch.export` is looking at this call on `data`, and the operator serves it."""
     return (
         torch.compiler.is_compiling()
         and module.backend != "reference"
+        and not data.is_complex()
         and all(one is not None for one in module.operators)
     )
 

@@ -61,7 +61,7 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
     padded_lengths = None
     if lengths is None:
         packing = Packing.full(num_steps, batch_size)
-    elif compiling(module):
+    elif compiling(module, x):
         packing, padded_lengths = Packing.full(num_steps, batch_size), _vector(lengths)
     else:
         checked = check_lengths(lengths if batched else _vector(lengths), batch_size, num_steps)

@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 from seqkit.nn.backends import Choice, choose, scan, whole_batch
 from seqkit.nn.cells import Cell, State, resolve_cell
-from seqkit.nn.cells.cell import Prepared, drop_mask
+from seqkit.nn.cells.cell import Prepared, drop_mask, dropped
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size
 from seqkit.nn.compiled import compiled_direction, compiling, describe
 from seqkit.nn.entering import Entered, enter, leave
@@ -226,7 +225,7 @@ class Recurrent(nn.Module):
             return self._layers(entered._replace(x=entered.x.to(low), states=states))
 
     def _layers(self, entered: Entered) -> tuple[Any, State]:
-        if compiling(self):
+        if compiling(self, entered.x):
             return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
         choice = choose(self, entered.x, entered.packing)
         found = vendor_network(self, entered) if choice.name == "vendor" else None
@@ -296,7 +295,7 @@ class Recurrent(nn.Module):
         if not self.training:
             return data
         if self.dropout:
-            data = F.dropout(data, self.dropout)
+            data = dropped(data, self.dropout)
         if self.locked_dropout:
             data = data * packing.spread(drop_mask(data, packing.batch_size, data.size(-1), self.locked_dropout))
         return data

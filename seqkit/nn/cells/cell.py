@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqkit.nn.checks import check_goes_with, check_size
@@ -197,15 +198,27 @@ class Cell(nn.Module):
                 check_goes_with(f"hx ({label})", part, parameter, RuntimeError)
 
 
+def _real(like: Tensor) -> torch.dtype:
+    """The dtype of a mask: bernoulli_ takes no complex numbers (and dynamo no `to_real`)."""
+    return like.dtype.to_real() if like.is_complex() else like.dtype
+
+
 def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
     """Inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
-    mask = torch.empty(rows, size, dtype=like.dtype, device=like.device)
+    mask = torch.empty(rows, size, dtype=_real(like), device=like.device)
     return mask.zero_() if rate == 1 else mask.bernoulli_(1 - rate).div_(1 - rate)
+
+
+def dropped(value: Tensor, rate: float) -> Tensor:
+    """Inverted dropout, drawn for each element; torch's own takes no complex numbers."""
+    if not value.is_complex():
+        return F.dropout(value, rate)
+    return value * F.dropout(torch.ones_like(value, dtype=_real(value)), rate)
 
 
 def keep_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
     """Zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
-    return torch.empty(rows, size, dtype=like.dtype, device=like.device).bernoulli_(rate)
+    return torch.empty(rows, size, dtype=_real(like), device=like.device).bernoulli_(rate)
 
 
 def zone(new: Tensor, old: Tensor, keep: Tensor | float) -> Tensor:

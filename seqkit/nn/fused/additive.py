@@ -27,7 +27,8 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     Returns:
         (B, Q, S).
     """
-    if transformed():  # torch.func and forward-mode differentiation need operators that they know
+    # torch.func and forward-mode differentiation need operators that they know; complex derivatives are others.
+    if transformed() or query.is_complex():
         return torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)) @ vector
     if torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad or vector.requires_grad):
         return AdditiveScores.apply(query, keys, vector)  # type: ignore[no-any-return, no-untyped-call]
