@@ -115,7 +115,7 @@ def _check_state(label: str, part: Any, expected: tuple[int, ...], data: Tensor)
         raise RuntimeError(f"{label} must have the shape {expected} ({axes}), got {tuple(part.shape)}")
     if part.device != data.device:
         raise RuntimeError(f"{label} is on device {part.device} but the input is on {data.device}")
-    if part.dtype != data.dtype and not autocast_enabled(data.device.type):
+    if part.dtype != data.dtype and autocast_dtype(part, data) is None:
         raise RuntimeError(f"{label} must have the type {data.dtype}, got {part.dtype}")
 
 

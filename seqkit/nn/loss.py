@@ -55,8 +55,8 @@ def linear_cross_entropy(
         # Inside a Function `needs_input_grad` is true for a parameter even where no gradient can be asked for.
         features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
     keep_freed_blocks()
-    low = autocast_dtype(features.device.type)
-    if low is not None and features.dtype != torch.float64:
+    low = autocast_dtype(features, weight)
+    if low is not None:
         features, weight = features.to(low), weight.to(low)
         bias = None if bias is None else bias.to(low)
         with torch.autocast(features.device.type, enabled=False):

@@ -216,13 +216,21 @@ class Recurrent(nn.Module):
         if whole is not None:
             return whole
         entered = enter(self, input, hx, lengths)
-        low = autocast_dtype(entered.x.device.type)
-        if low is None or not self.cell_at(0).flat:
+        lowered = self._lowered(entered)
+        if lowered is None:
             return self._layers(entered)
-        # As torch: the whole recurrence runs in the lower precision, not product by product.
-        states = tuple(part.to(low) for part in entered.states)
         with torch.autocast(entered.x.device.type, enabled=False):
-            return self._layers(entered._replace(x=entered.x.to(low), states=states))
+            return self._layers(lowered)
+
+    def _lowered(self, entered: Entered) -> Entered | None:
+        """The arguments in autocast's precision, None where it is off or leaves them alone.
+
+        As in torch, the whole recurrence runs in the lower precision, not product by product.
+        """
+        low = autocast_dtype(entered.x)
+        if low is None or not self.cell_at(0).flat:
+            return None
+        return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
 
     def _layers(self, entered: Entered) -> tuple[Any, State]:
         if compiling(self, entered.x):
@@ -311,6 +319,7 @@ class Recurrent(nn.Module):
     ) -> Choice:
         """The backend that `forward` would take for these arguments, and why."""
         entered = enter(self, input, hx, lengths)
+        entered = self._lowered(entered) or entered
         return choose(self, entered.x, entered.packing)
 
     def extra_repr(self) -> str:

@@ -94,3 +94,67 @@ def test_complex_scores_are_refused():
     features = torch.randn(2, 3, dtype=torch.complex64)
     with pytest.raises(ValueError, match="must be real"):
         snn.linear_cross_entropy(features, torch.randn(4, 3), None, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("backend", ["auto", "reference", "fused", "vendor"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn", "jordan"])
+def test_autocast_leaves_float64_and_complex_alone(kind, backend, dtype):
+    if backend not in ("auto", "reference") and (kind == "jordan" or dtype.is_complex):
+        pytest.skip("no such kernel")
+    torch.manual_seed(0)
+    module = snn.Recurrent(kind, 3, 4, backend=backend, dtype=dtype, learn_initial_state=True)
+    cell = module.cell_at(0)
+    x = torch.randn(5, 2, 3, dtype=dtype)
+    for lengths in (None, [5, 3]):
+        want, _ = module(x, lengths=lengths)
+        wanted = torch.autograd.grad(want.abs().sum(), list(module.parameters()), allow_unused=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            got, state = module(x, lengths=lengths)
+            assert module.backend_for(x, lengths=lengths) is not None
+        found = torch.autograd.grad(got.abs().sum(), list(module.parameters()), allow_unused=True)
+        assert {part.dtype for part in (got, *state)} == {dtype}
+        assert torch.allclose(got, want, rtol=1e-12, atol=1e-14)
+        for one, two in zip(found, wanted, strict=True):
+            assert one is two is None or torch.allclose(one, two, rtol=1e-10, atol=1e-12)
+    alone = type(cell)(3, 4, dtype=dtype)
+    want = alone(x[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        got = alone(x[0])
+    for one, two in zip(got, want, strict=True):
+        assert one.dtype == dtype
+        assert torch.equal(one, two)
+
+
+def test_autocast_joins_no_float64_with_float32():
+    """torch refuses it, too: its products see float64 beside bfloat16."""
+    module, double = snn.LSTM(3, 4), snn.LSTM(3, 4, dtype=torch.float64)
+    x = torch.randn(5, 2, 3)
+    state = (torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, dtype=torch.float64))
+    with torch.autocast("cpu", torch.bfloat16):
+        for call in (lambda: module(x.double()), lambda: double(x)):
+            with pytest.raises(ValueError, match="input must have the type"):
+                call()
+        with pytest.raises(RuntimeError, match="must have the type"):
+            module(x, state)
+        assert module(x.bfloat16())[0].dtype == torch.bfloat16
+
+
+def test_autocast_leaves_the_loss_in_float64():
+    features, weight = torch.randn(6, 4, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+    targets = torch.randint(9, (6,))
+    want, _ = snn.linear_cross_entropy(features, weight, None, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = snn.linear_cross_entropy(features, weight, None, targets)
+    assert torch.equal(got, want)
+
+
+def test_backend_for_names_what_runs_under_autocast():
+    """oneDNN's LSTM serves float32 alone."""
+    module = snn.LSTM(16, 24)
+    x = torch.randn(7, 5, 16)
+    assert module.backend_for(x).reason == "oneDNN's LSTM"
+    with torch.autocast("cpu", torch.bfloat16):
+        lowered = module.backend_for(x)
+        assert lowered.reason != "oneDNN's LSTM"
+    assert lowered == module.bfloat16().backend_for(x.bfloat16())
