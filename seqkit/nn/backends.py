@@ -107,16 +107,18 @@ def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
     return None
 
 
-_served: WeakKeyDictionary[Recurrent, dict[tuple[torch.device, torch.dtype], bool]] = WeakKeyDictionary()
+_served: WeakKeyDictionary[Recurrent, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 
 
 def _served_by_triton(module: Recurrent, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether every cell has a Triton kernel that agrees with its own; not kept in the module, which may be pickled."""
     found = _served.setdefault(module, {})
-    if (device, dtype) not in found:
-        kernels = [module.cell_at(index).kernel() for index in range(module.num_layers * module.num_directions)]
-        found[device, dtype] = all(one is not None and agrees(one, device, dtype) for one in kernels)
-    return found[device, dtype]
+    # With the kernels in the key: an option may have been changed since the last call.
+    kernels = [module.cell_at(index).kernel() for index in range(module.num_layers * module.num_directions)]
+    key = (device, dtype, *kernels)
+    if key not in found:
+        found[key] = all(one is not None and agrees(one, device, dtype) for one in kernels)
+    return found[key]
 
 
 def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent) -> Choice:

@@ -54,7 +54,7 @@ def compiling(module: Recurrent, data: Tensor) -> bool:
         torch.compiler.is_compiling()
         and module.backend != "reference"
         and not data.is_complex()
-        and all(one is not None for one in module.operators)
+        and all(module.cell_at(index).operator is not None for index in range(len(module.cells)))
     )
 
 
@@ -208,7 +208,8 @@ def compiled_direction(
     module: Recurrent, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
     """One layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
-    cell, operator = module.cell_at(index), module.operators[index]
+    cell = module.cell_at(index)
+    operator: Operator | None = cell.operator
     assert operator is not None
     shape = (packing.num_steps, packing.batch_size, -1)
     # A list of T sizes would bind the compiled graph to one T.

@@ -24,6 +24,7 @@ from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
 from seqkit.nn.vendor import vendor_network
 
+FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
 BACKENDS = ("auto", "reference", "fused", "vendor", "triton")
 
 
@@ -98,9 +99,36 @@ class Recurrent(nn.Module):
             cells += layer
         self.output_size = size
         self._check_backend(cells)
-        self.operators = [describe(one) for one in cells]
-        self.has_kernels = all(one.kernel() is not None for one in cells)
         self._adopt(cells, device, dtype)
+        for one in cells:
+            one.watch(describe)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "cells" in self.__dict__.get("_modules", ()):
+            self._refuse(name, value)
+        super().__setattr__(name, value)
+
+    def _refuse(self, name: str, value: Any) -> None:
+        """Raise AttributeError where setting an attribute would be heeded by nothing."""
+        if isinstance(value, (Tensor, nn.Module)):
+            return
+        if name in FIXED and self.__dict__.get(name, value) != value:
+            raise AttributeError(
+                f"{name} decides which parameters there are and cannot be changed from {getattr(self, name)!r} to "
+                f"{value!r}; make a new module"
+            )
+        cell = self.cell_at(0)
+        if name in self.__dict__ or name not in cell.__dict__ or name not in inspect.signature(type(cell)).parameters:
+            return
+        if value != getattr(cell, name):
+            raise AttributeError(
+                f"{name} is an option of the cells, so set it there: for cell in module.cells: cell.{name} = {value!r}"
+            )
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether every cell has a fused kernel."""
+        return all(self.cell_at(index).has_kernel for index in range(self.num_layers * self.num_directions))
 
     def _check_backend(self, cells: list[Cell]) -> None:
         if self.backend in ("fused", "triton") and any(cell.kernel() is None for cell in cells):

@@ -42,6 +42,7 @@ class RNNCell(Cell):
     """
 
     flat = True
+    fixed = (*Cell.fixed, "bias", "layer_norm")
 
     def __init__(
         self,
@@ -155,6 +156,7 @@ class JordanCell(Cell):
     """
 
     flat = True
+    fixed = (*Cell.fixed, "bias")
     state_names = ("y", "h")
 
     def __init__(
