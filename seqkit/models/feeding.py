@@ -95,6 +95,8 @@ def choose_feeding(decoder: Decoder, rows: Tensor, prepared: Sequence[Prepared] 
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if tracing or torch.compiler.is_compiling() or transformed():
         return Choice("reference", "a compiler, torch.func or forward-mode differentiation needs the step loop")
+    if rows.is_complex():
+        return Choice("reference", "complex numbers, whose gradients only the step loop has")
     if autocast_enabled(rows.device.type):
         return Choice("reference", "under autocast, which chooses a precision for each product")
     for recurrent, index in _modules(decoder):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
-from seqkit.nn.checks import autocast_enabled, transformed
+from seqkit.nn.checks import autocast_enabled, dtype_name, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.entering import check_input, initial_states
 from seqkit.nn.fused import kernel_scan, triton
@@ -33,6 +33,13 @@ def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
     """Pick the backend for input data, padded or packed."""
     if module.backend == "reference":
         return Choice("reference", "asked for")
+    if data.is_complex():
+        if module.backend != "auto":
+            raise RuntimeError(
+                f"backend {module.backend!r} computes with real numbers, and the input is {dtype_name(data)}; "
+                "take 'auto' or 'reference'"
+            )
+        return Choice("reference", "complex numbers, whose gradients only the step loop has")
     if packing.first_rows == 0:
         return Choice("reference", "no sequence has a step")
     if transformed():
@@ -94,24 +101,24 @@ def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
         least = ".".join(map(str, triton.MIN_VERSION))
         return f"it needs an NVIDIA card from Ampere on and Triton {least} or later (pip install triton)"
     if data.dtype not in triton.DTYPES:
-        return (
-            f"it computes in float32, float16 and bfloat16, and the input is {str(data.dtype).removeprefix('torch.')}"
-        )
+        return f"it computes in float32, float16 and bfloat16, and the input is {dtype_name(data)}"
     if not _served_by_triton(module, data.device, data.dtype):
         return f"no Triton kernel serves this {type(module.cell_at(0)).__name__} here"
     return None
 
 
-_served: WeakKeyDictionary[Recurrent, dict[tuple[torch.device, torch.dtype], bool]] = WeakKeyDictionary()
+_served: WeakKeyDictionary[Recurrent, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 
 
 def _served_by_triton(module: Recurrent, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether every cell has a Triton kernel that agrees with its own; not kept in the module, which may be pickled."""
     found = _served.setdefault(module, {})
-    if (device, dtype) not in found:
-        kernels = [module.cell_at(index).kernel() for index in range(module.num_layers * module.num_directions)]
-        found[device, dtype] = all(one is not None and agrees(one, device, dtype) for one in kernels)
-    return found[device, dtype]
+    # With the kernels in the key: an option may have been changed since the last call.
+    kernels = [module.cell_at(index).kernel() for index in range(module.num_layers * module.num_directions)]
+    key = (device, dtype, *kernels)
+    if key not in found:
+        found[key] = all(one is not None and agrees(one, device, dtype) for one in kernels)
+    return found[key]
 
 
 def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent) -> Choice:

@@ -8,12 +8,15 @@ asking whether something has underflowed would wait for the device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from seqkit.nn.checks import batched
+from seqkit.nn.fused.function import through_graph
 from seqkit.nn.sending import send
 
 # A scaled probability below this may have lost digits.
@@ -191,10 +194,36 @@ def sum_paths(chain: Chain) -> _Scaled | _Logarithms:
     return scaled if scaled.exact() else _Logarithms.run(chain)
 
 
+# Stands for an impossible score where derivatives are taken: exp(it) is 0, and it makes no NaN as infinity does.
+_IMPOSSIBLE = -1e30
+
+
+def differentiable_log_partition(
+    emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
+) -> Tensor:
+    """The log partition (B,) by the forward algorithm under autograd, for derivatives of any order and `torch.func`.
+
+    Arguments as those of `LogPartition`. Slower, and it keeps (B, K, K) terms for every step.
+    """
+    steps = torch.arange(emissions.size(1), device=emissions.device)
+    valid = (steps < send(lengths, emissions.device).unsqueeze(-1)).unsqueeze(-1)  # (B, T, 1)
+    scores = torch.where(valid, emissions, 0.0).double().unbind(-2)
+    transitions, start, end = (part.double().clamp(min=_IMPOSSIBLE) for part in (transitions, start, end))
+    alpha = start + scores[0]
+    for step in range(1, len(scores)):
+        moved = torch.logsumexp(alpha.unsqueeze(-1) + transitions, -2) + scores[step]
+        alpha = torch.where(valid[..., step, :], moved, alpha)
+    total = torch.logsumexp(alpha + end, -1)
+    # No legal path: minus infinity, as the other roads have it.
+    total = torch.where(total > 0.5 * _IMPOSSIBLE, total, -torch.inf)
+    return torch.where(valid[..., 0, 0], total, 0.0)
+
+
 class LogPartition(torch.autograd.Function):
     """Emissions (B, T, K), transitions (K, K), start and end (K,), lengths (B,) -> log partition (B,) float64.
 
-    The derivative is the forward-backward algorithm (Rabiner 1989, eq. 37); it has none of its own.
+    The derivative is the forward-backward algorithm (Rabiner 1989, eq. 37). Where it must itself be differentiable
+    (`create_graph=True`), or comes for many output gradients at once, it is that of `differentiable_log_partition`.
     """
 
     @staticmethod
@@ -203,11 +232,19 @@ class LogPartition(torch.autograd.Function):
     ) -> Tensor:
         paths = sum_paths(time_first(emissions, lengths, transitions, start, end))
         ctx.paths, ctx.types = paths, (emissions.dtype, transitions.dtype)
+        ctx.save_for_backward(emissions, transitions, start, end, lengths)  # read for second derivatives only
         return paths.log_partition.clone()  # a function that held its own output would never be freed
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() or batched(grad):
+            *given, lengths = ctx.saved_tensors
+
+            def run(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+                emissions, transitions, start, end = inputs
+                return (differentiable_log_partition(emissions, transitions, start, end, lengths),)
+
+            return *through_graph(run, given, ctx.needs_input_grad[:4], [grad]), None
         paths = ctx.paths
         found = paths.posterior((grad * paths.chain.valid[0].squeeze(1)).unsqueeze(1))
         outer, own = ctx.types

@@ -10,6 +10,7 @@ from torch import Tensor
 
 LARGEST_SIZE = 2**24
 """Of any size: two of them, times the gates, still make a number of elements that torch can count."""
+_CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_size(name: str, value: Any, largest: int = LARGEST_SIZE) -> int:
@@ -50,18 +51,27 @@ def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exc
     """Raise RuntimeError if `value` is on another device than a module's parameter, `error` if its dtype differs."""
     if value.device != parameter.device:
         raise RuntimeError(f"{name} is on device {value.device} but the parameters are on {parameter.device}")
-    if value.dtype != parameter.dtype and not autocast_enabled(value.device.type):
+    if value.dtype != parameter.dtype and autocast_dtype(value, parameter) is None:
         raise error(f"{name} must have the type {parameter.dtype}, got type {value.dtype}")
 
 
-def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """The dtype of the active autocast for the device type, or None."""
-    if not autocast_enabled(device_type):
+def dtype_name(value: Tensor) -> str:
+    """The dtype as messages name it: "float32"."""
+    return str(value.dtype).removeprefix("torch.")
+
+
+def autocast_dtype(*values: Tensor) -> torch.dtype | None:
+    """The dtype in which the active autocast computes with these tensors; None where it leaves them alone.
+
+    Autocast touches float32 and the lower precisions, never float64 or complex numbers, as in torch.
+    """
+    kind = values[0].device.type
+    if not autocast_enabled(kind) or any(value.dtype not in _CAST for value in values):
         return None
     try:
-        return torch.get_autocast_dtype(device_type)
+        return torch.get_autocast_dtype(kind)
     except AttributeError:
-        return torch.get_autocast_cpu_dtype() if device_type == "cpu" else torch.get_autocast_gpu_dtype()
+        return torch.get_autocast_cpu_dtype() if kind == "cpu" else torch.get_autocast_gpu_dtype()
 
 
 def autocast_enabled(device_type: str) -> bool:
@@ -74,6 +84,13 @@ def autocast_enabled(device_type: str) -> bool:
         return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()
     except RuntimeError:
         return False
+
+
+def batched(*grads: Tensor | None) -> bool:
+    """Whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
+    functorch = torch._C._functorch
+    kinds = (functorch.is_batchedtensor, functorch.is_legacy_batchedtensor)  # `torch.autograd.grad` has its own
+    return any(grad is not None and any(kind(grad) for kind in kinds) for grad in grads)
 
 
 def transformed() -> bool:

@@ -48,12 +48,13 @@ def describe(cell: Cell) -> Operator | None:
     return Operator(text, kernel.projection_weights if kernel.takes_projected else None)
 
 
-def compiling(module: Recurrent) -> bool:
-    """Whether `torch.compile` or `torch.export` is looking at this call, and the operator serves it."""
+def compiling(module: Recurrent, data: Tensor) -> bool:
+    """Whether `torch.compile` or `torch.export` is looking at this call on `data`, and the operator serves it."""
     return (
         torch.compiler.is_compiling()
         and module.backend != "reference"
-        and all(one is not None for one in module.operators)
+        and not data.is_complex()
+        and all(module.cell_at(index).operator is not None for index in range(len(module.cells)))
     )
 
 
@@ -189,7 +190,14 @@ def _register() -> None:
         )
         return None, None, None, None, None, [next(found) if want else None for want in ctx.wanted]
 
+    def refuse(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "a compiled recurrent module has no second derivative (create_graph=True); the same module without "
+            "torch.compile, or with backend='reference', has one"
+        )
+
     scan.register_autograd(backward, setup_context=setup)
+    scan_backward.register_autograd(refuse)
 
 
 if AVAILABLE:
@@ -200,7 +208,8 @@ def compiled_direction(
     module: Recurrent, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
     """One layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
-    cell, operator = module.cell_at(index), module.operators[index]
+    cell = module.cell_at(index)
+    operator: Operator | None = cell.operator
     assert operator is not None
     shape = (packing.num_steps, packing.batch_size, -1)
     # A list of T sizes would bind the compiled graph to one T.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from seqkit.nn.chain import LogPartition, best_path, sum_paths, time_first
-from seqkit.nn.checks import check_flag, check_size
+from seqkit.nn.chain import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
+from seqkit.nn.checks import check_flag, check_size, dtype_name, transformed
 from seqkit.nn.sending import send, sent_back, where_exact
 
 
@@ -114,7 +114,11 @@ class CRF(nn.Module):
         """Logarithm of the sum over all sequences, by the forward algorithm; (B,) float64, arguments as `forward`."""
         self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
-        total: Tensor = LogPartition.apply(emissions, *self._scores(self.constrain_loss), lengths)  # type: ignore[no-untyped-call]
+        transitions, start, end = self._scores(self.constrain_loss)
+        if transformed():
+            total = differentiable_log_partition(emissions, transitions, start, end, lengths)
+        else:
+            total = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]
         return sent_back(total, device)
 
     def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
@@ -156,6 +160,9 @@ class CRF(nn.Module):
         return sent_back(paths.posterior(weights).tags.transpose(0, 1), device)
 
     def _check(self, emissions: Tensor, lengths: Tensor) -> None:
+        for name, value in (("emissions", emissions), ("transitions", self.transitions)):
+            if value.is_complex():
+                raise TypeError(f"{name} must be real scores, got {dtype_name(value)}")
         if emissions.dim() != 3 or emissions.size(2) != self.num_tags or not emissions.size(1):
             raise ValueError(f"emissions must be (B, T, {self.num_tags}) with T >= 1, got {tuple(emissions.shape)}")
         if lengths.shape != emissions.shape[:1]:

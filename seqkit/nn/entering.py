@@ -61,7 +61,7 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
     padded_lengths = None
     if lengths is None:
         packing = Packing.full(num_steps, batch_size)
-    elif compiling(module):
+    elif compiling(module, x):
         packing, padded_lengths = Packing.full(num_steps, batch_size), _vector(lengths)
     else:
         checked = check_lengths(lengths if batched else _vector(lengths), batch_size, num_steps)
@@ -115,7 +115,7 @@ def _check_state(label: str, part: Any, expected: tuple[int, ...], data: Tensor)
         raise RuntimeError(f"{label} must have the shape {expected} ({axes}), got {tuple(part.shape)}")
     if part.device != data.device:
         raise RuntimeError(f"{label} is on device {part.device} but the input is on {data.device}")
-    if part.dtype != data.dtype and not autocast_enabled(data.device.type):
+    if part.dtype != data.dtype and autocast_dtype(part, data) is None:
         raise RuntimeError(f"{label} must have the type {data.dtype}, got {part.dtype}")
 
 

@@ -47,8 +47,12 @@ class RNN(Recurrent):
         backend: Backend = "auto",
     ) -> None:
         super().__init__("rnn", **_given(locals()))
-        self.nonlinearity = nonlinearity
         self.bias = bias
+
+    @property
+    def nonlinearity(self) -> str:
+        """That of the cells."""
+        return str(self.cell_at(0).nonlinearity)
 
     def forward(
         self,

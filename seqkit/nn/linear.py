@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqkit.nn.checks import autocast_enabled, transformed
+from seqkit.nn.checks import autocast_enabled, batched, transformed
 from seqkit.nn.fused.gemm import MIN_WORK, onednn, outer, product
 
 # Multiply-adds from which the backward pass gains too: 64 rows of 768 features to 256 (13 million) take 0.97 ms beside
@@ -65,7 +65,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         by_rows, by_weight, by_bias = ctx.needs_input_grad
-        twice = torch.is_grad_enabled()  # create_graph=True: only ATen's products have a derivative of their own
+        twice = torch.is_grad_enabled() or batched(grad)  # only ATen's products have a derivative and take vmap
         return (
             (grad @ weight if twice else product(grad, weight.t())) if by_rows else None,
             (grad.t() @ rows if twice else outer(grad, rows)) if by_weight else None,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from seqkit.nn.checks import autocast_dtype, check_probability, check_size
+from seqkit.nn.checks import autocast_enabled, check_probability, check_size
 from seqkit.nn.crf import CRF
 
 PLACE = ".parametrizations."  # where torch keeps what a parametrized weight is made of
@@ -58,7 +58,7 @@ class Adapter(nn.Module):
         if self.training and self.dropout:
             a = a * F.dropout(a.new_ones(a.size(1)), self.dropout)
         device = weight.device.type
-        if autocast_dtype(device) is None:
+        if not autocast_enabled(device):
             return _adapted(weight, a, self.lora_b, self.alpha)
         with torch.autocast(device, enabled=False):  # the sum shall not be rounded; the products that take it may be
             return _adapted(weight, a, self.lora_b, self.alpha)

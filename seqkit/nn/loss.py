@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import autocast_dtype
+from seqkit.nn.checks import autocast_dtype, dtype_name
 from seqkit.nn.fused.gemm import StepProduct, outer, product
 from seqkit.nn.heap import keep_freed_blocks
 
@@ -38,7 +38,7 @@ def linear_cross_entropy(
         (float64 for float64 input). Only the first has a gradient, and no second derivative.
 
     Raises:
-        ValueError: shapes that do not fit, or `label_smoothing` outside [0, 1).
+        ValueError: shapes that do not fit, complex numbers, or `label_smoothing` outside [0, 1).
         RuntimeError: in the backward pass, with `create_graph=True`.
     """
     if features.dim() != 2 or weight.dim() != 2 or features.size(1) != weight.size(1):
@@ -47,14 +47,16 @@ def linear_cross_entropy(
         raise ValueError(f"bias must have shape ({weight.size(0)},), got {tuple(bias.shape)}")
     if targets.shape != features.shape[:1]:
         raise ValueError(f"targets must have shape ({features.size(0)},), got {tuple(targets.shape)}")
+    if features.is_complex() or weight.is_complex():
+        raise ValueError(f"features and weight must be real, got {dtype_name(features)} and {dtype_name(weight)}")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     if not torch.is_grad_enabled():
         # Inside a Function `needs_input_grad` is true for a parameter even where no gradient can be asked for.
         features, weight, bias = features.detach(), weight.detach(), None if bias is None else bias.detach()
     keep_freed_blocks()
-    low = autocast_dtype(features.device.type)
-    if low is not None and features.dtype != torch.float64:
+    low = autocast_dtype(features, weight)
+    if low is not None:
         features, weight = features.to(low), weight.to(low)
         bias = None if bias is None else bias.to(low)
         with torch.autocast(features.device.type, enabled=False):

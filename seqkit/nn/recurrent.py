@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 from seqkit.nn.backends import Choice, choose, scan, whole_batch
 from seqkit.nn.cells import Cell, State, resolve_cell
-from seqkit.nn.cells.cell import Prepared, drop_mask
+from seqkit.nn.cells.cell import Prepared, drop_mask, dropped
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size
 from seqkit.nn.compiled import compiled_direction, compiling, describe
 from seqkit.nn.entering import Entered, enter, leave
@@ -25,6 +24,7 @@ from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
 from seqkit.nn.vendor import vendor_network
 
+FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
 BACKENDS = ("auto", "reference", "fused", "vendor", "triton")
 
 
@@ -99,9 +99,36 @@ class Recurrent(nn.Module):
             cells += layer
         self.output_size = size
         self._check_backend(cells)
-        self.operators = [describe(one) for one in cells]
-        self.has_kernels = all(one.kernel() is not None for one in cells)
         self._adopt(cells, device, dtype)
+        for one in cells:
+            one.watch(describe)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "cells" in self.__dict__.get("_modules", ()):
+            self._refuse(name, value)
+        super().__setattr__(name, value)
+
+    def _refuse(self, name: str, value: Any) -> None:
+        """Raise AttributeError where setting an attribute would be heeded by nothing."""
+        if isinstance(value, (Tensor, nn.Module)):
+            return
+        if name in FIXED and self.__dict__.get(name, value) != value:
+            raise AttributeError(
+                f"{name} decides which parameters there are and cannot be changed from {getattr(self, name)!r} to "
+                f"{value!r}; make a new module"
+            )
+        cell = self.cell_at(0)
+        if name in self.__dict__ or name not in cell.__dict__ or name not in inspect.signature(type(cell)).parameters:
+            return
+        if value != getattr(cell, name):
+            raise AttributeError(
+                f"{name} is an option of the cells, so set it there: for cell in module.cells: cell.{name} = {value!r}"
+            )
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether every cell has a fused kernel."""
+        return all(self.cell_at(index).has_kernel for index in range(self.num_layers * self.num_directions))
 
     def _check_backend(self, cells: list[Cell]) -> None:
         if self.backend in ("fused", "triton") and any(cell.kernel() is None for cell in cells):
@@ -217,16 +244,24 @@ class Recurrent(nn.Module):
         if whole is not None:
             return whole
         entered = enter(self, input, hx, lengths)
-        low = autocast_dtype(entered.x.device.type)
-        if low is None or not self.cell_at(0).flat:
+        lowered = self._lowered(entered)
+        if lowered is None:
             return self._layers(entered)
-        # As torch: the whole recurrence runs in the lower precision, not product by product.
-        states = tuple(part.to(low) for part in entered.states)
         with torch.autocast(entered.x.device.type, enabled=False):
-            return self._layers(entered._replace(x=entered.x.to(low), states=states))
+            return self._layers(lowered)
+
+    def _lowered(self, entered: Entered) -> Entered | None:
+        """The arguments in autocast's precision, None where it is off or leaves them alone.
+
+        As in torch, the whole recurrence runs in the lower precision, not product by product.
+        """
+        low = autocast_dtype(entered.x)
+        if low is None or not self.cell_at(0).flat:
+            return None
+        return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
 
     def _layers(self, entered: Entered) -> tuple[Any, State]:
-        if compiling(self):
+        if compiling(self, entered.x):
             return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
         choice = choose(self, entered.x, entered.packing)
         found = vendor_network(self, entered) if choice.name == "vendor" else None
@@ -296,7 +331,7 @@ class Recurrent(nn.Module):
         if not self.training:
             return data
         if self.dropout:
-            data = F.dropout(data, self.dropout)
+            data = dropped(data, self.dropout)
         if self.locked_dropout:
             data = data * packing.spread(drop_mask(data, packing.batch_size, data.size(-1), self.locked_dropout))
         return data
@@ -312,6 +347,7 @@ class Recurrent(nn.Module):
     ) -> Choice:
         """The backend that `forward` would take for these arguments, and why."""
         entered = enter(self, input, hx, lengths)
+        entered = self._lowered(entered) or entered
         return choose(self, entered.x, entered.packing)
 
     def extra_repr(self) -> str:

@@ -241,6 +241,9 @@ def test_backward_twice_and_no_second_derivative() -> None:
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(vectors.sum(), given["embedded"], create_graph=True)
+    batch = torch.ones(2, *vectors.shape)
+    with pytest.raises(RuntimeError, match="one gradient at a time"):
+        torch.autograd.grad(vectors, given["embedded"], batch, is_grads_batched=True)
 
 
 def test_no_gradient_no_graph() -> None:

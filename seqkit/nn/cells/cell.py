@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqkit.nn.checks import check_goes_with, check_size
@@ -68,6 +69,8 @@ class Cell(nn.Module):
         state_names: the names of the state's tensors; the first is the output.
         flat: True if `Recurrent` shall hold the parameters itself under torch's names (`weight_ih_l0`,
             `weight_ih_l0_reverse`, ...). The cell must then read its parameters from `prepared.weights` only.
+        fixed: options that decide which parameters there are; setting one to another value later is refused. All
+            others may be changed at any time, and the next call heeds them.
 
     Args:
         input_size: features of the input, I.
@@ -80,6 +83,10 @@ class Cell(nn.Module):
 
     state_names: tuple[str, ...] = ("h",)
     flat: bool = False
+    fixed: tuple[str, ...] = ("input_size", "hidden_size", "state_sizes")
+    # What `watch` keeps.
+    operator: Any = None
+    has_kernel: bool = False
 
     def __init__(self, input_size: int, hidden_size: int, *, state_sizes: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -87,6 +94,24 @@ class Cell(nn.Module):
         self.hidden_size = check_size("hidden_size", hidden_size)
         self.state_sizes = tuple(state_sizes or [hidden_size] * len(self.state_names))
         self.weight_names: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and self.__dict__.get(name, value) != value:
+            raise AttributeError(
+                f"{name} of a {type(self).__name__} decides which parameters it has and cannot be changed from "
+                f"{self.__dict__[name]!r} to {value!r}; make a new module"
+            )
+        super().__setattr__(name, value)
+        if "_describe" in self.__dict__ and name not in ("training", "operator", "has_kernel", "_describe"):
+            self.watch(self._describe)
+
+    def watch(self, describe: Callable[[Cell], Any]) -> None:
+        """Keep `operator = describe(self)` and `has_kernel` up to date, whatever option is changed from here on.
+
+        They cost too much to be made at every call, and a compiler could not look inside.
+        """
+        self._describe = describe
+        self.operator, self.has_kernel = describe(self), self.kernel() is not None
 
     @property
     def output_size(self) -> int:
@@ -197,15 +222,27 @@ class Cell(nn.Module):
                 check_goes_with(f"hx ({label})", part, parameter, RuntimeError)
 
 
+def _real(like: Tensor) -> torch.dtype:
+    """The dtype of a mask: bernoulli_ takes no complex numbers (and dynamo no `to_real`)."""
+    return like.dtype.to_real() if like.is_complex() else like.dtype
+
+
 def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
     """Inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
-    mask = torch.empty(rows, size, dtype=like.dtype, device=like.device)
+    mask = torch.empty(rows, size, dtype=_real(like), device=like.device)
     return mask.zero_() if rate == 1 else mask.bernoulli_(1 - rate).div_(1 - rate)
+
+
+def dropped(value: Tensor, rate: float) -> Tensor:
+    """Inverted dropout, drawn for each element; torch's own takes no complex numbers."""
+    if not value.is_complex():
+        return F.dropout(value, rate)
+    return value * F.dropout(torch.ones_like(value, dtype=_real(value)), rate)
 
 
 def keep_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
     """Zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
-    return torch.empty(rows, size, dtype=like.dtype, device=like.device).bernoulli_(rate)
+    return torch.empty(rows, size, dtype=_real(like), device=like.device).bernoulli_(rate)
 
 
 def zone(new: Tensor, old: Tensor, keep: Tensor | float) -> Tensor:

@@ -46,6 +46,7 @@ class GRUCell(Cell):
     """
 
     flat = True
+    fixed = (*Cell.fixed, "bias", "layer_norm")
 
     def __init__(
         self,

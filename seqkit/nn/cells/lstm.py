@@ -56,6 +56,7 @@ class LSTMCell(Cell):
     """
 
     flat = True
+    fixed = (*Cell.fixed, "bias", "proj_size", "peephole", "coupled", "layer_norm")
     state_names = ("h", "c")
 
     def __init__(

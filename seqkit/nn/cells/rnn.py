@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqkit.nn.cells.cell import Cell, Prepared, State, drop_mask, keep_mask, zone
+from seqkit.nn.cells.cell import Cell, Prepared, State, drop_mask, dropped, keep_mask, zone
 from seqkit.nn.cells.initialise import ACTIVATIONS, initialise
 from seqkit.nn.checks import check_choice, check_flag, check_probability
 
@@ -42,6 +42,7 @@ class RNNCell(Cell):
     """
 
     flat = True
+    fixed = (*Cell.fixed, "bias", "layer_norm")
 
     def __init__(
         self,
@@ -155,6 +156,7 @@ class JordanCell(Cell):
     """
 
     flat = True
+    fixed = (*Cell.fixed, "bias")
     state_names = ("y", "h")
 
     def __init__(
@@ -225,4 +227,4 @@ def dropped_weights(weights: Mapping[str, Tensor], rate: float, training: bool) 
     """The weights with dropout on the entries of W_hh (DropConnect as in Merity et al. 2017, section 2)."""
     if not (training and rate):
         return weights
-    return {**weights, "weight_hh": F.dropout(weights["weight_hh"], rate)}
+    return {**weights, "weight_hh": dropped(weights["weight_hh"], rate)}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import transformed
+from seqkit.nn.checks import batched, transformed
 from seqkit.nn.fused.kernel import tanh_
 
 # Elements of a block of tanh(q + k): about the second-level cache, so that its passes run there.
@@ -27,7 +27,8 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     Returns:
         (B, Q, S).
     """
-    if transformed():  # torch.func and forward-mode differentiation need operators that they know
+    # torch.func and forward-mode differentiation need operators that they know; complex derivatives are others.
+    if transformed() or query.is_complex():
         return torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)) @ vector
     if torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad or vector.requires_grad):
         return AdditiveScores.apply(query, keys, vector)  # type: ignore[no-any-return, no-untyped-call]
@@ -62,7 +63,7 @@ class AdditiveScores(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, keys, vector = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: what follows is itself differentiated
+        if torch.is_grad_enabled() or batched(grad):  # what follows is itself differentiated, or vmapped
             terms, weighted = torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)), grad.unsqueeze(3)
             slopes = (1 - terms.square()) * vector * weighted
             return slopes.sum(2), slopes.sum(1), (terms * weighted).sum((0, 1, 2))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqkit.nn.checks import batched
 from seqkit.nn.fused.gemm import StepProduct, outer, product
 from seqkit.nn.fused.kernel import SLOPES, Tensors, split, tanh_
 from seqkit.nn.fused.reading import Reader
@@ -272,6 +273,11 @@ class FeedScan(torch.autograd.Function):
             raise RuntimeError(
                 "input feeding with a hand-derived backward has no second derivative (create_graph=True); "
                 "a decoder with backend='reference' has one"
+            )
+        if batched(*grads):
+            raise RuntimeError(
+                "input feeding with a hand-derived backward takes one gradient at a time (vectorize=True and "
+                "is_grads_batched=True give many); a decoder with backend='reference' takes many"
             )
         plan: Plan = ctx.plan
         everything = ctx.saved_tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
+from seqkit.nn.checks import batched
 from seqkit.nn.fused.kernel import Kernel, Tensors
 from seqkit.nn.packing import Packing
 from seqkit.nn.scan import reference_scan
@@ -106,9 +107,10 @@ class FusedScan(torch.autograd.Function):
         tensors, saved = everything[: len(wanted)], everything[len(wanted) :]
         if all(grad is None for grad in grads):
             return None, *(None for _ in wanted)
-        if torch.is_grad_enabled():
-            # create_graph=True: the derivative must itself be differentiable, so it goes through the step loop.
-            return None, *_through_reference(call, tensors, wanted, grads)
+        if torch.is_grad_enabled() or batched(*grads):
+            # create_graph=True: the derivative must itself be differentiable, so it goes through the step loop. So it
+            # does for many gradients at once (vmap), which kernels that write in place cannot take.
+            return None, *through_graph(call.reference, tensors, wanted, grads)
         return None, *call.backward(tensors, saved, grads, wanted)
 
 
@@ -120,17 +122,23 @@ def scanned(call: Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(results)
 
 
-def _through_reference(
-    call: Call, tensors: Sequence[Tensor], wanted: Sequence[bool], grads: Sequence[Tensor | None]
+def through_graph(
+    function: Callable[[Sequence[Tensor]], tuple[Tensor, ...]],
+    tensors: Sequence[Tensor],
+    wanted: Sequence[bool],
+    grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    # Aliases, so that the gradients are taken with respect to this scan's inputs and not to what they came from.
-    inputs = [tensor.view_as(tensor) if want else tensor for tensor, want in zip(tensors, wanted, strict=True)]
-    results = call.reference(inputs)
+    """The gradients of `function(tensors)` by autograd, themselves differentiable where gradients are enabled."""
+    twice = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, so that the gradients are taken with respect to this call's inputs and not to what they came from.
+        inputs = [tensor.view_as(tensor) if want else tensor for tensor, want in zip(tensors, wanted, strict=True)]
+        results = function(inputs)
     pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
     asked = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
     found = iter(
         torch.autograd.grad(
-            [pair[0] for pair in pairs], asked, [pair[1] for pair in pairs], create_graph=True, allow_unused=True
+            [pair[0] for pair in pairs], asked, [pair[1] for pair in pairs], create_graph=twice, allow_unused=True
         )
     )
     return [next(found) if want else None for want in wanted]
