@@ -28,7 +28,7 @@ from seqkit.tasks.layers import reader_groups
 from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored, word_rows
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
-from seqkit.text import Tokenizer
+from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
@@ -300,8 +300,13 @@ class SentimentTask(RunTask):
         return classification_scores(logits, labels), lines + classification_report(logits, labels, self.classes)
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Label and probabilities for each text; a text of nothing but white space gets no label."""
+    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+        """Label and probabilities for each text; a text of nothing but white space gets no label.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+        """
+        texts = take_texts(texts)
         self.model.eval()
         kept = [number for number, text in enumerate(texts) if text.strip()]
         found = [Prediction(None, {}) for _ in texts]
