@@ -19,12 +19,13 @@ from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.encoding import encode_column
 from seqkit.data.sources import Source, open_source
-from seqkit.files import read_json, write_text
+from seqkit.files import read_json, to_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
+from seqkit.tasks.lines import has_line_end, one_line
 from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored, word_rows
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
@@ -113,7 +114,7 @@ class SentimentTask(RunTask):
             if len(classes) < 2:
                 raise UserError(f"{train.name}: only one class, {classes[0]!r}; a classifier needs at least two")
             for label in classes:
-                if not label.strip() or len(label.splitlines()) > 1:
+                if not label.strip() or has_line_end(label):
                     raise UserError(f"{train.name}: {label!r} is no label: it is blank or holds a line end")
             tokenizer = kept_tokenizer(config) or make_tokenizer(
                 config.text, config.model.embedding, column(train, "text")
@@ -324,9 +325,9 @@ class SentimentTask(RunTask):
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if form == "text":
-            return prediction.label or ""
+            return one_line(prediction.label or "")  # an old run may have a label with a line end
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
-        return json.dumps({"label": prediction.label, "probabilities": probabilities}, ensure_ascii=False)
+        return to_json({"label": prediction.label, "probabilities": probabilities})
 
     def example(self, folder: Path) -> str:
         return f'echo "not bad at all" | seqkit predict {folder}'
