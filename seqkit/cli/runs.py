@@ -11,6 +11,7 @@ import typer
 
 from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, app, line_groups, show_scores, tell
 from seqkit.config import dump
+from seqkit.files import to_json
 
 if TYPE_CHECKING:
     from seqkit.run import Run
@@ -91,7 +92,7 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None}
     scores, lines = run.evaluate(run_path, data, device, overrides or [], **options)
     if form == "json":
-        tell(json.dumps(scores))
+        tell(to_json(scores))
         return
     for line in lines:
         tell(line)
