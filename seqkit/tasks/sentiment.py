@@ -38,6 +38,7 @@ from seqkit.training.transfer import Rows
 _FIELDS = {"text": str, "label": str}
 # Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
 _LONGEST = 50_000
+_BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data: tokenised texts, labels (N,) as class numbers, and where they come from."""
+    """One part of the data: tokenised texts, labels (N,) as class numbers, where they come from, and which (N,) are
+    blank: those are not scored, as `predict` gives them no label."""
 
     ids: Ragged
     labels: NDArray[np.int64]
     source: Source
+    blank: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -165,7 +168,10 @@ class SentimentTask(RunTask):
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
                 f"cut texts, or take it out (the most is {_LONGEST:,})"
             )
-        return Split(ids, found.to_numpy().astype(np.int64), source)
+        blank = pc.match_substring_regex(source.dataset.data.column("text"), _BLANK).to_numpy()
+        if blank.all():
+            raise UserError(f"{source.name}: every text is blank")
+        return Split(ids, found.to_numpy().astype(np.int64), source, blank)
 
     def _refuse_empty(self, train: Split) -> None:
         empty = np.flatnonzero(train.ids.lengths == 0)
@@ -269,7 +275,8 @@ class SentimentTask(RunTask):
         return out
 
     def _outputs(self, split: Split) -> tuple[Tensor, Tensor]:
-        return self._logits(split.ids), torch.from_numpy(split.labels)
+        kept = torch.from_numpy(~split.blank)
+        return self._logits(split.ids)[kept], torch.from_numpy(split.labels)[kept]
 
     # --- using --------------------------------------------------------------------------------------------------
 
@@ -280,11 +287,12 @@ class SentimentTask(RunTask):
             balance = ", ".join(f"{n} {c / len(split):.1%}" for n, c in zip(self.classes, counts, strict=True))
             known = 1 - split.ids.count(self.tokenizer.unk_id) / max(int(lengths.sum()), 1)
             skipped = f"; {split.source.skipped} bad lines skipped" if split.source.skipped else ""
-            empty = int((lengths == 0).sum())
+            empty, blank = int((lengths == 0).sum()), int(split.blank.sum())
             lines.append(
                 f"{part}: {len(split):,} texts ({balance}); length mean {lengths.mean():.1f}, median "
                 f"{np.median(lengths):.0f}, longest {lengths.max()}; {known:.1%} of tokens in the vocabulary{skipped}"
                 + (f"; {empty} empty" if empty else "")
+                + (f"; {blank} blank, which are not scored" if blank else "")
             )
         lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.tokenizer.config.tokenizer})")
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -297,7 +305,8 @@ class SentimentTask(RunTask):
         self.model.eval()
         logits, labels = self._outputs(split)
         skipped = f" ({split.source.skipped} bad lines skipped)" if split.source.skipped else ""
-        lines = [f"{split.source.name}: {len(split):,} texts{skipped}"]
+        blank = f" ({split.blank.sum()} blank ones left out: they get no label)" if split.blank.any() else ""
+        lines = [f"{split.source.name}: {len(labels):,} texts{blank}{skipped}"]
         return classification_scores(logits, labels), lines + classification_report(logits, labels, self.classes)
 
     @torch.no_grad()
