@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import IO, Any
 LONGEST_LINE = 1 << 25
 """Bytes of a line; a file with a longer one is none of lines of text, and would take memory without bound."""
 
+_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029]")  # JSON allows them; terminals and readers of lines do not
 _LARGEST = 1 << 28  # bytes of a file that is read whole
 
 
@@ -76,6 +79,23 @@ def read_json(path: Path) -> Any:
         return json.loads(read_bytes(path).decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def to_json(tree: Any, indent: int | None = None) -> str:
+    """A value as JSON: a number that is not finite is null. Without `indent` it is one line to any reader."""
+    try:
+        text = json.dumps(tree, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError:
+        text = json.dumps(_finite(tree), ensure_ascii=False, allow_nan=False, indent=indent)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {_finite(name): _finite(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def read_lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from typing import IO, Annotated
 import typer
 
 from seqkit import __version__
-from seqkit.config import UserError
+from seqkit.config import UserError, visible
 from seqkit.files import LONGEST_LINE, read_lines
 
 app = typer.Typer(
@@ -82,11 +82,11 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
 
 
 def tell(text: str) -> None:
-    """One line on standard output; of several processes only the first one speaks."""
+    """One line on standard output, control characters escaped; of several processes only the first one speaks."""
     from seqkit import run
 
     if run.first():
-        print(text)
+        print(visible(text))
 
 
 def show_scores(title: str, scores: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from seqkit.cli.app import app
+from seqkit.config import visible
 
 
 @app.command(epilog="Example: seqkit doctor runs/first")
@@ -17,10 +18,10 @@ def doctor(
     ] = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
 ) -> None:
-    """Versions, devices, threads and backends here; with RUN, whether every file of it is whole (else status 1)."""
+    """Versions, devices, threads and backends here; with RUN, whether every file of it is whole. Status 1 if not."""
     from seqkit.run.doctor import doctor as look
 
     report = look(run_path)
-    print(report.as_json() if form == "json" else "\n".join(report.lines()))
+    print(report.as_json() if form == "json" else "\n".join(map(visible, report.lines())))
     if not report.good:
         raise typer.Exit(1)

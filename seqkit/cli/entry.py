@@ -12,7 +12,7 @@ import typer
 
 from seqkit.cli import doctor, runs, translation
 from seqkit.cli.app import app
-from seqkit.config import UserError
+from seqkit.config import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
 COMMANDS = (runs, translation, doctor)
@@ -25,7 +25,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; exits with 0, 1 (failed), 2 (your mistake), 129 (SIGHUP), 130 (Ctrl-C) or 143 (SIGTERM)."""
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torch would advise every process on settings that are meant
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    sys.exit(_guarded(lambda: app(args=arguments, standalone_mode=False)))
+    sys.exit(_guarded(lambda: _run(arguments)))
+
+
+def _run(arguments: list[str] | None) -> Any:
+    code = app(args=arguments, standalone_mode=False)
+    sys.stdout.flush()  # here, where a reader that left is no mistake
+    return code
 
 
 def _guarded(call: Callable[[], Any]) -> int:
@@ -40,9 +46,12 @@ def _guarded(call: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("seqkit: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return _reader_left()
+    except SystemExit as error:  # what typer makes of a broken pipe
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return _reader_left()
     except OSError as error:  # a full disk, a folder that may not be read
         _show(error)
         return 1
@@ -63,7 +72,12 @@ def _guarded(call: Callable[[], Any]) -> int:
     return int(code or 0)
 
 
+def _reader_left() -> int:
+    """The reader of our output left, as `head` does: no mistake."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def _show(message: object) -> None:
-    """A message on standard error; control characters out of a file must not steer the terminal."""
-    text = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in str(message))
-    print(f"seqkit: {text}", file=sys.stderr)
+    """A message on standard error."""
+    print(f"seqkit: {visible(str(message), lines=True)}", file=sys.stderr)

@@ -11,6 +11,7 @@ import typer
 
 from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, app, line_groups, show_scores, tell
 from seqkit.config import dump
+from seqkit.files import to_json
 
 if TYPE_CHECKING:
     from seqkit.run import Run
@@ -75,7 +76,10 @@ def evaluate(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as decoding.beam_size=10.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A file with the columns of the training data; the run's test data without it.")
+        str | None,
+        typer.Option(
+            help="A file with the columns of the training data; the run's test (or else dev) data without it."
+        ),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Of translation: the text file of references, --data being that of the sources.")
@@ -84,14 +88,14 @@ def evaluate(
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the scores.")] = "text",
     device: Device = "auto",
 ) -> None:
-    """Score a run on its test data, or on a file."""
+    """Score a run on its test data (or else dev), or on a file."""
     from seqkit import run
 
     given = {"reference": reference, "ter": ter or None}
     options = {name: value for name, value in given.items() if value is not None}
     scores, lines = run.evaluate(run_path, data, device, overrides or [], **options)
     if form == "json":
-        tell(json.dumps(scores))
+        tell(to_json(scores))
         return
     for line in lines:
         tell(line)
@@ -108,7 +112,7 @@ def predict(
     sample: Annotated[
         bool, typer.Option("--sample", help="Of language models: continue each line; from nothing where it is blank.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is bolder, above 1 wilder.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens after the prompt.")] = None,
@@ -150,7 +154,7 @@ def average(
     made = run.average(run_path, best, to, device)
     show_scores(f"dev, {run_path}", made.before)
     show_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
-    print(f"run folder: {made.folder}")
+    tell(f"run folder: {made.folder}")
 
 
 @configs.command(epilog="Example: seqkit config check my.yaml training.epochs=3")
@@ -159,7 +163,7 @@ def check(config: Config, overrides: Overrides = None) -> None:
     from seqkit import run
 
     run.read_config(config, overrides or [])
-    print(f"{config}: valid")
+    tell(f"{config}: valid")
 
 
 @configs.command(epilog="Example: seqkit config show my.yaml")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from seqkit.cli.app import Device, InputFile, RunPath, app, line_groups
+from seqkit.cli.app import Device, InputFile, RunPath, app, line_groups, tell
 from seqkit.config import UserError
 
 _HELP = "; without it what the run says."
@@ -39,7 +39,7 @@ def translate(
     no_repeat_ngram: Annotated[int | None, typer.Option(help="No n-gram of this size twice; 0: any.")] = None,
     no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never the unknown word.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw each token at random.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is bolder, above 1 wilder.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 1,
@@ -54,9 +54,10 @@ def translate(
         bool, typer.Option("--alignments", help="Add the most attended source token of each: `||| source-target ...`.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the attention of the first sentence (.png, .pdf, .svg).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the attention of the first line that is not blank (.png, .pdf, .svg)."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences decoded together.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most sentences decoded together.")] = 64,
     device: Device = "auto",
 ) -> None:
     """Translate: one line out for each line in, in order, blank lines included."""
@@ -124,4 +125,4 @@ def compare(
     from seqkit import run
 
     for line in run.compare(first, second, data, reference, device):
-        print(line)
+        tell(line)

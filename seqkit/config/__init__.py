@@ -6,7 +6,7 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 """
 
 from seqkit.config.document import Document, from_mapping, override, read
-from seqkit.config.errors import UserError, nearest, require
+from seqkit.config.errors import UserError, nearest, require, visible
 from seqkit.config.schema import Section, from_signature
 from seqkit.config.yamltext import dump
 
@@ -21,4 +21,5 @@ __all__ = [
     "override",
     "read",
     "require",
+    "visible",
 ]

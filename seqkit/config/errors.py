@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -16,6 +17,20 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the choice nearest to `name`, or an empty string where none is near."""
     found = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+# Control characters, line and paragraph separators, halves of surrogate pairs, and what turns the direction of text.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """The text for a terminal: what would steer it is written as an escape, such as `\\x1b`.
+
+    Args:
+        text: one line.
+        lines: it may be several: line feeds stay.
+    """
+    return _UNSAFE.sub(lambda found: found[0] if lines and found[0] == "\n" else repr(found[0])[1:-1], text)
 
 
 def require(module: str, extra: str, package: str | None = None) -> ModuleType:

@@ -59,9 +59,9 @@ def _problem(row: list[Value]) -> str:
     for number, (token, tag) in enumerate(zip(tokens, tags, strict=True), 1):
         if not token.strip():
             return f"token {number} is blank"
-        if tag != "O" and (tag[:2] not in ("B-", "I-") or not tag[2:].strip()):
-            return f"tag {number} ({token!r}) is {tag!r}; expected O, B-type or I-type (IOB2)"
+        if tag != "O" and (tag[:2] not in ("B-", "I-") or not tag[2:].strip() or tag.splitlines() != [tag]):
+            return f"tag {number} ({token!r}) is {tag!r}; expected O, B-type or I-type (IOB2), on one line"
     for intent in rest:
-        if isinstance(intent, str) and (not intent.strip() or len(intent.splitlines()) > 1):
+        if isinstance(intent, str) and (not intent.strip() or intent.splitlines() != [intent]):
             return f"{intent!r} is no intent: it is blank or holds a line end"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import torch
 
 from seqkit import config
 from seqkit.config import UserError
-from seqkit.files import replace_file, write_text
+from seqkit.files import replace_file, to_json, write_text
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
-from seqkit.training.checkpoint import Checkpoints, load_weights, save_weights
+from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,11 @@ def _average(
     new = RunFolder.choose(name, kind.kind, root=folder.path.parent)
     task = kind.create(checked, folder.path, fresh=False)
     task.model.to(pick_device(device)).eval()
-    weights = average_weights([checkpoints.weights(step) for step in steps])
+    own = task.model.state_dict()
+    before = load_finite(folder.weights, own)
+    weights = average_weights([checkpoints.weights(step) for step in steps], own)
     scores = []
-    for state in (load_weights(folder.weights), weights):
+    for state in (before, weights):
         task.adopt(state)
         with torch.no_grad():
             scores.append(task.evaluate())
@@ -74,6 +75,6 @@ def _average(
         write_text(made.config, config.dump(checked.model_copy(update={"name": name})))
         task.save(made.path)
         replace_file(made.weights, lambda path: save_weights(path, weights))
-        write_text(made.path / "scores.json", json.dumps({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
+        write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
         made.describe({**folder.about(), "averaged": steps})
     return Average(new.path, steps, *scores)

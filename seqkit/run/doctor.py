@@ -17,7 +17,7 @@ from seqkit.run import machine as here
 from seqkit.run.configs import read_config
 from seqkit.tasks import RunTask
 from seqkit.training import RunFolder
-from seqkit.training.checkpoint import Checkpoints, digest, load_weights
+from seqkit.training.checkpoint import Checkpoints, digest, load_weights, not_finite
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _model(folder: RunFolder, task: list[RunTask]) -> str:
 def _weights(folder: RunFolder, task: list[RunTask], weights: list[dict[str, Tensor]]) -> str:
     found = load_weights(folder.weights)
     weights.append(found)
-    wrong = [name for name, value in found.items() if not value.isfinite().all()]
+    wrong = not_finite(found, task[0].model.state_dict() if task else None)
     if wrong:
         raise ValueError(f"numbers that are not finite in {', '.join(wrong)}")
     if not task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from seqkit import __version__, config
 from seqkit.config import UserError, require
-from seqkit.files import write_text
+from seqkit.files import to_json, write_text
 from seqkit.run.configs import open_run, read_config
 from seqkit.run.resuming import read_change
 from seqkit.tasks import RunConfig, RunTask
@@ -198,7 +197,7 @@ def _fit(task: RunTask, checked: RunConfig, folder: RunFolder, *, restore: bool 
             for line in lines:
                 say(line)
         scores = {"step": result.step, "averaged": result.averaged, "dev": result.scores, "test": test}
-        on_first(lambda: write_text(folder.path / "scores.json", json.dumps(scores, indent=2) + "\n"))
+        on_first(lambda: write_text(folder.path / "scores.json", to_json(scores, indent=2) + "\n"))
     return Run(folder.path, result.scores, test, task.example(folder.path))
 
 

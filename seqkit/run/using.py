@@ -10,7 +10,7 @@ from seqkit.config import UserError
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
-from seqkit.training.checkpoint import load_weights
+from seqkit.training.checkpoint import load_finite
 from seqkit.training.distributed import on_all, start
 
 
@@ -65,13 +65,13 @@ def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device
     """The model of a run with its weights, in evaluation mode, from what `open_run` returned.
 
     Raises:
-        UserError: its files are damaged, or do not fit each other.
+        UserError: its files are damaged, or do not fit each other; a weight is NaN or infinite.
     """
     try:
         task = kind.restore(checked, folder.path)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: the model that config.yaml describes cannot be built ({error})") from error
-    weights = load_weights(folder.weights)
+    weights = load_finite(folder.weights, task.model.state_dict())
     try:
         task.adopt(weights)
     except RuntimeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -93,8 +93,8 @@ class RunTask(Task):
         """
 
     @abstractmethod
-    def predict(self, texts: Sequence[str]) -> Sequence[Any]:
-        """One prediction for each text."""
+    def predict(self, texts: Iterable[str]) -> Sequence[Any]:
+        """One prediction for each text, in their order; `seqkit.text.take_texts` says what is taken for texts."""
 
     def adjust(self, **options: Any) -> None:
         """Settings of `predict` from now on: those that the task names in `predict_options`.

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, model_validator
 from seqkit.config import Section, UserError
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import RunFolder
-from seqkit.training.checkpoint import load_weights
+from seqkit.training.checkpoint import load_finite
 from seqkit.training.choice import Choice
 from seqkit.training.foreign import read_state_dict, read_words
 from seqkit.training.patterns import matches
@@ -149,11 +149,11 @@ def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> G
     """The weights of an earlier run, of any task, and what their rows stand for.
 
     Raises:
-        UserError: the folder is damaged.
+        UserError: the folder is damaged, or a weight is NaN or infinite.
     """
     with torch.random.fork_rng(devices=[]):  # the start of its weights is thrown away and may not move the seed
-        rows = kind.restore(config, folder.path).rows()
-    weights = load_weights(folder.weights)
+        earlier = kind.restore(config, folder.path)
+    rows, weights = earlier.rows(), load_finite(folder.weights, earlier.model.state_dict())
     for name, its in rows.items():
         if name in weights and len(weights[name]) != len(its.names):
             raise UserError(f"{folder.weights}: {name} has not a row for each of {len(its.names):,} names: damaged")

@@ -31,7 +31,7 @@ from seqkit.tasks.language_model_config import LanguageModelConfig, build, check
 from seqkit.tasks.language_model_output import Continuation, LineScore, Sampler, format_line, score_lines
 from seqkit.tasks.layers import reader_groups
 from seqkit.tasks.parts import make_tokenizer, scored, word_rows
-from seqkit.text import Tokenizer
+from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import on_first
 from seqkit.training.transfer import Rows
@@ -304,8 +304,13 @@ class LanguageModelTask(RunTask):
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )
 
-    def predict(self, texts: Sequence[str]) -> Sequence[LineScore | Continuation]:
-        """The log-probability of each text, or with `adjust(sample=True)` a continuation of it."""
+    def predict(self, texts: Iterable[str]) -> Sequence[LineScore | Continuation]:
+        """The log-probability of each text, or with `adjust(sample=True)` a continuation of it.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+        """
+        texts = take_texts(texts)
         self.model.eval()
         return self.sampler(texts) if self.sampler else score_lines(self.model, self.tokenizer, texts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,11 @@ import torch
 from seqkit.config import UserError
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
+from seqkit.files import to_json
 from seqkit.models import LanguageModel, padding_mask
 from seqkit.models.encoder import valid_rows
 from seqkit.nn.sending import send
+from seqkit.tasks.lines import one_line
 from seqkit.tasks.translation_output import join_tokens
 from seqkit.text import Tokenizer
 from seqkit.training.progress import say
@@ -169,14 +170,14 @@ def format_line(found: LineScore | Continuation, form: str) -> str:
     """A prediction as one line: JSON, or as text the continued line, or log-probability and perplexity with a tab."""
     if isinstance(found, Continuation):
         if form == "text":
-            return found.text
+            return one_line(found.text)
         shown = {
             "text": found.text,
             "tokens": found.tokens,
             "log_probs": [round(value, 6) for value in found.log_probs],
             "finished": found.finished,
         }
-        return json.dumps(shown, ensure_ascii=False)
+        return to_json(shown)
     if form == "text":
         return "" if found.log_prob is None else f"{found.log_prob:.4f}\t{found.perplexity:.4f}"
     values = {
@@ -185,4 +186,4 @@ def format_line(found: LineScore | Continuation, form: str) -> str:
         "bits_per_character": found.bits_per_character,
     }
     rounded = {name: None if value is None else round(value, 6) for name, value in values.items()}
-    return json.dumps({**rounded, "tokens": found.tokens})
+    return to_json({**rounded, "tokens": found.tokens})

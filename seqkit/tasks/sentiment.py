@@ -19,16 +19,17 @@ from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.encoding import encode_column
 from seqkit.data.sources import Source, open_source
-from seqkit.files import read_json, write_text
+from seqkit.files import read_json, to_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
+from seqkit.tasks.lines import has_line_end, one_line
 from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored, word_rows
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import classification_report, classification_scores
-from seqkit.text import Tokenizer
+from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
@@ -37,6 +38,7 @@ from seqkit.training.transfer import Rows
 _FIELDS = {"text": str, "label": str}
 # Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
 _LONGEST = 50_000
+_BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data: tokenised texts, labels (N,) as class numbers, and where they come from."""
+    """One part of the data: tokenised texts, labels (N,) as class numbers, where they come from, and which (N,) are
+    blank: those are not scored, as `predict` gives them no label."""
 
     ids: Ragged
     labels: NDArray[np.int64]
     source: Source
+    blank: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,7 +117,7 @@ class SentimentTask(RunTask):
             if len(classes) < 2:
                 raise UserError(f"{train.name}: only one class, {classes[0]!r}; a classifier needs at least two")
             for label in classes:
-                if not label.strip() or len(label.splitlines()) > 1:
+                if not label.strip() or has_line_end(label):
                     raise UserError(f"{train.name}: {label!r} is no label: it is blank or holds a line end")
             tokenizer = kept_tokenizer(config) or make_tokenizer(
                 config.text, config.model.embedding, column(train, "text")
@@ -164,7 +168,10 @@ class SentimentTask(RunTask):
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
                 f"cut texts, or take it out (the most is {_LONGEST:,})"
             )
-        return Split(ids, found.to_numpy().astype(np.int64), source)
+        blank = pc.match_substring_regex(source.dataset.data.column("text"), _BLANK).to_numpy()
+        if blank.all():
+            raise UserError(f"{source.name}: every text is blank")
+        return Split(ids, found.to_numpy().astype(np.int64), source, blank)
 
     def _refuse_empty(self, train: Split) -> None:
         empty = np.flatnonzero(train.ids.lengths == 0)
@@ -268,7 +275,8 @@ class SentimentTask(RunTask):
         return out
 
     def _outputs(self, split: Split) -> tuple[Tensor, Tensor]:
-        return self._logits(split.ids), torch.from_numpy(split.labels)
+        kept = torch.from_numpy(~split.blank)
+        return self._logits(split.ids)[kept], torch.from_numpy(split.labels)[kept]
 
     # --- using --------------------------------------------------------------------------------------------------
 
@@ -279,11 +287,12 @@ class SentimentTask(RunTask):
             balance = ", ".join(f"{n} {c / len(split):.1%}" for n, c in zip(self.classes, counts, strict=True))
             known = 1 - split.ids.count(self.tokenizer.unk_id) / max(int(lengths.sum()), 1)
             skipped = f"; {split.source.skipped} bad lines skipped" if split.source.skipped else ""
-            empty = int((lengths == 0).sum())
+            empty, blank = int((lengths == 0).sum()), int(split.blank.sum())
             lines.append(
                 f"{part}: {len(split):,} texts ({balance}); length mean {lengths.mean():.1f}, median "
                 f"{np.median(lengths):.0f}, longest {lengths.max()}; {known:.1%} of tokens in the vocabulary{skipped}"
                 + (f"; {empty} empty" if empty else "")
+                + (f"; {blank} blank, which are not scored" if blank else "")
             )
         lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.tokenizer.config.tokenizer})")
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -296,12 +305,18 @@ class SentimentTask(RunTask):
         self.model.eval()
         logits, labels = self._outputs(split)
         skipped = f" ({split.source.skipped} bad lines skipped)" if split.source.skipped else ""
-        lines = [f"{split.source.name}: {len(split):,} texts{skipped}"]
+        blank = f" ({split.blank.sum()} blank ones left out: they get no label)" if split.blank.any() else ""
+        lines = [f"{split.source.name}: {len(labels):,} texts{blank}{skipped}"]
         return classification_scores(logits, labels), lines + classification_report(logits, labels, self.classes)
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Label and probabilities for each text; a text of nothing but white space gets no label."""
+    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+        """Label and probabilities for each text; a text of nothing but white space gets no label.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+        """
+        texts = take_texts(texts)
         self.model.eval()
         kept = [number for number, text in enumerate(texts) if text.strip()]
         found = [Prediction(None, {}) for _ in texts]
@@ -319,9 +334,9 @@ class SentimentTask(RunTask):
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if form == "text":
-            return prediction.label or ""
+            return one_line(prediction.label or "")  # an old run may have a label with a line end
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
-        return json.dumps({"label": prediction.label, "probabilities": probabilities}, ensure_ascii=False)
+        return to_json({"label": prediction.label, "probabilities": probabilities})
 
     def example(self, folder: Path) -> str:
         return f'echo "not bad at all" | seqkit predict {folder}'

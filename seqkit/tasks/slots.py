@@ -41,7 +41,7 @@ from seqkit.tasks.slots_data import (
 )
 from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots_scores import SpanCounts
-from seqkit.text import TextConfig, Tokenizer
+from seqkit.text import TextConfig, Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
@@ -253,8 +253,13 @@ class SlotsTask(RunTask):
         return scores, [f"{split.source.name}: {len(split):,} sentences{skipped}{repaired}", *counts.report()]
 
     @torch.no_grad()
-    def predict(self, texts: Sequence[str]) -> list[Tagging]:
-        """Slots and intent of each text; a text without tokens gets neither."""
+    def predict(self, texts: Iterable[str]) -> list[Tagging]:
+        """Slots and intent of each text; a text without tokens gets neither.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+        """
+        texts = take_texts(texts)
         self.model.eval()
         offsets = [self.tokenizer.offsets(text) for text in texts]
         for text, places in zip(texts, offsets, strict=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from seqkit.files import to_json
+from seqkit.tasks.lines import one_line
 from seqkit.tasks.slots_scores import spans
 
 
@@ -50,11 +51,10 @@ def format_tagging(found: Tagging, form: str) -> str:
     """One line: `jsonl`; or `text`, the text itself with its slots in brackets, and the intent before it if there is
     one: `book: a table in [city Boston]`."""
     if form == "jsonl":
-        shown = {name: value for name, value in asdict(found).items() if name != "text"}
-        return json.dumps(shown, ensure_ascii=False)
+        return to_json({name: value for name, value in asdict(found).items() if name != "text"})
     parts, place = [], 0
     for slot in found.slots:
         parts += [found.text[place : slot.start], f"[{slot.type} {slot.text}]"]
         place = slot.end
     line = "".join([*parts, found.text[place:]])
-    return " ".join((f"{found.intent}: {line}" if found.intent is not None else line).splitlines())
+    return one_line(f"{found.intent}: {line}" if found.intent is not None else line)

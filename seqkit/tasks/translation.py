@@ -31,7 +31,7 @@ from seqkit.tasks.translation_decoding import Translator
 from seqkit.tasks.translation_output import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation_scores import CorpusScores, compare_outputs
 from seqkit.tasks.translation_stream import PairStream
-from seqkit.text import Tokenizer
+from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.transfer import Rows
@@ -314,15 +314,22 @@ class TranslationTask(RunTask):
         if decoding.get("sample") and "beam_size" not in decoding:
             settings["beam_size"] = 1
         checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
-        ids = self.target.encode([prefix])[0]
+        try:
+            ids = self.target.encode([prefix])[0]
+        except ValueError:  # bytes of the command line that are no text
+            raise UserError(f"--prefix: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
             raise UserError(f"--prefix: {prefix!r} holds a word that the target vocabulary has not")
         for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
             setattr(self.translator, name, value)
 
-    def predict(self, texts: Sequence[str]) -> list[Translation]:
-        """A translation for each text; a text of nothing but white space gets an empty one."""
-        return self.translator(texts)
+    def predict(self, texts: Iterable[str]) -> list[Translation]:
+        """A translation for each text; a text of nothing but white space gets an empty one.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+        """
+        return self.translator(take_texts(texts))
 
     def format(self, prediction: Translation, form: str, **options: Any) -> str:
         """See `format_translation`, which takes the options."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,8 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from seqkit.config import UserError, require
+from seqkit.files import to_json
+from seqkit.tasks.lines import one_line
 from seqkit.text import Tokenizer
 
 # Tokens that stand close to the one before (clitics among them), or to the one after.
@@ -75,7 +76,8 @@ def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
 
     The pieces of bpe, unigram and char hold their spaces. Words that were split at spaces are joined by them; those
     that were split from punctuation are put together by rules for European languages: `( well - known , )` becomes
-    `(well-known,)`. Chinese characters that were tokens of their own stand close together.
+    `(well-known,)`. Chinese characters that were tokens of their own stand close together. A line end that was
+    learned from a target is written as a space.
     """
     config = tokenizer.config
     if config.kind == "char":
@@ -84,7 +86,7 @@ def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
         text = "".join(tokens).replace("▁", " ").removeprefix(" ")
     else:
         text = _join_words(tokens, rules=config.split == "words", chinese=config.split_chinese)
-    return " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
+    return one_line(text)
 
 
 def _join_words(tokens: Sequence[str], *, rules: bool, chinese: bool) -> str:
@@ -113,13 +115,13 @@ def format_translation(found: Translation, form: str, *, number: int = 0, alignm
         UserError: alignments are wanted and there was no attention.
     """
     if form == "jsonl":
-        return json.dumps(_as_dict(found, alignments), ensure_ascii=False)
+        return to_json(_as_dict(found, alignments))
     if not found.n_best:
-        return found.text + _aligned(found, alignments)
+        return one_line(found.text) + _aligned(found, alignments)
     lines = []
     for one in found.n_best:
         score = "" if one.score is None else f"{one.score:.6g}"
-        lines.append(f"{number} ||| {one.text} ||| {score}{_aligned(one, alignments)}")
+        lines.append(f"{number} ||| {one_line(one.text)} ||| {score}{_aligned(one, alignments)}")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from seqkit.config import UserError
 from seqkit.files import read_json, write_text
 from seqkit.text import pipeline, training
 from seqkit.text.config import TextConfig
+from seqkit.text.texts import take_texts
 from seqkit.text.torchtext import splitter
 
 _FORMAT = "seqkit.tokenizer"
@@ -72,7 +73,10 @@ class Tokenizer:
         Raises:
             UserError: the texts hold no token, the stop words cannot be read, or the vocabulary size is too
                 small for the characters of the texts.
+            TypeError: one text where several are expected.
         """
+        if isinstance(texts, str):  # else its characters would be the texts
+            take_texts(texts)
         return cls(training.train(texts, config, whole=whole), config)
 
     @classmethod
@@ -84,29 +88,22 @@ class Tokenizer:
         """
         return cls(training.train_counted(counts, config), config)
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Token ids of each text, in the same order; a blank text gives an empty list (plus <bos>, <eos> if set).
 
         The whole batch is encoded at once, on the library's threads.
 
         Raises:
-            TypeError: something is not a `str`.
-            ValueError: a text is not valid Unicode (half of a surrogate pair).
+            TypeError, ValueError: see `take_texts`.
         """
         # The library's own truncation also encodes everything it cuts off: ten times slower on long texts.
-        texts = list(texts)
+        texts = take_texts(texts) if isinstance(texts, str) or not isinstance(texts, Sequence) else list(texts)
         try:
             encodings = self._encode_batch(
                 self._inputs(texts), is_pretokenized=self.config.is_foreign, add_special_tokens=False
             )
-        except TypeError:
-            for index, text in enumerate(texts):
-                if not isinstance(text, str):
-                    raise TypeError(f"texts[{index}]: expected str, got {type(text).__name__}") from None
-                try:
-                    text.encode("utf-8")
-                except UnicodeEncodeError as error:
-                    raise ValueError(f"texts[{index}]: not valid Unicode ({error.reason})") from None
+        except (TypeError, AttributeError, ValueError):  # the library's own words do not say which text it is
+            take_texts(texts)
             raise
         return [[*self._before, *encoding.ids[self._cut], *self._after] for encoding in encodings]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from seqkit.training.checkpoint import load_weights
+from seqkit.training.checkpoint import load_finite
 
 
 class MovingAverage:
@@ -62,12 +62,19 @@ class MovingAverage:
             self.average[name].copy_(value)
 
 
-def average_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+def average_weights(paths: Sequence[Path], own: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The element-wise mean of several weights files, summed in float64; whole numbers come from the first file.
 
     Tied weights stay one tensor under several names.
+
+    Args:
+        paths: the files.
+        own: see `load_finite`.
+
+    Raises:
+        UserError: see `load_finite`.
     """
-    states = [load_weights(path) for path in paths]
+    states = [load_finite(path, own) for path in paths]
     mean: dict[str, Tensor] = {}
     done: dict[tuple[int, ...], Tensor] = {}
     for name, first in states[0].items():

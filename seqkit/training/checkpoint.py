@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -77,6 +78,32 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: damaged weights file ({error})") from None
 
 
+def load_finite(path: Path, own: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The same for weights that a model will compute with.
+
+    Args:
+        path: the file.
+        own: the state dict of the model as it was made; what is not finite there may be so in the file, too.
+
+    Raises:
+        UserError: the file is missing or damaged, or a tensor holds NaN or infinity.
+    """
+    weights = load_weights(path)
+    for name in not_finite(weights, own):
+        bad, of = int((~weights[name].isfinite()).sum()), weights[name].numel()
+        raise UserError(
+            f"{path}: {bad:,} of the {of:,} numbers of {name} are NaN or infinite: the weights are damaged, or the "
+            "training that made them diverged; train again"
+        )
+    return weights
+
+
+def not_finite(weights: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> list[str]:
+    """Names of the weights with a NaN or an infinity; not of those that have one in `own`, too (a mask of -inf)."""
+    bad = [name for name, value in weights.items() if not value.isfinite().all()]
+    return [name for name in bad if own is None or name not in own or bool(own[name].isfinite().all())]
+
+
 def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     """A JSON-ready copy of nested dicts, lists, tuples and scalars; tensors go to `tensors` under their path."""
     if isinstance(tree, Tensor):
@@ -87,6 +114,8 @@ def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     if isinstance(tree, (list, tuple)):
         kind = "tuple" if isinstance(tree, tuple) else "list"
         return {kind: [pack(value, tensors, f"{name}/{number}") for number, value in enumerate(tree)]}
+    if isinstance(tree, float) and not math.isfinite(tree):  # of which JSON has none
+        return {"float": repr(tree)}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return tree
     raise TypeError(f"cannot save a {type(tree).__name__} at {name or 'the top'}")
@@ -103,6 +132,8 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, value),) = tree.items()
     if kind == "tensor":
         return tensors[value]
+    if kind == "float":
+        return float(value)
     if kind == "items":
         return {key: unpack(item, tensors) for key, item in value}
     items = [unpack(item, tensors) for item in value]
@@ -202,7 +233,7 @@ class Checkpoints:
             temporary.mkdir()
             save_weights(temporary / "model.safetensors", weights)
             tensors: dict[str, Tensor] = {}
-            text = json.dumps(pack(state, tensors))
+            text = json.dumps(pack(state, tensors), allow_nan=False)
             _save_tensors(tensors, temporary / "trainer.safetensors")
             (temporary / "trainer.json").write_text(text, "utf-8")
             manifest = {path.name: digest(path) for path in sorted(temporary.iterdir())}

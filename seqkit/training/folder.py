@@ -16,7 +16,6 @@ import errno
 import glob
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from seqkit.config import UserError, nearest
-from seqkit.files import flush, read_json, write_text
+from seqkit.files import flush, read_json, to_json, write_text
 from seqkit.training.checkpoint import Checkpoints
 
 FORMAT = 1
@@ -61,9 +60,7 @@ class JsonLines:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line; floats are written so that they read back bit for bit."""
-        # JSON has no NaN and no infinity.
-        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self._file.write(to_json(record).encode() + b"\n")
         self._file.flush()
 
     def sync(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from seqkit.config import require
+from seqkit.config import require, visible
 from seqkit.training.distributed import first
 from seqkit.training.folder import JsonLines, RunFolder
 
@@ -18,10 +18,10 @@ from seqkit.training.folder import JsonLines, RunFolder
 def say(text: str) -> None:
     """One line for the person who watches, on standard error, above a bar where there is one.
 
-    Of several processes only the first one speaks.
+    Of several processes only the first one speaks. Control characters, which may come from data, are escaped.
     """
     if first():
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(visible(text), file=sys.stderr)
 
 
 class Progress:

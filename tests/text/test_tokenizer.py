@@ -296,7 +296,7 @@ def test_what_cannot_be_encoded_or_decoded() -> None:
     tokenizer = make()
     with pytest.raises(ValueError, match=r"texts\[1\]: not valid Unicode"):
         tokenizer.encode(["a", "\ud800"])
-    with pytest.raises(TypeError, match=r"texts\[0\]: expected str, got NoneType"):
+    with pytest.raises(TypeError, match=r"texts\[0\] is None; expected a str"):
         tokenizer.encode([None])  # type: ignore[list-item]
     for wrong in (-1, len(tokenizer)):
         with pytest.raises(ValueError, match="ids must lie in"):

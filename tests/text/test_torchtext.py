@@ -88,7 +88,7 @@ def test_a_special_token_in_a_text_is_none(stand_in: list[str]) -> None:
 
 def test_no_text_is_named(stand_in: list[str]) -> None:
     tokenizer = Tokenizer.train(TEXTS, TextConfig(tokenizer=NAME))
-    with pytest.raises(TypeError, match=r"^texts\[1\]: expected str, got int"):
+    with pytest.raises(TypeError, match=r"^texts\[1\] is 3; expected a str"):
         tokenizer.encode(["a", 3])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"^texts\[1\]: not valid Unicode"):
         tokenizer.encode(["a", "b \ud800"])

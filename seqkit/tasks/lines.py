@@ -1,0 +1,13 @@
+"""One line of output for each line of input, whatever a model has learned."""
+
+from __future__ import annotations
+
+
+def one_line(text: str) -> str:
+    """The text with a space for each line end inside it (all that `str.splitlines` knows), and none at its end."""
+    return " ".join(text.splitlines())
+
+
+def has_line_end(text: str) -> bool:
+    """Whether a line ends in the text, or at its end."""
+    return text.splitlines() not in ([], [text])

@@ -1,0 +1,125 @@
+"""Weights with NaN or infinity are one error wherever they are read, and what is printed as JSON is JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import seqkit
+from seqkit import run
+from seqkit.config import UserError
+from seqkit.tasks.sentiment import SentimentTask
+from seqkit.training.checkpoint import load_weights, not_finite, pack, save_weights, unpack
+
+RUNS = Path(__file__).parent / "fixtures" / "2026-11"
+KINDS = ("sentiment", "translation", "slots", "language_model")
+CPU = ("--device", "cpu")
+
+
+def spoil(file: Path, number: float) -> str:
+    """Put a number in the middle of the first float tensor; returns its name."""
+    weights = load_weights(file)
+    name = next(name for name, value in weights.items() if value.is_floating_point())
+    weights[name].flatten()[weights[name].numel() // 2] = number
+    save_weights(file, weights)
+    return name
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_not_finite_are_named(
+    tmp_path: Path, cli: Callable[..., Any], kind: str, number: float
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(RUNS / f"{kind}-finished", own)
+    name = spoil(own / "model.safetensors", number)
+    says = (
+        f"own/model.safetensors: 1 of the {load_weights(own / 'model.safetensors')[name].numel():,} numbers of {name}"
+    )
+    with pytest.raises(UserError, match=says):
+        run.load(own, device="cpu")
+    with pytest.raises(UserError, match=says):
+        run.evaluate(own, device="cpu")
+    commands = [["predict", "own"], ["evaluate", "own", "--format", "json"]]
+    if kind == "translation":
+        good = str(RUNS / "translation-finished")
+        commands += [["translate", "own"], ["translate", good, "--ensemble", "own"], ["compare", good, "own"]]
+    for command in commands:
+        done = cli(tmp_path, *command, *CPU, text="a\n")
+        assert done.returncode == 2, command
+        assert says in done.stderr.decode()
+        assert not done.stdout
+    if kind in ("sentiment", "slots"):
+        small = {"embedding": {"size": 6}, "encoder": {"hidden_size": 6}}
+        tree = {"task": "sentiment", "data": {"train": "builtin:reviews"}, "model": small, "init": {"run": str(own)}}
+        with pytest.raises(UserError, match=f"^init.run: .*{says}"):
+            seqkit.train(tree, root=tmp_path / "runs")
+
+
+@pytest.mark.parametrize("where", ["model", "step"])
+def test_average_names_the_file_that_is_not_finite(tmp_path: Path, where: str) -> None:
+    parts = {part: {"path": "builtin:reviews", "limit": 40} for part in ("train", "dev")}
+    tree = {
+        "task": "sentiment",
+        "name": "own",
+        "device": "cpu",
+        "data": parts,
+        "model": {"embedding": {"size": 4}, "encoder": {"hidden_size": 4}},
+        "training": {"steps": 6, "evaluate_every": 2, "keep_best": 3},
+    }
+    folder = seqkit.train(tree, root=tmp_path).folder
+    step = min((folder / "checkpoints").glob("step-*"))
+    file = folder / "model.safetensors" if where == "model" else step / "model.safetensors"
+    name = spoil(file, float("nan"))
+    with pytest.raises(UserError, match=f"{file}: 1 of the .* numbers of {name}"):
+        run.average(folder, device="cpu")
+    assert not (tmp_path / "own-average").exists()
+
+
+class Masked(SentimentTask):
+    """A task whose model has a mask of -inf among its buffers."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.model.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+
+
+def test_what_a_model_is_made_with_may_be_infinite(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(RUNS / "sentiment-finished", own)
+    config = (own / "config.yaml").read_text("utf-8")
+    (own / "config.yaml").write_text(config.replace("task: sentiment", f"task: {__name__}:Masked"), "utf-8")
+    weights = load_weights(own / "model.safetensors")
+    save_weights(own / "model.safetensors", {**weights, "mask": torch.tensor([0.0, -float("inf")])})
+    assert isinstance(run.load(own, device="cpu"), Masked)
+    assert not_finite({"mask": torch.tensor(float("nan")), "ids": torch.tensor([1])}) == ["mask"]
+
+
+# Translation has no answer then: its search says that no hypothesis has a finite score.
+@pytest.mark.parametrize("kind", ["sentiment", "slots", "language_model"])
+def test_json_is_json_where_finite_weights_overflow(tmp_path: Path, cli: Callable[..., Any], kind: str) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(RUNS / f"{kind}-finished", own)
+    file = own / "model.safetensors"
+    save_weights(file, {name: value.sign() * 1e38 for name, value in load_weights(file).items()})
+    commands = [["predict", "own", "--format", "jsonl"], ["evaluate", "own", "--format", "json"]]
+    for command in commands:
+        done = cli(tmp_path, *command, *CPU, text="the plot is dull\n")
+        assert done.returncode == 0, done.stderr
+        for line in done.stdout.decode().splitlines():
+            json.loads(line, parse_constant=pytest.fail)
+
+
+def test_the_state_of_a_trainer_is_json_too() -> None:
+    state = {"best": [float("inf"), -float("inf")], "mean": (float("nan"), 1.5)}
+    packed = pack(state, {})
+    found = unpack(json.loads(json.dumps(packed, allow_nan=False)), {})
+    assert found["best"] == state["best"]
+    assert found["mean"][0] != found["mean"][0]
+    assert unpack({"list": [float("inf")]}, {}) == [float("inf")]  # as earlier versions wrote it
