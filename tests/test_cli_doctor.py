@@ -142,7 +142,7 @@ LAST = "checkpoints/step-00000016"
         (change("metrics.jsonl", '{"split"', '["split"'), "metrics.jsonl", "line 1 is torn or no JSON object"),
         (lambda run: (run / "metrics.jsonl").write_text(""), "metrics.jsonl", "0 bytes; there were"),
         (remove("metrics.jsonl"), "metrics.jsonl", "missing"),
-        (cut("timing.jsonl"), "timing.jsonl", "torn"),
+        (cut("timing.jsonl", 0.4), "timing.jsonl", "torn"),
         (cut("scores.json"), "scores.json", ""),
     ],
 )

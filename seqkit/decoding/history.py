@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 
+class NoFiniteScoreError(ValueError):
+    """The step function gave a sentence no finite score."""
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """One output for one sentence.
@@ -133,7 +137,7 @@ def gather(history: History, complete: Pool, cut: Pool, n_best: int, lengths: li
         lengths: of the sources.
 
     Raises:
-        ValueError: a sentence has none, which only a step function without a finite score brings about.
+        NoFiniteScoreError: a sentence has none, which only a step function without a finite score brings about.
     """
     scores = torch.cat([complete.scores, cut.scores], dim=1)
     table = scores.tolist()
@@ -142,7 +146,7 @@ def gather(history: History, complete: Pool, cut: Pool, n_best: int, lengths: li
     for row, values in enumerate(table):
         found = [(row, place) for place, value in enumerate(values) if value > -torch.inf][:n_best]
         if not found:
-            raise ValueError(f"step: no hypothesis of sentence {row} has a finite score")
+            raise NoFiniteScoreError(f"step: no hypothesis of sentence {row} has a finite score")
         places += found
     rows, ranks = torch.tensor(places, device=scores.device).T
     ends, slots, last = (

@@ -17,7 +17,7 @@ from seqkit.models import LanguageModel, padding_mask
 from seqkit.models.encoder import valid_rows
 from seqkit.nn.sending import send
 from seqkit.tasks.lines import one_line
-from seqkit.tasks.translation_output import join_tokens
+from seqkit.tasks.translation_output import join_tokens, scores_expected
 from seqkit.text import Tokenizer
 from seqkit.training.progress import say
 
@@ -142,18 +142,19 @@ class Sampler:
         ]
         self._count += len(texts)
         device = next(self.model.parameters()).device
-        hypotheses = self.search(
-            self.model.step,
-            None,
-            None,
-            source_lengths=torch.tensor([len(row) + self.max_length for row in prompts], device=device),
-            bos_id=tokenizer.eos_id,  # what stands before every line
-            eos_id=tokenizer.eos_id,
-            unk_id=tokenizer.unk_id,
-            forbidden=(tokenizer.pad_id, tokenizer.bos_id),
-            prefix=prompts,
-            seeds=seeds,
-        )
+        with scores_expected():
+            hypotheses = self.search(
+                self.model.step,
+                None,
+                None,
+                source_lengths=torch.tensor([len(row) + self.max_length for row in prompts], device=device),
+                bos_id=tokenizer.eos_id,  # what stands before every line
+                eos_id=tokenizer.eos_id,
+                unk_id=tokenizer.unk_id,
+                forbidden=(tokenizer.pad_id, tokenizer.bos_id),
+                prefix=prompts,
+                seeds=seeds,
+            )
         return [
             self._continuation(text, len(prompt), one[0])
             for text, prompt, one in zip(texts, prompts, hypotheses, strict=True)

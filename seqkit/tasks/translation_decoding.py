@@ -15,7 +15,7 @@ from seqkit.decoding import Hypothesis, Search, StepFunction, Tree, ensemble, re
 from seqkit.models import Seq2Seq
 from seqkit.nn.sending import send
 from seqkit.tasks.translation_config import LONGEST
-from seqkit.tasks.translation_output import Translation, join_tokens, refuse_without_attention
+from seqkit.tasks.translation_output import Translation, join_tokens, refuse_without_attention, scores_expected
 from seqkit.text import Tokenizer
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
@@ -119,19 +119,20 @@ class Translator:
             refuse_without_attention()
         if differ:
             steps = [_blind(step) for step in steps]  # places in different sources cannot be averaged
-        return self.search(
-            ensemble(steps) if together else steps[0],
-            [state for state, _ in starts] if together else starts[0][0],
-            [memory for _, memory in starts] if together else starts[0][1],
-            source_lengths=lengths,
-            bos_id=self.target.bos_id,
-            eos_id=self.target.eos_id,
-            unk_id=self.target.unk_id,
-            forbidden=(self.target.pad_id, self.target.bos_id),
-            prefix=[self.prefix] * len(rows) if self.prefix else None,
-            seeds=seeds,
-            keep_attention=self.attention or self.copy_unknown,
-        )
+        with scores_expected():
+            return self.search(
+                ensemble(steps) if together else steps[0],
+                [state for state, _ in starts] if together else starts[0][0],
+                [memory for _, memory in starts] if together else starts[0][1],
+                source_lengths=lengths,
+                bos_id=self.target.bos_id,
+                eos_id=self.target.eos_id,
+                unk_id=self.target.unk_id,
+                forbidden=(self.target.pad_id, self.target.bos_id),
+                prefix=[self.prefix] * len(rows) if self.prefix else None,
+                seeds=seeds,
+                keep_attention=self.attention or self.copy_unknown,
+            )
 
     def _check_prefix(self, lengths: Tensor) -> None:
         most = self.search.limits(lengths)[1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from seqkit.config import UserError, require
+from seqkit.decoding import NoFiniteScoreError
 from seqkit.files import to_json
 from seqkit.tasks.lines import one_line
 from seqkit.text import Tokenizer
@@ -69,6 +71,19 @@ def refuse_without_attention() -> NoReturn:
     raise UserError(
         "there is no attention: this model has none, or models with different source tokens decode together"
     )
+
+
+@contextmanager
+def scores_expected() -> Iterator[None]:
+    """Around a search: a model that gives no finite score is the mistake of its training.
+
+    Raises:
+        UserError: it gives none.
+    """
+    try:
+        yield
+    except NoFiniteScoreError:
+        raise UserError("this model gives a text no finite score: its training diverged; train it again") from None
 
 
 def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:

@@ -78,7 +78,7 @@ def compare_outputs(
 
     Returns:
         lines: for each score and system the mean and 95 % interval over 1,000 samples, and for all but the first the
-        p-value of its difference from the first.
+        p-value of its difference from the first: 1 where there is none.
 
     Raises:
         UserError: sacreBLEU is not installed, or two systems have the same name.
@@ -103,6 +103,8 @@ def compare_outputs(
     for metric, results in scores.items():
         lines.append(f"{metric}  {signatures[metric].format(short=False)}")
         for name, result in zip(names, results, strict=True):
-            value = "" if result.p_value is None else f"  p = {result.p_value:.4f}"
+            # sacreBLEU counts what is above the difference: where that is 0 it would find p = 0.001 for equal outputs.
+            p = 1.0 if result.score == results[0].score else result.p_value
+            value = "" if result.p_value is None else f"  p = {p:.4f}"
             lines.append(f"  {name}: {result.score:.2f}  (mean {result.mean:.2f} +- {result.ci:.2f}){value}")
     return lines

@@ -17,7 +17,7 @@ from seqkit.config import UserError
 from seqkit.files import replace_file
 from seqkit.training.ahead import Ahead
 from seqkit.training.averaging import MovingAverage, average_weights
-from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, save_weights, seed_all
+from seqkit.training.checkpoint import Checkpoints, copy_weights, load_finite, save_weights, seed_all
 from seqkit.training.devices import failure, kept_random, repeatable
 from seqkit.training.distributed import (
     gathered,
@@ -371,13 +371,15 @@ class Trainer:
         self._prune()  # a process that was killed right after it had saved has not
         model = self.task.model
         self.task.settle()
-        chosen = on_first(lambda: load_weights(self._checkpoints.weights(self._chosen())))
+        own = dict(model.named_buffers())  # in which infinity may be meant
+        chosen = on_first(lambda: load_finite(self._checkpoints.weights(self._chosen()), own))
         model.load_state_dict(chosen)
         self.average = None  # the chosen weights are averages already
         scores = self._scores()
         averaged = False
         if self.config.average_best and len(state.best) > 1:
-            mean = on_first(lambda: average_weights([self._checkpoints.weights(step) for _, step in state.best]))
+            files = [self._checkpoints.weights(step) for _, step in state.best]
+            mean = on_first(lambda: average_weights(files, own))
             model.load_state_dict(mean)
             mean_scores = self._scores()
             sign = 1 if self.config.more_is_better else -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqkit import run
 from seqkit.config import UserError
 from seqkit.decoding import Hypothesis, Search
 from seqkit.tasks.translation_decoding import Translator
@@ -140,3 +142,23 @@ def test_a_bootstrap_finds_the_better_system_and_no_difference_where_there_is_no
     assert len(values) == 4
     assert values[0] == values[2] == pytest.approx(0.001, abs=0.001)
     assert values[1] > 0.05
+
+
+@pytest.mark.parametrize("change", ["none", "case", "spaces"])
+def test_where_nothing_differs_p_is_one(change: str) -> None:
+    references = [f"the {word} dog sees a {word} cat ." for word in ("old", "young", "red", "blue", "small")] * 4
+    outputs = [text.replace("sees", "hears") for text in references]
+    copies = {"none": outputs, "case": [text.upper() for text in outputs], "spaces": [f"{text}  " for text in outputs]}
+    systems = {"run": outputs, "copy": copies[change], "better": references}
+    lines = compare_outputs(systems, references, lowercase=True, tokenize="13a")
+    for name, p in (("copy", 1.0), ("better", 0.001)):
+        found = [float(line.partition("p = ")[2]) for line in lines if line.strip().startswith(name)]
+        assert found == pytest.approx([p, p], abs=1e-4), lines
+
+
+def test_a_run_is_like_its_copy(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        shutil.copytree(Path(__file__).parents[1] / "fixtures/2026-11/translation-finished", folder)
+    lines = run.compare(first, second, device="cpu")
+    assert [line.partition("p = ")[2] for line in lines if "p = " in line] == ["1.0000", "1.0000"]
