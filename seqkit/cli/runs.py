@@ -36,9 +36,9 @@ def train(
         _show(run.train(config, *(overrides or []), overwrite=overwrite))
         return
     runs = []
-    for own in run.seed_configs(config, overrides or [], seeds, overwrite=overwrite):
-        runs.append(run.train(config, *own, overwrite=overwrite))
-        show_scores(f"{own[-2]} test" if runs[-1].test else f"{own[-2]} dev", runs[-1].test or runs[-1].dev)
+    for seed, made in run.train_seeds(config, overrides or [], seeds, overwrite=overwrite):
+        runs.append(made)
+        show_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
     for part in ("dev", "test"):
         table = [getattr(one, part) for one in runs]
         for name in table[0]:

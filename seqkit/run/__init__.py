@@ -2,7 +2,7 @@
 
 from seqkit.run.averaging import Average, average
 from seqkit.run.configs import read_config
-from seqkit.run.training import Run, resume, seed_configs, train
+from seqkit.run.training import Run, resume, train, train_seeds
 from seqkit.run.using import compare, evaluate, load, load_predictor, load_translator
 from seqkit.training.devices import device_trouble
 from seqkit.training.distributed import first
@@ -20,6 +20,6 @@ __all__ = [
     "load_translator",
     "read_config",
     "resume",
-    "seed_configs",
     "train",
+    "train_seeds",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from seqkit.training import RunFolder, Stopped, Trainer, pick_device
 from seqkit.training.checkpoint import Checkpoints, seed_all
 from seqkit.training.distributed import held, on_all, on_first, start
 from seqkit.training.progress import say
+from seqkit.training.reservation import Reservation, clear, reserve
 from seqkit.training.state import check_settings
 from seqkit.training.transfer import Given
 
@@ -64,10 +66,14 @@ def train(
     """
     start()
     checked, kind = on_all(lambda: read_config(source, overrides))
+    with on_first(lambda: reserve(checked.name, kind.kind, root=root, overwrite=overwrite)) as reserved:
+        return _train(reserved, checked, kind)
+
+
+def _train(reserved: Reservation, checked: RunConfig, kind: type[RunTask]) -> Run:
     on_all(lambda: pick_device(checked.device))
-    folder = on_first(lambda: RunFolder.choose(checked.name, kind.kind, root=root, overwrite=overwrite))
     task = on_all(lambda: _build(checked, kind), in_turn=True)
-    on_first(lambda: _begin(folder, checked, task))
+    folder = on_first(lambda: _begin(reserved, checked, task))
     say(f"run folder: {folder}")
     return _fit(task, checked, folder)
 
@@ -83,36 +89,45 @@ def _build(checked: RunConfig, kind: type[RunTask]) -> RunTask:
     return task
 
 
-def _begin(folder: RunFolder, checked: RunConfig, task: RunTask) -> None:
+def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolder:
     """Make the run folder; it appears whole or not at all."""
     try:
-        with folder.made() as new:
+        with reserved.made() as new:
             write_text(new.config, config.dump(task.config))
             task.save(new.path)
             about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
             new.describe({**about, **_fingerprints(task), "config": task.config.model_dump(mode="json")})
     except OSError as error:
-        raise Stopped(f"{folder}: cannot be written ({error}); nothing is left of it") from error
+        raise Stopped(f"{reserved.path}: cannot be written ({error}); nothing is left of it") from error
+    return new
 
 
-def seed_configs(
-    source: str | Path, overrides: list[str], seeds: int, *, overwrite: bool, root: str | Path = "runs"
-) -> list[list[str]]:
-    """The overrides of each of several runs that differ in their seed: NAME-seedN, NAME being the file's by default.
+def train_seeds(
+    source: str | Path, overrides: list[str], seeds: int, *, overwrite: bool = False, root: str | Path = "runs"
+) -> Iterator[tuple[int, Run]]:
+    """Train several runs that differ in their seed: NAME-seedN, NAME being the file's by default.
+
+    Yields:
+        each seed with its run, when it has ended.
 
     Raises:
         UserError: a name is taken; found before the first of them trains.
+        Stopped: see `train`.
     """
     start()
     checked, kind = on_all(lambda: read_config(source, overrides))
     base = checked.name or Path(source).stem
-    own = [
-        [*overrides, f"seed={seed}", f"name={base}-seed{seed}"] for seed in range(checked.seed, checked.seed + seeds)
-    ]
-    for texts in own:
-        name = texts[-1].removeprefix("name=")
-        on_first(lambda name=name: RunFolder.choose(name, kind.kind, root=root, overwrite=overwrite))  # type: ignore[misc]
-    return own
+    with ExitStack() as stack:
+        names = {seed: f"{base}-seed{seed}" for seed in range(checked.seed, checked.seed + seeds)}
+        own = {}
+        for seed, name in names.items():
+            reserved = on_first(lambda name=name: reserve(name, kind.kind, root=root, overwrite=overwrite))  # type: ignore[misc]
+            own[seed] = stack.enter_context(reserved)
+        for seed, reserved in own.items():
+            texts = [*overrides, f"seed={seed}", f"name={names[seed]}"]
+            one, _ = on_all(lambda texts=texts: read_config(source, texts))  # type: ignore[misc]
+            with reserved:
+                yield seed, _train(reserved, one, kind)
 
 
 def resume(path: str | Path, *overrides: str) -> Run:
@@ -129,6 +144,7 @@ def resume(path: str | Path, *overrides: str) -> Run:
     start()
     folder = on_all(lambda: _trained(path))
     with held(folder.locked()):
+        on_first(lambda: clear(folder.path))
         checked, kind, changes = on_all(lambda: read_change(folder, list(overrides)))
         task = on_all(lambda: _rebuild(folder, checked, kind), in_turn=True)
         on_first(lambda: _record(folder, checked, changes))

@@ -12,25 +12,20 @@ runs/NAME/
 
 from __future__ import annotations
 
-import errno
-import glob
 import json
 import logging
 import math
 import os
 import re
-import shutil
-import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from seqkit.config import UserError, nearest
-from seqkit.files import flush, read_json, write_text
+from seqkit.files import read_json, write_text
 from seqkit.training.checkpoint import Checkpoints
+from seqkit.training.locks import Gone, Held, take_lock
 
 FORMAT = 1
 
@@ -76,96 +71,30 @@ class JsonLines:
 
 
 class RunFolder:
-    """The paths of one run. `choose` and `make` begin a new one, `open` checks one that exists.
+    """The paths of one run. A `Reservation` makes a new one, `open` checks one that exists.
 
     Args:
         path: the folder.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.config = self.path / "config.yaml"
-        self.weights = self.path / "model.safetensors"
-        self.checkpoints = self.path / "checkpoints"
-        self.metrics = self.path / "metrics.jsonl"
-        self.timing = self.path / "timing.jsonl"
+        self.move(Path(path))
         self._lock: IO[str] | None = None
+
+    def move(self, path: Path) -> None:
+        """The folder has another name now; a lock that is held stays with it."""
+        self.path = path
+        self.config = path / "config.yaml"
+        self.weights = path / "model.safetensors"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}  # another process gets the paths; the lock stays here
 
     def __str__(self) -> str:
         return str(self.path)
-
-    @classmethod
-    def choose(cls, name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False) -> RunFolder:
-        """Where a new run would go: `root/name`, without a name the first free of `root/kind-1`, `root/kind-2`, ...
-
-        Nothing is made yet, so that a mistake found later leaves nothing behind.
-
-        Raises:
-            UserError: the name is no plain file name, or is taken and may not be replaced.
-        """
-        root = Path(root)
-        if name is None:
-            number = next(number for number in count(1) if not (root / f"{kind}-{number}").exists())
-            return cls(root / f"{kind}-{number}")
-        check_name(name)
-        path = root / name
-        if path.exists() and not overwrite:
-            raise UserError(
-                f"{path}: this run exists already; continue it with `seqkit resume {path}`, replace it with "
-                "--overwrite, or choose another name=..."
-            )
-        if path.exists() and (path.is_symlink() or not (path / "run.json").exists()):
-            raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
-        return cls(path)
-
-    @contextmanager
-    def made(self) -> Iterator[RunFolder]:
-        """A new folder under a temporary name; with what is in it when the block ends it becomes this run, whole.
-
-        A process that is killed before leaves a hidden folder, which goes when a run of this name is made again. A run
-        that `choose` allowed to be replaced is deleted.
-
-        Raises:
-            UserError: the file system refuses, or another process trains there or has just made it.
-            OSError: at the end of the block.
-        """
-        new, old = (
-            RunFolder(self.path.with_name(f".{self.path.name}.{os.getpid()}.{kind}")) for kind in ("new", "old")
-        )
-        replaces = (self.path / "run.json").exists()
-        if replaces:
-            self.lock()
-        try:
-            self._sweep()
-            new.checkpoints.mkdir(parents=True)
-            new.lock()
-            yield new
-            if replaces:
-                os.replace(self.path, old.path)
-            os.rename(new.path, self.path)
-            flush(self.path.parent)
-        except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                raise UserError(f"{self}: another process has just made this run; start again") from None
-            if not new.lock_is_held:
-                raise UserError(f"{self}: cannot make the run folder ({error.strerror})") from None
-            raise
-        finally:
-            if old.path.exists() and not self.path.exists():
-                os.replace(old.path, self.path)
-            for folder in (self, new):
-                folder.unlock()
-            for folder in (new, old):
-                shutil.rmtree(folder.path, ignore_errors=True)
-
-    def _sweep(self) -> None:
-        """Delete what killed processes left of a run of this name."""
-        pattern = glob.escape(f".{self.path.name}.") + "*"
-        for path in self.path.parent.glob(pattern):
-            if path.suffix in (".new", ".old"):
-                folder = RunFolder(path)
-                with suppress(UserError), folder.locked():  # held: a process that makes it at this moment
-                    shutil.rmtree(path, ignore_errors=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -228,11 +157,7 @@ class RunFolder:
             UserError: another process holds it; the message names that process. The folder cannot be written.
         """
         try:
-            self._lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held until unlock)
-            self._claim(self._lock)
-            self._lock.truncate(0)
-            self._lock.write(f"{os.getpid()} {socket.gethostname()}")
-            self._lock.flush()
+            self._lock = take_lock(self.path / ".lock")
             for path in self.path.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
             Checkpoints(self.checkpoints).recover()
@@ -242,37 +167,10 @@ class RunFolder:
                 f"{self}: cannot be written ({error.strerror}); nothing was changed. Make it writable, or go on with "
                 "a copy of it elsewhere"
             ) from None
-        except UserError:
-            self.unlock()
-            raise
-
-    def _claim(self, file: IO[str]) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows, which has no such lock
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self}: process {self._owner(file)} is training in this folder") from None
-        except OSError as error:
-            _log.warning("%s: this file system has no locks (%s): let no second process train here", self, error)
-            return
-        with suppress(OSError):
-            if os.path.samestat(os.stat(self.path / ".lock"), os.fstat(file.fileno())):
-                return
-        raise UserError(f"{self}: another process has just replaced this run; start again")
-
-    @staticmethod
-    def _owner(file: IO[str]) -> str:
-        """The process that holds the lock, with its computer where that is not this one."""
-        for _ in range(20):  # it may have the lock and not have written its name yet
-            file.seek(0)
-            owner, _, host = file.read().strip().partition(" ")
-            if owner:
-                return f"{owner} on {host}" if host not in ("", socket.gethostname()) else owner
-            time.sleep(0.01)
-        return "unknown"
+        except Held as held:
+            raise UserError(f"{self}: process {held} is training in this folder") from None
+        except Gone:
+            raise UserError(f"{self}: another process has just replaced this run; start again") from None
 
     def unlock(self) -> None:
         """Give the lock back."""
@@ -287,7 +185,7 @@ def _missing(path: Path) -> str:
         return ""
     if path.exists():
         return "this is a file; expected a run folder, such as runs/NAME"
-    siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+    siblings = [str(other) for other in path.parent.glob("[!.]*")] if path.parent.is_dir() else []
     hint = nearest(str(path), siblings)
     if not hint and (Path("runs") / path).is_dir():
         hint = f"; did you mean 'runs/{path}'?"

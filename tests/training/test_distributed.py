@@ -139,6 +139,10 @@ def test_a_mistake_is_told_once_and_stops_all(two: Path) -> None:
     assert poisoned[0][1].count("train.tsv:") == 6
 
 
+def test_the_first_process_reserves_and_leaves_nothing(two: Path) -> None:
+    assert list((two / "two").glob(".*")) == []
+
+
 def test_each_process_has_masks_of_its_own(two: Path) -> None:
     saved = Checkpoints(two / "two/sentiment-early/checkpoints").load(11)[1]
     states = [state["torch"] for state in saved["random"]["processes"]]
