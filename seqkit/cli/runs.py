@@ -23,7 +23,9 @@ app.add_typer(configs, name="config")
 def train(
     config: Config,
     overrides: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run of the same name, once the new one has weights.")
+    ] = False,
     seeds: Annotated[
         int | None,
         typer.Option(min=1, help="Train so many times, with seeds from `seed` on; print mean and deviation."),

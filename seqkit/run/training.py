@@ -53,7 +53,7 @@ def train(
     Args:
         source: path of a YAML file, or the same as a dict.
         overrides: `KEY.PATH=VALUE` texts, such as `training.epochs=3`.
-        overwrite: replace a run of the same name.
+        overwrite: replace a run of the same name, at the first checkpoint of the new one.
         root: the folder of runs.
 
     Raises:
@@ -74,7 +74,8 @@ def _train(reserved: Reservation, checked: RunConfig, kind: type[RunTask]) -> Ru
     on_all(lambda: pick_device(checked.device))
     task = on_all(lambda: _build(checked, kind), in_turn=True)
     folder = on_first(lambda: _begin(reserved, checked, task))
-    say(f"run folder: {folder}")
+    later = "" if folder.becomes is None else " (still the run before, which is replaced at the first checkpoint)"
+    say(f"run folder: {folder}{later}")
     return _fit(task, checked, folder)
 
 

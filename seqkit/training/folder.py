@@ -17,8 +17,9 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,20 +71,30 @@ class JsonLines:
         self._file.close()
 
 
+class Busy(UserError):
+    """Another process trains in a run folder."""
+
+
 class RunFolder:
     """The paths of one run. A `Reservation` makes a new one, `open` checks one that exists.
 
     Args:
         path: the folder.
+
+    Attributes:
+        becomes: the name that it will take; it is hidden until then.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, becomes: Path | None = None) -> None:
         self.move(Path(path))
+        self.becomes = becomes
+        self.swap: Callable[[], object] | None = None  # puts it in the place of an earlier run
+        self._told = False
         self._lock: IO[str] | None = None
 
     def move(self, path: Path) -> None:
         """The folder has another name now; a lock that is held stays with it."""
-        self.path = path
+        self.path, self.becomes = path, None
         self.config = path / "config.yaml"
         self.weights = path / "model.safetensors"
         self.checkpoints = path / "checkpoints"
@@ -91,10 +102,36 @@ class RunFolder:
         self.timing = path / "timing.jsonl"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None}  # another process gets the paths; the lock stays here
+        return {**self.__dict__, "_lock": None, "swap": None}  # another process gets the paths; the lock stays here
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.becomes or self.path)
+
+    def take_place(self) -> bool:
+        """Put this run in the place of the earlier one of its name; False while another process trains in that.
+
+        The caller has to `move` it, in every process.
+        """
+        if self.swap is None:
+            return False
+        try:
+            self.swap()
+        except Busy as busy:
+            if not self._told:
+                _log.warning("%s; the new run takes its place when that process has ended", busy)
+            self._told = True
+            return False
+        self.swap = None
+        return True
+
+    def kept(self) -> str:
+        """What there is to go on from, for a message."""
+        if self.becomes is not None:
+            return f"nothing is kept of it, and {self} is still the run that was to be replaced"
+        last = Checkpoints(self.checkpoints).latest()
+        if last is None:
+            return f"there is no checkpoint yet: `seqkit resume {self}` begins anew"
+        return f"the checkpoint of step {last} is whole: `seqkit resume {self}` goes on from there"
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -105,6 +142,7 @@ class RunFolder:
         """
         path = Path(path)
         try:
+            put_back(path)
             problem = _missing(path)
         except (OSError, ValueError) as error:  # too long; a NUL or half of a surrogate pair in it
             raise UserError(f"{str(path)[:100]!r}: no such run folder ({error})") from None
@@ -154,7 +192,8 @@ class RunFolder:
         With the lock, what a killed process left half-written is cleared away.
 
         Raises:
-            UserError: another process holds it; the message names that process. The folder cannot be written.
+            Busy: another process holds it; the message names that process.
+            UserError: the folder cannot be written.
         """
         try:
             self._lock = take_lock(self.path / ".lock")
@@ -168,7 +207,7 @@ class RunFolder:
                 "a copy of it elsewhere"
             ) from None
         except Held as held:
-            raise UserError(f"{self}: process {held} is training in this folder") from None
+            raise Busy(f"{self}: process {held} is training in this folder") from None
         except Gone:
             raise UserError(f"{self}: another process has just replaced this run; start again") from None
 
@@ -177,6 +216,23 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def hidden(path: Path, kind: str) -> Path:
+    """What lies beside a run while it is made, under a name that no run can have; see `Reservation`."""
+    return path.with_name(f".{path.name}~{kind}")
+
+
+def put_back(path: Path) -> None:
+    """Give an old run its name again, if a process was killed between the two renames that replace it."""
+    old = hidden(path, "old") if path.name else path
+    for _ in range(20):
+        if os.path.lexists(path) or not old.exists():
+            return
+        with suppress(Held, Gone, OSError), take_lock(hidden(path, "lock")):
+            if not os.path.lexists(path):
+                os.rename(old, path)
+        time.sleep(0.01)  # held: a process that is about to put the new one there
 
 
 def _missing(path: Path) -> str:

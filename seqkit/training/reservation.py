@@ -3,7 +3,8 @@
 Beside runs/NAME lie, while a run of this name is made, hidden files whose names no run can have:
 
   .NAME~lock    the reservation, a lock that dies with its process
-  .NAME~new     the run that is being made
+  .NAME~new     the run that is being made; where it replaces another one, until its first checkpoint
+  .NAME~old     that other one, for a moment, where a file system cannot change two names in one step
 
 They belong to whoever holds the lock, so that what a killed process has left of them goes when the name is taken again.
 """
@@ -22,8 +23,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from seqkit.config import UserError
-from seqkit.files import flush
-from seqkit.training.folder import RunFolder, check_name
+from seqkit.files import exchange, flush
+from seqkit.training.folder import RunFolder, check_name, hidden
 from seqkit.training.locks import Gone, Held, take_lock
 
 
@@ -49,20 +50,20 @@ class Reservation:
         try:
             self._lock = self._take()
             self._sweep()
-        except OSError as error:
-            self.release()
-            raise UserError(f"{path}: cannot make the run folder ({error.strerror})") from None
+        except BaseException as error:
+            if self._lock is not None:
+                self._lock.close()
+            if isinstance(error, OSError):
+                raise UserError(f"{path}: cannot make the run folder ({error.strerror})") from None
+            raise
 
     def _take(self) -> IO[str]:
         for _ in range(1000):
             # One that gives up at this moment deletes the lock, and the folder of runs if that is empty.
             with suppress(Gone, FileNotFoundError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                return take_lock(self._hidden("lock"))
+                return take_lock(hidden(self.path, "lock"))
         raise OSError(errno.ENOENT, "the lock of its name disappears again and again")
-
-    def _hidden(self, kind: str) -> Path:
-        return self.path.with_name(f".{self.path.name}~{kind}")
 
     def __getstate__(self) -> dict[str, Any]:
         # Of several processes the first one has the lock, and does what is done here.
@@ -74,9 +75,11 @@ class Reservation:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
-        if self.folder is not None:
-            self.folder.unlock()
+        try:
+            self.release()
+        finally:
+            if self.folder is not None:
+                self.folder.unlock()
 
     def release(self) -> None:
         """Give the name back; what was made of a run that does not bear it yet is deleted."""
@@ -84,7 +87,7 @@ class Reservation:
             try:
                 self._sweep()
                 with suppress(OSError):  # Windows keeps a file that is open
-                    self._hidden("lock").unlink(missing_ok=True)
+                    hidden(self.path, "lock").unlink(missing_ok=True)
             finally:
                 self._lock.close()
                 self._lock = None
@@ -94,7 +97,11 @@ class Reservation:
 
     def _sweep(self) -> None:
         """Delete what is hidden of a run of this name."""
-        shutil.rmtree(self._hidden("new"), ignore_errors=True)
+        old = hidden(self.path, "old")
+        if old.exists() and not _taken(self.path):
+            os.rename(old, self.path)
+        for path in (hidden(self.path, "new"), old):
+            shutil.rmtree(path, ignore_errors=True)
         earlier = re.compile(rf"\.{re.escape(self.path.name)}\.\d+\.(new|old)")  # what earlier versions left
         for path in self.path.parent.glob(".*.*.*"):
             if earlier.fullmatch(path.name):
@@ -105,13 +112,14 @@ class Reservation:
     def made(self) -> Iterator[RunFolder]:
         """A new folder under a hidden name; with what is in it when the block ends it becomes the run, whole.
 
-        The run is locked, and stays so until the reservation's own block ends.
+        Where there is a run to be replaced, the new one stays hidden until its `take_place`. It is locked, and stays so
+        until the reservation's own block ends.
 
         Raises:
             UserError: the file system refuses; something has got this name meanwhile.
             OSError: at the end of the block.
         """
-        new = RunFolder(self._hidden("new"))
+        new = RunFolder(hidden(self.path, "new"), self.path)
         try:
             new.checkpoints.mkdir(parents=True)
             new.lock()
@@ -120,30 +128,46 @@ class Reservation:
         self.folder = new
         try:
             yield new
-            self._place(new)
+            if self.replaces:
+                new.swap = self._swap
+            else:
+                self._place()
+                new.move(self.path)
         except BaseException:
             new.unlock()
             shutil.rmtree(new.path, ignore_errors=True)
             raise
-        self.release()
+        if not self.replaces:
+            self.release()
 
-    def _place(self, new: RunFolder) -> None:
-        old = self._hidden("old")
-        if self.replaces:
-            with RunFolder(self.path).locked():
-                os.replace(self.path, old)
+    def _place(self) -> None:
         try:
-            os.rename(new.path, self.path)
-            new.move(self.path)
-            flush(self.path.parent)
+            os.rename(hidden(self.path, "new"), self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise UserError(f"{self.path}: something has just got this name; start again") from None
             raise
-        finally:
-            if old.exists() and not self.path.exists():
-                os.replace(old, self.path)
-            shutil.rmtree(old, ignore_errors=True)
+        flush(self.path.parent)
+
+    def _swap(self) -> None:
+        """The new run takes the name, and the old one is deleted; at every moment one of the two can be opened.
+
+        Raises:
+            Busy: a process trains in the old one.
+            UserError: what has the name is no run.
+        """
+        new, old = hidden(self.path, "new"), hidden(self.path, "old")
+        if not _taken(self.path):  # somebody has deleted it
+            self._place()
+        else:
+            check_run(self.path)
+            with RunFolder(self.path).locked():
+                if exchange(new, self.path):
+                    flush(self.path.parent)
+                else:
+                    os.rename(self.path, old)  # a process killed here leaves this to `put_back`
+                    self._place()
+        self.release()
 
 
 def reserve(name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False) -> Reservation:
@@ -160,9 +184,11 @@ def reserve(name: str | None, kind: str, *, root: str | Path = "runs", overwrite
             not be replaced.
     """
     root = Path(root)
+    if name is not None:
+        check_name(name)
+    _sweep(root)
     if name is None:
         return next(found for number in count(1) if (found := _free(root / f"{kind}-{number}")) is not None)
-    check_name(name)
     path = root / name
     if not overwrite and _taken(path):  # said even where nothing can be locked
         raise UserError(_exists(path))
@@ -174,8 +200,7 @@ def reserve(name: str | None, kind: str, *, root: str | Path = "runs", overwrite
         if _taken(path):
             if not overwrite:
                 raise UserError(_exists(path))
-            if path.is_symlink() or not (path / "run.json").exists():
-                raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
+            check_run(path)
             with RunFolder(path).locked():
                 reserved.replaces = True
     except BaseException:
@@ -209,9 +234,25 @@ def _exists(path: Path) -> str:
     )
 
 
+def check_run(path: Path) -> None:
+    """Refuse to replace what is no run.
+
+    Raises:
+        UserError: there is no run.json, or the folder itself lies elsewhere.
+    """
+    if path.is_symlink() or not (path / "run.json").exists():
+        raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
+
+
 def clear(path: Path) -> None:
     """Delete what a killed process left beside a run, unless somebody makes a run of this name at this moment."""
-    hidden = path.with_name(f".{path.name}~lock")
-    if hidden.exists():
+    if any(hidden(path, kind).exists() for kind in ("lock", "new", "old")):
         with suppress(Held, UserError):
             Reservation(path).release()
+
+
+def _sweep(root: Path) -> None:
+    """Delete the half-made runs of killed processes, of whatever name."""
+    for path in root.glob(".*~*"):
+        if path.name.endswith(("~new", "~old")):
+            clear(path.with_name(path.name[1:-4]))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,14 +21,22 @@ from hypothesis import strategies as st
 
 from seqkit import run
 from seqkit.config import UserError
+from seqkit.files import exchange
+from seqkit.run.doctor import doctor
+from seqkit.tasks.slots import SlotsTask
 from seqkit.training.folder import RunFolder
 from seqkit.training.reservation import Reservation, clear, reserve
+from seqkit.training.signals import Stopped
+from seqkit.training.update import Updater
 
 
 def test_run_folders(tmp_path: Path) -> None:
     def create(name: str | None, overwrite: bool = False) -> RunFolder:
-        with reserve(name, "sentiment", root=tmp_path, overwrite=overwrite) as reserved, reserved.made() as folder:
-            pass
+        with reserve(name, "sentiment", root=tmp_path, overwrite=overwrite) as reserved:
+            with reserved.made() as folder:
+                pass
+            if folder.take_place():
+                folder.move(reserved.path)
         return folder
 
     assert create(None).path.name == "sentiment-1"
@@ -62,11 +72,13 @@ def test_run_folders(tmp_path: Path) -> None:
 
 
 def make(path: Path, content: str, failure: BaseException | None = None) -> None:
-    with reserve(path.name, "", root=path.parent, overwrite=True) as reserved, reserved.made() as new:
-        new.config.write_text(content)
-        new.describe({})
-        if failure:
-            raise failure
+    with reserve(path.name, "", root=path.parent, overwrite=True) as reserved:
+        with reserved.made() as new:
+            new.config.write_text(content)
+            new.describe({})
+            if failure:
+                raise failure
+        new.take_place()
 
 
 def test_a_run_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -192,6 +204,174 @@ def test_threads_that_come_and_go_never_share_a_name(tmp_path: Path) -> None:
         thread.join()
     assert errors == []
     assert [path for path in tmp_path.rglob("*") if path.name != "runs"] == []
+
+
+# --- replacing a run ------------------------------------------------------------------------------------------------
+
+
+def small(data: Path, **training: Any) -> dict[str, Any]:
+    return {
+        "task": "slots",
+        "name": "r",
+        "device": "cpu",
+        "data": {"train": str(data / "snips/train.jsonl"), "batch_size": 20},
+        "model": {"embedding": {"size": 4}, "encoder": {"cell": "rnn", "hidden_size": 4}},
+        "training": {"steps": 4, "metric": "loss", "checkpoint_every": 2, **training},
+    }
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def seed_of(folder: Path) -> int:
+    return int(RunFolder.open(folder).about()["config"]["seed"])
+
+
+@contextmanager
+def at_update(number: int, call: Callable[[], object]) -> Iterator[None]:
+    """Call before an update, numbered from 0."""
+    update = Updater.__call__
+
+    def changed(self: Updater, window: Any, step: int, *rest: Any) -> Any:
+        if step == number:
+            call()
+        return update(self, window, step, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Updater, "__call__", changed)
+        yield
+
+
+@pytest.fixture
+def old(generated_data: Path, tmp_path: Path) -> Path:
+    """A finished run of seed 1."""
+    return run.train({**small(generated_data), "seed": 1}, root=tmp_path).folder
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broke"), KeyboardInterrupt()])
+@pytest.mark.parametrize("early", ["data", "update"])
+def test_a_new_run_that_dies_early_leaves_the_old_one(
+    old: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch, early: str, error: BaseException
+) -> None:
+    before = content(old)
+
+    def die(*arguments: Any) -> None:
+        raise error
+
+    with at_update(1, die):
+        if early == "data":
+            monkeypatch.setattr(SlotsTask, "report", die)
+        with pytest.raises(type(error)):
+            run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+    assert content(old) == before
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_a_name_means_the_old_run_until_the_new_one_has_weights(
+    old: Path, generated_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(step: int) -> None:
+        assert run.load(old) is not None
+        resumed = run.resume(old) if step == 1 else None
+        assert resumed is None or resumed.folder == old
+        seen.append((step, seed_of(old)))
+
+    with ExitStack() as stack:
+        for step in range(4):
+            stack.enter_context(at_update(step, lambda step=step: look(step)))  # type: ignore[misc]
+        found = run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+    assert seen == [(0, 1), (1, 1), (2, 2), (3, 2)]
+    assert found.folder == old
+    assert f"run folder: {old} (still the run before" in capsys.readouterr().err
+    assert json.loads((old / "scores.json").read_text())["step"] == 4
+    assert list(old.parent.iterdir()) == [old]
+    with RunFolder(old).locked():  # given back
+        pass
+
+
+def test_a_name_is_said_in_messages_and_not_the_hidden_one(old: Path, generated_data: Path) -> None:
+    for step, kept in ((1, "still the run that was to be replaced"), (3, f"`seqkit resume {old}` goes on")):
+
+        def spoil() -> None:
+            raise OSError(28, "full")
+
+        with at_update(step, spoil), pytest.raises(Stopped) as stopped:
+            run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+        assert kept in str(stopped.value)
+        assert "~" not in str(stopped.value)
+
+
+def test_a_run_that_somebody_resumes_is_replaced_when_that_has_ended(
+    old: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = RunFolder(old)
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.unlock() if seconds == 1 else None)
+    with at_update(1, other.lock), at_update(3, lambda: seeds.append(seed_of(old))):
+        seeds: list[int] = []
+        run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+    assert seeds == [1]
+    assert seed_of(old) == 2
+    assert caplog.text.count("is training in this folder; the new run takes its place when that process has ended") == 1
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_a_stop_while_somebody_resumes_the_old_run_says_what_is_kept(old: Path, generated_data: Path) -> None:
+    other = RunFolder(old)
+    before = content(old)
+    stop = at_update(1, lambda: (other.lock(), os.kill(os.getpid(), signal.SIGTERM)))
+    with stop, pytest.raises(Stopped, match=r"nothing is kept of it, and .*r is still the run") as stopped:
+        run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+    other.unlock()
+    assert stopped.value.exit_code == 143
+    assert content(old) == before
+    assert list(old.parent.iterdir()) == [old]
+
+
+def test_tensorboard_follows_a_run_to_its_name(old: Path, generated_data: Path) -> None:
+    pytest.importorskip("tensorboard")
+    tree = {**small(generated_data, tensorboard=True, log_every=1), "seed": 2}
+    run.train(tree, root=old.parent, overwrite=True)
+    assert list((old / "tensorboard").iterdir())
+    assert list(old.parent.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("look", [RunFolder.open, run.load, run.evaluate, run.resume, doctor])
+def test_a_kill_between_two_renames_is_mended_by_whoever_looks(
+    old: Path, generated_data: Path, look: Callable[[Path], object]
+) -> None:
+    """Where a file system cannot change two names in one step."""
+    shutil.copytree(old, old.with_name(".r~new"))
+    os.rename(old, old.with_name(".r~old"))
+    if look is run.evaluate:
+        look = lambda path: run.evaluate(path, str(generated_data / "snips/test.jsonl"))  # noqa: E731
+    look(old)
+    assert seed_of(old) == 1
+
+
+def test_what_killed_trainings_left_goes_at_the_next_start(old: Path) -> None:
+    for name in (".other~new", ".r~old", ".third~lock"):
+        (old.parent / name).mkdir() if name.endswith(("new", "old")) else (old.parent / name).touch()
+    os.rename(old, old.with_name(".fourth~old"))
+    with reserve(None, "kind", root=old.parent):
+        names = sorted(path.name for path in old.parent.iterdir())
+    assert names == [".kind-1~lock", ".third~lock", "fourth", "r"]
+
+
+def test_names_are_exchanged_or_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    done = exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a/x").read_text() == ("b" if done else "a")
+    if done:
+        with pytest.raises(FileNotFoundError):
+            exchange(tmp_path / "a", tmp_path / "c")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not exchange(tmp_path / "a", tmp_path / "b")
 
 
 # --- real processes -------------------------------------------------------------------------------------------------
