@@ -22,12 +22,21 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, and put it in the place of `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
+        write_with_umask(temporary, write)
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_with_umask(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file that has the mode which the umask gives, whatever a library thinks of it."""
+    path.touch()
+    mode = path.stat().st_mode  # the umask itself can only be read by changing it for the whole process
+    write(path)
+    if path.stat().st_mode != mode:
+        path.chmod(mode & 0o7777)
 
 
 def exchange(one: Path, other: Path) -> bool:

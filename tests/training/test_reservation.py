@@ -206,6 +206,22 @@ def test_threads_that_come_and_go_never_share_a_name(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.name != "runs"] == []
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(generated_data: Path, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        for number, name in enumerate(("made", "replaced")):
+            tree = {**small(generated_data, keep_best=2, evaluate_every=2), "name": "r"}
+            tree["data"]["dev"] = str(generated_data / "snips/dev.jsonl")
+            folder = run.train({**tree, "seed": number + 1}, root=tmp_path, overwrite=name == "replaced").folder
+            run.resume(folder)
+            mean = run.average(folder, name=name).folder
+            for path in (*folder.rglob("*"), *mean.rglob("*")):
+                assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
+    finally:
+        os.umask(before)
+
+
 # --- replacing a run ------------------------------------------------------------------------------------------------
 
 
