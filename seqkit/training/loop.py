@@ -306,6 +306,7 @@ class Trainer:
             Stopped: the disk refuses; the checkpoint before is whole.
         """
         state, model = self.state, self.task.model
+        what = f"the checkpoint of step {state.step}"
         try:
             state.sizes = on_first(self._progress.sizes)
             saved = {"state": asdict(state), **self.updater.state(), "random": random_states()}
@@ -319,15 +320,14 @@ class Trainer:
             plain = self.task.export(weights)
             saved["own_form"] = {name: value for name, value in weights.items() if name not in plain}
             self._checkpoints.save(state.step, plain, saved)
+            what = f"{self.folder.weights.name} after step {state.step}"
             self._prune()
             source = self._checkpoints.weights(self._chosen())
             on_first(lambda: replace_file(self.folder.weights, lambda path: copyfile(source, path)))
             self._take_place()
         except OSError as error:
-            raise Stopped(
-                f"{self.folder}: cannot write the checkpoint of step {state.step} ({error.strerror or error}); "
-                f"{self.folder.kept()}"
-            ) from error
+            why = f"cannot write {what} ({error.strerror or error})"
+            raise Stopped(f"{self.folder}: {why}; {self.folder.kept()}") from error
 
     def _take_place(self) -> None:
         """A run that replaces another one gets its name as soon as it has weights."""
