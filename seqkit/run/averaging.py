@@ -62,7 +62,8 @@ def _average(
             "more are kept with training.keep_best=5 (and dev data)"
         )
     name = name or f"{folder.path.resolve().name}-average"
-    with reserve(name, kind.kind, root=folder.path.parent) as reserved:
+    other = "choose another name with --to"
+    with reserve(name, kind.kind, root=folder.path.parent, other=other) as reserved:
         return _write(reserved, folder, checked, kind, steps, device)
 
 

@@ -27,6 +27,8 @@ from seqkit.files import exchange, flush
 from seqkit.training.folder import RunFolder, check_name, hidden
 from seqkit.training.locks import Gone, Held, take_lock
 
+_OTHER = "choose another name=..."
+
 
 class Reservation:
     """A name that this process alone may give to a new run. A context: at its end it gives the name back.
@@ -170,7 +172,9 @@ class Reservation:
         self.release()
 
 
-def reserve(name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False) -> Reservation:
+def reserve(
+    name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False, other: str | None = None
+) -> Reservation:
     """Take the name of a new run: `name`, or without one the first free of `kind-1`, `kind-2`, ...
 
     Args:
@@ -178,6 +182,7 @@ def reserve(name: str | None, kind: str, *, root: str | Path = "runs", overwrite
         kind: the start of the names of runs without one.
         root: the folder of runs.
         overwrite: a run that has this name may be replaced.
+        other: how to choose another name with a command that can only do that.
 
     Raises:
         UserError: the name is no plain file name, another process makes a run of this name, or there is one that may
@@ -190,16 +195,18 @@ def reserve(name: str | None, kind: str, *, root: str | Path = "runs", overwrite
     if name is None:
         return next(found for number in count(1) if (found := _free(root / f"{kind}-{number}")) is not None)
     path = root / name
+    ways = other or f"continue it with `seqkit resume {path}`, replace it with --overwrite, or {_OTHER}"
+    taken = UserError(f"{path}: this run exists already; {ways}")
     if not overwrite and _taken(path):  # said even where nothing can be locked
-        raise UserError(_exists(path))
+        raise taken
     try:
         reserved = Reservation(path)
     except Held as held:
-        raise UserError(f"{path}: process {held} is making this run; wait for it, or choose another name=...") from None
+        raise UserError(f"{path}: process {held} is making this run; wait for it, or {other or _OTHER}") from None
     try:
         if _taken(path):
             if not overwrite:
-                raise UserError(_exists(path))
+                raise taken
             check_run(path)
             with RunFolder(path).locked():
                 reserved.replaces = True
@@ -225,13 +232,6 @@ def _free(path: Path) -> Reservation | None:
 
 def _taken(path: Path) -> bool:
     return os.path.lexists(path)
-
-
-def _exists(path: Path) -> str:
-    return (
-        f"{path}: this run exists already; continue it with `seqkit resume {path}`, replace it with --overwrite, or "
-        "choose another name=..."
-    )
 
 
 def check_run(path: Path) -> None:
