@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,7 +27,7 @@ def train(
     ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Train so many times, with seeds from `seed` on; print mean and deviation."),
+        typer.Option(min=1, help="Train so many times, with seeds from `seed` on; mean and deviation."),
     ] = None,
 ) -> None:
     """Train what a YAML file describes, and score it."""
@@ -37,16 +36,15 @@ def train(
     if seeds is None:
         _show(run.train(config, *(overrides or []), overwrite=overwrite))
         return
-    runs = []
-    for seed, made in run.train_seeds(config, overrides or [], seeds, overwrite=overwrite):
-        runs.append(made)
+
+    def ended(seed: int, made: Run) -> None:
         show_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
-    for part in ("dev", "test"):
-        table = [getattr(one, part) for one in runs]
-        for name in table[0]:
-            values = [scores[name] for scores in table]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            tell(f"{part} {name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, {seeds} seeds")
+
+    found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, ended=ended)
+    for part, spreads in (("dev", found.dev), ("test", found.test)):
+        for name, spread in spreads.items():
+            tell(f"{part} {name}: mean {spread.mean:.4f}, standard deviation {spread.deviation:.4f}, {seeds} seeds")
+    tell(f"summary: {found.file}")
 
 
 @app.command(epilog="Example: seqkit resume runs/first training.epochs=20")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,11 @@ def train(
     start()
     checked, kind = on_all(lambda: read_config(source, overrides))
     with on_first(lambda: reserve(checked.name, kind.kind, root=root, overwrite=overwrite)) as reserved:
-        return _train(reserved, checked, kind)
+        return train_reserved(reserved, checked, kind)
 
 
-def _train(reserved: Reservation, checked: RunConfig, kind: type[RunTask]) -> Run:
+def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask]) -> Run:
+    """Train into a folder whose name is reserved; see `train`."""
     on_all(lambda: pick_device(checked.device))
     task = on_all(lambda: _build(checked, kind), in_turn=True)
     folder = on_first(lambda: _begin(reserved, checked, task))
@@ -97,38 +98,17 @@ def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolde
             write_text(new.config, config.dump(task.config))
             task.save(new.path)
             about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
+            about["asked"] = asked(checked)
             new.describe({**about, **_fingerprints(task), "config": task.config.model_dump(mode="json")})
     except OSError as error:
         raise Stopped(f"{reserved.path}: cannot be written ({error}); nothing is left of it") from error
     return new
 
 
-def train_seeds(
-    source: str | Path, overrides: list[str], seeds: int, *, overwrite: bool = False, root: str | Path = "runs"
-) -> Iterator[tuple[int, Run]]:
-    """Train several runs that differ in their seed: NAME-seedN, NAME being the file's by default.
-
-    Yields:
-        each seed with its run, when it has ended.
-
-    Raises:
-        UserError: a name is taken; found before the first of them trains.
-        Stopped: see `train`.
-    """
-    start()
-    checked, kind = on_all(lambda: read_config(source, overrides))
-    base = checked.name or Path(source).stem
-    with ExitStack() as stack:
-        names = {seed: f"{base}-seed{seed}" for seed in range(checked.seed, checked.seed + seeds)}
-        own = {}
-        for seed, name in names.items():
-            reserved = on_first(lambda name=name: reserve(name, kind.kind, root=root, overwrite=overwrite))  # type: ignore[misc]
-            own[seed] = stack.enter_context(reserved)
-        for seed, reserved in own.items():
-            texts = [*overrides, f"seed={seed}", f"name={names[seed]}"]
-            one, _ = on_all(lambda texts=texts: read_config(source, texts))  # type: ignore[misc]
-            with reserved:
-                yield seed, _train(reserved, one, kind)
+def asked(checked: RunConfig) -> str:
+    """A digest of a configuration as the user gave it, before a task filled in what it finds in the data."""
+    text = json.dumps(checked.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def resume(path: str | Path, *overrides: str) -> Run:
