@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_TO = ("os.replace", "os.rename", "save_file")  # their second argument is what they write
+_TO = ("os.replace", "os.rename", "save_file", "exchange")  # their second argument is what they write
 
 
 class Injection:
@@ -26,11 +26,11 @@ class Injection:
     module's forward pass in evaluation mode), `train` (each update) and `start` (file operations before the first).
 
     Args:
-        plan: `kill` (an event; with `step` and `nth`: the nth such event once `step` updates are made; with `until`:
-            before that update, if there was no such event), or at the start of update `step` (from 0): `signals`
-            (numbers), `delay` (a kill after so many seconds), `error` (an exception), `nan` (in a gradient), `ballast`
-            (a file that fills the disk), `wait` (as long as a file is there); `clock` (a seed): every clock jumps. {}
-            only counts.
+        plan: `kill` (an event, or `any`; with `step` and `nth`: the nth such event once `step` updates are made; with
+            `until`: before that update, if there was no such event), or at the start of update `step` (from 0):
+            `signals` (numbers), `delay` (a kill after so many seconds), `error` (an exception), `nan` (in a gradient),
+            `ballast` (a file that fills the disk), `wait` (as long as a file is there); `clock` (a seed): every clock
+            jumps. {} only counts.
         journal: file to which every checkpoint that is complete is written, and at the end the number of events.
         die: what a kill is.
     """
@@ -50,7 +50,7 @@ class Injection:
         self.totals[kind] = self.totals.get(kind, 0) + 1
         self.largest[kind] = max(self.largest.get(kind, 0), self.counts[kind])
         plan = self.plan
-        if plan.get("kill") == kind and self.step >= plan.get("step", -1):
+        if plan.get("kill") in (kind, "any") and self.step >= plan.get("step", -1):
             self.hits += 1
             if self.hits == plan["nth"]:
                 last()
@@ -81,12 +81,13 @@ class Injection:
         """Wrap what is to be disturbed; `patch` sets an attribute of an object."""
         import torch
 
-        from seqkit.training import checkpoint, update
+        from seqkit.training import checkpoint, reservation, update
         from seqkit.training.folder import JsonLines
 
         for module, name in ((os, "replace"), (os, "rename"), (os, "fsync"), (shutil, "rmtree")):
             patch(module, name, self.operation(f"{module.__name__}.{name}", getattr(module, name)))
         patch(checkpoint, "save_file", self.operation("save_file", checkpoint.save_file))
+        patch(reservation, "exchange", self.operation("exchange", reservation.exchange))
         for name in ("mkdir", "unlink", "write_text"):
             patch(Path, name, self.operation(name, getattr(Path, name)))
         append, call = JsonLines.append, update.Updater.__call__

@@ -28,6 +28,7 @@ from seqkit.training import RunFolder, Trainer
 from seqkit.training.checkpoint import Checkpoints
 from seqkit.training.folder import check_name
 from seqkit.training.foreign import read_state_dict
+from seqkit.training.reservation import reserve
 
 
 class CheckpointTarget(Target):
@@ -293,9 +294,9 @@ class NamesTarget(Target):
 
     def make(self, name: str) -> None:
         check_name(name)
-        folder = RunFolder.choose(name, "x", root=self.root)
         shutil.rmtree(self.root, ignore_errors=True)
-        folder.path.mkdir(parents=True)
+        with reserve(name, "x", root=self.root) as reserved, reserved.made():
+            pass
         made = [path.name for path in self.root.iterdir()]
         if made != [name]:
             raise Broken(f"{name!r} made {made}")

@@ -94,13 +94,62 @@ def test_config_commands(cli: Cli, home: Path) -> None:
 
 
 def test_several_seeds_print_mean_and_deviation(cli: Cli, home: Path) -> None:
-    done = cli(home, "train", "c.yaml", "name=many", "training.epochs=1", "--seeds", "2")
+    command = ["train", "c.yaml", "name=many", "training.epochs=1", "--seeds", "2"]
+    done = cli(home, *command)
     assert done.returncode == 0, done.stderr
     scores = [
         json.loads((home / f"runs/many-seed{seed}/scores.json").read_text())["test"]["accuracy"] for seed in (1, 2)
     ]
     assert f"test accuracy: mean {sum(scores) / 2:.4f}".encode() in done.stdout
     assert f"standard deviation {abs(scores[0] - scores[1]) / 2**0.5:.4f}".encode() in done.stdout
+    assert b"summary: runs/many-seeds.json" in done.stdout
+    summary = json.loads((home / "runs/many-seeds.json").read_text())
+    assert summary["runs"] == {"1": "many-seed1", "2": "many-seed2"}
+    assert summary["test"]["accuracy"]["values"] == scores
+    assert summary["test"]["accuracy"]["mean"] == pytest.approx(sum(scores) / 2)
+    assert set(summary["dev"]) == set(summary["test"])
+    again = cli(home, *command[:-1], "3")  # more seeds: those that are there are kept
+    assert again.returncode == 0, again.stderr
+    assert json.loads((home / "runs/many-seeds.json").read_text())["test"]["accuracy"]["values"][:2] == scores
+    other = cli(home, *command, "training.optimizer.lr=0.1")
+    assert other.returncode == 2
+    assert b"runs/many-seed1: this run exists already" in other.stderr
+
+
+def test_several_seeds_that_were_killed_go_on_by_the_same_command(cli: Cli, home: Path) -> None:
+    command = [
+        "train",
+        "c.yaml",
+        "name=S",
+        "training.epochs=2",
+        "training.checkpoint_every=3",
+        "seed=4",
+        "--seeds",
+        "3",
+    ]
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom seqkit.cli import main\n"
+        "from seqkit.training.update import Updater\ncall = Updater.__call__\n"
+        "def changed(self, window, step, *rest):\n"
+        "    if step == 5 and Path('runs/S-seed5').exists(): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return call(self, window, step, *rest)\n"
+        "Updater.__call__ = changed\nmain(sys.argv[1:])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=home, capture_output=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (home / "runs/S-seeds.json").exists()
+    done = cli(home, *command)
+    assert done.returncode == 0, done.stderr
+    assert b"runs/S-seed5: continuing after step 3" in done.stderr
+    assert sorted(path.name for path in (home / "runs").glob("*S-*")) == [
+        *(f"S-seed{seed}" for seed in (4, 5, 6)),
+        "S-seeds.json",
+    ]
+    whole = cli(home, *[text.replace("name=S", "name=whole") for text in command])
+    assert whole.returncode == 0, whole.stderr
+    for part in ("dev", "test"):
+        summaries = [json.loads((home / f"runs/{name}-seeds.json").read_text())[part] for name in ("S", "whole")]
+        assert summaries[0] == summaries[1]
 
 
 @pytest.mark.parametrize(

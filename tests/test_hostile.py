@@ -35,6 +35,7 @@ from seqkit.text import TextConfig, Tokenizer, load_vectors
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import Checkpoints, load_weights
 from seqkit.training.folder import check_name
+from seqkit.training.reservation import reserve
 
 PACKAGE = Path(seqkit.__file__).parent
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -315,7 +316,7 @@ def test_a_run_name_cannot_lead_out_of_its_folder(tmp_path: Path, name: str) -> 
     with pytest.raises(UserError, match="is not a plain name"):
         check_name(name)
     with pytest.raises(UserError, match="is not a plain name"):
-        RunFolder.choose(name, "x", root=tmp_path / "runs")
+        reserve(name, "x", root=tmp_path / "runs")
 
 
 @given(st.text(st.sampled_from("a.-_/\\~漢 é\0\n1"), max_size=8))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,10 +23,12 @@ app.add_typer(configs, name="config")
 def train(
     config: Config,
     overrides: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run of the same name.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run of the same name, once the new one has weights.")
+    ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Train so many times, with seeds from `seed` on; print mean and deviation."),
+        typer.Option(min=1, help="Train so many times, with seeds from `seed` on; mean and deviation."),
     ] = None,
 ) -> None:
     """Train what a YAML file describes, and score it."""
@@ -36,16 +37,15 @@ def train(
     if seeds is None:
         _show(run.train(config, *(overrides or []), overwrite=overwrite))
         return
-    runs = []
-    for own in run.seed_configs(config, overrides or [], seeds, overwrite=overwrite):
-        runs.append(run.train(config, *own, overwrite=overwrite))
-        show_scores(f"{own[-2]} test" if runs[-1].test else f"{own[-2]} dev", runs[-1].test or runs[-1].dev)
-    for part in ("dev", "test"):
-        table = [getattr(one, part) for one in runs]
-        for name in table[0]:
-            values = [scores[name] for scores in table]
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            tell(f"{part} {name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, {seeds} seeds")
+
+    def ended(seed: int, made: Run) -> None:
+        show_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
+
+    found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, ended=ended)
+    for part, spreads in (("dev", found.dev), ("test", found.test)):
+        for name, spread in spreads.items():
+            tell(f"{part} {name}: mean {spread.mean:.4f}, standard deviation {spread.deviation:.4f}, {seeds} seeds")
+    tell(f"summary: {found.file}")
 
 
 @app.command(epilog="Example: seqkit resume runs/first training.epochs=20")

@@ -2,7 +2,8 @@
 
 from seqkit.run.averaging import Average, average
 from seqkit.run.configs import read_config
-from seqkit.run.training import Run, resume, seed_configs, train
+from seqkit.run.seeds import Seeds, train_seeds
+from seqkit.run.training import Run, resume, train
 from seqkit.run.using import compare, evaluate, load, load_predictor, load_translator
 from seqkit.training.devices import device_trouble
 from seqkit.training.distributed import first
@@ -10,6 +11,7 @@ from seqkit.training.distributed import first
 __all__ = [
     "Average",
     "Run",
+    "Seeds",
     "average",
     "compare",
     "device_trouble",
@@ -20,6 +22,6 @@ __all__ = [
     "load_translator",
     "read_config",
     "resume",
-    "seed_configs",
     "train",
+    "train_seeds",
 ]

@@ -15,6 +15,7 @@ from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
+from seqkit.training.reservation import Reservation, reserve
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,20 @@ def _average(
             "more are kept with training.keep_best=5 (and dev data)"
         )
     name = name or f"{folder.path.resolve().name}-average"
-    new = RunFolder.choose(name, kind.kind, root=folder.path.parent)
+    other = "choose another name with --to"
+    with reserve(name, kind.kind, root=folder.path.parent, other=other) as reserved:
+        return _write(reserved, folder, checked, kind, steps, device)
+
+
+def _write(
+    reserved: Reservation,
+    folder: RunFolder,
+    checked: RunConfig,
+    kind: type[RunTask],
+    steps: list[int],
+    device: str,
+) -> Average:
+    checkpoints = Checkpoints(folder.checkpoints)
     task = kind.create(checked, folder.path, fresh=False)
     task.model.to(pick_device(device)).eval()
     own = task.model.state_dict()
@@ -71,10 +85,10 @@ def _average(
         task.adopt(state)
         with torch.no_grad():
             scores.append(task.evaluate())
-    with new.made() as made:
-        write_text(made.config, config.dump(checked.model_copy(update={"name": name})))
+    with reserved.made() as made:
+        write_text(made.config, config.dump(checked.model_copy(update={"name": reserved.path.name})))
         task.save(made.path)
         replace_file(made.weights, lambda path: save_weights(path, weights))
         write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
         made.describe({**folder.about(), "averaged": steps})
-    return Average(new.path, steps, *scores)
+    return Average(made.path, steps, *scores)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from seqkit.training import RunFolder, Stopped, Trainer, pick_device
 from seqkit.training.checkpoint import Checkpoints, seed_all
 from seqkit.training.distributed import held, on_all, on_first, start
 from seqkit.training.progress import say
+from seqkit.training.reservation import Reservation, clear, reserve
 from seqkit.training.state import check_settings
 from seqkit.training.transfer import Given
 
@@ -50,7 +53,7 @@ def train(
     Args:
         source: path of a YAML file, or the same as a dict.
         overrides: `KEY.PATH=VALUE` texts, such as `training.epochs=3`.
-        overwrite: replace a run of the same name.
+        overwrite: replace a run of the same name, at the first checkpoint of the new one.
         root: the folder of runs.
 
     Raises:
@@ -63,12 +66,18 @@ def train(
     """
     start()
     checked, kind = on_all(lambda: read_config(source, overrides))
+    with on_first(lambda: reserve(checked.name, kind.kind, root=root, overwrite=overwrite)) as reserved:
+        return train_reserved(reserved, checked, kind)
+
+
+def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask]) -> Run:
+    """Train into a folder whose name is reserved; see `train`."""
     on_all(lambda: pick_device(checked.device))
     on_all(lambda: _check_needs(checked, kind))
-    folder = on_first(lambda: RunFolder.choose(checked.name, kind.kind, root=root, overwrite=overwrite))
     task = on_all(lambda: _build(checked, kind), in_turn=True)
-    on_first(lambda: _begin(folder, checked, task))
-    say(f"run folder: {folder}")
+    folder = on_first(lambda: _begin(reserved, checked, task))
+    later = "" if folder.becomes is None else " (still the run before, which is replaced at the first checkpoint)"
+    say(f"run folder: {folder}{later}")
     return _fit(task, checked, folder)
 
 
@@ -95,36 +104,24 @@ def _build(checked: RunConfig, kind: type[RunTask]) -> RunTask:
     return task
 
 
-def _begin(folder: RunFolder, checked: RunConfig, task: RunTask) -> None:
+def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolder:
     """Make the run folder; it appears whole or not at all."""
     try:
-        with folder.made() as new:
+        with reserved.made() as new:
             write_text(new.config, config.dump(task.config))
             task.save(new.path)
             about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
+            about["asked"] = asked(checked)
             new.describe({**about, **_fingerprints(task), "config": task.config.model_dump(mode="json")})
     except OSError as error:
-        raise Stopped(f"{folder}: cannot be written ({error}); nothing is left of it") from error
+        raise Stopped(f"{reserved.path}: cannot be written ({error}); nothing is left of it") from error
+    return new
 
 
-def seed_configs(
-    source: str | Path, overrides: list[str], seeds: int, *, overwrite: bool, root: str | Path = "runs"
-) -> list[list[str]]:
-    """The overrides of each of several runs that differ in their seed: NAME-seedN, NAME being the file's by default.
-
-    Raises:
-        UserError: a name is taken; found before the first of them trains.
-    """
-    start()
-    checked, kind = on_all(lambda: read_config(source, overrides))
-    base = checked.name or Path(source).stem
-    own = [
-        [*overrides, f"seed={seed}", f"name={base}-seed{seed}"] for seed in range(checked.seed, checked.seed + seeds)
-    ]
-    for texts in own:
-        name = texts[-1].removeprefix("name=")
-        on_first(lambda name=name: RunFolder.choose(name, kind.kind, root=root, overwrite=overwrite))  # type: ignore[misc]
-    return own
+def asked(checked: RunConfig) -> str:
+    """A digest of a configuration as the user gave it, before a task filled in what it finds in the data."""
+    text = json.dumps(checked.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def resume(path: str | Path, *overrides: str) -> Run:
@@ -141,6 +138,7 @@ def resume(path: str | Path, *overrides: str) -> Run:
     start()
     folder = on_all(lambda: _trained(path))
     with held(folder.locked()):
+        on_first(lambda: clear(folder.path))
         checked, kind, changes = on_all(lambda: read_change(folder, list(overrides)))
         on_all(lambda: _check_needs(checked, kind))
         task = on_all(lambda: _rebuild(folder, checked, kind), in_turn=True)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqkit.config import UserError
-from seqkit.files import flush, read_json
+from seqkit.files import flush, read_json, write_with_umask
 from seqkit.training.devices import device_random, set_device_random
 
 
@@ -56,7 +56,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     try:
-        save_file(tensors, path, metadata=metadata)
+        write_with_umask(path, lambda place: save_file(tensors, place, metadata=metadata))  # it would give 0600
     except SafetensorError as error:  # the library's name for a write that failed
         raise OSError(str(error)) from error
 

@@ -12,24 +12,20 @@ runs/NAME/
 
 from __future__ import annotations
 
-import errno
-import glob
 import json
 import logging
 import os
 import re
-import shutil
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from seqkit.config import UserError, nearest
-from seqkit.files import flush, read_json, to_json, write_text
+from seqkit.files import read_json, to_json, write_text
 from seqkit.training.checkpoint import Checkpoints
+from seqkit.training.locks import Gone, Held, take_lock
 
 FORMAT = 1
 
@@ -72,97 +68,67 @@ class JsonLines:
         self._file.close()
 
 
+class Busy(UserError):
+    """Another process trains in a run folder."""
+
+
 class RunFolder:
-    """The paths of one run. `choose` and `make` begin a new one, `open` checks one that exists.
+    """The paths of one run. A `Reservation` makes a new one, `open` checks one that exists.
 
     Args:
         path: the folder.
+
+    Attributes:
+        becomes: the name that it will take; it is hidden until then.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.config = self.path / "config.yaml"
-        self.weights = self.path / "model.safetensors"
-        self.checkpoints = self.path / "checkpoints"
-        self.metrics = self.path / "metrics.jsonl"
-        self.timing = self.path / "timing.jsonl"
+    def __init__(self, path: str | Path, becomes: Path | None = None) -> None:
+        self.move(Path(path))
+        self.becomes = becomes
+        self.swap: Callable[[], object] | None = None  # puts it in the place of an earlier run
+        self._told = False
         self._lock: IO[str] | None = None
 
+    def move(self, path: Path) -> None:
+        """The folder has another name now; a lock that is held stays with it."""
+        self.path, self.becomes = path, None
+        self.config = path / "config.yaml"
+        self.weights = path / "model.safetensors"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.timing = path / "timing.jsonl"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None, "swap": None}  # another process gets the paths; the lock stays here
+
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.becomes or self.path)
 
-    @classmethod
-    def choose(cls, name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False) -> RunFolder:
-        """Where a new run would go: `root/name`, without a name the first free of `root/kind-1`, `root/kind-2`, ...
+    def take_place(self) -> bool:
+        """Put this run in the place of the earlier one of its name; False while another process trains in that.
 
-        Nothing is made yet, so that a mistake found later leaves nothing behind.
-
-        Raises:
-            UserError: the name is no plain file name, or is taken and may not be replaced.
+        The caller has to `move` it, in every process.
         """
-        root = Path(root)
-        if name is None:
-            number = next(number for number in count(1) if not (root / f"{kind}-{number}").exists())
-            return cls(root / f"{kind}-{number}")
-        check_name(name)
-        path = root / name
-        if path.exists() and not overwrite:
-            raise UserError(
-                f"{path}: this run exists already; continue it with `seqkit resume {path}`, replace it with "
-                "--overwrite, or choose another name=..."
-            )
-        if path.exists() and (path.is_symlink() or not (path / "run.json").exists()):
-            raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
-        return cls(path)
-
-    @contextmanager
-    def made(self) -> Iterator[RunFolder]:
-        """A new folder under a temporary name; with what is in it when the block ends it becomes this run, whole.
-
-        A process that is killed before leaves a hidden folder, which goes when a run of this name is made again. A run
-        that `choose` allowed to be replaced is deleted.
-
-        Raises:
-            UserError: the file system refuses, or another process trains there or has just made it.
-            OSError: at the end of the block.
-        """
-        new, old = (
-            RunFolder(self.path.with_name(f".{self.path.name}.{os.getpid()}.{kind}")) for kind in ("new", "old")
-        )
-        replaces = (self.path / "run.json").exists()
-        if replaces:
-            self.lock()
+        if self.swap is None:
+            return False
         try:
-            self._sweep()
-            new.checkpoints.mkdir(parents=True)
-            new.lock()
-            yield new
-            if replaces:
-                os.replace(self.path, old.path)
-            os.rename(new.path, self.path)
-            flush(self.path.parent)
-        except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                raise UserError(f"{self}: another process has just made this run; start again") from None
-            if not new.lock_is_held:
-                raise UserError(f"{self}: cannot make the run folder ({error.strerror})") from None
-            raise
-        finally:
-            if old.path.exists() and not self.path.exists():
-                os.replace(old.path, self.path)
-            for folder in (self, new):
-                folder.unlock()
-            for folder in (new, old):
-                shutil.rmtree(folder.path, ignore_errors=True)
+            self.swap()
+        except Busy as busy:
+            if not self._told:
+                _log.warning("%s; the new run takes its place when that process has ended", busy)
+            self._told = True
+            return False
+        self.swap = None
+        return True
 
-    def _sweep(self) -> None:
-        """Delete what killed processes left of a run of this name."""
-        pattern = glob.escape(f".{self.path.name}.") + "*"
-        for path in self.path.parent.glob(pattern):
-            if path.suffix in (".new", ".old"):
-                folder = RunFolder(path)
-                with suppress(UserError), folder.locked():  # held: a process that makes it at this moment
-                    shutil.rmtree(path, ignore_errors=True)
+    def kept(self) -> str:
+        """What there is to go on from, for a message."""
+        if self.becomes is not None:
+            return f"nothing is kept of it, and {self} is still the run that was to be replaced"
+        last = Checkpoints(self.checkpoints).latest()
+        if last is None:
+            return f"there is no checkpoint yet: `seqkit resume {self}` begins anew"
+        return f"the checkpoint of step {last} is whole: `seqkit resume {self}` goes on from there"
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -173,6 +139,7 @@ class RunFolder:
         """
         path = Path(path)
         try:
+            put_back(path)
             problem = _missing(path)
         except (OSError, ValueError) as error:  # too long; a NUL or half of a surrogate pair in it
             raise UserError(f"{str(path)[:100]!r}: no such run folder ({error})") from None
@@ -222,14 +189,11 @@ class RunFolder:
         With the lock, what a killed process left half-written is cleared away.
 
         Raises:
-            UserError: another process holds it; the message names that process. The folder cannot be written.
+            Busy: another process holds it; the message names that process.
+            UserError: the folder cannot be written.
         """
         try:
-            self._lock = open(self.path / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held until unlock)
-            self._claim(self._lock)
-            self._lock.truncate(0)
-            self._lock.write(f"{os.getpid()} {socket.gethostname()}")
-            self._lock.flush()
+            self._lock = take_lock(self.path / ".lock")
             for path in self.path.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
             Checkpoints(self.checkpoints).recover()
@@ -239,37 +203,10 @@ class RunFolder:
                 f"{self}: cannot be written ({error.strerror}); nothing was changed. Make it writable, or go on with "
                 "a copy of it elsewhere"
             ) from None
-        except UserError:
-            self.unlock()
-            raise
-
-    def _claim(self, file: IO[str]) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows, which has no such lock
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{self}: process {self._owner(file)} is training in this folder") from None
-        except OSError as error:
-            _log.warning("%s: this file system has no locks (%s): let no second process train here", self, error)
-            return
-        with suppress(OSError):
-            if os.path.samestat(os.stat(self.path / ".lock"), os.fstat(file.fileno())):
-                return
-        raise UserError(f"{self}: another process has just replaced this run; start again")
-
-    @staticmethod
-    def _owner(file: IO[str]) -> str:
-        """The process that holds the lock, with its computer where that is not this one."""
-        for _ in range(20):  # it may have the lock and not have written its name yet
-            file.seek(0)
-            owner, _, host = file.read().strip().partition(" ")
-            if owner:
-                return f"{owner} on {host}" if host not in ("", socket.gethostname()) else owner
-            time.sleep(0.01)
-        return "unknown"
+        except Held as held:
+            raise Busy(f"{self}: process {held} is training in this folder") from None
+        except Gone:
+            raise UserError(f"{self}: another process has just replaced this run; start again") from None
 
     def unlock(self) -> None:
         """Give the lock back."""
@@ -278,13 +215,30 @@ class RunFolder:
             self._lock = None
 
 
+def hidden(path: Path, kind: str) -> Path:
+    """What lies beside a run while it is made, under a name that no run can have; see `Reservation`."""
+    return path.with_name(f".{path.name}~{kind}")
+
+
+def put_back(path: Path) -> None:
+    """Give an old run its name again, if a process was killed between the two renames that replace it."""
+    old = hidden(path, "old") if path.name else path
+    for _ in range(20):
+        if os.path.lexists(path) or not old.exists():
+            return
+        with suppress(Held, Gone, OSError), take_lock(hidden(path, "lock")):
+            if not os.path.lexists(path):
+                os.rename(old, path)
+        time.sleep(0.01)  # held: a process that is about to put the new one there
+
+
 def _missing(path: Path) -> str:
     """Why this is no folder, empty where it is one."""
     if path.is_dir():
         return ""
     if path.exists():
         return "this is a file; expected a run folder, such as runs/NAME"
-    siblings = [str(other) for other in path.parent.glob("*")] if path.parent.is_dir() else []
+    siblings = [str(other) for other in path.parent.glob("[!.]*")] if path.parent.is_dir() else []
     hint = nearest(str(path), siblings)
     if not hint and (Path("runs") / path).is_dir():
         hint = f"; did you mean 'runs/{path}'?"

@@ -83,8 +83,8 @@ class Trainer:
         self.state = State()
         self.updater = Updater(task, config, self.device)
         self.average = MovingAverage(task.model, config.ema) if config.ema else None
-        checkpoints = Checkpoints(self.folder.checkpoints)
-        self._checkpoints = relayed(checkpoints, ("damaged", "is_whole", "latest", "load", "prune", "save", "steps"))
+        self._store = Checkpoints(self.folder.checkpoints)
+        self._checkpoints = relayed(self._store, ("damaged", "is_whole", "latest", "load", "prune", "save", "steps"))
         self._restored = self._asked = False
         self._batch = ""  # the shapes of the one in work
         self._ahead: Ahead | None = None
@@ -171,15 +171,15 @@ class Trainer:
                     self._leave()
                 return result
         except OSError as error:
-            raise Stopped(f"{self.folder}: {error}; {self._kept()}") from error
+            raise Stopped(f"{self.folder}: {error}; {self.folder.kept()}") from error
         except (Exception, KeyboardInterrupt) as error:
             if is_lost(error):
-                raise Stopped(f"another process is gone; its own message says why. {self._kept()}") from None
-            if (why := failure(error, self.device, self._batch, self._kept)) is not None:
+                raise Stopped(f"another process is gone; its own message says why. {self.folder.kept()}") from None
+            if (why := failure(error, self.device, self._batch, self.folder.kept)) is not None:
                 raise Stopped(f"step {self.state.step + 1}: {why}") from error
             if not isinstance(error, Stopped):
                 cause = "" if isinstance(error, KeyboardInterrupt) else " by an error"
-                say(f"{self.folder}: stopped in update {self.state.step + 1}{cause}; {self._kept()}")
+                say(f"{self.folder}: stopped in update {self.state.step + 1}{cause}; {self.folder.kept()}")
             raise
         finally:
             self.updater.freezing.release()
@@ -213,7 +213,7 @@ class Trainer:
                 done = self.updater(window, state.step, self._total, state.plateau_factor, self._fetch)
             except NotFinite as error:
                 examples = gathered(self.task.describe(error.batch) if error.batch is not None else [])
-                raise quiet(not_finite(state.step + 1, str(error), examples, self._kept())) from None
+                raise quiet(not_finite(state.step + 1, str(error), examples, self.folder.kept())) from None
             state.count(done.losses, done.norm, done.rate)
             if self.average and not done.skipped:
                 self.average.update()
@@ -306,14 +306,11 @@ class Trainer:
             Stopped: the disk refuses; the checkpoint before is whole.
         """
         state, model = self.state, self.task.model
+        what = f"the checkpoint of step {state.step}"
         try:
             state.sizes = on_first(self._progress.sizes)
-            saved = {
-                "state": asdict(state),
-                **self.updater.state(),
-                "random": random_states(),
-                "made_with": surroundings(self.device),
-            }
+            saved = {"state": asdict(state), **self.updater.state(), "random": random_states()}
+            saved["made_with"] = surroundings(self.device)
             weights = dict(model.state_dict())
             if self.average:
                 saved["average"] = self.average.state()
@@ -323,24 +320,24 @@ class Trainer:
             plain = self.task.export(weights)
             saved["own_form"] = {name: value for name, value in weights.items() if name not in plain}
             self._checkpoints.save(state.step, plain, saved)
+            what = f"{self.folder.weights.name} after step {state.step}"
             self._prune()
             source = self._checkpoints.weights(self._chosen())
             on_first(lambda: replace_file(self.folder.weights, lambda path: copyfile(source, path)))
+            self._take_place()
         except OSError as error:
-            raise Stopped(
-                f"{self.folder}: cannot write the checkpoint of step {state.step} ({error.strerror or error}); "
-                f"{self._kept()}"
-            ) from error
+            why = f"cannot write {what} ({error.strerror or error})"
+            raise Stopped(f"{self.folder}: {why}; {self.folder.kept()}") from error
+
+    def _take_place(self) -> None:
+        """A run that replaces another one gets its name as soon as it has weights."""
+        if self.folder.becomes is not None and on_first(self.folder.take_place):
+            self.folder.move(self.folder.becomes)
+            self._store.folder = self.folder.checkpoints
+            self._progress.moved(self.folder)
 
     def _prune(self) -> None:
         self._checkpoints.prune({self.state.step, *(step for _, step in self.state.best)})
-
-    def _kept(self) -> str:
-        """What there is to go on from, for a message."""
-        last = Checkpoints(self.folder.checkpoints).latest()  # a process may ask that alone
-        if last is None:
-            return f"there is no checkpoint yet: `seqkit resume {self.folder}` begins anew"
-        return f"the checkpoint of step {last} is whole: `seqkit resume {self.folder}` goes on from there"
 
     def _chosen(self) -> int:
         """The step whose weights are for use: the best, or the last where nothing is scored."""
@@ -356,8 +353,9 @@ class Trainer:
         """A signal came: save and say how to go on."""
         if self._checkpoints.latest() != self.state.step:
             self._save()
-        stopped = f"stopped after step {self.state.step}; everything is saved. Continue with: "
-        raise quiet(Stopped(f"{stopped}seqkit resume {self.folder}", self._watch.exit_code))
+        how = f"everything is saved. Continue with: seqkit resume {self.folder}"
+        how = how if self.folder.becomes is None else self.folder.kept()
+        raise quiet(Stopped(f"stopped after step {self.state.step}; {how}", self._watch.exit_code))
 
     def _finish(self) -> Result:
         """Score what was not scored, average if asked, and give the model the chosen weights."""
@@ -369,6 +367,11 @@ class Trainer:
         if self._checkpoints.latest() != state.step:
             self._save()
         self._prune()  # a process that was killed right after it had saved has not
+        while self.folder.becomes is not None:  # somebody resumes the run that is to be replaced
+            if self._received():
+                self._leave()
+            time.sleep(1)
+            self._take_place()
         model = self.task.model
         self.task.settle()
         own = dict(model.named_buffers())  # in which infinity may be meant

@@ -115,6 +115,13 @@ class Progress:
         self._metrics.append({"split": "unfreeze", **record})
         say(line)
 
+    def moved(self, folder: RunFolder) -> None:
+        """The run folder has another name; open files go with it, TensorBoard opens its own again and again."""
+        if self._writer is not None:
+            self._writer.close()
+            module = require("torch.utils.tensorboard", "tensorboard")
+            self._writer = module.SummaryWriter(str(folder.path / "tensorboard"))
+
     def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
         if self._writer is not None:
             for name, value in record.items():
@@ -154,6 +161,9 @@ class Silence(Progress):
         pass
 
     def unfrozen(self, line: str, record: Mapping[str, Any]) -> None:
+        pass
+
+    def moved(self, folder: RunFolder) -> None:
         pass
 
     def sizes(self) -> dict[str, int]:

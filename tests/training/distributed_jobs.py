@@ -128,6 +128,8 @@ def main(data: Path, out: Path) -> None:
         codes[task] = stopped({**dropout(data, task), "name": f"{task}-cut"}, out / "two", rank=1)
         processes.on_first(lambda task=task: shutil.copytree(out / f"two/{task}-cut", out / f"two/{task}-early"))
         resume(out / f"two/{task}-cut")
+    for seed in (1, 2):
+        train({**tree(data, "sentiment"), "name": "replaced", "seed": seed}, root=out / "two", overwrite=True)
     codes["plain"] = stopped({**tree(data, "language_model"), "name": "to-one"}, out / "two", 0, signal.SIGINT)
     resume(out / "one/to-two")
     all_codes = processes.gather(codes)

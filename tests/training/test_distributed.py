@@ -139,6 +139,19 @@ def test_a_mistake_is_told_once_and_stops_all(two: Path) -> None:
     assert poisoned[0][1].count("train.tsv:") == 6
 
 
+def test_the_first_process_reserves_and_leaves_nothing(two: Path) -> None:
+    assert list((two / "two").glob(".*")) == []
+
+
+def test_a_run_is_replaced_in_all_processes(two: Path) -> None:
+    folder = two / "two/replaced"
+    about = json.loads((folder / "run.json").read_text("utf-8"))
+    assert about["config"]["seed"] == 2
+    assert (
+        Checkpoints(folder / "checkpoints").latest() == json.loads((folder / "scores.json").read_text("utf-8"))["step"]
+    )
+
+
 def test_each_process_has_masks_of_its_own(two: Path) -> None:
     saved = Checkpoints(two / "two/sentiment-early/checkpoints").load(11)[1]
     states = [state["torch"] for state in saved["random"]["processes"]]
@@ -163,7 +176,8 @@ def test_a_process_that_fails_ends_the_job_with_its_message(
     assert done[1].returncode == 1
     assert "UserError: this process has had enough" in done[1].stderr
     assert "another process is gone; its own message says why" in done[1].stderr
-    assert done[1].stderr.count("run folder: ") == len(list((done[0] / "two").iterdir())) - 2  # once each
+    starts = len(list((done[0] / "two").iterdir())) - 2 + 1  # two are copies, and one was replaced
+    assert done[1].stderr.count("run folder: ") == starts
 
 
 def test_more_processes_than_examples(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from seqkit import run
 from seqkit.config import from_mapping
-from seqkit.training import Loss, Task, Trainer, TrainingConfig
+from seqkit.training import Loss, RunFolder, Task, Trainer, TrainingConfig, reservation
 from seqkit.training.checkpoint import Checkpoints
 
 SCRIPTS = Path(__file__).parent.parent.parent / "scripts"
@@ -137,17 +138,22 @@ def test_a_kill_while_a_resumed_run_saves_loses_nothing(faults: Any, tmp_path: P
         assert faults.differing(expected, faults.results(folder)) == []
 
 
-def test_a_kill_while_a_run_is_made_leaves_all_of_it_or_nothing(
-    faults: Any, generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tree = {
+def small(data: Path) -> dict[str, Any]:
+    """A run of one update."""
+    return {
         "task": "slots",
         "name": "r",
         "device": "cpu",
-        "data": {"train": str(generated_data / "snips/train.jsonl"), "batch_size": 40},
+        "data": {"train": str(data / "snips/train.jsonl"), "batch_size": 40},
         "model": {"embedding": {"size": 4}, "encoder": {"cell": "rnn", "hidden_size": 4}},
         "training": {"steps": 1, "metric": "loss"},
     }
+
+
+def test_a_kill_while_a_run_is_made_leaves_all_of_it_or_nothing(
+    faults: Any, generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = small(generated_data)
     run.train(tree, root=tmp_path / "whole")
     expected = faults.results(tmp_path / "whole/r")
     whole = 0
@@ -165,6 +171,44 @@ def test_a_kill_while_a_run_is_made_leaves_all_of_it_or_nothing(
         assert faults.differing(expected, faults.results(root / "r")) == []
         capsys.readouterr()
     assert 0 < whole < nth // 8
+
+
+@pytest.mark.parametrize("one_step", [True, False], ids=["exchange", "two renames"])
+def test_a_kill_while_a_run_is_replaced_leaves_the_old_one_or_the_new_one(
+    faults: Any,
+    generated_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    one_step: bool,
+) -> None:
+    if not one_step:
+        monkeypatch.setattr(reservation, "exchange", lambda one, other: False)
+    old, new = ({**small(generated_data), "seed": seed} for seed in (1, 2))
+    expected = {}
+    for number, tree in enumerate((old, new)):
+        run.train(tree, root=tmp_path / f"whole{number}")
+        expected[tree["seed"]] = faults.results(tmp_path / f"whole{number}/r")
+    seeds: list[int] = []
+    for nth in range(1, 1000, 2 if one_step else 7):
+        root = tmp_path / str(nth)
+        shutil.copytree(tmp_path / "whole0", root)
+        again = lambda root=root: run.train(new, root=root, overwrite=True)  # type: ignore[misc] # noqa: E731
+        if not killed(faults, tmp_path / "j", again, kill="any", step=-1, nth=nth):
+            break
+        assert run.load(root / "r") is not None
+        seeds.append(RunFolder.open(root / "r").about()["config"]["seed"])
+        if seeds[-1] == 1:
+            assert faults.differing(expected[1], faults.results(root / "r")) == []
+        run.resume(root / "r")
+        assert [path.name for path in root.iterdir()] == ["r"]
+        assert faults.differing(expected[seeds[-1]], faults.results(root / "r")) == []
+        again()
+        assert [path.name for path in root.iterdir()] == ["r"]
+        assert faults.differing(expected[2], faults.results(root / "r")) == []
+        capsys.readouterr()
+    assert seeds == sorted(seeds)
+    assert set(seeds) == {1, 2}
 
 
 def test_a_kill_that_replaces_a_checkpoint_would_be_seen(faults: Any, tmp_path: Path) -> None:

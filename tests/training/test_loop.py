@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.config import UserError, from_mapping
-from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
+from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig, loop
 from seqkit.training.checkpoint import Checkpoints, load_weights
 
 
@@ -353,6 +354,21 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path) -> None:
     task.at[2] = lambda: task.model[0].weight.register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(Stopped, match=r"step 2: the gradient is (nan|inf)"):
         fit(task, tmp_path, epochs=1)
+
+
+def test_a_disk_that_is_full_after_a_checkpoint_names_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a checkpoint that cannot be written and is whole."""
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loop, "copyfile", full)
+    with pytest.raises(Stopped) as stopped:
+        fit(Regression(), tmp_path, epochs=None, steps=4, checkpoint_every=2)
+    assert "cannot write model.safetensors after step 2 (No space left on device)" in str(stopped.value)
+    assert "the checkpoint of step 2 is whole" in str(stopped.value)
 
 
 def test_a_disk_that_refuses_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
