@@ -283,9 +283,11 @@ def in_process(harness: Harness, subject: Subject) -> None:
         if (folder / "runs/r").exists():
             survives = resumed(harness, subject, folder, what)
         else:
-            left = [path.name for path in folder.glob("runs/*")]
+            left = [path.name for path in folder.glob("runs/[!.]*")]  # the hidden rest goes at the next start
             survives = harness.check(not left, "no half-made run")
             harness.run(folder, *subject.command)
+            left = [path.name for path in folder.glob("runs/*") if path.name != "r"]
+            harness.check(not left, f"nothing beside the run, not {left}")
             survives += "; trained anew: " + subject.verdict(harness, folder / "runs/r", what)
         harness.row(what, done.said if (done.code or 0) >= 0 else "Killed", done.code, survives)
     folder = subject.fresh(harness, "clock")

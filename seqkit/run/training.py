@@ -174,7 +174,8 @@ def _record(folder: RunFolder, checked: RunConfig, changes: list[str]) -> None:
         say(f"{folder}: changed {line}")
     if changes:
         write_text(folder.config, config.dump(checked))
-        folder.describe({**folder.about(), "config": checked.model_dump(mode="json")})
+        own = {"asked": asked(checked), "config": checked.model_dump(mode="json")}
+        folder.describe({**folder.about(), **own})
 
 
 def _fingerprints(task: RunTask) -> dict[str, str]:

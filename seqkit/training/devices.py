@@ -198,7 +198,8 @@ def failure(error: BaseException, device: torch.device, batch: str, kept: Callab
             "training.precision=bf16 and a smaller data.max_length help, too"
         )
     if device_lost(error):
-        return f"{device} has failed ({first_line(error)}). {kept()}, here or with device=cpu"
+        place = ", here or with device=cpu" if "seqkit resume" in kept() else ""
+        return f"{device} has failed ({first_line(error)}). {kept()}{place}"
     return None
 
 

@@ -27,7 +27,7 @@ from seqkit.tasks.slots import SlotsTask
 from seqkit.training.folder import RunFolder
 from seqkit.training.reservation import Reservation, clear, reserve
 from seqkit.training.signals import Stopped
-from seqkit.training.update import Updater
+from seqkit.training.update import NotFinite, Updater
 
 
 def test_run_folders(tmp_path: Path) -> None:
@@ -319,6 +319,17 @@ def test_a_name_is_said_in_messages_and_not_the_hidden_one(old: Path, generated_
             run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
         assert kept in str(stopped.value)
         assert "~" not in str(stopped.value)
+
+
+def test_a_loss_that_is_not_finite_early_says_what_is_kept(old: Path, generated_data: Path) -> None:
+    def spoil(self: Any, *arguments: Any, **named: Any) -> Any:
+        raise NotFinite("loss", float("nan"), None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Updater, "__call__", spoil)
+        with pytest.raises(Stopped, match=r"was to be replaced\. In a new run, a lower"):
+            run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+    assert seed_of(old) == 1
 
 
 def test_a_run_that_somebody_resumes_is_replaced_when_that_has_ended(
