@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from seqkit.models.encoder import padding_mask
 from seqkit.nn import Recurrent, State
 from seqkit.nn.linear import Linear
 
@@ -104,7 +105,8 @@ class Bridge(nn.Module):
             every = torch.cat(wide, 2)
             inputs = [every[layer] for layer in self.layers]
         else:
-            mean = output.sum(1) / lengths.clamp(min=1).unsqueeze(1).to(output)
+            padding = padding_mask(lengths, output.size(1), output.device).unsqueeze(2)
+            mean = output.masked_fill(padding, 0.0).sum(1) / lengths.clamp(min=1).unsqueeze(1).to(output)
             inputs = [mean] * self.num_layers
         rows = [torch.tanh(layer(one)) for layer, one in zip(self.maps, inputs, strict=True)]
         return torch.stack(rows).split_with_sizes(list(self.state_sizes), 2)

@@ -43,6 +43,8 @@ class Pooling(nn.Module):
         lengths = send(lengths, output.device)
         padding = padding_mask(lengths, output.size(1)).unsqueeze(2)  # (B, T, 1)
         empty = (lengths == 0).unsqueeze(1)
+        if self.names != ("last",):
+            output = output.masked_fill(padding, 0.0)  # 0 times what lies there may be NaN
         parts = []
         for name in self.names:
             if name == "last":

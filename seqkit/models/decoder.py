@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seqkit.models.encoder import Embedding
 from seqkit.models.feeding import feed
 from seqkit.nn import Cell, LockedDropout, Prepared, Recurrent, State, make_attention
-from seqkit.nn.attention import ATTENTIONS
+from seqkit.nn.attention import ATTENTIONS, cleared
 from seqkit.nn.backends import choose, scan
 from seqkit.nn.cells.cell import drop_mask
 from seqkit.nn.checks import check_choice, check_flag, check_probability, check_size
@@ -222,7 +222,7 @@ class Decoder(nn.Module):
             padding: (B, S) bool, True where the source has ended.
         """
         if self.attention is not None:
-            return (*self.attention.project(self.memory_dropout(output)), padding)
+            return (*self.attention.project(self.memory_dropout(cleared(output, padding))), padding)
         return (self.memory_dropout(last.unsqueeze(1)).squeeze(1),) if self.feed_context else ()
 
     def forward(self, inputs: Tensor, lengths: Tensor, state: State, memory: Memory) -> tuple[Tensor, Tensor | None]:

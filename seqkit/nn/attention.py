@@ -38,8 +38,12 @@ class Attention(nn.Module):
         self.memory_size = check_size("memory_size", memory_size)
         self.context_size = memory_size
 
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """memory (B, S, M) to keys (B, S, ...) and values (B, S, ...), what depends on the source alone."""
+    def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """memory (B, S, M) to keys (B, S, ...) and values (B, S, ...), what depends on the source alone.
+
+        With `padding` (B, S), NaN or infinity there cannot reach the gradients of weights.
+        """
+        memory = cleared(memory, padding)
         return memory, memory
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
@@ -57,11 +61,25 @@ class Attention(nn.Module):
         Returns:
             context (B, Q, C) and weights (B, Q, S), which are zero on padding and sum to 1 elsewhere.
         """
+        keys, values = cleared(keys, padding), cleared(values, padding)
         weights = masked_softmax(self.scores(query, keys), padding.unsqueeze(1))
         return torch.bmm(weights, values), weights
 
     def extra_repr(self) -> str:
         return f"query_size={self.query_size}, memory_size={self.memory_size}"
+
+
+def cleared(memory: Tensor, padding: Tensor | None) -> Tensor:
+    """The memory with zeros on its padding: a weight of 0 times NaN or infinity would be NaN.
+
+    Args:
+        memory: (B, S, F), or (B, heads, S, F).
+        padding: (B, S) bool; None: there is none.
+    """
+    if padding is None:
+        return memory
+    where = padding.unsqueeze(-1)
+    return memory.masked_fill(where if memory.dim() == 3 else where.unsqueeze(1), 0.0)
 
 
 def masked_softmax(scores: Tensor, padding: Tensor) -> Tensor:
@@ -91,7 +109,8 @@ class AdditiveAttention(Attention):
         self.score = nn.Parameter(torch.empty(size))
         nn.init.uniform_(self.score, -1 / math.sqrt(size), 1 / math.sqrt(size))
 
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        memory = cleared(memory, padding)
         return self.key(memory), memory
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
@@ -124,7 +143,8 @@ class GeneralAttention(Attention):
         super().__init__(query_size, memory_size)
         self.key = Linear(memory_size, query_size, bias=False)
 
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        memory = cleared(memory, padding)
         return self.key(memory), memory
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
@@ -146,7 +166,8 @@ class ScaledDotAttention(Attention):
         self.query = Linear(query_size, size, bias=False)
         self.key = Linear(memory_size, size, bias=False)
 
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        memory = cleared(memory, padding)
         return self.key(memory) * self.scale, memory
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
@@ -184,10 +205,12 @@ class MultiHeadAttention(Attention):
         """(B, N, size) to (B, heads, N, size / heads)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        memory = cleared(memory, padding)
         return self._split(self.key(memory) * self.scale).contiguous(), self._split(self.value(memory)).contiguous()
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = cleared(keys, padding), cleared(values, padding)
         scores = torch.matmul(self._split(self.query(query)), keys.transpose(2, 3))  # (B, h, Q, S)
         weights = masked_softmax(scores, padding[:, None, None])
         context = torch.matmul(weights, values).transpose(1, 2).flatten(2)

@@ -20,6 +20,7 @@ from seqkit.nn.fused import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
 from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.fused.triton.agreement import agrees
 from seqkit.nn.packing import Packing, check_lengths
+from seqkit.nn.sending import send
 
 if TYPE_CHECKING:
     from seqkit.nn.recurrent import Recurrent
@@ -218,6 +219,11 @@ def compiled_direction(
     given: Tensors = dict(prepared.weights)
     if operator.left_out is not None:
         given = {name: value for name, value in given.items() if name not in operator.left_out}
+        if lengths is not None:
+            # Outside the operator the projection sees the padding, and its gradient 0 times what lies there.
+            steps = torch.arange(packing.num_steps, device=rows.device).unsqueeze(1)
+            valid = (steps < send(lengths, rows.device)).view(-1, 1)
+            rows = torch.where(valid, rows, 0.0)
         given["projected"] = cell.project(rows, prepared).view(shape)
     else:
         given["x"] = rows.view(shape)

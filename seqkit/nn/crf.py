@@ -98,7 +98,7 @@ class CRF(nn.Module):
 
         Args:
             emissions: (B, T, K), finite.
-            tags: (B, T) int64; any legal number on padding.
+            tags: (B, T) int64; anything on padding.
             lengths: (B,) integers in [0, T].
 
         Returns:
@@ -128,6 +128,7 @@ class CRF(nn.Module):
         lengths = send(lengths, emissions.device)
         transitions, start, end = (part.double() for part in self._scores(self.constrain_loss))
         valid = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)  # (B, T)
+        tags = torch.where(valid, tags, 0)
         held = emissions.gather(2, tags.unsqueeze(2)).squeeze(2).double()
         inner = torch.where(valid, held, 0.0).sum(1)
         moves = torch.where(valid[:, 1:], transitions[tags[:, :-1], tags[:, 1:]], 0.0).sum(1)

@@ -120,3 +120,15 @@ def test_copies_follow_their_own_options():
         plain = snn.GRU(3, 4).eval()
         plain.load_state_dict(module.state_dict())
         assert torch.equal(other(x)[0], plain(x)[0])
+
+
+def test_print_shows_the_options():
+    text = str(snn.LSTM(3, 4, 2, layer_norm=True, zoneout=0.1, bidirectional=True))
+    assert "LSTMCell(3, 4, layer_norm=True, zoneout=0.1)" in text
+    assert "LSTMCell(8, 4, layer_norm=True, zoneout=0.1)" in text
+    assert str(snn.LSTMCell(3, 4, bias=False, peephole=True)) == "LSTMCell(3, 4, bias=False, peephole=True)"
+    assert str(snn.GRUCell(3, 4)) == "GRUCell(3, 4)"
+    assert str(snn.JordanCell(3, 4, output_activation="tanh")) == "JordanCell(3, 4, output_activation='tanh')"
+    cell = snn.RNNCell(3, 4)
+    cell.zoneout = 0.5
+    assert str(cell) == "RNNCell(3, 4, zoneout=0.5)"

@@ -289,9 +289,9 @@ def test_a_stop_after_the_last_checkpoint_loses_nothing(
         else:
             mean = loop.average_weights
 
-            def signalled(paths: Any) -> Any:
+            def signalled(*given: Any) -> Any:
                 watches[0].received = 15
-                return mean(paths)
+                return mean(*given)
 
             watches: list[SignalWatch] = []
             enter = SignalWatch.__enter__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -195,6 +196,19 @@ class Cell(nn.Module):
     def forward(self, x: Tensor, hx: Any = None) -> Any:
         """One step: input (B, I) or (I,), optional state tuple, each (B, size) or (size,), to the new state tuple."""
         return self.run(x, hx)
+
+    def extra_repr(self) -> str:
+        """For `print`: the sizes, and the options that are not the constructor's defaults."""
+        parts = [str(self.input_size), str(self.hidden_size)]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if name in ("input_size", "hidden_size", "device", "dtype") or parameter.default is parameter.empty:
+                continue
+            value = getattr(self, name, parameter.default)
+            plain = isinstance(value, (bool, int, float, str))  # a cell of one's own may keep anything under the name
+            default = self.hidden_size if name == "output_size" and not parameter.default else parameter.default
+            if plain and value != default:
+                parts.append(f"{name}={value!r}")
+        return ", ".join(parts)
 
     def _check(self, x: Tensor, state: State | None) -> None:
         name = type(self).__name__

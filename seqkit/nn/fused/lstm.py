@@ -10,7 +10,20 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.fused.gemm import StepProduct, product
-from seqkit.nn.fused.kernel import Kernel, Tensors, apply_, blocks, history, last, mask_rows, split, tanh_
+from seqkit.nn.fused.kernel import (
+    MIN_REACH,
+    Kernel,
+    Tensors,
+    apply_,
+    blocks,
+    history,
+    last,
+    mask_rows,
+    quick,
+    reaches,
+    split,
+    tanh_,
+)
 from seqkit.nn.fused.lstm_backward import LSTMBackward
 from seqkit.nn.fused.norm import StepNorm
 from seqkit.nn.packing import Packing
@@ -58,17 +71,20 @@ class LSTMKernel(Kernel):
     def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         H, order = given["c0"].size(1), self.order
         plain = self.is_plain and "mask_recurrent" not in given and "mask_update" not in given
-        scale = 2.0 if plain else 1.0
+        scale = 2.0 if plain and quick(given["c0"]) else 1.0
         if self.layer_norm:
             gates = torch.cat([given["projected"].chunk(len(order), 1)[index] for index in order], 1)
         else:
             bias = given["bias_ih"] + given["bias_hh"] if "bias_ih" in given else None
             bias = None if bias is None else self._arrange(bias, H, scale)
             gates = product(given["x"], self._arrange(given["weight_ih"], H, scale), bias)
+        if scale != 1 and not reaches(gates[:, -H:], scale * MIN_REACH):
+            gates[:, -H:] *= 1 / scale
+            scale = 1.0
         recurrent = StepProduct(self._arrange(given["weight_hh"], H, scale), packing.batch_sizes[0])
         hidden, outputs = history(given["h0"], gates.size(0))
         if plain:
-            memory = _plain_scan(given, packing, save, gates, recurrent, outputs)
+            memory = _plain_scan(given, packing, save, gates, recurrent, outputs, doubled=scale != 1)
             saved = {"gates": gates, "hidden": hidden, "memory": memory} if save else {}
         else:
             steps = _VariantScan(self, given, packing, gates, recurrent, outputs)
@@ -101,11 +117,19 @@ PLAIN = LSTMKernel(0, False, False, False, 0.0, 0.0, None, "tanh", "tanh")
 
 
 def _plain_scan(
-    given: Tensors, packing: Packing, save: bool, gates: Tensor, recurrent: StepProduct, outputs: Tensor
+    given: Tensors,
+    packing: Packing,
+    save: bool,
+    gates: Tensor,
+    recurrent: StepProduct,
+    outputs: Tensor,
+    *,
+    doubled: bool,
 ) -> Tensor:
     """Torch's LSTM in few calls a step. Returns the memory's history (B + N, H), or only c_n if not `save`.
 
-    The rows of the weights that belong to g come doubled: since tanh(x) = 2 sigmoid(2x) - 1, one sigmoid serves all.
+    Where the rows of the weights that belong to g come doubled, one sigmoid serves all: tanh(x) = 2 sigmoid(2x) - 1.
+    Its error is that of float32 beside 1, so this is for float32 and where some g is not small; see `tanh_`.
     """
     h, c = given["h0"], given["c0"]
     H = c.size(1)
@@ -119,14 +143,19 @@ def _plain_scan(
         c = memory
     o_s, i_s, f_s, g_s = (split(part, packing) for part in torch.split(gates, H, 1))
     shown, minus_one = torch.empty_like(given["c0"]), given["c0"].new_full((), -1.0)
-    steps = zip(split(gates, packing), o_s, i_s, f_s, g_s, news, split(outputs, packing), strict=True)
-    for rows, o, i, f, g, new_c, new_h in steps:
+    sigmoids = split(gates[:, :-H], packing)
+    steps = zip(split(gates, packing), sigmoids, o_s, i_s, f_s, g_s, news, split(outputs, packing), strict=True)
+    for rows, oif, o, i, f, g, new_c, new_h in steps:
         size = rows.size(0)
         if size != h.size(0):
             h, c, shown = h[:size], c[:size], shown[:size]
         total = recurrent.plus_rows(h, rows, out=rows)
-        torch.sigmoid(total, out=rows)
-        torch.add(minus_one, g, alpha=2, out=g)
+        if doubled:
+            torch.sigmoid(total, out=rows)
+            torch.add(minus_one, g, alpha=2, out=g)
+        else:
+            torch.sigmoid(total[:, :-H], out=oif)
+            tanh_(total[:, -H:], g)
         torch.mul(f, c, out=new_c).addcmul_(i, g)
         torch.mul(o, tanh_(new_c, shown), out=new_h)
         h, c = new_h, new_c

@@ -13,7 +13,21 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.fused.gru import GRUKernel
-from seqkit.nn.fused.kernel import SLOPES, Kernel, Tensors, apply_, blocks, history, previous, split, tanh_, unblocks
+from seqkit.nn.fused.kernel import (
+    MIN_REACH,
+    SLOPES,
+    Kernel,
+    Tensors,
+    apply_,
+    blocks,
+    history,
+    previous,
+    quick,
+    reaches,
+    split,
+    tanh_,
+    unblocks,
+)
 from seqkit.nn.fused.lstm import PLAIN
 from seqkit.nn.fused.rnn import RNNKernel
 from seqkit.nn.packing import Packing
@@ -154,7 +168,10 @@ class GRUSteps(CellSteps):
 
 
 class LSTMSteps(CellSteps):
-    """Gates in the order (o, i, f, g), g's sum doubled, since tanh(x) = 2 sigmoid(2x) - 1; see `LSTMKernel`."""
+    """Gates in the order (o, i, f, g), g's sum doubled, since tanh(x) = 2 sigmoid(2x) - 1; see `LSTMKernel`.
+
+    That serves where some g is not small (see `tanh_`); elsewhere the sum is halved again.
+    """
 
     def by_input(self, weight: Tensor) -> Tensor:
         return blocks(weight, self.H, PLAIN.order)
@@ -176,13 +193,20 @@ class LSTMSteps(CellSteps):
         self.memory, cells = history(state[1], sums.size(0))
         self.cells = split(cells, self.packing)
         self.parts = [split(part, self.packing) for part in torch.split(sums, self.H, 1)]
+        self.sigmoids = split(sums[:, : 3 * self.H], self.packing)
         self.shown, self.minus_one = torch.empty_like(state[1]), sums.new_full((), -1.0)
 
     def forward(self, t: int, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         o, i, f, g = (part[t] for part in self.parts)
         new_c = self.cells[t]
-        torch.sigmoid(total, out=self.rows[t])
-        torch.add(self.minus_one, g, alpha=2, out=g)
+        wide = total[:, 3 * self.H :]
+        if quick(total) and reaches(wide, 2 * MIN_REACH):
+            torch.sigmoid(total, out=self.rows[t])
+            torch.add(self.minus_one, g, alpha=2, out=g)
+        else:
+            torch.mul(wide, 0.5, out=g)
+            torch.sigmoid(total[:, : 3 * self.H], out=self.sigmoids[t])
+            tanh_(g, g)
         torch.mul(f, state[1], out=new_c).addcmul_(i, g)
         return torch.mul(o, tanh_(new_c, self.shown[: o.size(0)]), out=self.news[t]), new_c
 
