@@ -89,6 +89,7 @@ def gru_step(s_r, s_z, s_n, m, h, update):
     return r, z, n, n * update + z * (h - n * update)
 
 
+# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def gru_forward(
     sums,  # (N, 3H): W_ih x + b_ih, or its norm
@@ -196,6 +197,7 @@ def back_through_gru_norm(
     )
 
 
+# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def gru_backward(
     gates,  # (N, 3H): r, z, n

@@ -148,6 +148,7 @@ def back_through_peepholes(
     return dc
 
 
+# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def lstm_backward(
     gates,  # (N, GATES H), activated

@@ -144,6 +144,7 @@ def normed_memory(
     return value
 
 
+# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def lstm_forward(
     sums,  # (N, GATES H): W_ih x + b_ih, or all but LN(W_hh h) * gain if PARTS

@@ -33,6 +33,7 @@ from seqkit.nn.fused.triton.parts import (
 )
 
 
+# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def rnn_forward(
     sums,  # (N, H): W_ih x + b_ih, without the bias if PARTS; the activation replaces it if KEEP
@@ -110,6 +111,7 @@ def rnn_forward(
         leave(counter, unit_blocks)
 
 
+# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def rnn_backward(
     active,  # (N, H): the activation at each step
