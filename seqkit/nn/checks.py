@@ -88,9 +88,21 @@ def autocast_enabled(device_type: str) -> bool:
 
 def batched(*grads: Tensor | None) -> bool:
     """Whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
-    functorch = torch._C._functorch
-    kinds = (functorch.is_batchedtensor, functorch.is_legacy_batchedtensor)  # `torch.autograd.grad` has its own
-    return any(grad is not None and any(kind(grad) for kind in kinds) for grad in grads)
+    return any(grad is not None and (torch._C._functorch.is_batchedtensor(grad) or _legacy(grad)) for grad in grads)
+
+
+def _legacy(value: Tensor) -> bool:
+    """Whether `torch.autograd.grad` batched the value, which has a vmap of its own."""
+    ask = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)
+    if ask is not None:
+        return bool(ask(value))
+    # torch 2.3 has no such question.
+    return bool(torch._C._dispatch_keys(value).has(torch._C._dispatch_key_parse("Batched")))
+
+
+def tracing() -> bool:
+    """Whether `torch.jit.trace` is recording, for which every Python number is a constant."""
+    return bool(torch._C._get_tracing_state())
 
 
 def transformed() -> bool:

@@ -1,4 +1,4 @@
-"""The road of `torch.compile` and `torch.export`: one opaque operator per layer and direction.
+"""The road of `torch.compile`, `torch.export` and `torch.jit.trace`: one opaque operator per layer and direction.
 
 A step loop would be unrolled by the compiler, and lengths would break the graph, so a whole scan is one operator,
 `seqkit::scan`, on the padded layout. Its backward, `seqkit::scan_backward`, runs the forward scan again, since the
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.cells import Cell, Prepared, State
+from seqkit.nn.checks import tracing
 from seqkit.nn.fused import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
 from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.fused.triton.agreement import agrees
@@ -50,9 +51,10 @@ def describe(cell: Cell) -> Operator | None:
 
 
 def compiling(module: Recurrent, data: Tensor) -> bool:
-    """Whether `torch.compile` or `torch.export` is looking at this call on `data`, and the operator serves it."""
+    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call on `data`, and the operator
+    serves it."""
     return (
-        torch.compiler.is_compiling()
+        (torch.compiler.is_compiling() or tracing())
         and module.backend != "reference"
         and not data.is_complex()
         and all(module.cell_at(index).operator is not None for index in range(len(module.cells)))
@@ -143,7 +145,19 @@ def _scan_backward(
     return found
 
 
+def _held(x: Tensor, dim: int, size: int, what: str) -> Tensor:
+    if x.size(dim) != size:
+        raise RuntimeError(
+            f"this trace of a {what} holds a loop of {size} steps, and the input has {x.size(dim)}; use torch.export, "
+            "or trace again"
+        )
+    return x.clone()
+
+
 def _register() -> None:
+    held = torch.library.custom_op("seqkit::held", _held, mutates_args=())
+    held.register_fake(lambda x, dim, size, what: torch.empty_like(x))
+    held.register_autograd(lambda ctx, grad: (grad, None, None, None))
     scan = torch.library.custom_op("seqkit::scan", _scan, mutates_args=())
     scan_backward = torch.library.custom_op("seqkit::scan_backward", _scan_backward, mutates_args=())
 
@@ -203,6 +217,14 @@ def _register() -> None:
 
 if AVAILABLE:
     _register()
+
+
+def held(x: Tensor, dim: int, what: str) -> Tensor:
+    """x itself; in a trace, which unrolls loops over `dim`, with a check that its size is still the same."""
+    if not (AVAILABLE and tracing()):
+        return x
+    same: Tensor = torch.ops.seqkit.held(x, dim, int(x.size(dim)), what)
+    return same
 
 
 def compiled_direction(

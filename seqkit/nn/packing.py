@@ -216,6 +216,31 @@ def _coordinates(alive: Tensor) -> tuple[Tensor, Tensor]:
     return step, _range(step.numel()) - (alive.cumsum(0) - alive)[step]
 
 
+def length_vector(lengths: Tensor | Sequence[int]) -> Tensor:
+    """Lengths as an integer tensor: on the CPU, unless they are a tensor elsewhere.
+
+    Raises:
+        TypeError: lengths that are not integers.
+    """
+    if isinstance(lengths, Tensor):
+        found = lengths
+    else:
+        # Not the array itself: torch takes no numpy array with a negative stride.
+        values = lengths.tolist() if hasattr(lengths, "tolist") else lengths
+        try:
+            found = torch.as_tensor(values, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"lengths must be integers, got {lengths!r}") from error
+        if found.numel() == 0:
+            found = found.long()
+    if found.dtype not in _INTEGERS:
+        raise TypeError(f"lengths must be integers, got {found.dtype}")
+    return found.detach()
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: int) -> Tensor:
     """Lengths as a CPU integer tensor (B,).
 
@@ -223,17 +248,10 @@ def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: i
         TypeError: lengths that are not integers.
         ValueError: the wrong number of them, or one outside [0, num_steps].
     """
-    try:
-        found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"lengths must be integers, got {lengths!r}") from error
-    if found.numel() == 0 and not isinstance(lengths, Tensor):
-        found = found.long()
-    if found.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise TypeError(f"lengths must be integers, got {found.dtype}")
+    found = length_vector(lengths)
     if found.shape != (batch_size,):
         raise ValueError(f"lengths must have shape ({batch_size},), one per sequence, got {tuple(found.shape)}")
-    found = found.detach().cpu()
+    found = found.cpu()
     if batch_size and (int(found.min()) < 0 or int(found.max()) > num_steps):
         wrong = found[(found < 0) | (found > num_steps)][0]
         raise ValueError(f"lengths must lie between 0 and {num_steps} (the steps of the input), got {int(wrong)}")

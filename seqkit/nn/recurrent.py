@@ -17,8 +17,15 @@ from torch.utils.checkpoint import checkpoint
 from seqkit.nn.backends import Choice, choose, scan, whole_batch
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.cells.cell import Prepared, drop_mask, dropped
-from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size
-from seqkit.nn.compiled import compiled_direction, compiling, describe
+from seqkit.nn.checks import (
+    autocast_dtype,
+    check_choice,
+    check_flag,
+    check_probability,
+    check_size,
+    tracing,
+)
+from seqkit.nn.compiled import compiled_direction, compiling, describe, held
 from seqkit.nn.entering import Entered, enter, leave
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
@@ -261,8 +268,13 @@ class Recurrent(nn.Module):
         return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
 
     def _layers(self, entered: Entered) -> tuple[Any, State]:
+        if tracing() and entered.padded_lengths is None and self.backend in ("auto", "vendor"):
+            found = vendor_network(self, entered)  # ATen's own operator, which a trace keeps open to any size
+            if found is not None:
+                return leave(self, *found, entered)
         if compiling(self, entered.x):
             return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
+        entered = entered._replace(x=held(entered.x, 0, type(self).__name__))
         choice = choose(self, entered.x, entered.packing)
         found = vendor_network(self, entered) if choice.name == "vendor" else None
         if found is not None:
@@ -297,7 +309,7 @@ class Recurrent(nn.Module):
             return rows.new_zeros(0, cell.output_size), state
         prepared = self.prepare(index, rows, packing.batch_sizes)
         rows = packing.flip(rows) if reverse else rows
-        if self.checkpoint_chunks > 1 and torch.is_grad_enabled():
+        if self.checkpoint_chunks > 1 and torch.is_grad_enabled() and not tracing():
             output, final = self._checkpointed(cell, rows, packing, state, prepared, backend)
         else:
             output, final = scan(backend, cell, rows, packing, state, prepared)
