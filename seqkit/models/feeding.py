@@ -17,6 +17,7 @@ from seqkit.nn import Prepared, Recurrent, State
 from seqkit.nn.backends import Choice
 from seqkit.nn.cells.cell import drop_mask
 from seqkit.nn.checks import tracing, transformed
+from seqkit.nn.compiled import outside
 from seqkit.nn.entering import autocast_enabled
 from seqkit.nn.fused.feeding import Plan, feed_scan
 from seqkit.nn.fused.kernel import Tensors
@@ -51,6 +52,8 @@ def feed(
             "torch.jit.trace cannot record the loop of a decoder with input feeding, which would be right for these "
             "lengths alone; trace its `step`, or take input_feeding=False"
         )
+    if torch.compiler.is_compiling():
+        return outside(feed, decoder, embedded, lengths, state, memory)  # type: ignore[no-any-return]
     steps = embedded.size(1)
     packing = Packing.from_lengths(check_lengths(lengths, embedded.size(0), steps), steps, embedded.device)
     rows = packing.pack(embedded.transpose(0, 1))  # (N, E)

@@ -188,7 +188,7 @@ def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
 
 def sum_paths(chain: Chain) -> _Scaled | _Logarithms:
     """The forward pass; its `log_partition` is (B,), its `posterior(weights)` takes a weight (B, 1) a sequence."""
-    if chain.emissions.device.type != "cpu" or tracing():
+    if chain.emissions.device.type != "cpu" or tracing() or torch.compiler.is_compiling():
         return _Logarithms.run(chain)
     scaled = _Scaled.run(chain)
     return scaled if scaled.exact() else _Logarithms.run(chain)

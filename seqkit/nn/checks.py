@@ -68,22 +68,25 @@ def autocast_dtype(*values: Tensor) -> torch.dtype | None:
     kind = values[0].device.type
     if not autocast_enabled(kind) or any(value.dtype not in _CAST for value in values):
         return None
-    try:
+    if _ASKED_BY_DEVICE:
         return torch.get_autocast_dtype(kind)
-    except AttributeError:
-        return torch.get_autocast_cpu_dtype() if kind == "cpu" else torch.get_autocast_gpu_dtype()
+    return torch.get_autocast_cpu_dtype() if kind == "cpu" else torch.get_autocast_gpu_dtype()
 
 
 def autocast_enabled(device_type: str) -> bool:
     """Whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no autocast."""
-    try:
-        return torch.is_autocast_enabled(device_type)
-    except TypeError:
+    if not _ASKED_BY_DEVICE:
         if device_type not in ("cpu", "cuda"):
             return False
         return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()
+    try:
+        return torch.is_autocast_enabled(device_type)
     except RuntimeError:
         return False
+
+
+# Known from the start: a compiler cannot look into what is tried and fails.
+_ASKED_BY_DEVICE = hasattr(torch, "get_autocast_dtype")
 
 
 def batched(*grads: Tensor | None) -> bool:

@@ -8,12 +8,15 @@ sizes of what it would have to keep depend on the lengths.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
+from torch.nn.utils.rnn import PackedSequence
 
 from seqkit.nn.cells import Cell, Prepared, State
 from seqkit.nn.checks import tracing
@@ -59,6 +62,22 @@ def compiling(module: Recurrent, data: Tensor) -> bool:
         and not data.is_complex()
         and all(module.cell_at(index).operator is not None for index in range(len(module.cells)))
     )
+
+
+def must_run_outside(module: Recurrent, input: Any, lengths: Any) -> bool:
+    """Whether `torch.compile` looks at a call that it cannot take: its steps are known from the data alone, and no
+    operator serves it."""
+    if not torch.compiler.is_compiling():
+        return False
+    if isinstance(input, PackedSequence) or not AVAILABLE:
+        return True
+    return lengths is not None and isinstance(input, Tensor) and not compiling(module, input)
+
+
+@_disable_dynamo
+def outside(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    """Call a function as it is, between two graphs: a compiler that is at work breaks its graph here."""
+    return function(*given, **named)
 
 
 @lru_cache(maxsize=256)
@@ -234,7 +253,7 @@ def compiled_direction(
     cell = module.cell_at(index)
     operator: Operator | None = cell.operator
     assert operator is not None
-    shape = (packing.num_steps, packing.batch_size, -1)
+    shape = (packing.num_steps, packing.batch_size)
     # A list of T sizes would bind the compiled graph to one T.
     batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
     prepared: Prepared = module.prepare(index, rows, batch_sizes)
@@ -246,9 +265,10 @@ def compiled_direction(
             steps = torch.arange(packing.num_steps, device=rows.device).unsqueeze(1)
             valid = (steps < send(lengths, rows.device)).view(-1, 1)
             rows = torch.where(valid, rows, 0.0)
-        given["projected"] = cell.project(rows, prepared).view(shape)
+        projected = cell.project(rows, prepared)
+        given["projected"] = projected.view(*shape, projected.size(-1))
     else:
-        given["x"] = rows.view(shape)
+        given["x"] = rows.view(*shape, rows.size(-1))
     given.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
     for masks in (prepared.sequence_masks, prepared.step_masks):
         given.update({f"mask_{name}": mask for name, mask in masks.items()})

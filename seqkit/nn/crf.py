@@ -136,7 +136,7 @@ class CRF(nn.Module):
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         transitions, start, end = self._scores(self.constrain_loss)
         emissions = held(emissions, 1, "CRF")
-        if transformed() or tracing():
+        if transformed() or tracing() or torch.compiler.is_compiling():
             total = differentiable_log_partition(emissions, transitions, start, end, lengths)
         else:
             total = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]

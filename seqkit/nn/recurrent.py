@@ -25,7 +25,7 @@ from seqkit.nn.checks import (
     check_size,
     tracing,
 )
-from seqkit.nn.compiled import compiled_direction, compiling, describe, held
+from seqkit.nn.compiled import compiled_direction, compiling, describe, held, must_run_outside, outside
 from seqkit.nn.entering import Entered, enter, leave
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
@@ -247,6 +247,8 @@ class Recurrent(nn.Module):
         return output, state
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
+        if must_run_outside(self, input, lengths):
+            return outside(self._run, input, hx, lengths)  # type: ignore[no-any-return]
         whole = whole_batch(self, input, hx) if lengths is None and not torch.compiler.is_compiling() else None
         if whole is not None:
             return whole
