@@ -53,7 +53,7 @@ def feed(
             "lengths alone; trace its `step`, or take input_feeding=False"
         )
     if torch.compiler.is_compiling():
-        return outside(feed, decoder, embedded, lengths, state, memory)  # type: ignore[no-any-return]
+        return outside("a decoder with input feeding", feed, decoder, embedded, lengths, state, memory)  # type: ignore[no-any-return]
     steps = embedded.size(1)
     packing = Packing.from_lengths(check_lengths(lengths, embedded.size(0), steps), steps, embedded.device)
     rows = packing.pack(embedded.transpose(0, 1))  # (N, E)

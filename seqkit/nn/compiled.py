@@ -75,9 +75,22 @@ def must_run_outside(module: Recurrent, input: Any, lengths: Any) -> bool:
 
 
 @_disable_dynamo
-def outside(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
-    """Call a function as it is, between two graphs: a compiler that is at work breaks its graph here."""
-    return function(*given, **named)
+def _between(function: Callable[..., Any], *given: Any) -> Any:
+    return function(*given)
+
+
+def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function as it is, between two graphs: `torch.compile` breaks its graph here.
+
+    Raises:
+        RuntimeError: `torch.export` is at work, which wants one graph.
+    """
+    if not torch.compiler.is_dynamo_compiling():
+        raise RuntimeError(
+            f"torch.export cannot take {what}: how many steps there are is known from the data alone, and no operator "
+            "serves it"
+        )
+    return _between(function, *given)
 
 
 @lru_cache(maxsize=256)

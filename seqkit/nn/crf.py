@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seqkit.nn.cells.initialise import refill
 from seqkit.nn.chain import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
 from seqkit.nn.checks import check_flag, check_size, dtype_name, tracing, transformed
 from seqkit.nn.compiled import held
@@ -99,8 +100,12 @@ class CRF(nn.Module):
 
     def reset_parameters(self) -> None:
         """All transitions alike."""
-        for value in (self.transitions, self.start, self.end):
-            nn.init.zeros_(value)
+
+        def zero(weights: Mapping[str, Tensor]) -> None:
+            for value in weights.values():
+                value.zero_()
+
+        refill(self, {name: name for name in ("transitions", "start", "end")}, zero)
 
     def _scores(self, constrained: bool) -> tuple[Tensor, ...]:
         scores = []

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from seqkit.nn.backends import Choice, choose, scan, whole_batch
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.cells.cell import Prepared, drop_mask, dropped
+from seqkit.nn.cells.initialise import refill
 from seqkit.nn.checks import (
     autocast_dtype,
     check_choice,
@@ -218,7 +219,10 @@ class Recurrent(nn.Module):
         """Initialise all parameters again."""
         for index in range(len(self.cells)):
             cell = self.cell_at(index)
-            cell.reset(self._weights(index)) if cell.flat else cell.reset_parameters()
+            if cell.flat:
+                refill(self, dict(self._full_names[index]), cell.reset)
+            else:
+                cell.reset_parameters()
         for name, value in self.named_parameters(recurse=False):
             if name.startswith("initial_"):
                 nn.init.zeros_(value)
@@ -248,7 +252,8 @@ class Recurrent(nn.Module):
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
         if must_run_outside(self, input, lengths):
-            return outside(self._run, input, hx, lengths)  # type: ignore[no-any-return]
+            what = "a PackedSequence" if lengths is None else f"lengths for a {type(self).__name__} on the step loop"
+            return outside(what, self._run, input, hx, lengths)  # type: ignore[no-any-return]
         whole = whole_batch(self, input, hx) if lengths is None and not torch.compiler.is_compiling() else None
         if whole is not None:
             return whole

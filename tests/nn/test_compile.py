@@ -223,3 +223,18 @@ def test_crf_compiles(rows):
     pair = [torch.autograd.grad(loss[0].sum(), [emissions, crf.transitions]) for loss in (found, wanted)]
     for one, other in zip(*pair, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Reads(snn.Recurrent("jordan", 4, 4)), "lengths for a Recurrent on the step loop"),
+        (lambda: Reads(snn.GRU(4, 4, backend="reference")), "lengths for a GRU on the step loop"),
+        (lambda: Packs(snn.GRU(4, 4)), "PackedSequence"),
+    ],
+)
+@needs_operators
+def test_export_refuses_what_it_cannot_hold_in_one_graph(make, message):
+    given = (torch.randn(5, 3, 4), torch.tensor([5, 2, 3]))
+    with pytest.raises(Exception, match=message):
+        torch.export.export(make(), given, strict=False)
