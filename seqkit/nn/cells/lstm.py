@@ -50,7 +50,7 @@ class LSTMCell(Cell):
         cell_activation: the function that makes g.
         output_activation: the function of c' (or of LN(c')) in h'.
 
-    Forward: `(x, (h, c)=None) -> (h', c')` with x (B, I) or (I,), h (B, H or proj_size), c (B, H).
+    Forward: `(input, (h, c)=None) -> (h', c')` with input (B, I) or (I,), h (B, H or proj_size), c (B, H).
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.
@@ -220,9 +220,9 @@ class LSTMCell(Cell):
             return None
         return "LSTM"
 
-    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """One step; see the class."""
-        h, c = self.run(x, hx)
+        h, c = self.run(input, hx)
         return h, c
 
 
