@@ -28,12 +28,14 @@ class Document:
         places: where each key path was written, such as `configs/x.yaml:12` or `command line`.
         name: what to call the whole in a message.
         typed: of values from the command line that are no text, the text as typed: a key that wants text gets that.
+        files: the YAML file, and those it names as its bases.
     """
 
     tree: dict[str, Any]
     places: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "config"
     typed: dict[KeyPath, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def place(self, path: KeyPath) -> str:
         """Where `path`, or the nearest key above it, was written."""
@@ -179,7 +181,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:{node.start_mark.line + 1}: expected keys and values at the top level")
     builder = Builder(place)
-    document = Document(builder(node), {(): str(path), **builder.places}, str(path))
+    document = Document(builder(node), {(): str(path), **builder.places}, str(path), files=(path,))
     base = document.tree.pop("base", None)
     if base is None:
         return document
@@ -233,7 +235,8 @@ def _merged(under: Document, over: Document) -> Document:
             }
         return high
 
-    return Document(merge(under.tree, over.tree, ()), {**under.places, **over.places}, over.name)
+    places = {**under.places, **over.places}
+    return Document(merge(under.tree, over.tree, ()), places, over.name, files=(*over.files, *under.files))
 
 
 def _set(document: Document, keys: KeyPath, value: Any) -> None:
