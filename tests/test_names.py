@@ -252,7 +252,9 @@ def test_the_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             (first / (module.replace(".", "/") + ".py")).unlink()
             sys.path[:] = [entry for entry in sys.path if entry != str(first)]
             sys.modules.pop(module, None)
-        with pytest.raises(UserError, match=r"key: cannot import '.*': no module .*mine' is installed, nor is there"):
+        with pytest.raises(
+            UserError, match=r"key: cannot import '.*': no module .*mine' is installed, and there is no"
+        ):
             look_up(f"{module}:Own", **settings)
 
 
@@ -373,7 +375,7 @@ def test_both_ways_to_start_find_the_same(tmp_path: Path, generated_data: Path, 
         ("class Owm: pass\n", "mine:Own", r"the module \(.*mine\.py\) has no 'Own'; did you mean 'Owm'\?"),
         ("class Own: pass\n", "mine:Own", r"'mine:Own' is no class derived from builtins\.dict"),
         ("Own = 3\n", "mine:Own", "is no class derived from"),
-        ("", "mime:Own", r"no module 'mime' is installed, nor is there mime\.py in beside the YAML file \(.*'mine'\?"),
+        ("", "mime:Own", r"no module 'mime' is installed, and there is no mime\.py beside the YAML file \(.*'mine'\?"),
         ("", "seqkit.config.beside.x.mine:Own", "does not name modules of seqkit.config.beside"),
         ("", "lstn", r"unknown key 'lstn'.*or package\.module:Class"),
     ],

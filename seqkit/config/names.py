@@ -75,7 +75,7 @@ class Names:
         recorded = self.recorded.get(module)
         if isinstance(recorded, str) and os.path.isabs(recorded) and "\0" not in recorded:
             found.setdefault(Path(recorded).resolve(), "where the run had it")
-        found.setdefault(Path.cwd(), "the working folder")
+        found.setdefault(Path.cwd(), "in the working folder")
         return {folder: what for folder, what in found.items() if not self.forbids(folder)}
 
     def forbids(self, path: Path | str) -> bool:
@@ -148,13 +148,13 @@ def _load(key: str, name: str, module: str, names: Names) -> ModuleType:
             names.found[module] = str(folder)
             plain = _plain_name(module, file)
             return _imported(key, name, module if plain else f"{beside.package(folder)}.{module}")
-    looked = ", ".join(f"{what} ({folder})" for folder, what in places.items())
+    looked = ", ".join(f"{what} ({folder})" for folder, what in places.items()) or "elsewhere"
     others = [path.stem for folder in places for path in folder.glob("*.py")]
     hint = nearest(module, others)
-    nothing = "; nothing is imported from a run folder" if names.runs else ""
+    nothing = "; from a run folder nothing is ever imported" if names.runs else ""
     raise UserError(
-        f"{key}: cannot import {name!r}: no module {module!r} is installed, nor is there {module.replace('.', '/')}.py"
-        f"{' in ' + looked if looked else ''}{hint}{nothing}"
+        f"{key}: cannot import {name!r}: no module {module!r} is installed, and there is no "
+        f"{module.replace('.', '/')}.py {looked}{hint}{nothing}"
     )
 
 
