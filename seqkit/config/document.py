@@ -151,6 +151,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
         node = typed_value(value, place)
         builder = Builder(place)
         built = None if node is None else builder(node, keys)
+        _forget(document.places, keys)
         _set(document, keys, built)
         document.places.update(builder.places)
         document.typed.pop(keys, None)
@@ -233,10 +234,18 @@ def _merged(under: Document, over: Document) -> Document:
                 else high.get(key, low.get(key))
                 for key in [*low, *(key for key in high if key not in low)]
             }
+        _forget(places, path)
         return high
 
-    places = {**under.places, **over.places}
-    return Document(merge(under.tree, over.tree, ()), places, over.name, files=(*over.files, *under.files))
+    places = dict(under.places)
+    tree = merge(under.tree, over.tree, ())
+    return Document(tree, {**places, **over.places}, over.name, files=(*over.files, *under.files))
+
+
+def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
+    """What stood below a key is gone: a key that is missing there now is missing where the new value was written."""
+    for below in [other for other in places if len(other) > len(path) and other[: len(path)] == path]:
+        del places[below]
 
 
 def _set(document: Document, keys: KeyPath, value: Any) -> None:
