@@ -377,15 +377,27 @@ def test_both_ways_to_start_find_the_same(tmp_path: Path, generated_data: Path, 
         ("Own = 3\n", "mine:Own", "is no class derived from"),
         ("", "mime:Own", r"no module 'mime' is installed, and there is no mime\.py beside the YAML file \(.*'mine'\?"),
         ("", "seqkit.config.beside.x.mine:Own", "does not name modules of seqkit.config.beside"),
-        ("", "lstn", r"unknown key 'lstn'.*or package\.module:Class"),
+        ("from side import x\n", "mine:Own", r"side\.py:2: ZeroDivisionError: division by zero$"),
+        (
+            "import os, json.no\n",
+            "mine:Own",
+            r"mine\.py:1: ModuleNotFoundError: No module named 'json.no'",
+        ),
+        ("", "lstn", r"key: unknown key 'lstn'; known: lstm_of_mine, gru \(or package\.module:Class\)$"),
+        ("", "lstm_of_mime", r"key: unknown key 'lstm_of_mime'; did you mean 'lstm_of_mine'\? \(or package"),
+        ("", "mine:", "unknown key 'mine:'"),
+        ("", ":Own", "unknown key ':Own'"),
+        ("", "a b:Own", "unknown key 'a b:Own'"),
+        ("", "mine:Own.Inner", r"unknown key 'mine:Own\.Inner'"),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_the_key_and_the_place(
     tmp_path: Path, code: str, name: str, message: str
 ) -> None:
     (tmp_path / "mine.py").write_text(code)
-    with pytest.raises(UserError, match=message) as error:
-        look_up(name, folders=(tmp_path,))
+    (tmp_path / "side.py").write_text("# beside it\nx = 1 / 0\n")
+    with pytest.raises(UserError, match=message) as error, Names(folders=(tmp_path,)).rule():
+        resolve("key", name, dict, {"lstm_of_mine": dict, "gru": dict})
     assert "\n" not in str(error.value)
 
 

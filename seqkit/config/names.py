@@ -165,7 +165,8 @@ def _installed(module: str, names: Names) -> ModuleSpec | ModuleType | None:
     if loaded is not None and getattr(loaded, "__spec__", None) is None and not rest:
         return None if names.forbids(getattr(loaded, "__file__", None) or "/") else loaded  # a script's own `__main__`
     here = os.path.realpath(os.getcwd())
-    spec = _top(top, [entry for entry in sys.path if entry and os.path.realpath(entry) != here])
+    path = [entry for entry in sys.path if entry and os.path.realpath(entry) != here and not names.forbids(entry)]
+    spec = _top(top, path)
     if spec is None:
         return None
     inside = list(spec.submodule_search_locations or ())

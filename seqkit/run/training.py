@@ -117,8 +117,8 @@ def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolde
             task.save(new.path)
             about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
             own = {"asked": asked(checked), "config": task.config.model_dump(mode="json")}
-            if checked.names.found:
-                own["modules"] = checked.names.found
+            if checked._names.found:
+                own["modules"] = checked._names.found
             new.describe({**about, **_fingerprints(task), **own})
     except OSError as error:
         raise Stopped(f"{reserved.path}: cannot be written ({error}); nothing is left of it") from error

@@ -35,12 +35,7 @@ class RunConfig(Section):
     init: InitConfig | None = None
     lora: LoraConfig | None = None
     training: TrainingConfig = TrainingConfig()
-    _names: Names = PrivateAttr(default_factory=Names)
-
-    @property
-    def names(self) -> Names:
-        """How the modules that it names were found."""
-        return self._names
+    _names: Names = PrivateAttr(default_factory=Names)  # how the modules that it names were found
 
     @model_validator(mode="after")
     def _something_to_adapt(self) -> RunConfig:

@@ -125,11 +125,7 @@ class CellSection(Section):
 
     cell: str = "lstm"
     """A cell of seqkit.nn (lstm, gru, rnn, ...) or `mypackage.module:MyCell`."""
-    kind: ClassVar[type[Cell]] = CELLS["lstm"]
-
-    def arguments(self) -> dict[str, Any]:
-        """Those of the module that it describes, the cell as a class."""
-        return {**self.model_dump(), "cell": self.kind}
+    _kind: ClassVar[type[Cell]] = CELLS["lstm"]  # no option of a cell begins with an underscore
 
 
 class EncoderBase(CellSection):
@@ -206,13 +202,18 @@ def cell_section(
         raise UserError(f"{key}: expected the name of a cell, got {cell!r}")
     kind = resolve(key, cell, Cell, CELLS)
     made: Any = from_signature(f"{kind.__name__}{name}Config", *modules, kind, skip=skip, base=base)
-    made.kind = kind
+    made._kind = kind
     return made  # type: ignore[no-any-return]
+
+
+def cell_arguments(section: Any) -> dict[str, Any]:
+    """The arguments of the module that a section describes which names a cell: that one as a class."""
+    return {**section.model_dump(), "cell": section._kind}
 
 
 def make_recurrent(config: Any, input_size: int, **place: Any) -> Recurrent:
     """The recurrent module that an encoder section describes."""
-    return Recurrent(input_size=input_size, batch_first=True, **config.arguments(), **place)
+    return Recurrent(input_size=input_size, batch_first=True, **cell_arguments(config), **place)
 
 
 def _arguments(config: Any) -> dict[str, Any]:

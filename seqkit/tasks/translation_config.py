@@ -21,6 +21,7 @@ from seqkit.tasks.parts import (
     CellSection,
     EmbeddingConfig,
     SplitData,
+    cell_arguments,
     cell_section,
     check_dev,
     encoder_config,
@@ -168,7 +169,7 @@ def _probe_table(size: int) -> Embedding:
 
 def _probe_decoder(section: Any, table: Embedding, memory_size: int) -> Decoder:
     with torch.device("meta"):  # however large, no memory
-        return Decoder(table, memory_size, **section.arguments())
+        return Decoder(table, memory_size, **cell_arguments(section))
 
 
 # Beside what the program supplies, what a decoder cannot have: it has one direction and starts from the bridge.
@@ -258,7 +259,7 @@ def make_model(config: Any, source: Tokenizer, target: Tokenizer, *, load: bool)
     """
     tables = make_embedding(config.source, source), make_embedding(config.target, target)
     encoder = Encoder(tables[0], make_recurrent(config.encoder, tables[0].size))
-    decoder = Decoder(tables[1], encoder.output_size, **config.decoder.arguments())
+    decoder = Decoder(tables[1], encoder.output_size, **cell_arguments(config.decoder))
     model = Seq2Seq(encoder, decoder, config.bridge)
     lines = []
     if load:  # after the decoder, which scales a tied table's start
