@@ -268,6 +268,11 @@ def test_the_working_folder_on_the_path_is_not_installed(
     monkeypatch.setattr(sys, "path", [str(tmp_path / entry) if entry else "", *sys.path])
     assert look_up("mine:Own", folders=(tmp_path / "yaml",)).place == "yaml"
     assert look_up("mine:Own").place == "here"
+    # A folder on the path that has the same name does not hide what is elsewhere.
+    thing(tmp_path / "here", "pack.other")
+    thing(tmp_path / "yaml", "pack.age.mine")
+    assert look_up("pack.age.mine:Own", folders=(tmp_path / "yaml",)).place == "yaml"
+    assert look_up("pack.other:Own", folders=(tmp_path / "yaml",)).place == "here"
 
 
 def test_what_lies_beside_a_file_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
