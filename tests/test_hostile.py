@@ -106,7 +106,7 @@ YAML: list[tuple[str, str]] = [
     ('"\\ud800": 3', "half of a surrogate pair"),
     ("model: {encoder: {cell: 'os:kill'}}", "model.encoder.cell: 'os:kill' is no class derived from seqkit.nn.Cell"),
     ("model: {encoder: {cell: 'subprocess:Popen'}}", "is no class derived from seqkit.nn.Cell"),
-    ("model: {encoder: {cell: ':x'}}", "cannot import|Empty module name"),
+    ("model: {encoder: {cell: ':x'}}", "unknown cell ':x'"),
     ("task: ':x'", "unknown task ':x'"),
     ("task: .x:y", "unknown task '.x:y'"),
     ("task: a..b:c", "unknown task"),

@@ -29,6 +29,9 @@ Overrides = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
+]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
 
 

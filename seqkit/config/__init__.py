@@ -7,12 +7,15 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 
 from seqkit.config.document import Document, from_mapping, override, read
 from seqkit.config.errors import UserError, nearest, require, visible
+from seqkit.config.names import Names, Untrusted, resolve
 from seqkit.config.schema import Section, from_signature
 from seqkit.config.yamltext import dump
 
 __all__ = [
     "Document",
+    "Names",
     "Section",
+    "Untrusted",
     "UserError",
     "dump",
     "from_mapping",
@@ -21,5 +24,6 @@ __all__ = [
     "override",
     "read",
     "require",
+    "resolve",
     "visible",
 ]

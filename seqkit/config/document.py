@@ -28,12 +28,14 @@ class Document:
         places: where each key path was written, such as `configs/x.yaml:12` or `command line`.
         name: what to call the whole in a message.
         typed: of values from the command line that are no text, the text as typed: a key that wants text gets that.
+        files: the YAML file, and those it names as its bases.
     """
 
     tree: dict[str, Any]
     places: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "config"
     typed: dict[KeyPath, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def place(self, path: KeyPath) -> str:
         """Where `path`, or the nearest key above it, was written."""
@@ -149,6 +151,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
         node = typed_value(value, place)
         builder = Builder(place)
         built = None if node is None else builder(node, keys)
+        _forget(document.places, keys)
         _set(document, keys, built)
         document.places.update(builder.places)
         document.typed.pop(keys, None)
@@ -179,7 +182,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:{node.start_mark.line + 1}: expected keys and values at the top level")
     builder = Builder(place)
-    document = Document(builder(node), {(): str(path), **builder.places}, str(path))
+    document = Document(builder(node), {(): str(path), **builder.places}, str(path), files=(path,))
     base = document.tree.pop("base", None)
     if base is None:
         return document
@@ -231,9 +234,18 @@ def _merged(under: Document, over: Document) -> Document:
                 else high.get(key, low.get(key))
                 for key in [*low, *(key for key in high if key not in low)]
             }
+        _forget(places, path)
         return high
 
-    return Document(merge(under.tree, over.tree, ()), {**under.places, **over.places}, over.name)
+    places = dict(under.places)
+    tree = merge(under.tree, over.tree, ())
+    return Document(tree, {**places, **over.places}, over.name, files=(*over.files, *under.files))
+
+
+def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
+    """What stood below a key is gone: a key that is missing there now is missing where the new value was written."""
+    for below in [other for other in places if len(other) > len(path) and other[: len(path)] == path]:
+        del places[below]
 
 
 def _set(document: Document, keys: KeyPath, value: Any) -> None:

@@ -40,7 +40,7 @@ class Recurrent(nn.Module):
     """A recurrent network of any cell, over layers, directions and sequences of different lengths.
 
     Args:
-        cell: a name in `CELLS`, "package.module:Class", a `Cell` class, or a factory
+        cell: a name in `CELLS`, a `Cell` class, or a factory
             `(input_size, hidden_size, **cell_options) -> Cell`.
         input_size: features of the input, I.
         hidden_size: features of the state, H.

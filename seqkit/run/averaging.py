@@ -28,7 +28,9 @@ class Average:
     after: dict[str, float]
 
 
-def average(path: str | Path, best: int | None = None, name: str | None = None, device: str = "auto") -> Average:
+def average(
+    path: str | Path, best: int | None = None, name: str | None = None, device: str = "auto", *, trust: bool = False
+) -> Average:
     """A new run beside another, whose weights are the mean of its best checkpoints'.
 
     Args:
@@ -36,11 +38,12 @@ def average(path: str | Path, best: int | None = None, name: str | None = None, 
         best: how many of them; None: all that were kept.
         name: of the new run; None: that of the old one with `-average`.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
+        trust: import code that the run folder names, such as a cell of the user's own.
 
     Raises:
         UserError: fewer checkpoints than two, or than wanted; the name is taken; a process trains there.
     """
-    folder, checked, kind = open_run(path)
+    folder, checked, kind = open_run(path, trust=trust)
     with folder.locked():
         return _average(folder, checked, kind, best, name, device)
 

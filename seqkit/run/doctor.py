@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.config import UserError
+from seqkit.config import Untrusted, UserError
 from seqkit.files import LONGEST_LINE, read_json, read_lines
 from seqkit.run import machine as here
 from seqkit.run.configs import read_config
@@ -113,6 +113,8 @@ def _looked_at(name: str, look: Callable[[], str]) -> Check:
         return Check(name, True, look())
     except FileNotFoundError:
         return Check(name, False, "missing")
+    except Untrusted as error:
+        return Check(name, True, f"not looked into, as nothing is imported here: {' '.join(str(error).split())}")
     except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Check(name, False, " ".join(str(error).split()))
 
@@ -127,13 +129,13 @@ def _about(folder: RunFolder) -> str:
 
 
 def _config(folder: RunFolder) -> str:
-    _, kind = read_config(folder.config)
+    _, kind = read_config(folder.config, folder=folder)
     return f"valid, of the task {kind.kind}"
 
 
 def _model(folder: RunFolder, task: list[RunTask]) -> str:
     """Reads what lies beside config.yaml: tokenizers, classes."""
-    checked, kind = read_config(folder.config)
+    checked, kind = read_config(folder.config, folder=folder)
     with torch.random.fork_rng(devices=[]):
         task.append(kind.restore(checked, folder.path))
     total = sum(value.numel() for value in task[0].model.parameters())

@@ -353,7 +353,7 @@ class Trainer:
         """A signal came: save and say how to go on."""
         if self._checkpoints.latest() != self.state.step:
             self._save()
-        how = f"everything is saved. Continue with: seqkit resume {self.folder}"
+        how = f"everything is saved. Continue with: {self.folder.resume_command}"
         how = how if self.folder.becomes is None else self.folder.kept()
         raise quiet(Stopped(f"stopped after step {self.state.step}; {how}", self._watch.exit_code))
 

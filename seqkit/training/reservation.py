@@ -195,7 +195,7 @@ def reserve(
     if name is None:
         return next(found for number in count(1) if (found := _free(root / f"{kind}-{number}")) is not None)
     path = root / name
-    ways = other or f"continue it with `seqkit resume {path}`, replace it with --overwrite, or {_OTHER}"
+    ways = other or f"continue it with `{RunFolder(path).resume_command}`, replace it with --overwrite, or {_OTHER}"
     taken = UserError(f"{path}: this run exists already; {ways}")
     if not overwrite and _taken(path):  # said even where nothing can be locked
         raise taken
