@@ -94,7 +94,7 @@ def test_an_unknown_word_is_the_source_word_most_looked_at() -> None:
     hypothesis = Hypothesis(ids, -1.0, [-0.1] * 4, weights, True)
     assert translator._one(hypothesis, source.placed("Zoë b Émile")).text == "y Émile Zoë"
     with pytest.raises(UserError, match="there is no attention"):
-        translator._one(Hypothesis(ids, -1.0, [-0.1] * 4, None, True), source.pieces("Zoë b"))
+        translator._one(Hypothesis(ids, -1.0, [-0.1] * 4, None, True), source.placed("Zoë b"))
 
 
 def test_a_picture_has_a_row_for_each_token(tmp_path: Path) -> None:
