@@ -30,7 +30,7 @@ from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.language_model_config import LanguageModelConfig, build, check_text, language_model_schema
 from seqkit.tasks.language_model_output import Continuation, LineScore, Sampler, format_line, score_lines
 from seqkit.tasks.layers import reader_groups
-from seqkit.tasks.parts import make_tokenizer, scored, word_rows
+from seqkit.tasks.parts import make_tokenizer, named_rows, scored, word_rows
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import on_first
@@ -111,7 +111,7 @@ class LanguageModelTask(RunTask):
         else:
             texts = column_texts([(source, "text") for source in sources["train"]])
             kept = kept_tokenizer(config, check=check_text)
-            tokenizer = kept or make_tokenizer(config.text, config.model.embedding, texts)
+            tokenizer = kept or make_tokenizer(config.text.for_writing(), config.model.embedding, texts)
         config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, tokenizer, load_vectors=fresh)
         for part, some in sources.items():
@@ -326,16 +326,17 @@ class LanguageModelTask(RunTask):
         return hashlib.sha256(self.texts[part].ids.digest().encode()).hexdigest() if part in self.texts else ""
 
     def rows(self) -> dict[str, Rows]:
-        words = self.tokenizer.vocabulary
+        words = named_rows(self.tokenizer)
         tables = word_rows("encoder", self.model.encoder.embedding, self.tokenizer)
         if self.model.adaptive is None:
-            return {**tables, **dict.fromkeys(("token_scores.weight", "token_scores.bias"), Rows(words, words=True))}
+            return {**tables, **dict.fromkeys(("token_scores.weight", "token_scores.bias"), words)}
         # The head scores the frequent words and, as one row each, the clusters of the others.
         limits = self.model.adaptive.cutoffs
         clusters = [f"<cluster {number}>" for number in range(1, len(limits))]
-        head = Rows([*words[: limits[0]], *clusters])
+        names = self.tokenizer.vocabulary
+        head = Rows([*names[: limits[0]], *clusters])
         tails = {
-            f"adaptive.tail.{number}.1.weight": Rows(words[start:end])
+            f"adaptive.tail.{number}.1.weight": Rows(names[start:end])
             for number, (start, end) in enumerate(pairwise(limits))
         }
         return {**tables, "adaptive.head.weight": head, "adaptive.head.bias": head, **tails}

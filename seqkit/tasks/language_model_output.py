@@ -162,7 +162,7 @@ class Sampler:
 
     def _continuation(self, text: str, length: int, found: Hypothesis) -> Continuation:
         tokens = [self.tokenizer.vocabulary[index] for index in found.tokens[length:]]
-        pieces = self.tokenizer.pieces(text)[:length]
+        pieces = [self.tokenizer.written(*pair) for pair in self.tokenizer.placed(text)[:length]]
         whole = join_tokens([*pieces, *tokens], self.tokenizer)
         return Continuation(whole, tokens, found.log_probs[length:], found.finished)
 

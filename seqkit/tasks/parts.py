@@ -248,7 +248,7 @@ def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> li
     """
     if not section.vectors:
         return []
-    vectors = load_vectors(section.vectors, tokenizer.vocabulary, size=section.size, norm=section.vectors_norm)
+    vectors = load_vectors(section.vectors, tokenizer.words, size=section.size, norm=section.vectors_norm)
     with torch.no_grad():
         embedding.table.weight.copy_(vectors.matrix)
     embedding.pretrained = vectors.known
@@ -258,7 +258,12 @@ def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> li
 
 def word_rows(prefix: str, embedding: Embedding, tokenizer: Tokenizer) -> dict[str, Rows]:
     """For `RunTask.rows`: what the rows of an embedding stand for that lies at `prefix` in the model."""
-    return {f"{prefix}.embedding.table.weight": Rows(tokenizer.vocabulary, words=True, filled=embedding.pretrained)}
+    return {f"{prefix}.embedding.table.weight": named_rows(tokenizer, filled=embedding.pretrained)}
+
+
+def named_rows(tokenizer: Tokenizer, **options: Any) -> Rows:
+    """Rows that stand for the words of a vocabulary."""
+    return Rows(tokenizer.vocabulary, words=True, plain=tokenizer.words, **options)
 
 
 def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load: bool) -> tuple[Encoder, list[str]]:

@@ -23,12 +23,13 @@ from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layers import translation_groups
-from seqkit.tasks.parts import beside, column, make_tokenizer, word_rows
+from seqkit.tasks.parts import beside, column, make_tokenizer, named_rows, word_rows
 from seqkit.tasks.sending import sent
 from seqkit.tasks.translation_config import TranslationConfig, check_side, make_model, translation_schema
 from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation_decoding import Translator
 from seqkit.tasks.translation_output import Translation, check_plot, format_translation, plot_attention
+from seqkit.tasks.translation_reference import reachable
 from seqkit.tasks.translation_scores import CorpusScores, compare_outputs
 from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer, take_texts
@@ -95,7 +96,7 @@ class TranslationTask(RunTask):
 
     @classmethod
     def _vocabularies(cls, config: TranslationConfig, texts: Callable[..., Texts]) -> tuple[Tokenizer, Tokenizer]:
-        text, model = config.text, config.model
+        text, model = config.text.resolved(), config.model
         if text.joint:
             one = make_tokenizer(text.source, model.source, texts(*_SIDES))
             return one, one
@@ -244,7 +245,8 @@ class TranslationTask(RunTask):
             else f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
         )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+        lines += [*self._lines, f"model: {trained:,} trained parameters"]
+        return lines + reachable(self.splits, self.target, self._corpus_scores())
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -357,7 +359,7 @@ class TranslationTask(RunTask):
         return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> dict[str, Rows]:
-        words = Rows(self.target.vocabulary, words=True)
+        words = named_rows(self.target)
         return {
             **word_rows("encoder", self.model.encoder.embedding, self.source),
             **word_rows("decoder", self.model.decoder.embedding, self.target),

@@ -106,6 +106,11 @@ class TranslationText(Section):
         check_side("target", self.target)
         return self
 
+    def resolved(self) -> TranslationText:
+        """The same, with the words of what is written marked unless the settings say no; of both sides if joint."""
+        sides = {side: getattr(self, side).for_writing() for side in (self.sides if self.joint else ("target",))}
+        return self.model_copy(update=sides)
+
 
 class ScoringConfig(Section):
     """`scoring:` how BLEU, chrF and TER compare (sacreBLEU)."""

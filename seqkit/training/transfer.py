@@ -20,12 +20,14 @@ class Rows:
         names: of the rows, in order, none twice.
         words: they are words of a vocabulary, the first of which is padding: a word that is new may start from the
             mean of those that are not.
+        plain: (R,) the names without what marks a form of a word, by which rows match that have no match by name.
         dims: so many of the first dimensions go by these names; 2 for a matrix from tag to tag.
         filled: (R,) bool, rows that hold a pretrained vector already; None: none does.
     """
 
     names: Sequence[str]
     words: bool = False
+    plain: Sequence[str] | None = None
     dims: int = 1
     filled: Tensor | None = None
 
@@ -157,6 +159,19 @@ def _grid(numbers: list[int], dims: int) -> tuple[Tensor, ...]:
     return tuple(torch.meshgrid(*[torch.tensor(numbers, dtype=torch.long, device="cpu")] * dims, indexing="ij"))
 
 
+def _matched(rows: Rows, theirs: Rows) -> dict[int, int]:
+    """Number of a row here -> number of the row there with its name, or else with another form of the word."""
+    forms = {word: index for index, word in enumerate(theirs.plain or ())}
+    number = {name: index for index, name in enumerate(theirs.names)}
+    found = {}
+    for index, name in enumerate(rows.names):
+        word = name if rows.plain is None else rows.plain[index]
+        there = number.get(name, number.get(word, forms.get(word)))
+        if there is not None:
+            found[index] = there
+    return found
+
+
 def _place(value: Tensor) -> object:
     """The same for two names of one weight."""
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else id(value)
@@ -218,9 +233,8 @@ class _Weight:
             else:
                 report.loaded.append(self.name)
             return
-        number = {name: index for index, name in enumerate(theirs.names)}
-        to = [index for index, name in enumerate(rows.names) if name in number]
-        source = [number[rows.names[index]] for index in to]
+        matched = _matched(rows, theirs)
+        to, source = list(matched), list(matched.values())
         self.found = len(to)
         at, of = (_grid(one, rows.dims) for one in (to, source))
         self.value[at] = given[of]
