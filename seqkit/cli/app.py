@@ -90,6 +90,8 @@ def tell(text: str) -> None:
 
 
 def show_scores(title: str, scores: dict[str, float]) -> None:
-    """One line of named numbers; nothing where there is none."""
+    """One line of named numbers, with how many examples they are of; nothing where there is none."""
     if scores:
-        tell(f"{title}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        note = getattr(scores, "note", str)()
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        tell(f"{title}: {shown}" + (f"  of {note}" if note else ""))

@@ -95,7 +95,7 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None}
     scores, lines = run.evaluate(run_path, data, device, overrides or [], **options)
     if form == "json":
-        tell(to_json(scores))
+        tell(to_json(run.counted(scores)))
         return
     for line in lines:
         tell(line)

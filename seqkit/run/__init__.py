@@ -7,6 +7,7 @@ from seqkit.run.training import Run, resume, train
 from seqkit.run.using import compare, evaluate, load, load_predictor, load_translator
 from seqkit.training.devices import device_trouble
 from seqkit.training.distributed import first
+from seqkit.training.scores import counted
 
 __all__ = [
     "Average",
@@ -14,6 +15,7 @@ __all__ = [
     "Seeds",
     "average",
     "compare",
+    "counted",
     "device_trouble",
     "evaluate",
     "first",

@@ -16,6 +16,7 @@ from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
 from seqkit.training.reservation import Reservation, reserve
+from seqkit.training.scores import counted
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,6 @@ def _write(
         write_text(made.config, config.dump(checked.model_copy(update={"name": reserved.path.name})))
         task.save(made.path)
         replace_file(made.weights, lambda path: save_weights(path, weights))
-        write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
+        write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": counted(scores[1])}, indent=2) + "\n")
         made.describe({**folder.about(), "averaged": steps})
     return Average(made.path, steps, *scores)

@@ -222,4 +222,9 @@ def _scores(path: Path) -> str:
         return "not there: the run has not come to its end; `seqkit resume` goes on with it"
     found = read_json(path)
     scores = {f"{part} {name}": value for part in ("dev", "test") for name, value in (found.get(part) or {}).items()}
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "no scores"
+    return ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()) or "no scores"
+
+
+def _shown(value: float | None) -> str:
+    """A score, which is null where it was not finite, or a number of examples."""
+    return f"{value:.4f}" if isinstance(value, float) else "not finite" if value is None else f"{value:,}"

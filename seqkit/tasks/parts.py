@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from seqkit.config import Section, UserError, from_signature
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.readers import detect
-from seqkit.data.sources import Source, SourceConfig
+from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.vocabulary import Texts, column_texts, train_tokenizer
 from seqkit.models import Embedding, Encoder
 from seqkit.nn import Cell, Recurrent, resolve_cell
@@ -42,7 +42,7 @@ class Parts(Section):
     """Base of the `data:` sections with the parts train, dev and test."""
 
     model_config = ConfigDict(json_schema_extra=_shared_in_schema)
-    shared: ClassVar[tuple[str, ...]] = ("format", "columns", "on_bad_line")
+    shared: ClassVar[tuple[str, ...]] = ("format", "delimiter", "encoding", "columns", "on_bad_line")
 
     @model_validator(mode="before")
     @classmethod
@@ -66,16 +66,29 @@ class SplitData(Parts, BatchingConfig):
 _Source = TypeVar("_Source", bound=SourceConfig)
 
 
-def beside(like: _Source, path: str) -> _Source:
-    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
+def beside(like: _Source, path: str, key: str) -> _Source:
+    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed.
+
+    Args:
+        like: the section of a source.
+        path: the file.
+        key: of that section, for messages.
+    """
     if not path.strip():
         raise UserError("--data: expected the path of a file, got an empty text")
+    form, known = "auto", ""
     try:
-        detect(Path(path))
-        form = "auto"
-    except UserError:
-        form = like.format
+        known = detect(Path(path))
+    except UserError as error:
+        form = known = like.format
+        if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
+            raise UserError(str(error).replace("set format: to", f"{key}.format=... says it:")) from None
     kept = like.model_dump(include={"columns", "on_bad_line"})
+    is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
+    if is_file and known != "parquet":
+        kept["encoding"] = like.encoding
+    if known == "csv":
+        kept["delimiter"] = like.delimiter
     return type(like).model_validate({**kept, "path": path, "format": form})
 
 
@@ -93,7 +106,7 @@ def scored(given: Any, data: str | None) -> tuple[Any, str]:
         UserError: there is no such data.
     """
     if data is not None:
-        return beside(given.test or given.train, data), "test"
+        return beside(given.test or given.train, data, "data.test" if given.test else "data.train"), "test"
     if given.test or given.dev:
         return given.test or given.dev, "test" if given.test else "dev"
     raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")

@@ -34,9 +34,11 @@ from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
+from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
+_PARTS = ("test", "dev", "train")  # which says how other data are read, the first that is there
 _TABLES = dict(zip(_SIDES, (SOURCE_TABLE, TARGET_TABLE), strict=True))
 
 
@@ -177,7 +179,7 @@ class TranslationTask(RunTask):
         if "dev" not in self.splits:
             return {}
         dev, training = self.splits["dev"], self.config.training
-        scores = self._likelihood(dev)
+        scores = Scores(self._likelihood(dev), len(dev), dev.origin.skipped)
         self._samples = []
         limit = training.dev_limit if training.dev_limit is not None else len(dev)
         if limit:
@@ -256,12 +258,11 @@ class TranslationTask(RunTask):
         """
         pairs = self._open(*self.where(data, options.get("reference")))
         self.model.eval()
-        scores = self._likelihood(pairs)
+        scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
         outputs, references = self._outputs(pairs, self.translator), pairs.texts("target")
         corpus = self._corpus_scores(ter=bool(options.get("ter")))
         scores.update(corpus(outputs, references))
-        skipped = f" ({pairs.origin.skipped} bad lines skipped)" if pairs.origin.skipped else ""
-        lines = [f"{pairs.origin.name}: {len(pairs):,} pairs{skipped}", *corpus.lines(outputs, references)]
+        lines = [pairs.counted(), *corpus.lines(outputs, references)]
         return scores, [*lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
@@ -271,9 +272,10 @@ class TranslationTask(RunTask):
         if reference is not None:
             if not data or not reference:
                 raise UserError("--reference: give the sources with --data FILE, too")
-            return PairConfig(source=data, target=reference, on_bad_line=like.on_bad_line), "test"
+            kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
+            return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
-            return beside(like, data), "test"
+            return beside(like, data, "data." + next(part for part in _PARTS if getattr(own, part) is like)), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
         raise UserError("data: the run's configuration has no test or dev data; give some with --data")
@@ -388,4 +390,4 @@ def compare(
         references = pairs.texts("target")
     first = tasks[0][1]
     lines = compare_outputs(outputs, references, lowercase=first.lowercase, tokenize=first.config.scoring.tokenize)
-    return [f"{pairs.origin.name}: {len(pairs):,} pairs", *lines]
+    return [pairs.counted(), *lines]

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from seqkit.config import require, visible
 from seqkit.training.distributed import first
 from seqkit.training.folder import JsonLines, RunFolder
+from seqkit.training.scores import counted
 
 
 def say(text: str) -> None:
@@ -95,7 +96,7 @@ class Progress:
 
     def scores(self, step: int, epoch: int, scores: Mapping[str, float], note: str, split: str = "dev") -> None:
         """Log an evaluation."""
-        self._metrics.append({"split": split, "step": step, "epoch": epoch, **scores})
+        self._metrics.append({"split": split, "step": step, "epoch": epoch, **counted(scores)})
         self._write(split, {"step": step, **scores})
         self._shown.update({name: f"{value:.4f}" for name, value in list(scores.items())[:2] if name != "loss"})
         self._bar.set_postfix(self._shown, refresh=False)
