@@ -22,7 +22,8 @@ def say(text: str) -> None:
     Of several processes only the first one speaks. Control characters, which may come from data, are escaped.
     """
     if first():
-        tqdm.write(visible(text), file=sys.stderr)
+        with suppress(OSError):  # a training goes on where nobody listens any more
+            tqdm.write(visible(text), file=sys.stderr)
 
 
 class Progress:
