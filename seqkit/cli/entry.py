@@ -77,6 +77,9 @@ def _other(error: Exception) -> int:
     if (why := run.device_trouble(error)) is not None:
         show(why)
         return 1
+    if run.is_lost(error):
+        show(f"{run.GONE}; where the run folder has a checkpoint, `seqkit resume RUN` goes on from it")
+        return 1
     stopped = getattr(error, "exit_code", None)
     if stopped is None:
         raise error

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from seqkit.config import visible
+from seqkit.config import UserError, visible
 
 
 class OutputFailed(Exception):
@@ -91,4 +91,5 @@ def give_up() -> None:
 def show(message: object) -> None:
     """A message on standard error."""
     with suppress(OSError):  # then nobody can be told
-        print(f"seqkit: {visible(str(message), lines=True)}", file=sys.stderr)
+        text = message.for_shell() if isinstance(message, UserError) else str(message)
+        print(f"seqkit: {visible(text, lines=True)}", file=sys.stderr)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from seqkit import config
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.files import replace_file, to_json, write_text
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
@@ -62,7 +62,7 @@ def _average(
             "more are kept with training.keep_best=5 (and dev data)"
         )
     name = name or f"{folder.path.resolve().name}-average"
-    other = "choose another name with --to"
+    other = f"choose another name: {option('name', 'NAME', '--to')}"
     with reserve(name, kind.kind, root=folder.path.parent, other=other) as reserved:
         return _write(reserved, folder, checked, kind, steps, device)
 

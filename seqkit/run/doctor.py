@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seqkit.config import UserError
-from seqkit.files import LONGEST_LINE, read_json, read_lines
+from seqkit.files import LONGEST_LINE, read_json, read_lines, to_json
 from seqkit.run import machine as here
 from seqkit.run.configs import read_config
 from seqkit.tasks import RunTask
@@ -51,7 +51,7 @@ class Report:
     def as_json(self) -> str:
         """All of it."""
         tree = {"good": self.good, "machine": self.machine, "run": self.run, "checks": [asdict(c) for c in self.checks]}
-        return json.dumps(tree, indent=2)
+        return to_json(tree, indent=2)
 
     def lines(self) -> list[str]:
         """The same for a reader."""

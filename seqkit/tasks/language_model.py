@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.data.batching import Batches, Ragged, split_rows
 from seqkit.data.encoding import encode_column
 from seqkit.data.skipped import counted_line
@@ -302,7 +302,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError(f"--{name.replace('_', '-')}: only --sample has it")
+                raise UserError(f"{option(name)}: only {option('sample', 'True')} has it")
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )

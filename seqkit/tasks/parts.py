@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import Section, UserError, from_signature
+from seqkit.config import Section, UserError, from_signature, option
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.readers import detect
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
@@ -66,23 +66,17 @@ class SplitData(Parts, BatchingConfig):
 _Source = TypeVar("_Source", bound=SourceConfig)
 
 
-def beside(like: _Source, path: str, key: str) -> _Source:
-    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed.
-
-    Args:
-        like: the section of a source.
-        path: the file.
-        key: of that section, for messages.
-    """
+def beside(like: _Source, path: str) -> _Source:
+    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
     if not path.strip():
-        raise UserError("--data: expected the path of a file, got an empty text")
+        raise UserError(f"{option('data')}: expected the path of a file, got an empty text")
     form, known = "auto", ""
     try:
         known = detect(Path(path))
     except UserError as error:
         form = known = like.format
         if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
-            raise UserError(str(error).replace("set format: to", f"{key}.format=... says it:")) from None
+            raise UserError(f"{str(error).partition('; set format')[0]}; give the file a name that does") from None
     kept = like.model_dump(include={"columns", "on_bad_line"})
     is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
     if is_file and known != "parquet":
@@ -106,10 +100,10 @@ def scored(given: Any, data: str | None) -> tuple[Any, str]:
         UserError: there is no such data.
     """
     if data is not None:
-        return beside(given.test or given.train, data, "data.test" if given.test else "data.train"), "test"
+        return beside(given.test or given.train, data), "test"
     if given.test or given.dev:
         return given.test or given.dev, "test" if given.test else "dev"
-    raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
+    raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
 
 
 def column(source: Source, *names: str) -> Texts:

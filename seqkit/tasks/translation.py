@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import UserError, from_mapping, option
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_batches
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.vocabulary import Texts
@@ -38,7 +38,6 @@ from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
-_PARTS = ("test", "dev", "train")  # which says how other data are read, the first that is there
 _TABLES = dict(zip(_SIDES, (SOURCE_TABLE, TARGET_TABLE), strict=True))
 
 
@@ -271,14 +270,14 @@ class TranslationTask(RunTask):
         like = own.test or own.dev or own.train
         if reference is not None:
             if not data or not reference:
-                raise UserError("--reference: give the sources with --data FILE, too")
+                raise UserError(f"{option('reference')}: give the sources, too: {option('data', 'FILE')}")
             kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
             return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
-            return beside(like, data, "data." + next(part for part in _PARTS if getattr(own, part) is like)), "test"
+            return beside(like, data), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
-        raise UserError("data: the run's configuration has no test or dev data; give some with --data")
+        raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
 
     def _open(self, where: PairConfig, part: str) -> Pairs:
         return open_split(where, part, self.source, self.target)
@@ -296,7 +295,7 @@ class TranslationTask(RunTask):
         for other_name, other in others:
             if other.target.vocabulary != self.target.vocabulary:
                 raise UserError(
-                    f"--ensemble: {name} and {other_name} have different target vocabularies "
+                    f"{option('ensemble')}: {name} and {other_name} have different target vocabularies "
                     f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together"
                 )
             self.translator.systems.append((other.model, other.source))
@@ -319,9 +318,9 @@ class TranslationTask(RunTask):
         try:
             ids = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text
-            raise UserError(f"--prefix: {prefix!r} is not valid Unicode") from None
+            raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
-            raise UserError(f"--prefix: {prefix!r} holds a word that the target vocabulary has not")
+            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary has not")
         for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
             setattr(self.translator, name, value)
 
@@ -381,7 +380,8 @@ def compare(
     for (name, _), place in zip(tasks, places, strict=True):
         if place != places[0]:
             raise UserError(
-                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for both with --data"
+                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for "
+                f"both: {option('data', 'FILE')}"
             )
     outputs, references = {}, []
     for name, task in tasks:

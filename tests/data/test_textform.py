@@ -119,9 +119,11 @@ def test_the_keys_beside_the_parts_hold_for_all_and_for_other_files(tmp_path: Pa
         type("Data", (SplitData,), {"__annotations__": {"train": SourceConfig, "dev": SourceConfig}})
     )
     assert (data.train.delimiter, data.dev.delimiter, data.dev.encoding) == (";", "|", "cp1252")
-    assert beside(data.train, "c.csv", "data.train").delimiter == ";"
-    assert beside(data.train, "c.csv.gz", "data.train").encoding == "cp1252"
-    assert beside(data.train, "c.jsonl", "data.train").delimiter is None
-    assert beside(data.train, "c.parquet", "data.train").encoding == "utf-8"
-    with pytest.raises(UserError, match=r"c.dat: the name does not tell .*; data.train.format=... says it: one of"):
-        beside(data.train, "c.dat", "data.train")
+    assert beside(data.train, "c.csv").delimiter == ";"
+    assert beside(data.train, "c.csv.gz").encoding == "cp1252"
+    assert beside(data.train, "c.jsonl").delimiter is None
+    assert beside(data.train, "c.parquet").encoding == "utf-8"
+    with pytest.raises(
+        UserError, match=r"c.dat: the name does not tell the format .*; give the file a name that does$"
+    ):
+        beside(data.train, "c.dat")
