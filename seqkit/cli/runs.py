@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, Trust, app, line_groups, show_scores, tell
+from seqkit.cli.streams import finish, put
 from seqkit.config import dump
 from seqkit.files import to_json
 
@@ -98,7 +98,8 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None}
     scores, lines = run.evaluate(run_path, data, device, overrides or [], trust=trust, **options)
     if form == "json":
-        tell(to_json(scores))
+        if run.first():
+            put(to_json(run.counted(scores)))
         return
     for line in lines:
         tell(line)
@@ -139,8 +140,8 @@ def predict(
         task = run.load_predictor(run_path, device, trust=trust, **options)
         for lines in groups:
             for prediction in task.predict(lines):
-                sys.stdout.write(task.format(prediction, form) + "\n")
-            sys.stdout.flush()
+                put(task.format(prediction, form), flush=False)
+            finish()
 
 
 @app.command(epilog="Example: seqkit average runs/first --best 5 --to first-averaged")
@@ -176,7 +177,7 @@ def show(config: Config, overrides: Overrides = None, trust: Trust = False) -> N
     """Print the whole configuration, inherited values and defaults filled in."""
     from seqkit import run
 
-    print(dump(run.read_config(config, overrides or [], trust=trust)[0]), end="")
+    put(dump(run.read_config(config, overrides or [], trust=trust)[0]).rstrip("\n"))
 
 
 @configs.command(epilog="Example: seqkit config schema configs/sentiment/quickstart.yaml > schema.json")
@@ -185,4 +186,4 @@ def schema(config: Config, trust: Trust = False) -> None:
     from seqkit import run
 
     checked, _ = run.read_config(config, trust=trust)
-    print(json.dumps(type(checked).model_json_schema(), indent=2))
+    put(json.dumps(type(checked).model_json_schema(), indent=2))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from seqkit.cli.app import Device, InputFile, RunPath, Trust, app, line_groups, tell
+from seqkit.cli.streams import finish, put
 from seqkit.config import UserError
 
 _HELP = "; without it what the run says."
@@ -103,12 +103,12 @@ def _write(task: Any, groups: Any, form: str, alignments: bool, plot: Path | Non
     number = 0
     for lines in groups:
         for found in task.predict(lines):
-            sys.stdout.write(task.format(found, form, number=number, alignments=alignments) + "\n")
+            put(task.format(found, form, number=number, alignments=alignments), flush=False)
             number += 1
             if plot is not None and found.tokens:
                 task.plot(found, plot)
                 plot = None
-        sys.stdout.flush()
+        finish()
     if plot is not None:
         raise UserError("--plot: there is no sentence to draw")
 

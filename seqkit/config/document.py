@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,8 +195,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)  # and no more: it may be a device without an end
+        data = _bytes(path)
         if len(data) > LARGEST:
             raise UserError(f"{path}: more than {LARGEST:,} bytes; this is no configuration")
         return data.decode("utf-8-sig")
@@ -210,6 +210,34 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL or half of a surrogate pair in the name
         raise UserError(f"{str(path)!r}: no such file ({error})") from None
+
+
+def _bytes(path: Path) -> bytes:
+    """What a regular file holds, or what a pipe gives that the shell has opened: `seqkit train <(sed ... a.yaml)`.
+
+    Others would wait for somebody who writes, or never end.
+
+    Raises:
+        UserError: it is a named pipe, a device or a socket.
+    """
+    status = path.stat()
+    pipe = stat.S_ISFIFO(status.st_mode) and str(path).startswith(_OPENED)
+    if not pipe and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise UserError(
+            f"{path}: this is a pipe, a device or a socket; expected a YAML file, or a pipe as <(...) gives"
+        )
+    key = (status.st_dev, status.st_ino)
+    if pipe and key in _piped:  # a pipe gives what it holds once
+        return _piped[key]
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if pipe:
+        _piped[key] = data
+    return data
+
+
+_OPENED = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+_piped: dict[tuple[int, int], bytes] = {}
 
 
 def _shown(value: object) -> str:

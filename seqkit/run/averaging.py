@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from seqkit import config
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.files import replace_file, to_json, write_text
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
@@ -16,6 +16,7 @@ from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
 from seqkit.training.reservation import Reservation, reserve
+from seqkit.training.scores import counted
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _average(
             "more are kept with training.keep_best=5 (and dev data)"
         )
     name = name or f"{folder.path.resolve().name}-average"
-    other = "choose another name with --to"
+    other = f"choose another name: {option('name', 'NAME', '--to')}"
     with reserve(name, kind.kind, root=folder.path.parent, other=other) as reserved:
         return _write(reserved, folder, checked, kind, steps, device)
 
@@ -92,6 +93,6 @@ def _write(
         write_text(made.config, config.dump(checked.model_copy(update={"name": reserved.path.name})))
         task.save(made.path)
         replace_file(made.weights, lambda path: save_weights(path, weights))
-        write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
+        write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": counted(scores[1])}, indent=2) + "\n")
         made.describe({**folder.about(), "averaged": steps})
     return Average(made.path, steps, *scores)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seqkit.config import Untrusted, UserError
-from seqkit.files import LONGEST_LINE, read_json, read_lines
+from seqkit.files import LONGEST_LINE, read_json, read_lines, to_json
 from seqkit.run import machine as here
 from seqkit.run.configs import read_config
 from seqkit.tasks import RunTask
@@ -51,7 +51,7 @@ class Report:
     def as_json(self) -> str:
         """All of it."""
         tree = {"good": self.good, "machine": self.machine, "run": self.run, "checks": [asdict(c) for c in self.checks]}
-        return json.dumps(tree, indent=2)
+        return to_json(tree, indent=2)
 
     def lines(self) -> list[str]:
         """The same for a reader."""
@@ -224,4 +224,9 @@ def _scores(path: Path) -> str:
         return "not there: the run has not come to its end; `seqkit resume` goes on with it"
     found = read_json(path)
     scores = {f"{part} {name}": value for part in ("dev", "test") for name, value in (found.get(part) or {}).items()}
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "no scores"
+    return ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()) or "no scores"
+
+
+def _shown(value: float | None) -> str:
+    """A score, which is null where it was not finite, or a number of examples."""
+    return f"{value:.4f}" if isinstance(value, float) else "not finite" if value is None else f"{value:,}"

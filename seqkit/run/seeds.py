@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seqkit.config import UserError
-from seqkit.files import write_text
+from seqkit.files import to_json, write_text
 from seqkit.run.configs import read_config
 from seqkit.run.training import Run, asked, resume, train_reserved
 from seqkit.tasks import RunConfig, RunTask
@@ -19,6 +17,7 @@ from seqkit.training import RunFolder
 from seqkit.training.distributed import on_all, on_first, start
 from seqkit.training.progress import say
 from seqkit.training.reservation import Reservation, reserve
+from seqkit.training.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -145,21 +144,10 @@ def _spreads(scores: Iterable[dict[str, float]]) -> dict[str, Spread]:
 
 
 def _write(found: Seeds) -> None:
-    """JSON has no NaN and no infinity."""
-
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    def plain(spreads: dict[str, Spread]) -> dict[str, object]:
-        return {
-            name: {
-                "mean": finite(spread.mean),
-                "deviation": finite(spread.deviation),
-                "values": list(map(finite, spread.values)),
-            }
-            for name, spread in spreads.items()
-        }
-
     runs = {str(seed): run.folder.name for seed, run in found.runs.items()}
-    tree = {"runs": runs, "dev": plain(found.dev), "test": plain(found.test)}
-    write_text(found.file, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+    tree: dict[str, object] = {"runs": runs}
+    for part in ("dev", "test"):
+        tree[part] = {name: asdict(spread) for name, spread in getattr(found, part).items()}
+        given = [getattr(run, part) for run in found.runs.values()]
+        tree[f"{part}_counts"] = [one.counts() for one in given if isinstance(one, Scores)]
+    write_text(found.file, to_json(tree, indent=2) + "\n")

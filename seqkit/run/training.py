@@ -24,6 +24,7 @@ from seqkit.training.checkpoint import Checkpoints, seed_all
 from seqkit.training.distributed import held, on_all, on_first, start
 from seqkit.training.progress import say
 from seqkit.training.reservation import Reservation, clear, reserve
+from seqkit.training.scores import counted
 from seqkit.training.state import check_settings
 from seqkit.training.transfer import Given
 
@@ -203,7 +204,8 @@ def _fit(task: RunTask, checked: RunConfig, folder: RunFolder, *, restore: bool 
                 test, lines = task.score()
             for line in lines:
                 say(line)
-        scores = {"step": result.step, "averaged": result.averaged, "dev": result.scores, "test": test}
+        parts = {"dev": counted(result.scores), "test": counted(test)}
+        scores = {"step": result.step, "averaged": result.averaged, **parts}
         on_first(lambda: write_text(folder.path / "scores.json", to_json(scores, indent=2) + "\n"))
     example = task.example(folder.path) + folder.flag
     return Run(folder.path, result.scores, test, example)

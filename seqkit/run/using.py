@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
@@ -60,8 +60,7 @@ def check_options(path: str | Path, kind: type[RunTask], given: Iterable[str], k
     """
     for name in given:
         if name not in known:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option}: this is a {kind.kind} run ({path}), which has no such option")
+            raise UserError(f"{option(name)}: this is a {kind.kind} run ({path}), which has no such option")
 
 
 def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.data.batching import Batches, Ragged, split_rows
 from seqkit.data.encoding import encode_column
+from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source, open_source
 from seqkit.data.stream import TokenStream, plan_windows
 from seqkit.data.vocabulary import column_texts
@@ -34,6 +35,7 @@ from seqkit.tasks.parts import make_tokenizer, named_rows, scored, word_rows
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import on_first
+from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str}
@@ -231,7 +233,7 @@ class LanguageModelTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return on_first(lambda: self._measure(self.texts["dev"])) if "dev" in self.texts else {}
 
-    def _measure(self, text: Text) -> dict[str, float]:
+    def _measure(self, text: Text) -> Scores:
         """Scores of a whole text, each token predicted once, the state carried on: nothing that processes can share."""
         stream = TokenStream(text.ids, self.tokenizer.eos_id)
         streams = min(self.config.data.eval_batch_size, len(stream))
@@ -245,7 +247,9 @@ class LanguageModelTask(RunTask):
             total += self._nats(window, tuple(part[:, -1:] for part in state))[0]
         mean = total / len(stream)
         bits = total / math.log(2) / text.characters
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "bits_per_character": bits}
+        found = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "bits_per_character": bits}
+        lines = int((text.ids.lengths > 0).sum())
+        return Scores(found, lines, text.sources[0].skipped, len(text.ids) - lines)
 
     def _nats(self, window: NDArray[np.int64], state: Any) -> tuple[float, Any]:
         tokens = torch.from_numpy(window)
@@ -259,11 +263,11 @@ class LanguageModelTask(RunTask):
         lines = []
         for part, text in self.texts.items():
             known = 1 - text.ids.count(self.tokenizer.unk_id) / max(int(text.ids.lengths.sum()), 1)
-            skipped = sum(source.skipped for source in text.sources)
+            skipped = [note for source in text.sources if (note := source.skipped.note())]
             lines.append(
                 f"{part}: {len(text.ids):,} lines, {text.tokens:,} tokens, {text.characters / text.tokens:.2f} "
                 f"characters a token (line ends are both); {known:.1%} of tokens in the vocabulary"
-                + (f"; {skipped:,} bad lines skipped" if skipped else "")
+                + "".join(f"; {note}" for note in skipped)
             )
         data = self.config.data
         lines.append(
@@ -281,8 +285,7 @@ class LanguageModelTask(RunTask):
         self.model.eval()
         unknown = text.ids.count(self.tokenizer.unk_id) / text.tokens
         source = text.sources[0]
-        skipped = f" ({source.skipped} bad lines skipped)" if source.skipped else ""
-        lines = [f"{source.name}: {len(text.ids):,} lines, {text.tokens:,} tokens{skipped}"]
+        lines = [counted_line(source.name, len(text.ids), f"lines, {text.tokens:,} tokens", source.skipped)]
         if unknown:
             lines.append(f"{unknown:.2%} of the tokens are unknown words, which all count as the same token")
         return on_first(lambda: self._measure(text)), lines
@@ -299,7 +302,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError(f"--{name.replace('_', '-')}: only --sample has it")
+                raise UserError(f"{option(name)}: only {option('sample', 'True')} has it")
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )

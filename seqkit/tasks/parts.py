@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import Section, UserError, from_signature, resolve
+from seqkit.config import Section, UserError, from_signature, option, resolve
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.readers import detect
-from seqkit.data.sources import Source, SourceConfig
+from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.vocabulary import Texts, column_texts, train_tokenizer
 from seqkit.models import Embedding, Encoder
 from seqkit.nn import CELLS, Cell, Recurrent
@@ -42,7 +42,7 @@ class Parts(Section):
     """Base of the `data:` sections with the parts train, dev and test."""
 
     model_config = ConfigDict(json_schema_extra=_shared_in_schema)
-    shared: ClassVar[tuple[str, ...]] = ("format", "columns", "on_bad_line")
+    shared: ClassVar[tuple[str, ...]] = ("format", "delimiter", "encoding", "columns", "on_bad_line")
 
     @model_validator(mode="before")
     @classmethod
@@ -69,13 +69,20 @@ _Source = TypeVar("_Source", bound=SourceConfig)
 def beside(like: _Source, path: str) -> _Source:
     """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
     if not path.strip():
-        raise UserError("--data: expected the path of a file, got an empty text")
+        raise UserError(f"{option('data')}: expected the path of a file, got an empty text")
+    form, known = "auto", ""
     try:
-        detect(Path(path))
-        form = "auto"
-    except UserError:
-        form = like.format
+        known = detect(Path(path))
+    except UserError as error:
+        form = known = like.format
+        if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
+            raise UserError(f"{str(error).partition('; set format')[0]}; give the file a name that does") from None
     kept = like.model_dump(include={"columns", "on_bad_line"})
+    is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
+    if is_file and known != "parquet":
+        kept["encoding"] = like.encoding
+    if known == "csv":
+        kept["delimiter"] = like.delimiter
     return type(like).model_validate({**kept, "path": path, "format": form})
 
 
@@ -96,7 +103,7 @@ def scored(given: Any, data: str | None) -> tuple[Any, str]:
         return beside(given.test or given.train, data), "test"
     if given.test or given.dev:
         return given.test or given.dev, "test" if given.test else "dev"
-    raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
+    raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
 
 
 def column(source: Source, *names: str) -> Texts:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import UserError, from_mapping, option
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_batches
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.vocabulary import Texts
@@ -35,6 +35,7 @@ from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
+from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
@@ -178,7 +179,7 @@ class TranslationTask(RunTask):
         if "dev" not in self.splits:
             return {}
         dev, training = self.splits["dev"], self.config.training
-        scores = self._likelihood(dev)
+        scores = Scores(self._likelihood(dev), len(dev), dev.origin.skipped)
         self._samples = []
         limit = training.dev_limit if training.dev_limit is not None else len(dev)
         if limit:
@@ -258,12 +259,11 @@ class TranslationTask(RunTask):
         """
         pairs = self._open(*self.where(data, options.get("reference")))
         self.model.eval()
-        scores = self._likelihood(pairs)
+        scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
         outputs, references = self._outputs(pairs, self.translator), pairs.texts("target")
         corpus = self._corpus_scores(ter=bool(options.get("ter")))
         scores.update(corpus(outputs, references))
-        skipped = f" ({pairs.origin.skipped} bad lines skipped)" if pairs.origin.skipped else ""
-        lines = [f"{pairs.origin.name}: {len(pairs):,} pairs{skipped}", *corpus.lines(outputs, references)]
+        lines = [pairs.counted(), *corpus.lines(outputs, references)]
         return scores, [*lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
@@ -272,13 +272,14 @@ class TranslationTask(RunTask):
         like = own.test or own.dev or own.train
         if reference is not None:
             if not data or not reference:
-                raise UserError("--reference: give the sources with --data FILE, too")
-            return PairConfig(source=data, target=reference, on_bad_line=like.on_bad_line), "test"
+                raise UserError(f"{option('reference')}: give the sources, too: {option('data', 'FILE')}")
+            kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
+            return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
             return beside(like, data), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
-        raise UserError("data: the run's configuration has no test or dev data; give some with --data")
+        raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
 
     def _open(self, where: PairConfig, part: str) -> Pairs:
         return open_split(where, part, self.source, self.target)
@@ -296,7 +297,7 @@ class TranslationTask(RunTask):
         for other_name, other in others:
             if other.target.vocabulary != self.target.vocabulary:
                 raise UserError(
-                    f"--ensemble: {name} and {other_name} have different target vocabularies "
+                    f"{option('ensemble')}: {name} and {other_name} have different target vocabularies "
                     f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together"
                 )
             self.translator.systems.append((other.model, other.source))
@@ -319,9 +320,9 @@ class TranslationTask(RunTask):
         try:
             ids = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text
-            raise UserError(f"--prefix: {prefix!r} is not valid Unicode") from None
+            raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
-            raise UserError(f"--prefix: {prefix!r} holds a word that the target vocabulary has not")
+            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary has not")
         for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
             setattr(self.translator, name, value)
 
@@ -381,7 +382,8 @@ def compare(
     for (name, _), place in zip(tasks, places, strict=True):
         if place != places[0]:
             raise UserError(
-                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for both with --data"
+                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for "
+                f"both: {option('data', 'FILE')}"
             )
     outputs, references = {}, []
     for name, task in tasks:
@@ -390,4 +392,4 @@ def compare(
         references = pairs.texts("target")
     first = tasks[0][1]
     lines = compare_outputs(outputs, references, lowercase=first.lowercase, tokenize=first.config.scoring.tokenize)
-    return [f"{pairs.origin.name}: {len(pairs):,} pairs", *lines]
+    return [pairs.counted(), *lines]

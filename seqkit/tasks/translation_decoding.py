@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.data.batching import BatchingConfig, Ragged, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search, StepFunction, Tree, ensemble, replace_unknown
 from seqkit.models import Seq2Seq
@@ -139,8 +139,8 @@ class Translator:
         most = self.search.limits(lengths)[1]
         if len(self.prefix) > int(most.min()):
             raise UserError(
-                f"--prefix: it has {len(self.prefix)} tokens, and for a source of {int(lengths[most.argmin()])} "
-                f"no more than {int(most.min())} are allowed (max_length, max_ratio)"
+                f"{option('prefix')}: it has {len(self.prefix)} tokens, and for a source of "
+                f"{int(lengths[most.argmin()])} no more than {int(most.min())} are allowed (max_length, max_ratio)"
             )
 
     def _translation(self, text: str, hypotheses: Sequence[Hypothesis]) -> Translation:

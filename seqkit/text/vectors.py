@@ -232,6 +232,8 @@ def _odd(path: Path, line: int, text: bytes, width: int) -> tuple[bytes, bytes]:
 
 def _open(path: Path) -> IO[bytes]:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path}: this is a pipe, a device or a socket; expected a file of vectors")
         with path.open("rb") as file:
             magic = file.read(2)
         if not magic:

@@ -12,7 +12,6 @@ runs/NAME/
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -177,7 +176,7 @@ class RunFolder:
 
     def describe(self, about: dict[str, Any]) -> None:
         """Write run.json, which makes the folder a run; the last file to be written when a run is set up."""
-        write_text(self.path / "run.json", json.dumps({"format": FORMAT, **about}, indent=2) + "\n")
+        write_text(self.path / "run.json", to_json({"format": FORMAT, **about}, indent=2) + "\n")
 
     @property
     def lock_is_held(self) -> bool:

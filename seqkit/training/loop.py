@@ -20,6 +20,7 @@ from seqkit.training.averaging import MovingAverage, average_weights
 from seqkit.training.checkpoint import Checkpoints, copy_weights, load_finite, save_weights, seed_all
 from seqkit.training.devices import failure, kept_random, repeatable
 from seqkit.training.distributed import (
+    GONE,
     gathered,
     held,
     is_lost,
@@ -122,7 +123,7 @@ class Trainer:
         return step
 
     def _restore(self, step: int) -> None:
-        weights, saved = self._checkpoints.load(step)
+        weights, saved = self._checkpoints.load(step, self.task.model.state_dict())
         if own := saved.get("own_form"):
             weights = {name: value for name, value in weights.items() if name in self.task.model.state_dict()} | own
         self.task.model.load_state_dict(weights)
@@ -174,7 +175,7 @@ class Trainer:
             raise Stopped(f"{self.folder}: {error}; {self.folder.kept()}") from error
         except (Exception, KeyboardInterrupt) as error:
             if is_lost(error):
-                raise Stopped(f"another process is gone; its own message says why. {self.folder.kept()}") from None
+                raise Stopped(f"{GONE}; {self.folder.kept()}") from None
             if (why := failure(error, self.device, self._batch, self.folder.kept)) is not None:
                 raise Stopped(f"step {self.state.step + 1}: {why}") from error
             if not isinstance(error, Stopped):

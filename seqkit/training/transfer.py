@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.config import UserError
+from seqkit.training.checkpoint import not_finite
 from seqkit.training.choice import Choice
 
 
@@ -122,6 +123,12 @@ def transfer_weights(
             report.tied[name] = mate.name
         elif mate is not None:
             report.left_out[name] = f"tied here with {mate.name}"
+        elif name in not_finite({name: one.given}, own) and (name in asked or not one.problem()):
+            called = name if name == there else f"{name} (there {there})"
+            raise UserError(
+                f"init: {given.name}: {called} holds numbers there that are NaN or infinite: the weights are damaged, "
+                f"or the training that made them diverged; init.leave: ['{name}'] leaves it out"
+            )
         elif problem := one.problem():
             if name in asked or one.is_vocabulary:
                 raise UserError(f"init: {given.name}: {problem}; init.leave: ['{name}'] leaves it out")
@@ -207,8 +214,6 @@ class _Weight:
         called = self.name if self.name == self.there else f"{self.name} (there {self.there})"
         if self.value.is_floating_point() != self.given.is_floating_point():
             return f"{called} holds {self.given.dtype} there, {self.value.dtype} here"
-        if not self.given.isfinite().all():
-            return f"{called} holds numbers there that are not finite"
         if self.rows is not None and self.theirs is not None:
             dims = self.rows.dims
             if len(here) == len(there) and self.theirs.dims == dims and here[dims:] == there[dims:]:
