@@ -39,9 +39,11 @@ from seqkit.tasks.slots_data import (
     read_tagged,
     tag_names,
 )
+from seqkit.tasks.slots_fit import fit_lines, fitted
+from seqkit.tasks.slots_input import looks_like_tokens, read_tokens, refuse_long, token_offsets
 from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots_scores import SpanCounts
-from seqkit.text import TextConfig, Tokenizer, take_texts
+from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
@@ -62,6 +64,7 @@ class SlotsTask(RunTask):
     """
 
     kind = "slots"
+    predict_options = frozenset({"tokens"})
     model: Tagger
 
     def __init__(
@@ -80,6 +83,7 @@ class SlotsTask(RunTask):
             config.model, tokenizer, letters, self.tags, self.intents, load=load_vectors
         )
         self.splits: dict[str, Tagged] = {}
+        self._takes_tokens = self._warned = False
         slots = ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy")
         self.scores = (*slots, "intent_accuracy") if self.intents else slots
 
@@ -112,13 +116,14 @@ class SlotsTask(RunTask):
 
     @staticmethod
     def _vocabularies(config: SlotsConfig, train: Source) -> tuple[Tokenizer, Tokenizer | None]:
-        _, _, distinct = column_lists(train, "tokens")
+        lists = column_lists(train, "tokens")
         letters = None
         if config.model.characters is not None:
-            letters = make_tokenizer(_LETTERS, config.model.characters.embedding, distinct)
+            letters = make_tokenizer(_LETTERS, config.model.characters.embedding, lists[2])
         words = chain.from_iterable(column(train, "tokens"))
         kept = kept_tokenizer(config, check=check_text)
-        return kept or make_tokenizer(config.text, config.model.embedding, words, whole=True), letters
+        tokenizer = kept or make_tokenizer(config.text, config.model.embedding, words, whole=True)
+        return fitted(tokenizer, lists, config.text), letters
 
     @classmethod
     def restore(cls, config: SlotsConfig, folder: Path) -> SlotsTask:
@@ -240,6 +245,7 @@ class SlotsTask(RunTask):
         letters = f", {len(self.letters):,} characters" if self.letters is not None else ""
         lines.append(f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags")
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        lines += fit_lines(self.tokenizer, self.splits)
         return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
 
     @torch.no_grad()
@@ -252,25 +258,57 @@ class SlotsTask(RunTask):
         repaired = f" ({split.repaired[0]} tags repaired)" if split.repaired[0] else ""
         return scores, [f"{split.source.name}: {len(split):,} sentences{skipped}{repaired}", *counts.report()]
 
-    @torch.no_grad()
-    def predict(self, texts: Iterable[str]) -> list[Tagging]:
-        """Slots and intent of each text; a text without tokens gets neither.
+    def adjust(self, **options: Any) -> None:
+        """See `RunTask`.
+
+        Args:
+            options: `tokens`, whether each line of a file is JSON with `tokens`, as in the training data, and no text.
+        """
+        self._takes_tokens = bool(options.get("tokens", self._takes_tokens))
+
+    def read_line(self, line: str) -> str | list[str]:
+        if self._takes_tokens:
+            return read_tokens(line) if line.strip() else []
+        if not self._warned and looks_like_tokens(line):
+            self._warned = True
+            say("warning: a line is JSON with tokens, and is taken for a text; --tokens takes its tokens as they are")
+        return line
+
+    def _places(self, text: str) -> list[tuple[int, int]]:
+        places = self.tokenizer.offsets(text)
+        if len(places) > LONGEST:
+            say(f"a text of {len(places):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
+        return places[:LONGEST]
+
+    def predict(self, texts: Iterable[Any], *, is_split_into_words: bool | None = None) -> list[Tagging]:
+        """Slots and intent of each text; one without tokens gets neither.
+
+        Args:
+            texts: each a str, which is split into tokens.
+            is_split_into_words: each is the list of its tokens instead, as in the training data; they are tagged as
+                they are, and with spaces between them they are its text. Default: as `adjust` said, else false.
 
         Raises:
-            TypeError, ValueError: see `take_texts`.
+            TypeError, ValueError: see `take_texts` and `take_sentences`.
+            UserError: a list of too many tokens.
         """
-        texts = take_texts(texts)
+        if self._takes_tokens if is_split_into_words is None else is_split_into_words:
+            sentences = take_sentences(texts)
+            for place, tokens in enumerate(sentences):
+                refuse_long(tokens, f"texts[{place}]")
+            return self._tag(list(map(" ".join, sentences)), list(map(token_offsets, sentences)))
+        taken = take_texts(texts)
+        return self._tag(taken, list(map(self._places, taken)))
+
+    @torch.no_grad()
+    def _tag(self, whole: Sequence[str], offsets: Sequence[Sequence[tuple[int, int]]]) -> list[Tagging]:
+        """Texts whose tokens stand at these places."""
         self.model.eval()
-        offsets = [self.tokenizer.offsets(text) for text in texts]
-        for text, places in zip(texts, offsets, strict=True):
-            if len(places) > LONGEST:
-                say(f"a text of {len(places):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
-                del places[LONGEST:]
-        found = [Tagging(text) for text in texts]
+        found = [Tagging(text) for text in whole]
         kept = [number for number, places in enumerate(offsets) if places]
         if not kept:
             return found
-        tokens = [[texts[number][start:end] for start, end in offsets[number]] for number in kept]
+        tokens = [[whole[number][start:end] for start, end in offsets[number]] for number in kept]
         words = Words.make(plain_lists(tokens), self.tokenizer, self.letters)
         for rows in plan_batches(words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens")):
             ids, lengths, spelling = words.collate(rows, self.tokenizer)
@@ -279,7 +317,7 @@ class SlotsTask(RunTask):
             best = [None] * len(rows) if intents is None else [self.intents[i] for i in intents.argmax(1).tolist()]
             for row, tags, intent in zip(rows.tolist(), names, best, strict=True):
                 number = kept[row]
-                found[number] = make_tagging(texts[number], offsets[number], tags, intent)
+                found[number] = make_tagging(whole[number], offsets[number], tags, intent)
         return found
 
     def format(self, prediction: Tagging, form: str, **options: Any) -> str:

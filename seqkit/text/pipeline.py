@@ -71,6 +71,7 @@ def splitter(config: TextConfig) -> Any:
     if config.is_foreign:
         return pre_tokenizers.Split(Regex(_SPECIAL), "isolated")
     subword = config.tokenizer != "word"
+    config = config.settled()
     if config.split == "words":
         parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
     else:
