@@ -6,7 +6,7 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 """
 
 from seqkit.config.document import Document, from_mapping, override, read
-from seqkit.config.errors import UserError, nearest, require, visible
+from seqkit.config.errors import UserError, listed, nearest, require, shown, visible
 from seqkit.config.schema import Section, from_signature
 from seqkit.config.yamltext import dump
 
@@ -17,9 +17,11 @@ __all__ = [
     "dump",
     "from_mapping",
     "from_signature",
+    "listed",
     "nearest",
     "override",
     "read",
     "require",
+    "shown",
     "visible",
 ]

@@ -23,6 +23,7 @@ _HARMLESS = (
     "data.extra*",
     "data.dev*",
     "data.test*",
+    "data.on_unknown_label",
     "training.log_every",
     "training.checkpoint_every",
     "training.tensorboard",

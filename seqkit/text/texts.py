@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from seqkit.config import shown
+
 
 def take_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     """The texts as a list, in the order in which iteration gives them: a label or an index of theirs says nothing.
@@ -31,7 +33,7 @@ def take_sentences(sentences: Iterable[Sequence[str]], name: str = "texts") -> l
     found = []
     for place, item in enumerate(_items(sentences, name)):
         if not (isinstance(item, (list, tuple)) or (not isinstance(item, str) and getattr(item, "ndim", 0) == 1)):
-            raise TypeError(f"{name}[{place}] is {_shown(item)}; expected a list of tokens")
+            raise TypeError(f"{name}[{place}] is {shown(item)}; expected a list of tokens")
         inside = f"{name}[{place}]"
         found.append([_text(token, inside, at) for at, token in enumerate(item)])
         for at, token in enumerate(found[-1]):
@@ -42,18 +44,18 @@ def take_sentences(sentences: Iterable[Sequence[str]], name: str = "texts") -> l
 
 def _items(texts: Iterable[Any], name: str) -> Iterator[Any]:
     if isinstance(texts, (str, bytes, bytearray)):
-        raise TypeError(f"{name} is {_shown(texts)}, one text; expected several: write [{_shown(texts)}]")
+        raise TypeError(f"{name} is {shown(texts)}, one text; expected several: write [{shown(texts)}]")
     if getattr(texts, "ndim", 1) != 1:  # a data frame would give its columns' names
         raise TypeError(f"{name} is a {type(texts).__name__} of {texts.ndim} dimensions; expected one of str")  # type: ignore[attr-defined]
     try:
         return iter(texts)
     except TypeError:
-        raise TypeError(f"{name} is {_shown(texts)}; expected an iterable of str") from None
+        raise TypeError(f"{name} is {shown(texts)}; expected an iterable of str") from None
 
 
 def _text(item: object, name: str, place: int) -> str:
     if not isinstance(item, str):
-        raise TypeError(f"{name}[{place}] is {_shown(item)}; expected a str")
+        raise TypeError(f"{name}[{place}] is {shown(item)}; expected a str")
     if not item.isascii():
         try:
             item.encode("utf-8")
@@ -61,8 +63,3 @@ def _text(item: object, name: str, place: int) -> str:
             raise ValueError(f"{name}[{place}]: not valid Unicode ({error.reason})") from None
     # A subclass, as numpy's, becomes a plain str; str(text) of an Enum would be its name.
     return item if type(item) is str else str.__str__(item)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
