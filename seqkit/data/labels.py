@@ -96,7 +96,8 @@ class Labels:
             return []
         often = sorted(zip(counts, self.unknown, strict=True), key=lambda pair: (-pair[0], pair[1]))
         found = listed(f"{shown(name)} ({count:,})" for count, name in often)
-        return [f"{part}: {len(often):,} {what}s that training lacks, counted as wrong, in {rows}: {found}"]
+        kinds = f"{len(often):,} {what}{'s' * (len(often) != 1)}"
+        return [f"{part}: {kinds} that training lacks, counted as wrong, in {rows}: {found}"]
 
 
 def label_column(source: Source, name: str, what: str, kept: Sequence[str] = ()) -> Written:
@@ -129,6 +130,42 @@ class Written(NamedTuple):
     def distinct(self) -> list[str]:
         """The labels to learn, sorted."""
         return sorted(set(map(label_form, self.labels)))
+
+
+def number_column(
+    source: Source,
+    name: str,
+    known: Sequence[str],
+    rows: str,
+    *,
+    refuse: bool,
+    learned: bool,
+    left_out: NDArray[np.bool_] | None = None,
+) -> tuple[Labels, NDArray[np.int64]]:
+    """The labels in a column of texts, and the number (N,) of each example's.
+
+    Args:
+        source: where they are.
+        name: the column's, which is also what messages call the labels.
+        known: those that are learned.
+        rows: what examples are called.
+        refuse, learned: see `refuse_unknown`.
+        left_out: (N,) examples that are not scored; unless they are learned from, their labels do not matter.
+
+    Raises:
+        UserError: see `label_column` and `refuse_unknown`.
+    """
+    written = label_column(source, name, name, known)
+    labels = Labels.match(written.labels, known)
+    numbers = labels.numbers[written.codes]
+    places = np.arange(len(numbers)) if learned or left_out is None else np.flatnonzero(~left_out)
+    bad = numbers[places] >= labels.known
+    if bad.any():
+        row = int(places[bad.argmax()])
+        label = written.labels[written.codes[row]]
+        message = f"{source.place(row)}: unknown {name} {shown(label)}{labels.hint(label)}"
+        refuse_unknown(bad, message, rows, refuse=refuse, learned=learned)
+    return labels, numbers
 
 
 def refuse_unknown(bad: NDArray[np.bool_], message: str, rows: str, *, refuse: bool, learned: bool) -> None:

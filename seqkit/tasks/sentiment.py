@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from seqkit.config import UserError, listed, shown
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.encoding import encode_column
-from seqkit.data.labels import Labels, label_column, refuse_unknown
+from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.sources import Source, open_source
 from seqkit.files import read_json, to_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
@@ -157,7 +157,10 @@ class SentimentTask(RunTask):
         blank = pc.match_substring_regex(source.dataset.data.column("text"), _BLANK).to_numpy()
         if blank.all():
             raise UserError(f"{source.name}: every text is blank")
-        names, labels = self._number(source, part, blank)
+        refuse = self.config.data.on_unknown_label == "error"
+        names, labels = number_column(
+            source, "label", self.classes, "texts", refuse=refuse, learned=part == "train", left_out=blank
+        )
         ids = encode_column(source.dataset, "text", self.tokenizer)
         if len(ids) and ids.lengths.max() > _LONGEST:
             row = int(ids.lengths.argmax())
@@ -166,22 +169,6 @@ class SentimentTask(RunTask):
                 f"cut texts, or take it out (the most is {_LONGEST:,})"
             )
         return Split(ids, labels, names, source, blank)
-
-    def _number(self, source: Source, part: str, blank: NDArray[np.bool_]) -> tuple[Labels, NDArray[np.int64]]:
-        """The labels of a source; what is blank is not scored, so that its label does not matter outside training."""
-        written = label_column(source, "label", "label", self.classes)
-        names = Labels.match(written.labels, self.classes)
-        labels = names.numbers[written.codes]
-        learned = part == "train"
-        places = np.arange(len(labels)) if learned else np.flatnonzero(~blank)
-        bad = labels[places] >= names.known
-        if bad.any():
-            row = int(places[bad.argmax()])
-            label = written.labels[written.codes[row]]
-            message = f"{source.place(row)}: unknown label {shown(label)}{names.hint(label)}"
-            refuse = self.config.data.on_unknown_label == "error"
-            refuse_unknown(bad, message, "texts", refuse=refuse, learned=learned)
-        return names, labels
 
     def _refuse_empty(self, train: Split) -> None:
         empty = np.flatnonzero(train.ids.lengths == 0)

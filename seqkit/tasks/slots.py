@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from seqkit.config import UserError
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
+from seqkit.data.labels import label_column
 from seqkit.data.sources import Source
 from seqkit.data.tagged import open_tagged
 from seqkit.files import read_json, write_text
@@ -38,6 +39,7 @@ from seqkit.tasks.slots_data import (
     plain_lists,
     read_tagged,
     tag_names,
+    unknown_lines,
 )
 from seqkit.tasks.slots_fit import fit_lines, fitted
 from seqkit.tasks.slots_input import looks_like_tokens, read_tokens, refuse_long, token_offsets
@@ -104,14 +106,14 @@ class SlotsTask(RunTask):
             made = cls._read(folder, config)
         else:
             tokenizer, letters = cls._vocabularies(config, train)
-            intents = sorted(train.dataset.unique("intent")) if has_intent else []
+            intents = label_column(train, "intent", "intent").distinct() if has_intent else []
             if len(intents) == 1:
                 raise UserError(f"{train.name}: only one intent, {intents[0]!r}; set data.intent to false")
             made = tokenizer, letters, tag_names(train), intents
             config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, *made, load_vectors=fresh)
         for part, source in sources.items():
-            task.splits[part] = task._split(source)
+            task.splits[part] = task._split(source, part)
         return task
 
     @staticmethod
@@ -155,8 +157,11 @@ class SlotsTask(RunTask):
         labels = {"tags": self.tags, "intents": self.intents}
         write_text(folder / "labels.json", json.dumps(labels, ensure_ascii=False) + "\n")
 
-    def _split(self, source: Source) -> Tagged:
-        return read_tagged(source, self.tokenizer, self.letters, self.tags, self.intents, self.config.data.on_bad_tags)
+    def _split(self, source: Source, part: str) -> Tagged:
+        data = self.config.data
+        kinds = self.tokenizer, self.letters, self.tags, self.intents
+        refuse = data.on_unknown_label == "error"
+        return read_tagged(source, *kinds, data.on_bad_tags, refuse=refuse, learned=part == "train")
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -205,14 +210,21 @@ class SlotsTask(RunTask):
         def compute(rows: NDArray[np.int64]) -> tuple[float, float, int, int, list[list[str]]]:
             batch = sent(collate(data, rows, self.tokenizer), self.device)
             scores, intents = self.model(batch.ids, batch.lengths, batch.spelling)
-            tag_loss = float(self.model.tag_loss(scores, batch.tags, batch.lengths))
+            known = np.flatnonzero(data.known_tags[rows])
+            tag_loss = 0.0
+            if len(known):
+                kept = torch.from_numpy(known)
+                there = scores[kept.to(scores.device)], batch.tags[kept.to(scores.device)], batch.lengths[kept]
+                tag_loss = float(self.model.tag_loss(*there))
             found = self.model.decode(scores, batch.lengths)
             names = self._names(found, data.words.lengths[rows])
             correct = (found == batch.tags).all(1)  # both are 0 on padding
             if intents is None or batch.intents is None:
                 return tag_loss, 0.0, 0, int(correct.sum()), names
             understood = intents.argmax(1) == batch.intents
-            intent_loss = float(F.cross_entropy(intents.cpu().double(), batch.intents.cpu(), reduction="sum"))
+            kept = torch.from_numpy(np.flatnonzero(data.known_intents[rows]))
+            asked = intents.cpu().double()[kept], batch.intents.cpu()[kept]
+            intent_loss = float(F.cross_entropy(*asked, reduction="sum"))
             return tag_loss, intent_loss, int(understood.sum()), int((correct & understood).sum()), names
 
         plan = plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
@@ -221,10 +233,10 @@ class SlotsTask(RunTask):
             losses["intent"] += intent_loss
             right, whole = right + understood, whole + correct
             for row, found in zip(rows, names, strict=True):
-                counts.add([self.tags[tag] for tag in data.tags[row]], found)
-        loss = losses["tags"] / int(data.words.lengths.sum())
+                counts.add([data.tag_names[tag] for tag in data.tags[row]], found)
+        loss = losses["tags"] / int(data.words.lengths[data.known_tags].sum())
         if data.intents is not None:
-            loss += self.config.training.intent_weight * losses["intent"] / len(data)
+            loss += self.config.training.intent_weight * losses["intent"] / int(data.known_intents.sum())
         precision, recall, f1 = counts.scores()
         found_scores = (loss, precision, recall, f1, whole / len(data), right / len(data))
         return dict(zip(self.scores, found_scores, strict=False)), counts
@@ -237,11 +249,7 @@ class SlotsTask(RunTask):
     # --- using --------------------------------------------------------------------------------------------------
 
     def report(self) -> list[str]:
-        lines = [
-            line
-            for part, data in self.splits.items()
-            for line in describe(part, data, self.tags, self.intents, self.tokenizer.unk_id)
-        ]
+        lines = [line for part, data in self.splits.items() for line in describe(part, data, self.tokenizer.unk_id)]
         letters = f", {len(self.letters):,} characters" if self.letters is not None else ""
         lines.append(f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags")
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -251,12 +259,13 @@ class SlotsTask(RunTask):
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
         where, part = scored(self.config.data, data)
-        split = self._split(open_tagged(where, part, intent=bool(self.intents)))
+        split = self._split(open_tagged(where, part, intent=bool(self.intents)), part)
         self.model.eval()
         scores, counts = self._judge(split)
         skipped = f" ({split.source.skipped} bad lines skipped)" if split.source.skipped else ""
         repaired = f" ({split.repaired[0]} tags repaired)" if split.repaired[0] else ""
-        return scores, [f"{split.source.name}: {len(split):,} sentences{skipped}{repaired}", *counts.report()]
+        lines = [f"{split.source.name}: {len(split):,} sentences{skipped}{repaired}"]
+        return scores, [*lines, *unknown_lines(split.source.name, split), *counts.report()]
 
     def adjust(self, **options: Any) -> None:
         """See `RunTask`.

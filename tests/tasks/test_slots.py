@@ -404,7 +404,7 @@ def test_bad_dev_data_is_one_clear_line(
     files: dict[str, str], tmp_path: Path, row: dict[str, Any], message: str
 ) -> None:
     dev = write(tmp_path / "dev.jsonl", [GOOD, {**GOOD, **row}])
-    check_data(files, tmp_path, {"dev": dev}, message)
+    check_data(files, tmp_path, {"dev": dev, "on_unknown_label": "error"}, message)
 
 
 def test_bad_training_data(files: dict[str, str], tmp_path: Path) -> None:
