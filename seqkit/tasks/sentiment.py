@@ -264,7 +264,7 @@ class SentimentTask(RunTask):
         """(B, C) for some of the sequences, on the CPU."""
         padded, lengths = lay_out(*ids.take(rows), self.tokenizer.pad_id)
         logits: Tensor = self.model(send(padded, self.device), lengths)
-        return logits.float().cpu()
+        return logits.detach().float().cpu()
 
     def _outcome(self, split: Split) -> Outcome:
         """What the model makes of the texts that are not blank; never the logits of more than a batch at a time."""
