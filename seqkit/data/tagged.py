@@ -39,7 +39,7 @@ def open_tagged(config: SourceConfig, part: str, *, intent: bool) -> Source:
     """
     fields: dict[str, type] = {"tokens": list, "tags": list, **({"intent": str} if intent else {})}
     job = make_job(config, fields, part)
-    return open_job(replace(job, rows=_checked(job.rows), identity=[*job.identity, "tagged"]))
+    return open_job(replace(job, rows=_checked(job.rows), identity=[*job.identity, "tagged-2"]))
 
 
 def _checked(rows: Rows) -> Rows:
