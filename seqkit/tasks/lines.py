@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_SHOWN = 40  # lines of a table
+_SHOWN, _WIDEST = 40, 40  # lines of a table, and characters of a name in it
 
 
 def one_line(text: str) -> str:
@@ -15,6 +15,11 @@ def one_line(text: str) -> str:
 def has_line_end(text: str) -> bool:
     """Whether a line ends in the text, or at its end."""
     return text.splitlines() not in ([], [text])
+
+
+def table_name(name: str) -> str:
+    """A name for a column of a table, cut where it is long."""
+    return name if len(name) <= _WIDEST else f"{name[: _WIDEST - 3]}..."
 
 
 def most_wrong(mistakes: Sequence[int], what: str) -> tuple[list[int], list[str]]:

@@ -119,7 +119,7 @@ class SentimentTask(RunTask):
         else:
             classes = label_column(train, "label", "label").distinct()
             if len(classes) < 2:
-                raise UserError(f"{train.name}: only one class, {classes[0]!r}; a classifier needs at least two")
+                raise UserError(f"{train.name}: only one class, {shown(classes[0])}; a classifier needs at least two")
             tokenizer = kept_tokenizer(config) or make_tokenizer(
                 config.text, config.model.embedding, column(train, "text")
             )

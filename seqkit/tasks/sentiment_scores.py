@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.tasks.lines import most_wrong
+from seqkit.tasks.lines import most_wrong, table_name
 
 _MATRIX = 20  # classes whose confusion matrix fits a terminal
 _PAIRS = 20
@@ -60,6 +60,7 @@ def classification_report(outcome: Outcome, names: Sequence[str]) -> list[str]:
         outcome: what to report.
         names: of all classes, the unknown ones at the end.
     """
+    names = list(map(table_name, names))
     right, gold, taken = _counts(outcome)
     shown, more = most_wrong((gold + taken - 2 * right).tolist(), "classes")
     known = names[: outcome.classes]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqkit.config import UserError
+from seqkit.config import UserError, shown
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
 from seqkit.data.labels import label_column
 from seqkit.data.sources import Source
@@ -108,7 +108,7 @@ class SlotsTask(RunTask):
             tokenizer, letters = cls._vocabularies(config, train)
             intents = label_column(train, "intent", "intent").distinct() if has_intent else []
             if len(intents) == 1:
-                raise UserError(f"{train.name}: only one intent, {intents[0]!r}; set data.intent to false")
+                raise UserError(f"{train.name}: only one intent, {shown(intents[0])}; set data.intent to false")
             made = tokenizer, letters, tag_names(train), intents
             config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, *made, load_vectors=fresh)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from seqkit.tasks.lines import most_wrong
+from seqkit.tasks.lines import most_wrong, table_name
 
 
 class Span(NamedTuple):
@@ -59,12 +59,9 @@ class SpanCounts:
         chosen, more = most_wrong(
             [self.gold[name] + self.found[name] - 2 * self.right[name] for name in types], "types"
         )
-        types = [types[number] for number in chosen]
-        width = max([len("type"), *map(len, types)])
+        width = max([len("type"), *(len(table_name(types[number])) for number in chosen)])
         lines = [f"{'type':<{width}}  precision  recall  f1      slots  found"]
-        for name in types:
-            precision, recall, f1 = self.scores(name)
-            lines.append(
-                f"{name:<{width}}  {precision:.4f}     {recall:.4f}  {f1:.4f}  {self.gold[name]:<5}  {self.found[name]}"
-            )
+        for name in [types[number] for number in chosen]:
+            scores = "{:.4f}     {:.4f}  {:.4f}".format(*self.scores(name))
+            lines.append(f"{table_name(name):<{width}}  {scores}  {self.gold[name]:<5}  {self.found[name]}")
         return [*lines, *more]

@@ -325,6 +325,23 @@ def test_unknown_types_in_the_middle_of_a_sentence_are_scored_without_crf_and_re
         assert all(0 <= value < 100 for value in task.evaluate().values())
 
 
+def test_thousands_of_types_and_intents_take_few_lines(files: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"tokens": ["a"], "tags": [f"B-type{n}"], "intent": f"intent{n}" + "x" * 300} for n in range(300)]
+    path = write(tmp_path / "own.jsonl", rows)
+    task = task_for(tree(files, data={"train": path, "dev": None}, training={"metric": "loss"}))
+    assert max(map(len, task.report())) < 800
+    counts = SpanCounts()
+    for n in range(3000):
+        counts.add([f"B-{'a' * n}z"], [f"B-type{n}"])
+    assert (len(counts.report()), max(map(len, counts.report()))) == (42, 81)
+    assert counts.report()[-1] == "... and 5,960 types with no more mistakes than these"
+    dev = write(tmp_path / "dev.jsonl", [{**GOOD, "intent": "z" * 1000}])
+    for own in (dev, write(tmp_path / "tags.jsonl", [{**GOOD, "tags": ["O", "B-" + "z" * 1000], "intent": "intent0"}])):
+        with pytest.raises(UserError, match="unknown") as caught:
+            task_for(tree(files, data={"train": path, "dev": own}))
+        assert len(str(caught.value)) < 600
+
+
 def test_slot_types_and_intents_that_look_alike_are_one(files: dict[str, str], tmp_path: Path) -> None:
     rows = [
         {"tokens": ["a", "b"], "tags": ["B-caf\u00e9", "I-cafe\u0301 "], "intent": "x"},
