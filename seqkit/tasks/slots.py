@@ -41,7 +41,7 @@ from seqkit.tasks.slots_data import (
     tag_names,
     unknown_lines,
 )
-from seqkit.tasks.slots_fit import fit_lines, fitted
+from seqkit.tasks.slots_fit import fit_lines, fitted, split_of
 from seqkit.tasks.slots_input import looks_like_tokens, read_tokens, refuse_long, token_offsets
 from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots_scores import SpanCounts
@@ -251,7 +251,9 @@ class SlotsTask(RunTask):
     def report(self) -> list[str]:
         lines = [line for part, data in self.splits.items() for line in describe(part, data, self.tokenizer.unk_id)]
         letters = f", {len(self.letters):,} characters" if self.letters is not None else ""
-        lines.append(f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags")
+        lines.append(
+            f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags; {split_of(self.tokenizer)}"
+        )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         lines += fit_lines(self.tokenizer, self.splits)
         return [*lines, *self._lines, f"model: {trained:,} trained parameters"]

@@ -80,6 +80,12 @@ def _best(tokenizer: Tokenizer, lists: Lists, given: TextConfig | None) -> tuple
     return best
 
 
+def split_of(tokenizer: Tokenizer) -> str:
+    """How texts are split, as the configuration says it."""
+    config = tokenizer.config
+    return f"text.split: {config.split}" + ("" if config.split_chinese else ", text.split_chinese: false")
+
+
 def fit_lines(tokenizer: Tokenizer, splits: dict[str, Tagged]) -> Iterator[str]:
     """For the report: what of each part `predict` splits otherwise when it is given as text, and whether another split
     would do better."""
@@ -92,16 +98,11 @@ def fit_lines(tokenizer: Tokenizer, splits: dict[str, Tagged]) -> Iterator[str]:
         other, left = _best(tokenizer, lists, None)
         if left.sentences < found["train"].sentences:
             yield (
-                f"warning: text.split: {tokenizer.config.split}, text.split_chinese: {_yaml(tokenizer)} fit the "
-                f"training data less well than {other.config.split}, {_yaml(other)}, which would leave "
-                f"{left.sentences:,} sentences of {found['train'].sentences:,}; leave them out, and what fits is chosen"
+                f"warning: {split_of(tokenizer)} splits {found['train'].sentences:,} training sentences otherwise than "
+                f"they are, {split_of(other)} would split {left.sentences:,}; without these keys what fits is chosen"
             )
     if tokenizer.config.split == "spaces":
         yield from _attached(lists)
-
-
-def _yaml(tokenizer: Tokenizer) -> str:
-    return str(tokenizer.config.split_chinese).lower()
 
 
 def _attached(lists: Lists) -> Iterator[str]:

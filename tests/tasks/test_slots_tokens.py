@@ -107,13 +107,18 @@ def test_the_split_that_fits_is_chosen(tmp_path: Path, rows: list[list[str]], sp
     assert task.config.text == task.tokenizer.config
 
 
-@pytest.mark.parametrize(("text", "says"), [({"split": "words"}, "spaces, true"), ({"split": "spaces"}, "")])
+@pytest.mark.parametrize(
+    ("text", "says"), [({"split": "words"}, "text.split: spaces would split 0"), ({"split": "spaces"}, "")]
+)
 def test_what_the_user_says_stays_and_is_warned_of(tmp_path: Path, text: dict[str, Any], says: str) -> None:
     task = task_for(tmp_path, [["to", "o'hare"], ["a", "b"]], text=text)
     assert task.tokenizer.config.split == text["split"]
     warnings = [line for line in task.report() if line.startswith("warning: text.split")]
     assert len(warnings) == bool(says)
-    assert all(f"less well than {says}, which would leave 0 sentences of 1" in line for line in warnings)
+    assert all(
+        f"text.split: words splits 1 training sentences otherwise than they are, {says}; without" in line
+        for line in warnings
+    )
 
 
 def test_what_fits_no_split_is_counted(tmp_path: Path) -> None:
