@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -61,6 +61,14 @@ class Parts(Section):
 
 class SplitData(Parts, BatchingConfig):
     """The same, with batches of sentences."""
+
+
+class LabelledData(SplitData):
+    """The same, where examples have labels."""
+
+    on_unknown_label: Literal["count", "error"] = "count"
+    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss is that of the
+    others; more than half of a part is an error), or stop."""
 
 
 _Source = TypeVar("_Source", bound=SourceConfig)

@@ -93,6 +93,7 @@ def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
 def _pieces(config: TextConfig) -> list[Any]:
     """The steps that split texts, for bpe and unigram with the space mark before a piece."""
     subword = config.tokenizer != "word"
+    config = config.settled()
     if config.split == "words":
         parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
     else:
