@@ -37,12 +37,14 @@ class Run:
         dev: scores of the kept weights on dev, empty without dev data.
         test: scores on test, empty without test data.
         example: a command line that uses the run.
+        stopped: why training ended before its full length (early stopping); empty where it did not.
     """
 
     folder: Path
     dev: dict[str, float]
     test: dict[str, float]
     example: str = ""
+    stopped: str = ""
 
 
 def train(
@@ -196,8 +198,9 @@ def _fit(task: RunTask, checked: RunConfig, folder: RunFolder, *, restore: bool 
             for line in lines:
                 say(line)
         scores = {"step": result.step, "averaged": result.averaged, "dev": result.scores, "test": test}
+        scores |= {"stopped": result.stopped} if result.stopped else {}
         on_first(lambda: write_text(folder.path / "scores.json", to_json(scores, indent=2) + "\n"))
-    return Run(folder.path, result.scores, test, task.example(folder.path))
+    return Run(folder.path, result.scores, test, task.example(folder.path), result.stopped)
 
 
 def _given(checked: RunConfig) -> Given | None:

@@ -207,6 +207,10 @@ class TrainingConfig(Section):
     @property
     def more_is_better(self) -> bool:
         """Whether a higher value of `metric` is the better one."""
-        if self.metric_mode != "auto":
+        return self.higher_is_better(self.metric)
+
+    def higher_is_better(self, name: str) -> bool:
+        """Whether a higher value of this score is the better one."""
+        if name == self.metric and self.metric_mode != "auto":
             return self.metric_mode == "max"
-        return not self.metric.endswith(("loss", "perplexity", "error"))
+        return not name.endswith(("loss", "perplexity", "error"))
