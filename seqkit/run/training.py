@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from seqkit import __version__, config
-from seqkit.config import UserError, require
+from seqkit.config import UserError
 from seqkit.files import to_json, write_text
 from seqkit.run.configs import open_run, read_config
 from seqkit.run.resuming import read_change
@@ -75,24 +75,12 @@ def train(
 def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask]) -> Run:
     """Train into a folder whose name is reserved; see `train`."""
     on_all(lambda: pick_device(checked.device))
-    on_all(lambda: _check_needs(checked, kind))
+    on_all(lambda: kind.check_needs(checked))
     task = on_all(lambda: _build(checked, kind), in_turn=True)
     folder = on_first(lambda: _begin(reserved, checked, task))
     later = "" if folder.becomes is None else " (still the run before, which is replaced at the first checkpoint)"
     say(f"run folder: {folder}{later}")
     return _fit(task, checked, folder)
-
-
-def _check_needs(checked: RunConfig, kind: type[RunTask]) -> None:
-    """Refuse, before any data is read, what would be refused for want of a library after an epoch.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    for module, extra in kind.needs.items():
-        require(module, extra)
-    if checked.training.tensorboard:
-        require("torch.utils.tensorboard", "tensorboard", "tensorboard")
 
 
 def _build(checked: RunConfig, kind: type[RunTask]) -> RunTask:
@@ -142,7 +130,7 @@ def resume(path: str | Path, *overrides: str) -> Run:
     with held(folder.locked()):
         on_first(lambda: clear(folder.path))
         checked, kind, changes = on_all(lambda: read_change(folder, list(overrides)))
-        on_all(lambda: _check_needs(checked, kind))
+        on_all(lambda: kind.check_needs(checked))
         task = on_all(lambda: _rebuild(folder, checked, kind), in_turn=True)
         on_first(lambda: _record(folder, checked, changes))
         return _fit(task, checked, folder, restore=True)

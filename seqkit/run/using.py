@@ -127,7 +127,7 @@ def compare(
         data, reference: as in `evaluate`; without them the test data of both, which must be the same.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
     """
-    from seqkit.tasks.translation import compare as compare_tasks
+    from seqkit.tasks.translation_compare import compare as compare_tasks
 
     tasks = [(str(path), load_translator(path, device=device)) for path in (first, second)]
     return compare_tasks(tasks, data, reference)
