@@ -265,8 +265,9 @@ class Trainer:
         count = state.step - state.logged
         record: dict[str, Any] = {"step": state.step, "epoch": state.epoch + bool(state.position)}
         record.update({name: value / count for name, value in state.losses.items()})
-        self._progress.train({**record, "grad_norm": state.norms / count, "lr": state.rate})
-        state.losses, state.norms, state.logged = {}, 0.0, state.step
+        norm = state.norms / max(count - state.skipped, 1)
+        self._progress.train({**record, "grad_norm": norm, "lr": state.rate})
+        state.losses, state.norms, state.skipped, state.logged = {}, 0.0, 0, state.step
 
     def _evaluate(self) -> None:
         """Score dev, remember whether it is better, and save."""

@@ -164,8 +164,8 @@ class TrainingConfig(Section):
     log_every: int = Field(default=50, gt=0)
     """Write loss, gradient norm and learning rate every so many updates."""
     metric: str = "loss"
-    """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step), stops
-    early and drives plateau (where an equal one is no better)."""
+    """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step),
+    stops early and drives plateau (where an equal one is no better)."""
     metric_mode: Literal["auto", "max", "min"] = "auto"
     """Whether more is better; auto: less for loss, perplexity and names that end in them, more for the rest."""
     early_stopping: EarlyStoppingConfig | None = None

@@ -34,6 +34,7 @@ class State:
     plateau_stale: int = 0
     losses: dict[str, float] = field(default_factory=dict)  # since the last log line: total of each loss
     norms: float = 0.0
+    skipped: int = 0  # updates since then whose norm is not among these: fp16 has overflowed
     rate: float = 0.0  # the learning rate of the last update
     logged: int = 0  # the step of the last log line
     sizes: dict[str, int] = field(default_factory=dict)  # of the log files
@@ -47,8 +48,10 @@ class State:
         """Add an update to what the next log line will say."""
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value
-        if math.isfinite(norm):  # else the loss scaler has skipped this update
+        if math.isfinite(norm):
             self.norms += norm
+        else:  # the loss scaler has skipped this update
+            self.skipped += 1
         self.rate = rate
 
     def judge(self, scores: Mapping[str, float], config: TrainingConfig) -> Verdict:
