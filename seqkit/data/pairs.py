@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from seqkit.config import UserError
-from seqkit.data.readers import BadRow, Column, Rows, read_lines
+from seqkit.data.readers import SKIPS, BadRow, Column, Rows, read_lines
 from seqkit.data.sources import Job, Source, SourceConfig, check_file, make_job, open_job
 
 SIDES = ("source", "target")
@@ -91,7 +91,7 @@ def _parallel_job(config: PairConfig) -> Job:
         rows=_parallel(*paths),
         columns={side: Column(side, str) for side in SIDES},
         limit=config.limit,
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=True,
         rows_from=partial(_parallel, *paths),
         changed=[path.stat().st_ctime_ns for path in paths],

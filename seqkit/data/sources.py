@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from seqkit import __version__
 from seqkit.config import Section, UserError, nearest
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
-from seqkit.data.readers import BadRow, Column, Rows, convert, detect, read
+from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert, detect, read
 from seqkit.files import write_text
 
 LINE = "_line"
@@ -211,7 +211,7 @@ def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
         rows=read(path, form, list(columns.values())),
         columns=columns,
         limit=config.limit,
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=form != "parquet",
         changed=changed,
     )
@@ -271,7 +271,7 @@ def _builtin_job(config: SourceConfig, columns: dict[str, Column], part: str) ->
         rows=rows(),
         columns=columns,
         limit=config.limit or _BUILTIN_ROWS.get(part, _BUILTIN_ROWS["test"]),
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=False,
     )
 

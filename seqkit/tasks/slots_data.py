@@ -188,7 +188,7 @@ def number_tags(source: Source, tags: Sequence[str], on_bad_tags: str) -> tuple[
     if not len(bad):
         return Ragged([(found, offsets)]), (0, "")
     where, index = place(int(bad[0]))
-    if on_bad_tags == "error":
+    if {"error": True, "repair": False}[on_bad_tags]:
         last = tags[before[bad[0]]] if index else "the start"
         raise UserError(
             f"{where}: tag {index + 1} is {tags[found[bad[0]]]!r} after {last}; data.on_bad_tags: repair would begin "

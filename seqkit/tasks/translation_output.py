@@ -14,7 +14,7 @@ from torch import Tensor
 from seqkit.config import UserError, require
 from seqkit.decoding import NoFiniteScoreError
 from seqkit.files import to_json
-from seqkit.tasks.lines import one_line
+from seqkit.tasks.lines import as_json, one_line
 from seqkit.text import Tokenizer
 
 # Tokens that stand close to the one before (clitics among them), or to the one after.
@@ -129,7 +129,7 @@ def format_translation(found: Translation, form: str, *, number: int = 0, alignm
     Raises:
         UserError: alignments are wanted and there was no attention.
     """
-    if form == "jsonl":
+    if as_json(form):
         return to_json(_as_dict(found, alignments))
     if not found.n_best:
         return one_line(found.text) + _aligned(found, alignments)

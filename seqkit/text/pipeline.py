@@ -70,8 +70,8 @@ def splitter(config: TextConfig) -> Any:
         return None
     if config.is_foreign:
         return pre_tokenizers.Split(Regex(_SPECIAL), "isolated")
-    subword = config.tokenizer != "word"
-    if config.split == "words":
+    subword = {"word": False, "bpe": True, "unigram": True}[config.tokenizer]
+    if {"words": True, "spaces": False}[config.split]:
         parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
     else:
         parts = [_matches(_CHUNK + "|" + SPACE) if subword else pre_tokenizers.WhitespaceSplit()]

@@ -213,5 +213,5 @@ class TrainingConfig(Section):
     def higher_is_better(self, name: str) -> bool:
         """Whether a higher value of this score is the better one."""
         if name == self.metric and self.metric_mode != "auto":
-            return self.metric_mode == "max"
+            return {"max": True, "min": False}[self.metric_mode]
         return not name.endswith(("loss", "perplexity", "error"))
