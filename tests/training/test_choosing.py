@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,11 @@ from seqkit.training.state import State
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, math.nan])
 LOSSES = st.sampled_from([0.5, 1.0, math.inf])
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # it takes most of the time; only a power cut needs it
 
 
 class Scripted(Task):

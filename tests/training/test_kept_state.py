@@ -25,6 +25,11 @@ from seqkit.training.checkpoint import load_weights
 ROWS, SIZE = 20, 4  # five batches an epoch
 
 
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # it takes most of the time; only a power cut needs it
+
+
 class Recorded(Task):
     """A small network; it records each carry that it gets, and its batches may be of any size of numbers."""
 
