@@ -153,6 +153,27 @@ def test_early_stopping_ends_after_exactly_its_patience_and_says_so(
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
 
 
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_patience_and_plateau_go_on_where_they_stood(tmp_path: Path, stop: int) -> None:
+    script = [(0.5, 1.0), (0.5, 0.9), (0.4, 1.0), (0.6, 1.0), (0.6, 1.0), (0.5, 1.0), (0.6, 0.8), (0.9, 1.0)]
+    tree = {
+        "early_stopping": {"patience": 3},
+        "schedule": {"name": "plateau", "patience": 1, "factor": 0.5},
+        "optimizer": {"name": "sgd", "lr": 0.01},
+        "keep_best": 2,
+    }
+    whole = trainer_of(tmp_path / "whole", *script, epochs=9, **tree)
+    result = whole.fit()
+    assert whole.state.epoch == 7
+    trainer_of(tmp_path / "cut", *script, epochs=stop, **tree).fit()
+    again = trainer_of(tmp_path / "cut", *script[stop:], epochs=9, **tree)
+    again.restore()
+    assert again.fit().step == result.step == 14
+    states = [{**vars(trainer.state), "sizes": None} for trainer in (again, whole)]  # timings differ in length
+    assert states[0] == states[1]
+    assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+
+
 def test_a_training_of_full_length_was_not_stopped_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Even where patience ends with it."""
     result = trainer_of(tmp_path, (0.3, 1.0), epochs=3, early_stopping={"patience": 2}).fit()
@@ -191,9 +212,14 @@ def test_without_a_dev_loss_the_later_of_equals_is_best(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("loss", "kept"), [(0.5, True), (1.0, True), (1.5, False)])
 def test_the_average_of_the_best_is_kept_by_the_same_order(tmp_path: Path, loss: float, kept: bool) -> None:
     script = [(0.5, 2.0), (0.5, 1.0), (0.5, 1.0), (0.5, loss)]
-    result = trainer_of(tmp_path, *script, epochs=2, keep_best=2, average_best=True).fit()
+    trainer = trainer_of(tmp_path, *script, epochs=2, keep_best=2, average_best=True)
+    result = trainer.fit()
     assert result.averaged is kept
     assert result.scores["loss"] == (loss if kept else 1.0)
+    first, second = (load_weights(Checkpoints(tmp_path / "checkpoints").weights(step)) for step in (4, 2))
+    for state in (trainer.task.model.state_dict(), load_weights(tmp_path / "model.safetensors")):
+        for name, value in state.items():
+            torch.testing.assert_close(value, (first[name] + second[name]) / 2 if kept else first[name])
 
 
 def test_a_run_begun_without_dev_losses_goes_on_by_the_old_order(tmp_path: Path) -> None:
