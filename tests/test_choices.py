@@ -354,6 +354,15 @@ def test_what_code_tells_apart_by_name_takes_no_other(call: Callable[[], object]
         call()
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_kind_of_dropout_that_was_changed_after_construction_is_refused(kind: str) -> None:
+    module = Recurrent(kind, 3, 4, recurrent_dropout=0.5)
+    for one in module.cells:
+        one.recurrent_dropout_kind = MADE_UP
+    with pytest.raises(ValueError, match=MADE_UP):
+        module(torch.zeros(2, 1, 3))
+
+
 def test_a_name_that_was_changed_after_construction_is_refused() -> None:
     pool = Pooling(3, ["mean"])
     pool.names = (MADE_UP,)
