@@ -145,6 +145,10 @@ def test_several_seeds_that_were_killed_go_on_by_the_same_command(cli: Cli, home
         *(f"S-seed{seed}" for seed in (4, 5, 6)),
         "S-seeds.json",
     ]
+    alone = cli(home, *[text.replace("name=S", "name=alone") for text in command[:-3]], "seed=5")
+    assert alone.returncode == 0, alone.stderr
+    weights = [(home / f"runs/{name}/model.safetensors").read_bytes() for name in ("S-seed4", "S-seed5", "alone")]
+    assert weights[0] != weights[1] == weights[2]  # each has the seed of its name
     whole = cli(home, *[text.replace("name=S", "name=whole") for text in command])
     assert whole.returncode == 0, whole.stderr
     for part in ("dev", "test"):

@@ -66,6 +66,8 @@ def resume(
 
 def _show(finished: Run) -> None:
     """Say what a training has come to."""
+    if finished.stopped:
+        tell(finished.stopped)
     show_scores("dev", finished.dev)
     show_scores("test", finished.test)
     tell(f"run folder: {finished.folder}")

@@ -89,7 +89,8 @@ def require(module: str, extra: str, package: str | None = None) -> ModuleType:
     Args:
         module: its name, such as `sacrebleu.metrics`.
         extra: the extra of seqkit that brings it.
-        package: what pip calls it; by default the first part of the module's name.
+        package: what pip calls it, or several packages with spaces between; by default the first part of the module's
+            name.
 
     Raises:
         UserError: it is not installed; the message says what to type.
@@ -99,4 +100,4 @@ def require(module: str, extra: str, package: str | None = None) -> ModuleType:
     except ImportError as error:
         package = package or module.split(".", maxsplit=1)[0]
         hint = f"pip install {package}, or pip install '.[{extra}]' in a checkout of seqkit"
-        raise UserError(f"this needs {package}: {hint} ({error})") from error
+        raise UserError(f"this needs {package.replace(' ', ' and ')}: {hint} ({error})") from error

@@ -210,12 +210,17 @@ def plan_batches(
     return Plan(order, ends, generator.permutation(len(ends)))
 
 
+def by_sentences(config: BatchingConfig) -> bool:
+    """Whether a batch has so many examples, not so many tokens."""
+    return {"sentences": True, "tokens": False}[config.batch_by]
+
+
 def _typical(
     lengths: NDArray[np.integer[Any]], config: BatchingConfig, rows: NDArray[np.integer[Any]] | None, extra: int
 ) -> int:
     """How many examples a batch holds on average."""
     count = len(lengths) if rows is None else len(rows)
-    if config.batch_by == "sentences":
+    if by_sentences(config):
         return config.batch_size
     total = sum(
         int(lengths[start : start + _BLOCK].sum() if rows is None else lengths[rows[start : start + _BLOCK]].sum())
@@ -229,7 +234,7 @@ def _ends(
 ) -> NDArray[np.int64]:
     """Where the batches of examples in this order end."""
     count = len(order)
-    if config.batch_by == "sentences":
+    if by_sentences(config):
         return np.minimum(np.arange(0, count, config.batch_size) + config.batch_size, count)
     ends, start, ahead = [], 0, 32
     while start < count:

@@ -191,7 +191,7 @@ class Encoder:
         before, added = int(config.add_bos), int(config.add_bos) + int(config.add_eos)
         if config.max_length is not None:
             kept = np.minimum(lengths, config.max_length - added)
-            starts = np.cumsum(lengths) - lengths + (lengths - kept if config.keep == "end" else 0)
+            starts = np.cumsum(lengths) - lengths + {"start": np.zeros_like(kept), "end": lengths - kept}[config.keep]
             values, lengths = values[stretches(starts, kept)], kept
         if not added:
             return values, lengths

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.config import UserError, listed, nearest
-from seqkit.data.readers import BadRow, Column, Rows, Value, convert
+from seqkit.data.readers import SKIPS, BadRow, Column, Rows, Value, convert
 from seqkit.data.sources import HUB, Job, SourceConfig
 
 SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
@@ -48,7 +48,7 @@ def hub_job(config: SourceConfig, columns: dict[str, Column], part: str) -> Job:
         rows=_rows(dataset, [_Reader(dataset.features, column, config.path) for column in columns.values()]),
         columns=columns,
         limit=config.limit,
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=False,
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from seqkit.config import UserError
-from seqkit.data.readers import BadRow, Column, Rows, read_lines
+from seqkit.data.readers import SKIPS, BadRow, Column, Rows, read_lines
 from seqkit.data.sources import Job, Source, SourceConfig, check_file, make_job, open_job
 from seqkit.data.textform import check_text_form, text_encoding, text_identity
 
@@ -94,7 +94,7 @@ def _parallel_job(config: PairConfig) -> Job:
         rows=rows(),
         columns={side: Column(side, str) for side in SIDES},
         limit=config.limit,
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=True,
         rows_from=rows,
         changed=[path.stat().st_ctime_ns for path in paths],

@@ -58,6 +58,8 @@ class BadRow:
     lines: int = 1
 
 
+SKIPS = {"error": False, "skip": True}
+"""What `data.on_bad_line` may be: whether a bad row is passed over."""
 Rows = Generator[tuple[int, list[Value] | BadRow], None, None]
 
 

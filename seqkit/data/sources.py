@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from seqkit import __version__
 from seqkit.config import Section, UserError, nearest
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
-from seqkit.data.readers import BadRow, Column, Rows, convert, detect, read
+from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert, detect, read
 from seqkit.data.skipped import Skipped, good_rows, no_rows, place
 from seqkit.data.textform import check_text_form, text_encoding, text_identity
 from seqkit.files import write_text
@@ -222,7 +222,7 @@ def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
         rows=read(path, form, list(columns.values()), delimiter=config.delimiter, encoding=encoding),
         columns=columns,
         limit=config.limit,
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=form != "parquet",
         changed=changed,
         form=form,
@@ -283,7 +283,7 @@ def _builtin_job(config: SourceConfig, columns: dict[str, Column], part: str) ->
         rows=rows(),
         columns=columns,
         limit=config.limit or _BUILTIN_ROWS.get(part, _BUILTIN_ROWS["test"]),
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=False,
     )
 

@@ -15,7 +15,7 @@ from torch.utils.data import IterDataPipe
 
 from seqkit.config import UserError, listed, nearest
 from seqkit.data.hub import check_split, one_line, usual_split
-from seqkit.data.readers import BadRow, Column, Rows, convert
+from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert
 from seqkit.data.sources import TORCHTEXT, Job, Source, SourceConfig
 from seqkit.text.torchtext import load_torchtext, quiet
 
@@ -62,7 +62,7 @@ def torchtext_job(config: SourceConfig, columns: dict[str, Column], part: str) -
         rows=_rows(data, list(columns.values()), positions),
         columns=columns,
         limit=config.limit,
-        skip_bad=config.on_bad_line == "skip",
+        skip_bad=SKIPS[config.on_bad_line],
         has_lines=False,
     )
 

@@ -24,7 +24,7 @@ def length_penalty(length: float, alpha: float, kind: LengthPenaltyKind) -> floa
         alpha: the strength.
         kind: which of the two.
     """
-    return math.pow((5 + length) / 6 if kind == "gnmt" else max(length, 1), alpha)
+    return math.pow({"gnmt": (5 + length) / 6, "average": max(length, 1)}[kind], alpha)
 
 
 def coverage_penalty(coverage: Tensor, lengths: Tensor) -> Tensor:

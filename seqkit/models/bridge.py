@@ -109,10 +109,12 @@ class Bridge(nn.Module):
         if self.kind == "linear":
             every = torch.cat(wide, 2)
             inputs = [every[layer] for layer in self.layers]
-        else:
+        elif self.kind == "mean":
             padding = padding_mask(lengths, output.size(1), output.device).unsqueeze(2)
             mean = output.masked_fill(padding, 0.0).sum(1) / lengths.clamp(min=1).unsqueeze(1).to(output)
             inputs = [mean] * self.num_layers
+        else:
+            raise ValueError(f"unknown bridge {self.kind!r}")
         rows = [torch.tanh(layer(one)) for layer, one in zip(self.maps, inputs, strict=True)]
         return torch.stack(rows).split_with_sizes(list(self.state_sizes), 2)
 

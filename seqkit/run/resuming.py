@@ -15,6 +15,7 @@ from seqkit.run.configs import Trust, read_config
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, TrainingConfig
 from seqkit.training.checkpoint import Checkpoints
+from seqkit.training.optim import SCHEDULES
 
 # None of these changes an update. Data may move: whether they are the same is checked when they are read.
 _HARMLESS = (
@@ -113,7 +114,7 @@ def _refusal(key: str, before: TrainingConfig, now: TrainingConfig) -> str:
     if any(fnmatchcase(key, pattern) for pattern in _HARMLESS):
         return ""
     if key in _LENGTH:
-        if schedule.name in ("constant", "plateau") and not 0 < schedule.warmup < 1:
+        if not SCHEDULES[schedule.name].spreads and not 0 < schedule.warmup < 1:
             return ""
         return f"the {schedule.name} schedule spreads over the whole training, so the updates would be others"
     if key in _EVALUATIONS:

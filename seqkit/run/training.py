@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from seqkit import __version__, config
-from seqkit.config import UserError, require
+from seqkit.config import UserError
 from seqkit.files import to_json, write_text
 from seqkit.run.configs import Trust, open_run, read_config
 from seqkit.run.resuming import read_change
@@ -38,12 +38,14 @@ class Run:
         dev: scores of the kept weights on dev, empty without dev data.
         test: scores on test, empty without test data.
         example: a command line that uses the run.
+        stopped: why training ended before its full length (early stopping); empty where it did not.
     """
 
     folder: Path
     dev: dict[str, float]
     test: dict[str, float]
     example: str = ""
+    stopped: str = ""
 
 
 def train(
@@ -79,24 +81,12 @@ def train(
 def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask], trust: bool) -> Run:
     """Train into a folder whose name is reserved; see `train`."""
     on_all(lambda: pick_device(checked.device))
-    on_all(lambda: _check_needs(checked, kind))
+    on_all(lambda: kind.check_needs(checked))
     task = on_all(lambda: _build(checked, kind, trust), in_turn=True)
     folder = on_first(lambda: _begin(reserved, checked, task))
     later = "" if folder.becomes is None else " (still the run before, which is replaced at the first checkpoint)"
     say(f"run folder: {folder}{later}")
     return _fit(task, checked, folder)
-
-
-def _check_needs(checked: RunConfig, kind: type[RunTask]) -> None:
-    """Refuse, before any data is read, what would be refused for want of a library after an epoch.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    for module, extra in kind.needs.items():
-        require(module, extra)
-    if checked.training.tensorboard:
-        require("torch.utils.tensorboard", "tensorboard", "tensorboard")
 
 
 def _build(checked: RunConfig, kind: type[RunTask], trust: bool) -> RunTask:
@@ -149,7 +139,7 @@ def resume(path: str | Path, *overrides: str, trust: Trust = False) -> Run:
     with held(folder.locked()):
         on_first(lambda: clear(folder.path))
         checked, kind, changes = on_all(lambda: read_change(folder, list(overrides), trust))
-        on_all(lambda: _check_needs(checked, kind))
+        on_all(lambda: kind.check_needs(checked))
         task = on_all(lambda: _rebuild(folder, checked, kind, trust), in_turn=True)
         on_first(lambda: _record(folder, checked, changes))
         return _fit(task, checked, folder, restore=True)
@@ -206,9 +196,10 @@ def _fit(task: RunTask, checked: RunConfig, folder: RunFolder, *, restore: bool 
                 say(line)
         parts = {"dev": counted(result.scores), "test": counted(test)}
         scores = {"step": result.step, "averaged": result.averaged, **parts}
+        scores |= {"stopped": result.stopped} if result.stopped else {}
         on_first(lambda: write_text(folder.path / "scores.json", to_json(scores, indent=2) + "\n"))
     example = task.example(folder.path) + folder.flag
-    return Run(folder.path, result.scores, test, example)
+    return Run(folder.path, result.scores, test, example, result.stopped)
 
 
 def _given(checked: RunConfig, trust: Trust) -> Given | None:

@@ -134,7 +134,7 @@ def compare(
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         trust: see `load`; of both runs.
     """
-    from seqkit.tasks.translation import compare as compare_tasks
+    from seqkit.tasks.translation_compare import compare as compare_tasks
 
     tasks = [(str(path), load_translator(path, device=device, trust=trust)) for path in (first, second)]
     return compare_tasks(tasks, data, reference)

@@ -11,7 +11,7 @@ import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from seqkit.config import Names, Section
+from seqkit.config import Names, Section, require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.adapters import LoraConfig
 from seqkit.tasks.initial import InitConfig
@@ -57,6 +57,18 @@ class RunTask(Task):
     @abstractmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
         """The schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
+
+    @classmethod
+    def check_needs(cls, config: Any) -> None:
+        """Refuse, before any data is read, what would be refused for want of a library after an epoch.
+
+        Raises:
+            UserError: something is not installed.
+        """
+        for module, extra in cls.needs.items():
+            require(module, extra)
+        if config.training.tensorboard:
+            require("torch.utils.tensorboard", "tensorboard", "tensorboard")
 
     @classmethod
     @abstractmethod

@@ -61,8 +61,7 @@ class LanguageModelTraining(TrainingConfig):
     """Temporal activation regularisation, beta: this much of the mean square of the difference between the outputs of
     one step and the next. There 1."""
 
-    @property
-    def more_is_better(self) -> bool:
+    def higher_is_better(self, name: str) -> bool:
         return False
 
 

@@ -17,7 +17,7 @@ from seqkit.files import to_json
 from seqkit.models import LanguageModel, padding_mask
 from seqkit.models.encoder import valid_rows
 from seqkit.nn.sending import send
-from seqkit.tasks.lines import one_line
+from seqkit.tasks.lines import as_json, one_line
 from seqkit.tasks.translation_output import join_tokens, scores_expected
 from seqkit.text import Tokenizer
 from seqkit.training.progress import say
@@ -171,7 +171,7 @@ class Sampler:
 def format_line(found: LineScore | Continuation, form: str) -> str:
     """A prediction as one line: JSON, or as text the continued line, or log-probability and perplexity with a tab."""
     if isinstance(found, Continuation):
-        if form == "text":
+        if not as_json(form):
             return one_line(found.text)
         shown = {
             "text": found.text,
@@ -180,7 +180,7 @@ def format_line(found: LineScore | Continuation, form: str) -> str:
             "finished": found.finished,
         }
         return to_json(shown)
-    if form == "text":
+    if not as_json(form):
         return "" if found.log_prob is None else f"{found.log_prob:.4f}\t{found.perplexity:.4f}"
     values = {
         "log_prob": found.log_prob,

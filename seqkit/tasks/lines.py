@@ -35,3 +35,14 @@ def most_wrong(mistakes: Sequence[int], what: str) -> tuple[list[int], list[str]
     chosen = sorted(range(len(mistakes)), key=lambda number: (-mistakes[number], number))[:_SHOWN]
     left = len(mistakes) - len(chosen)
     return sorted(chosen), [f"... and {left:,} {what} with no more mistakes than these"] if left else []
+
+
+def as_json(form: str) -> bool:
+    """Whether a prediction is to be written as JSON, by the name of the form.
+
+    Raises:
+        ValueError: the form is neither `text` nor `jsonl`.
+    """
+    if form not in ("text", "jsonl"):
+        raise ValueError(f"form: expected 'text' or 'jsonl', got {form!r}")
+    return form == "jsonl"

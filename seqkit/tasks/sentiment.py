@@ -28,7 +28,7 @@ from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
-from seqkit.tasks.lines import one_line
+from seqkit.tasks.lines import as_json, one_line
 from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored, word_rows
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import Outcome, classification_report, classification_scores
@@ -189,7 +189,8 @@ class SentimentTask(RunTask):
         if choice == "balanced":
             counts = np.bincount(self.splits["train"].labels, minlength=len(self.classes))
             return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32, device="cpu")
-        assert isinstance(choice, dict)
+        if not isinstance(choice, dict):
+            raise ValueError(f"training.class_weights: unknown {choice!r}")
         names = Labels.match(list(choice), self.classes)
         for name in names.unknown:
             raise UserError(f"training.class_weights: no class {shown(name)}{names.hint(name)}")
@@ -355,7 +356,7 @@ class SentimentTask(RunTask):
         return found
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
-        if form == "text":
+        if not as_json(form):
             return one_line(prediction.label or "")  # an old run may have a label with a line end
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
         return to_json({"label": prediction.label, "probabilities": probabilities})

@@ -226,7 +226,7 @@ def number_tags(
     if not len(bad):
         return Ragged([(found, offsets)]), types, (0, "")
     where, index = place(int(bad[0]))
-    if on_bad_tags == "error":
+    if {"error": True, "repair": False}[on_bad_tags]:
         names = tags_of(types.names)
         last = names[before[bad[0]]] if index else "the start"
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from seqkit.files import to_json
-from seqkit.tasks.lines import one_line
+from seqkit.tasks.lines import as_json, one_line
 from seqkit.tasks.slots_scores import spans
 
 
@@ -50,7 +50,7 @@ def make_tagging(text: str, offsets: Sequence[tuple[int, int]], tags: Sequence[s
 def format_tagging(found: Tagging, form: str) -> str:
     """One line: `jsonl`; or `text`, the text itself with its slots in brackets, and the intent before it if there is
     one: `book: a table in [city Boston]`."""
-    if form == "jsonl":
+    if as_json(form):
         return to_json({name: value for name, value in asdict(found).items() if name != "text"})
     parts, place = [], 0
     for slot in found.slots:

@@ -30,7 +30,8 @@ from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, o
 from seqkit.tasks.translation_decoding import Translator
 from seqkit.tasks.translation_output import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation_reference import reachable
-from seqkit.tasks.translation_scores import CorpusScores, compare_outputs
+from seqkit.tasks.translation_scores import CorpusScores, make_bleu
+from seqkit.tasks.translation_scripts import READ, cannot_split, fitting_tokenizer, settled
 from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
@@ -87,7 +88,11 @@ class TranslationTask(RunTask):
         text = config.text.model_copy(update={"source": source.config, "target": target.config})
         if folder is None:  # those of the earlier run, after init
             text = text.model_copy(update={"joint": source.fingerprint == target.fingerprint})
-        task = cls(config.model_copy(update={"text": text}), source, target, load_vectors=fresh)
+        tokenize, why = settled(config.scoring.tokenize, texts("target")) if folder is None else (None, "")
+        scoring = config.scoring.model_copy(update={"tokenize": tokenize} if tokenize else {})
+        config = config.model_copy(update={"text": text, "scoring": scoring})
+        task = cls(config, source, target, load_vectors=fresh)
+        task._lines += [why] if why else []
         for part, origin in origins.items():
             task.splits[part] = tokenise(origin, source, target, config.data if part == "train" else None)
         if stream:
@@ -107,6 +112,12 @@ class TranslationTask(RunTask):
             for side, table in _TABLES.items()
         )
         return source, target
+
+    @classmethod
+    def check_needs(cls, config: Any) -> None:
+        super().check_needs(config)
+        if config.scoring.tokenize != "auto":
+            make_bleu(config.scoring.tokenize)
 
     @classmethod
     def restore(cls, config: TranslationConfig, folder: Path) -> TranslationTask:
@@ -186,15 +197,20 @@ class TranslationTask(RunTask):
             plain = {"n_best": 1, "sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
             settings = {**self.config.decoding.model_dump(), **plain, "beam_size": training.dev_beam_size}
             dev = replace(dev, kept=dev.kept[:limit])
-            outputs = self._outputs(dev, self._translator(Search(**settings)))
             references = dev.texts("target")
-            scores.update(self._corpus_scores()(outputs, references))
+            corpus = self._corpus_scores(references)
+            outputs = self.outputs(dev, self._translator(Search(**settings)))
+            scores.update(corpus(outputs, references))
             chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
             sources = dev.texts("source")
             self._samples = [
                 {"source": sources[row], "reference": references[row], "output": outputs[row]} for row in chosen
             ]
         return scores
+
+    def why_zero(self, scores: Sequence[str]) -> str:
+        unsplit = cannot_split(self.config.scoring.tokenize, self.splits["dev"].texts("target", READ))
+        return unsplit if "bleu" in scores and unsplit else super().why_zero(scores)
 
     def samples(self) -> list[dict[str, str]]:
         return self._samples
@@ -218,12 +234,18 @@ class TranslationTask(RunTask):
     def _translator(self, search: Search) -> Translator:
         return Translator([(self.model, self.source)], self.target, search, seed=self.config.seed)
 
-    def _outputs(self, pairs: Pairs, translator: Translator) -> list[str]:
+    def outputs(self, pairs: Pairs, translator: Translator) -> list[str]:
+        """The best translation of each source."""
         ids = Ragged.from_lists([pairs.source[row].tolist() for row in pairs.kept])
         return [translator.best(hypotheses) for hypotheses in translator.decode([ids])]
 
-    def _corpus_scores(self, *, ter: bool = False) -> CorpusScores:
-        return CorpusScores(lowercase=self.lowercase, tokenize=self.config.scoring.tokenize, ter=ter)
+    def _corpus_scores(self, references: Sequence[str], *, ter: bool = False) -> CorpusScores:
+        return CorpusScores(lowercase=self.lowercase, tokenize=self.tokenize(references), ter=ter)
+
+    def tokenize(self, references: Sequence[str]) -> str:
+        """The tokenizer that BLEU splits by; a run has a name since it began, and may be asked for `auto` again."""
+        chosen: str = self.config.scoring.tokenize
+        return fitting_tokenizer(references).name if chosen == "auto" else chosen
 
     @property
     def lowercase(self) -> bool:
@@ -247,7 +269,7 @@ class TranslationTask(RunTask):
         )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         lines += [*self._lines, f"model: {trained:,} trained parameters"]
-        return lines + reachable(self.splits, self.target, self._corpus_scores())
+        return lines + reachable(self.splits, self.target, self._corpus_scores(()))
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -257,11 +279,12 @@ class TranslationTask(RunTask):
             data: a file with both columns, or with `reference` the text file of the sources.
             options: `reference`, the text file of the targets; `ter`, whether TER is wanted.
         """
-        pairs = self._open(*self.where(data, options.get("reference")))
+        pairs = self.open(*self.where(data, options.get("reference")))
         self.model.eval()
+        references = pairs.texts("target")
+        corpus = self._corpus_scores(references, ter=bool(options.get("ter")))
         scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
-        outputs, references = self._outputs(pairs, self.translator), pairs.texts("target")
-        corpus = self._corpus_scores(ter=bool(options.get("ter")))
+        outputs = self.outputs(pairs, self.translator)
         scores.update(corpus(outputs, references))
         lines = [pairs.counted(), *corpus.lines(outputs, references)]
         return scores, [*lines, corpus.by_length(outputs, references, pairs.source_lengths)]
@@ -281,7 +304,8 @@ class TranslationTask(RunTask):
             return own.test or own.dev or like, "test" if own.test else "dev"
         raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
 
-    def _open(self, where: PairConfig, part: str) -> Pairs:
+    def open(self, where: PairConfig, part: str) -> Pairs:
+        """The pairs of a place that `where` has returned."""
         return open_split(where, part, self.source, self.target)
 
     def join(self, name: str, others: Sequence[tuple[str, TranslationTask]]) -> None:
@@ -367,29 +391,3 @@ class TranslationTask(RunTask):
             "decoder.output.weight": words,
             "decoder.output.bias": words,
         }
-
-
-@torch.no_grad()
-def compare(
-    tasks: Sequence[tuple[str, TranslationTask]], data: str | None = None, reference: str | None = None
-) -> list[str]:
-    """Paired bootstrap of named runs on the same data; see `compare_outputs` and `TranslationTask.score`.
-
-    Raises:
-        UserError: without `data`, when the runs' own test data are not the same.
-    """
-    places = [task.where(data, reference) for _, task in tasks]
-    for (name, _), place in zip(tasks, places, strict=True):
-        if place != places[0]:
-            raise UserError(
-                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for "
-                f"both: {option('data', 'FILE')}"
-            )
-    outputs, references = {}, []
-    for name, task in tasks:
-        pairs = task._open(*places[0])
-        outputs[name] = task._outputs(pairs, task.translator)
-        references = pairs.texts("target")
-    first = tasks[0][1]
-    lines = compare_outputs(outputs, references, lowercase=first.lowercase, tokenize=first.config.scoring.tokenize)
-    return [pairs.counted(), *lines]

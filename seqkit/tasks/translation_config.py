@@ -117,8 +117,11 @@ class ScoringConfig(Section):
 
     lowercase: bool | None = None
     """Compare without case; null: where the target's tokenizer lower-cases."""
-    tokenize: Literal["13a", "intl", "char", "zh", "none"] = "13a"
-    """BLEU's tokenizer: 13a (as mteval), intl, zh, char, or none for text that is tokenised already."""
+    tokenize: Literal["auto", "13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "flores200", "none"] = "auto"
+    """BLEU's tokenizer. auto: by the script of the training targets, settled when a run begins: zh for Chinese, char
+    for Japanese, Korean, Thai and other scripts without spaces, else 13a (as mteval). ja-mecab and ko-mecab need an
+    extra (ja, ko); flores200 needs one, too (flores), and downloads a model when it is first used. none: the text is
+    tokenised already."""
 
 
 class TranslationTraining(TrainingConfig):

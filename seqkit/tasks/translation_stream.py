@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.data.batching import BatchingConfig, Plan, plan_batches
+from seqkit.data.batching import BatchingConfig, Plan, by_sentences, plan_batches
 from seqkit.data.encoding import Encoder, encode_here
 from seqkit.data.pairs import pairs_job
 from seqkit.data.sources import LINE
@@ -43,7 +43,7 @@ class PairStream:
         own = {"max_source_length", "max_target_length", "max_ratio", "window"} | set(BatchingConfig.model_fields)
         key = [self._stream.key, source.fingerprint, target.fingerprint, data.model_dump(mode="json", include=own)]
         self._key = hashlib.sha256(repr(key).encode()).hexdigest()
-        self._sizes = Sizes([self._key, self._seed], alike=data.batch_by == "sentences")
+        self._sizes = Sizes([self._key, self._seed], alike=by_sentences(data))
 
     def batches(
         self, collate: Callable[[Pairs, NDArray[np.int64]], PairBatch], epoch: int, start: int

@@ -92,9 +92,9 @@ def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
 
 def _pieces(config: TextConfig) -> list[Any]:
     """The steps that split texts, for bpe and unigram with the space mark before a piece."""
-    subword = config.tokenizer != "word"
     config = config.settled()
-    if config.split == "words":
+    subword = {"word": False, "bpe": True, "unigram": True}[config.tokenizer]
+    if {"words": True, "spaces": False}[config.split]:
         parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
     else:
         parts = [_matches(_CHUNK + "|" + SPACE) if subword else pre_tokenizers.WhitespaceSplit()]

@@ -57,7 +57,7 @@ class Tokenizer:
         room = config.max_length and config.max_length - config.add_bos - config.add_eos
         self._cut = slice(None)
         if room is not None:
-            self._cut = slice(None, room) if config.keep == "start" else slice(-room, None)
+            self._cut = {"start": slice(None, room), "end": slice(-room, None)}[config.keep]
         last = f"{self._before} {self._after} {self._cut}" + config.tokenizer * config.is_foreign
         self.fingerprint: str = hashlib.sha256((text + last).encode("utf-8")).hexdigest()
 

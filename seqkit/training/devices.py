@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,15 +119,19 @@ def set_device_random(states: Mapping[str, list[Tensor]]) -> None:
 
 @contextmanager
 def kept_random(device: torch.device) -> Iterator[None]:
-    """A context after which torch's random generators of the CPU and of this device stand where they stood."""
+    """A context after which the random generators of torch (the CPU's and this device's), numpy and Python stand where
+    they stood."""
     module = module_of(device.type)
     own = device.type != "cpu" and hasattr(module, "get_rng_state")
     indexed = (device,) if device.type != "mps" else ()
     before = torch.get_rng_state(), module.get_rng_state(*indexed) if own else None
+    others = np.random.get_state(), random.getstate()
     try:
         yield
     finally:
         torch.set_rng_state(before[0])
+        np.random.set_state(others[0])
+        random.setstate(others[1])
         if before[1] is not None:
             module.set_rng_state(before[1], *indexed)
 

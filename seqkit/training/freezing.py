@@ -76,7 +76,7 @@ class Freezing:
 
     def stage(self, epoch: int, step: int) -> int:
         """The number of the stage after so many completed epochs and updates."""
-        now = epoch if self._unit == "epochs" else step
+        now = {"epochs": epoch, "steps": step}[self._unit]
         return bisect_right([stage.start for stage in self.stages], now) - 1
 
     def hold(self) -> None:
@@ -120,7 +120,7 @@ class Freezing:
             epochs: how many there will be, None where updates are counted.
             steps: how many updates there will be, None where that is not known.
         """
-        end = epochs if self._unit == "epochs" else steps
+        end = {"epochs": epochs, "steps": steps}[self._unit]
         late = [stage for stage in self.stages[1:] if end is not None and stage.start >= end]
         if not late:
             return ""

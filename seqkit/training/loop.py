@@ -16,8 +16,9 @@ import torch
 from seqkit.config import UserError
 from seqkit.files import replace_file
 from seqkit.training.ahead import Ahead
-from seqkit.training.averaging import MovingAverage, average_weights
-from seqkit.training.checkpoint import Checkpoints, copy_weights, load_finite, save_weights, seed_all
+from seqkit.training.averaging import MovingAverage
+from seqkit.training.best import OLD_TIES, choose
+from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights, seed_all
 from seqkit.training.devices import failure, kept_random, repeatable
 from seqkit.training.distributed import (
     GONE,
@@ -47,11 +48,14 @@ from seqkit.training.state import (
     check_settings,
     count_steps,
     differences,
+    early_news,
     shapes,
     surroundings,
 )
 from seqkit.training.task import Task
 from seqkit.training.update import NotFinite, Updater
+
+_SOON = 3  # evaluations after which a score that is still 0 is said
 
 
 class Trainer:
@@ -133,7 +137,7 @@ class Trainer:
             self.average.restore(**saved["average"])
             self.task.model.load_state_dict(saved["trained"], strict=False)
         best = [tuple(pair) for pair in saved["state"]["best"] if self._checkpoints.is_whole(pair[1])]
-        self.state = State(**{**saved["state"], "best": best[: self.config.keep_best]})
+        self.state = State(**{"ties": OLD_TIES, **saved["state"], "best": best[: self.config.keep_best]})
         for line in differences(saved["made_with"], surroundings(self.device)):
             say(f"{self.folder}: {line}")
         set_random_states(saved["random"], self.seed, step)
@@ -191,12 +195,7 @@ class Trainer:
         self._progress = Progress(self.folder, state.step, self._total, state.sizes, self.config.tensorboard)
 
     def _finished(self) -> bool:
-        stopping = self.config.early_stopping
-        if stopping and self.state.stale >= stopping.patience:
-            return True
-        if self.config.steps:
-            return self.state.step >= self.config.steps
-        return self.state.epoch >= self.config.most_epochs
+        return self.state.complete(self.config) or self.state.lost_patience(self.config)
 
     def _epoch(self) -> None:
         """Go on from where the epoch stands, to its end or to the end of training."""
@@ -246,7 +245,7 @@ class Trainer:
         if stage != state.stage:
             state.stage = stage
             if news := self.updater.freezing.news(stage, state.epoch, state.step):
-                self._progress.unfrozen(news.line, news.record)
+                self._progress.event("unfreeze", news.line, news.record)
 
     def _windows(self) -> Iterator[list[Any]]:
         """The batches of each update that is left in this epoch."""
@@ -267,8 +266,9 @@ class Trainer:
         count = state.step - state.logged
         record: dict[str, Any] = {"step": state.step, "epoch": state.epoch + bool(state.position)}
         record.update({name: value / count for name, value in state.losses.items()})
-        self._progress.train({**record, "grad_norm": state.norms / count, "lr": state.rate})
-        state.losses, state.norms, state.logged = {}, 0.0, state.step
+        norm = state.norms / max(count - state.skipped, 1)
+        self._progress.train({**record, "grad_norm": norm, "lr": state.rate})
+        state.losses, state.norms, state.skipped, state.logged = {}, 0.0, 0, state.step
 
     def _evaluate(self) -> None:
         """Score dev, remember whether it is better, and save."""
@@ -280,14 +280,22 @@ class Trainer:
         state.evaluated = state.step
         if scores:
             check_metric(self.config.metric, tuple(scores))
-        kept = state.judge(scores[self.config.metric], self.config) if scores else False
-        if scores:
-            best = state.best and state.best[0][1] == state.step
-            self._progress.scores(state.step, state.epoch + bool(state.position), scores, "  (best)" if best else "")
+        verdict = state.judge(scores, self.config) if scores else None
+        if verdict is not None:
+            self._progress.scores(state.step, state.epoch + bool(state.position), scores, verdict.note)
             self._progress.samples(state.step, self.task.samples())
+            if state.evaluations == _SOON and not self._finished():
+                self._say_zeros()
         due = self.config.checkpoint_every and state.step % self.config.checkpoint_every == 0
-        if kept or due or not self.config.checkpoint_every:
+        if (verdict and verdict.kept) or due or not self.config.checkpoint_every:
             self._save()
+
+    def _say_zeros(self) -> None:
+        """A score that has always been 0 says nothing about what is best."""
+        state = self.state
+        if state.zeros:
+            times = "its only evaluation" if state.evaluations == 1 else f"all {state.evaluations} evaluations"
+            say(f"{', '.join(state.zeros)}: 0 in {times}: {self.task.why_zero(state.zeros)}")
 
     def _scores(self) -> dict[str, float]:
         model = self.task.model
@@ -323,7 +331,7 @@ class Trainer:
             self._checkpoints.save(state.step, plain, saved)
             what = f"{self.folder.weights.name} after step {state.step}"
             self._prune()
-            source = self._checkpoints.weights(self._chosen())
+            source = self._checkpoints.weights(self._chosen()[0])
             on_first(lambda: replace_file(self.folder.weights, lambda path: copyfile(source, path)))
             self._take_place()
         except OSError as error:
@@ -338,11 +346,19 @@ class Trainer:
             self._progress.moved(self.folder)
 
     def _prune(self) -> None:
-        self._checkpoints.prune({self.state.step, *(step for _, step in self.state.best)})
+        self._checkpoints.prune({self.state.step, *self._chosen()})
 
-    def _chosen(self) -> int:
-        """The step whose weights are for use: the best, or the last where nothing is scored."""
-        return self.state.best[0][1] if self.state.best else self.state.step
+    def _say_early(self) -> str:
+        """Say that early stopping has ended the training, where it has; returns that line."""
+        if self.state.complete(self.config) or not self.state.lost_patience(self.config):
+            return ""
+        line, record = early_news(self.state, self.config)
+        self._progress.event("early_stopping", line, record)
+        return line
+
+    def _chosen(self) -> list[int]:
+        """The steps whose weights are for use, the best first; the last one where nothing is scored."""
+        return [step for _, step in self.state.best] or [self.state.step]
 
     def _received(self) -> bool:
         """Whether any process has got a signal; all stop for it after the same update."""
@@ -373,28 +389,12 @@ class Trainer:
                 self._leave()
             time.sleep(1)
             self._take_place()
-        model = self.task.model
+        self._say_zeros()
+        stopped = self._say_early()
         self.task.settle()
-        own = dict(model.named_buffers())  # in which infinity may be meant
-        chosen = on_first(lambda: load_finite(self._checkpoints.weights(self._chosen()), own))
-        model.load_state_dict(chosen)
         self.average = None  # the chosen weights are averages already
-        scores = self._scores()
-        averaged = False
-        if self.config.average_best and len(state.best) > 1:
-            files = [self._checkpoints.weights(step) for _, step in state.best]
-            mean = on_first(lambda: average_weights(files, own))
-            model.load_state_dict(mean)
-            mean_scores = self._scores()
-            sign = 1 if self.config.more_is_better else -1
-            averaged = sign * mean_scores[self.config.metric] >= sign * scores[self.config.metric]
-            say(
-                f"average of the best {len(state.best)}: {self.config.metric} {mean_scores[self.config.metric]:.4f}"
-                f" against {scores[self.config.metric]:.4f}: {'kept' if averaged else 'not kept'}"
-            )
-            scores = mean_scores if averaged else scores
-            chosen = mean if averaged else chosen
-            model.load_state_dict(chosen)
-        on_first(lambda: replace_file(self.folder.weights, lambda path: save_weights(path, chosen)))
-        model.eval()
-        return Result(self._chosen(), scores, averaged)
+        files = [self._checkpoints.weights(step) for step in self._chosen()]
+        chosen = choose(self.task, files, self._scores, self.config, state.ties)
+        on_first(lambda: replace_file(self.folder.weights, lambda path: save_weights(path, chosen.weights)))
+        self.task.model.eval()
+        return Result(self._chosen()[0], chosen.scores, chosen.averaged, stopped)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -48,15 +49,80 @@ def make_optimizer(
         }
         for (factor, decays), parameters in grouped.items()
     ]
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    own: dict[str, Any] = {"lr": config.lr, "betas": (config.betas[0], config.betas[1]), "eps": config.eps}
-    try:
-        # One pass over the memory: on a CPU a ninth of the time of the step by step one.
-        return kind([dict(group) for group in groups], fused=True, **own)
-    except RuntimeError:  # torch 2.3 on a CPU, or parameters of a kind that it does not serve
-        return kind(groups, **own)
+    return OPTIMIZERS[config.name](groups, config)
+
+
+Groups = list[dict[str, Any]]
+
+
+def _sgd(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def _of_adam(kind: type[torch.optim.Adam | torch.optim.AdamW]) -> Callable[..., torch.optim.Optimizer]:
+    def make(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
+        own: dict[str, Any] = {"lr": config.lr, "betas": (config.betas[0], config.betas[1]), "eps": config.eps}
+        try:
+            # One pass over the memory: on a CPU a ninth of the time of the step by step one.
+            return kind([dict(group) for group in groups], fused=True, **own)
+        except RuntimeError:  # torch 2.3 on a CPU, or parameters of a kind that it does not serve
+            return kind(groups, **own)
+
+    return make
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, OptimizerConfig], torch.optim.Optimizer]] = {
+    "adamw": _of_adam(torch.optim.AdamW),
+    "adam": _of_adam(torch.optim.Adam),
+    "sgd": _sgd,
+}
+"""What `training.optimizer.name` may be."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A way in which the learning rate moves.
+
+    Attributes:
+        factor: of the configuration, the update's number from 0, how many there are (0: not known) and how many of them
+            warm up.
+        spreads: over the whole training, whose length it must know.
+    """
+
+    factor: Callable[[ScheduleConfig, int, int, float], float]
+    spreads: bool
+
+
+def _falling(shape: Callable[[float, float], float]) -> Callable[[ScheduleConfig, int, int, float], float]:
+    """Linear warm-up, then a shape of `final` and of how much of the rest is done."""
+
+    def factor(config: ScheduleConfig, step: int, total: int, warmup: float) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return shape(config.final, min((step - warmup) / max(total - 1 - warmup, 1), 1.0))
+
+    return factor
+
+
+def _one_cycle(config: ScheduleConfig, step: int, total: int, warmup: float) -> float:
+    rise = max(warmup or 0.3 * total, 1.0) - 1
+    if step < rise:
+        return _cosine(1 / 25, 1.0, step / rise)
+    return _cosine(1.0, config.final, min((step - rise) / max(total - 1 - rise, 1), 1.0))
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+SCHEDULES = {
+    "constant": Schedule(_falling(lambda final, done: 1.0), spreads=False),
+    "linear": Schedule(_falling(lambda final, done: 1.0 + (final - 1.0) * done), spreads=True),
+    "cosine": Schedule(_falling(lambda final, done: _cosine(1.0, final, done)), spreads=True),
+    "one_cycle": Schedule(_one_cycle, spreads=True),
+    "plateau": Schedule(_falling(lambda final, done: 1.0), spreads=False),  # what it takes off the trainer keeps
+}
+"""What `training.schedule.name` may be."""
 
 
 def schedule_factor(config: ScheduleConfig, step: int, total: int | None) -> float:
@@ -69,30 +135,14 @@ def schedule_factor(config: ScheduleConfig, step: int, total: int | None) -> flo
     Raises:
         UserError: the schedule needs the number of steps and the task does not know it.
     """
-    if total is None and (config.name in ("linear", "cosine", "one_cycle") or 0 < config.warmup < 1):
+    schedule = SCHEDULES[config.name]
+    if total is None and (schedule.spreads or 0 < config.warmup < 1):
         raise UserError(
             f"training.schedule: {config.name} needs to know the number of updates: "
             "give training.steps, or batches with a length"
         )
     total = total or 0
-    warmup = config.warmup * total if config.warmup < 1 else config.warmup
-    if config.name == "one_cycle":
-        rise = max(warmup or 0.3 * total, 1.0) - 1
-        if step < rise:
-            return _cosine(1 / 25, 1.0, step / rise)
-        return _cosine(1.0, config.final, min((step - rise) / max(total - 1 - rise, 1), 1.0))
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = min((step - warmup) / max(total - 1 - warmup, 1), 1.0)
-    if config.name == "linear":
-        return 1.0 + (config.final - 1.0) * done
-    if config.name == "cosine":
-        return _cosine(1.0, config.final, done)
-    return 1.0
-
-
-def _cosine(start: float, end: float, done: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
+    return schedule.factor(config, step, total, config.warmup * total if config.warmup < 1 else config.warmup)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

@@ -69,20 +69,15 @@ class Progress:
         """Log a window of updates: loss, gradient norm, learning rate."""
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
-        speed = self._tokens / seconds
+        speed = self._tokens / seconds if self._tokens else None  # of a task that does not count them
         self._metrics.append({"split": "train", **record})
-        self._timing.append(
-            {
-                "step": record["step"],
-                "seconds": round(seconds, 4),
-                "waiting_for_data": round(self._waited, 4),
-                "tokens_per_second": round(speed, 1),
-            }
-        )
+        timing = {"step": record["step"], "seconds": round(seconds, 4), "waiting_for_data": round(self._waited, 4)}
+        self._timing.append(timing if speed is None else {**timing, "tokens_per_second": round(speed, 1)})
         self._mark, self._tokens, self._waited = now, 0, 0.0
         self._write("train", record)
         self._shown["loss"] = f"{record['loss']:.4f}"
-        self._shown["tok/s"] = f"{speed:,.0f}"
+        if speed is not None:
+            self._shown["tok/s"] = f"{speed:,.0f}"
         self._bar.set_postfix(self._shown, refresh=False)
         if not self._live:
             left = ""
@@ -92,7 +87,8 @@ class Progress:
             of = f"/{self._total}" if self._total else ""
             say(
                 f"step {record['step']}{of}  epoch {record['epoch']}  loss {record['loss']:.4f}  "
-                f"norm {record['grad_norm']:.3g}  lr {record['lr']:.3g}  {speed:,.0f} tok/s{left}"
+                f"norm {record['grad_norm']:.3g}  lr {record['lr']:.3g}"
+                f"{'' if speed is None else f'  {speed:,.0f} tok/s'}{left}"
             )
 
     def scores(self, step: int, epoch: int, scores: Mapping[str, float], note: str, split: str = "dev") -> None:
@@ -112,9 +108,9 @@ class Progress:
             for name, text in sample.items():
                 say(f"    {name:<{width}}  {text}")
 
-    def unfrozen(self, line: str, record: Mapping[str, Any]) -> None:
-        """Say and log what has begun to train."""
-        self._metrics.append({"split": "unfreeze", **record})
+    def event(self, split: str, line: str, record: Mapping[str, Any]) -> None:
+        """Say and log what has happened: layers that begin to train, the end by early stopping."""
+        self._metrics.append({"split": split, **record})
         say(line)
 
     def moved(self, folder: RunFolder) -> None:
@@ -162,7 +158,7 @@ class Silence(Progress):
     def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
         pass
 
-    def unfrozen(self, line: str, record: Mapping[str, Any]) -> None:
+    def event(self, split: str, line: str, record: Mapping[str, Any]) -> None:
         pass
 
     def moved(self, folder: RunFolder) -> None:

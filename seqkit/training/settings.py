@@ -164,7 +164,8 @@ class TrainingConfig(Section):
     log_every: int = Field(default=50, gt=0)
     """Write loss, gradient norm and learning rate every so many updates."""
     metric: str = "loss"
-    """The dev score that chooses the best checkpoint, stops early and drives plateau."""
+    """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step),
+    stops early and drives plateau (where an equal one is no better)."""
     metric_mode: Literal["auto", "max", "min"] = "auto"
     """Whether more is better; auto: less for loss, perplexity and names that end in them, more for the rest."""
     early_stopping: EarlyStoppingConfig | None = None
@@ -207,6 +208,10 @@ class TrainingConfig(Section):
     @property
     def more_is_better(self) -> bool:
         """Whether a higher value of `metric` is the better one."""
-        if self.metric_mode != "auto":
-            return self.metric_mode == "max"
-        return not self.metric.endswith(("loss", "perplexity", "error"))
+        return self.higher_is_better(self.metric)
+
+    def higher_is_better(self, name: str) -> bool:
+        """Whether a higher value of this score is the better one."""
+        if name == self.metric and self.metric_mode != "auto":
+            return {"max": True, "min": False}[self.metric_mode]
+        return not name.endswith(("loss", "perplexity", "error"))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seqkit.config import UserError, nearest, require
+from seqkit.training.best import TIES, rank
 from seqkit.training.devices import device_name
 from seqkit.training.freezing import Freezing
 from seqkit.training.optim import make_optimizer, schedule_factor
@@ -33,23 +34,34 @@ class State:
     plateau_stale: int = 0
     losses: dict[str, float] = field(default_factory=dict)  # since the last log line: total of each loss
     norms: float = 0.0
+    skipped: int = 0  # updates since then whose norm is not among these: fp16 has overflowed
     rate: float = 0.0  # the learning rate of the last update
     logged: int = 0  # the step of the last log line
     sizes: dict[str, int] = field(default_factory=dict)  # of the log files
     stage: int = -1  # of unfreezing, the last that was reported
+    ties: str = TIES  # how equal scores are ordered
+    dev_losses: dict[int, float] = field(default_factory=dict)  # of the steps in `best`
+    evaluations: int = 0
+    zeros: list[str] = field(default_factory=list)  # scores that were 0 in each of them
 
     def count(self, losses: Mapping[str, float], norm: float, rate: float) -> None:
         """Add an update to what the next log line will say."""
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value
-        if math.isfinite(norm):  # else the loss scaler has skipped this update
+        if math.isfinite(norm):
             self.norms += norm
+        else:  # the loss scaler has skipped this update
+            self.skipped += 1
         self.rate = rate
 
-    def judge(self, score: float, config: TrainingConfig) -> bool:
-        """Enter a score into the list of the best; whether it is in it."""
+    def judge(self, scores: Mapping[str, float], config: TrainingConfig) -> Verdict:
+        """Enter the scores of an evaluation into the list of the best.
+
+        Of equal scores the one with the lower dev loss is the better one, then the later one; but only a better score
+        is an improvement, for early stopping and for plateau.
+        """
         sign = 1.0 if config.more_is_better else -1.0
-        value = sign * score if math.isfinite(score) else -math.inf
+        value, loss = rank(scores, config, self.ties)
         better = self.reference is None or value > sign * self.reference + config.margin
         if better:
             self.reference = sign * value
@@ -58,19 +70,78 @@ class State:
         if config.schedule.name == "plateau" and self.plateau_stale > config.schedule.patience:
             self.plateau_factor *= config.schedule.factor
             self.plateau_stale = 0
+        self.dev_losses[self.step] = -loss
         entry = (sign * value, self.step)
-        # Sorting is stable: of two equal scores the earlier step stays ahead.
-        self.best = sorted([*self.best, entry], key=lambda pair: -sign * pair[0])[: config.keep_best]
-        return entry in self.best
+        ranked = sorted([*self.best, entry], key=lambda pair: self._key(pair, sign), reverse=True)
+        self.best = ranked[: config.keep_best]
+        note = self._note(ranked, entry) if ranked[0] == entry else ""
+        self.dev_losses = {step: self.dev_losses[step] for _, step in self.best if step in self.dev_losses}
+        self._count_zeros(scores, config)
+        return Verdict(entry in self.best, note)
+
+    def complete(self, config: TrainingConfig) -> bool:
+        """Whether training has its full length."""
+        return self.step >= config.steps if config.steps else self.epoch >= config.most_epochs
+
+    def lost_patience(self, config: TrainingConfig) -> bool:
+        """Whether early stopping ends it."""
+        return config.early_stopping is not None and self.stale >= config.early_stopping.patience
+
+    def _key(self, pair: tuple[float, int], sign: float) -> tuple[float, float, int]:
+        score, step = pair
+        return sign * score, -self.dev_losses.get(step, math.inf), step if self.ties == TIES else -step
+
+    def _note(self, ranked: list[tuple[float, int]], entry: tuple[float, int]) -> str:
+        if len(ranked) == 1 or ranked[1][0] != entry[0]:
+            return "  (best)"
+        before = ranked[1][1]
+        lower = self.dev_losses[entry[1]] < self.dev_losses.get(before, -math.inf)
+        return f"  (best: the score of step {before} again, {'at a lower loss' if lower else 'later'})"
+
+    def _count_zeros(self, scores: Mapping[str, float], config: TrainingConfig) -> None:
+        names = self.zeros if self.evaluations else [name for name in scores if config.higher_is_better(name)]
+        self.zeros = [name for name in names if scores.get(name) == 0]
+        self.evaluations += 1
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of an evaluation: whether it is among the best that are kept, and what its line in the log ends with."""
+
+    kept: bool
+    note: str
+
+
+def early_news(state: State, config: TrainingConfig) -> tuple[str, dict[str, Any]]:
+    """What to say and to log when early stopping has ended a training."""
+    patience = config.early_stopping.patience if config.early_stopping else 0
+    best = f"; the best is {state.best[0][0]:.4f}, of step {state.best[0][1]}" if state.best else ""
+    times = f"{f' by more than {config.margin}' if config.margin else ''} in {patience} evaluations"
+    times = times.replace("in 1 evaluations", "in an evaluation")
+    line = (
+        f"early stopping after step {state.step}: {config.metric} has not become better{times} "
+        f"(training.early_stopping.patience: {patience}){best}"
+    )
+    begun = state.epoch + bool(state.position)
+    step = state.best[0][1] if state.best else None
+    return line, {"step": state.step, "epoch": begun, "patience": patience, "best": step}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `Trainer.fit` leaves behind: the step whose weights the model now has, and their dev scores."""
+    """What `Trainer.fit` leaves behind.
+
+    Attributes:
+        step: whose weights the model now has.
+        scores: their dev scores.
+        averaged: they are the mean of the best checkpoints.
+        stopped: why training ended before its full length; empty where it did not.
+    """
 
     step: int
     scores: dict[str, float]
     averaged: bool
+    stopped: str = ""
 
 
 def shapes(batch: Any) -> str:

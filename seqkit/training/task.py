@@ -110,8 +110,15 @@ class Task(ABC):
         return []
 
     def tokens(self, batch: Any) -> int:
-        """How many tokens a batch holds, padding left out (for the tokens a second that are shown)."""
+        """How many tokens a batch holds, padding left out: the tokens a second that are shown; 0: none are shown."""
         return 0
+
+    def why_zero(self, scores: Sequence[str]) -> str:
+        """The likely reason why these scores of `evaluate` have been 0 all the time, for a line to the user."""
+        return (
+            "either too little has been learned as yet for these scores to count it (too few updates, too low a "
+            "training.optimizer.lr), or the development data are not like the training data"
+        )
 
     def describe(self, batch: Any) -> list[str]:
         """The examples of a batch as text, shown when their loss is not finite."""

@@ -134,7 +134,7 @@ def transfer_weights(
                 raise UserError(f"init: {given.name}: {problem}; init.leave: ['{name}'] leaves it out")
             report.left_out[name] = problem
         else:
-            one.take(choice.new_rows == "mean", report)
+            one.take({"mean": True, "fresh": False}[choice.new_rows], report)
             first[one.place] = one
     if not any(one.found for one in first.values()):
         raise UserError(

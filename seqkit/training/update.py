@@ -18,6 +18,9 @@ from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rat
 from seqkit.training.settings import TrainingConfig
 from seqkit.training.task import Loss, Task
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What `training.precision` may be, and the dtype of autocast."""
+
 
 class NotFinite(Exception):
     """A loss or a gradient is infinite or not a number; all processes stop for it.
@@ -82,7 +85,7 @@ class Updater:
         self.freezing.hold()
         self.learner = Learner(task)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=PRECISIONS[config.precision] is torch.float16)
         self.carry: Any = None
 
     def state(self) -> dict[str, Any]:
@@ -111,9 +114,8 @@ class Updater:
     def autocast(self) -> Iterator[None]:
         """The context of a forward pass in the precision of the configuration; parametrized weights (adapters) are
         computed once in it, however often they are read."""
-        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float16
-        lower = self.config.precision != "fp32"
-        with torch.autocast(self.device.type, dtype) if lower else nullcontext(), parametrize.cached():
+        dtype = PRECISIONS[self.config.precision]
+        with torch.autocast(self.device.type, dtype) if dtype else nullcontext(), parametrize.cached():
             yield
 
     def __call__(

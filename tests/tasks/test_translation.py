@@ -383,6 +383,10 @@ def test_average_of_the_best_is_the_mean_and_is_scored(trained: Path, tmp_path: 
     shutil.copytree(trained, tmp_path / "run")
     made = average(tmp_path / "run", best=2, name="mean")
     assert made.folder == tmp_path / "mean"
+    log = [json.loads(line) for line in (trained / "metrics.jsonl").read_text("utf-8").splitlines()]
+    dev = [record for record in log if record["split"] == "dev"]
+    best = sorted(dev, key=lambda record: (record["bleu"], -record["loss"], record["step"]), reverse=True)
+    assert made.steps == [record["step"] for record in best[:2]]  # of three that were kept
     states = [load_weights_of(tmp_path / f"run/checkpoints/step-{step:08d}/model.safetensors") for step in made.steps]
     mean = load_weights_of(made.folder / "model.safetensors")
     for name, value in mean.items():
@@ -395,6 +399,11 @@ def test_average_of_the_best_is_the_mean_and_is_scored(trained: Path, tmp_path: 
         average(trained, best=9, name="nine")
     with pytest.raises(UserError, match="exists already"):
         average(tmp_path / "run", name="mean")
+    kept = [record["step"] for record in best[:3]]
+    damaged = next(step for step in kept if step != max(record["step"] for record in dev))
+    path = tmp_path / f"run/checkpoints/step-{damaged:08d}/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    assert average(tmp_path / "run", best=2, name="rest").steps == [step for step in kept if step != damaged]
 
 
 def load_weights_of(path: Path) -> dict[str, torch.Tensor]:

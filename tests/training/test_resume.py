@@ -275,7 +275,7 @@ def test_a_stop_after_the_last_checkpoint_loses_nothing(
 ) -> None:
     """A signal while the averaged weights are scored, and a crash while test is scored."""
     from seqkit.tasks.sentiment import SentimentTask
-    from seqkit.training import loop
+    from seqkit.training import best
 
     tree = configuration(generated_data, average_best=True)
     whole = run.train(tree, root=tmp_path / "whole").folder
@@ -287,7 +287,7 @@ def test_a_stop_after_the_last_checkpoint_loses_nothing(
 
             patch.setattr(SentimentTask, "score", crash)
         else:
-            mean = loop.average_weights
+            mean = best.average_weights
 
             def signalled(*given: Any) -> Any:
                 watches[0].received = 15
@@ -296,7 +296,7 @@ def test_a_stop_after_the_last_checkpoint_loses_nothing(
             watches: list[SignalWatch] = []
             enter = SignalWatch.__enter__
             patch.setattr(SignalWatch, "__enter__", lambda self: watches.append(self) or enter(self))
-            patch.setattr(loop, "average_weights", signalled)
+            patch.setattr(best, "average_weights", signalled)
         with pytest.raises((RuntimeError, Stopped)):
             run.train(tree, root=tmp_path / "cut")
     folder = tmp_path / "cut/r"

@@ -93,7 +93,7 @@ class GRUCell(Cell):
             return Prepared(weights)
         like, size, rate = weights["weight_hh"], self.hidden_size, self.recurrent_dropout
         sequence_masks, step_masks = {}, {}
-        if rate and self.recurrent_dropout_kind == "gal":
+        if rate and check_choice("recurrent_dropout_kind", self.recurrent_dropout_kind, ("gal", "semeniuta")) == "gal":
             sequence_masks["recurrent"] = drop_mask(like, batch_sizes[0], size, rate)
         elif rate:
             step_masks["update"] = drop_mask(like, sum(batch_sizes), size, rate)

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from seqkit.nn.checks import check_choice
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
     "identity": lambda x: x,
 }
+
+
+INITS = ("torch", "orthogonal", "irnn")
+"""Ways of `initialise`."""
 
 
 def initialise(weights: Mapping[str, Tensor], hidden_size: int, init: str, *, fan: int | None = None) -> None:
@@ -25,6 +31,7 @@ def initialise(weights: Mapping[str, Tensor], hidden_size: int, init: str, *, fa
     (Glorot & Bengio 2010), biases zero. "irnn": recurrent identity, input weights N(0, 0.001), biases zero
     (Le et al. 2015). Gains of layer normalisation are one and peepholes are treated like biases.
     """
+    check_choice("init", init, INITS)
     bound = 1.0 / math.sqrt(fan or hidden_size)
     with torch.no_grad():
         for name, weight in weights.items():

@@ -141,7 +141,7 @@ class LSTMCell(Cell):
             return Prepared(weights)
         like, rate = weights["weight_hh"], self.recurrent_dropout
         sequence_masks, step_masks = {}, {}
-        if rate and self.recurrent_dropout_kind == "gal":
+        if rate and check_choice("recurrent_dropout_kind", self.recurrent_dropout_kind, ("gal", "semeniuta")) == "gal":
             sequence_masks["recurrent"] = drop_mask(like, batch_sizes[0], self.output_size, rate)
         elif rate:
             step_masks["update"] = drop_mask(like, sum(batch_sizes), self.hidden_size, rate)

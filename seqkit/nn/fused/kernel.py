@@ -102,6 +102,8 @@ def apply_(name: str, source: Tensor, out: Tensor) -> Tensor:
         return torch.sigmoid(source, out=out)
     if name == "relu":
         return torch.clamp_min(source, 0, out=out)
+    if name != "identity":
+        raise ValueError(f"unknown activation {name!r}")
     return out if source is out else out.copy_(source)
 
 
