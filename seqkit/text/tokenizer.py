@@ -9,18 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from tokenizers import Tokenizer as Backend
 
 from seqkit.config import UserError
 from seqkit.files import read_json, write_text
-from seqkit.text import marks, pipeline, training
+from seqkit.text import marks, pipeline, storage, training
 from seqkit.text.config import TextConfig
 from seqkit.text.texts import take_texts
 from seqkit.text.torchtext import splitter
-
-_FORMAT = "seqkit.tokenizer"
-_VERSION = 1
 
 
 class Tokenizer:
@@ -251,44 +247,32 @@ class Tokenizer:
         return f"Tokenizer({self.config.tokenizer}, {len(self)} tokens)"
 
     def save(self, path: str | Path) -> None:
-        """Write one JSON file that holds everything; an existing file is replaced whole or not at all."""
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "config": self.config.model_dump(mode="json"),
-            "tokenizer": self._parts,
-        }
-        write_text(Path(path), json.dumps(document, ensure_ascii=False))
+        """Write one JSON file that holds everything; an existing file is replaced whole or not at all.
+
+        `tokenizers.Tokenizer.from_file` reads it and gives the same ids; see `seqkit.text.storage`.
+        """
+        write_text(Path(path), json.dumps(storage.pack(self._parts, self.config), ensure_ascii=False))
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read a file written by `save`.
+        """Read a file written by `save`, of any version.
 
         Raises:
             UserError: no such file, or one that is damaged, of another kind or from a newer version.
         """
         path = Path(path)
-        try:
-            document = read_json(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise UserError(f"{path}: damaged tokenizer file ({error})") from None
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise UserError(f"{path}: not a seqkit tokenizer; expected a file written by Tokenizer.save")
-        version = document.get("version")
-        if version != _VERSION:
-            raise UserError(f"{path}: tokenizer file of version {version!r}; this seqkit reads version {_VERSION}")
         tokenizer = cls.__new__(cls)
         try:
-            tokenizer._set(document["tokenizer"], TextConfig.model_validate(document["config"]))
-        except (KeyError, ValidationError) as error:
-            raise UserError(f"{path}: damaged tokenizer file ({' '.join(str(error).split())})") from None
+            tokenizer._set(*storage.unpack(read_json(path)))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         except BaseException as error:  # the library raises Exception itself on JSON that is not its own
             # A panic of the Rust side arrives as a BaseException of a private class.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            raise UserError(f"{path}: damaged tokenizer file ({error})") from None
+            raise UserError(f"{path}: damaged tokenizer file ({' '.join(str(error).split())})") from None
         return tokenizer
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from tokenizers import Tokenizer as Backend
 
 from seqkit.config import UserError
 from seqkit.text import TextConfig, Tokenizer
@@ -74,12 +75,25 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     make().save(path)
     whole = path.read_text(encoding="utf-8")
-    document = json.loads(whole)
+    saved = json.loads(whole)
+    own = saved["model"].pop("seqkit")
+    document = {"format": "seqkit.tokenizer", "version": 1, "config": own["config"], "tokenizer": saved}
 
     def changed(**parts: object) -> str:
+        """A file of version 1 with a mistake in it."""
         return json.dumps({**document, **parts})
 
+    def settings_changed(**parts: object) -> str:
+        return json.dumps({**saved, "model": {**saved["model"], "seqkit": {**own, **parts}}})
+
+    path.write_text(changed(), encoding="utf-8")
+    assert Tokenizer.load(path).fingerprint == make().fingerprint
     for content, message in [
+        (settings_changed(version=3), "version 3; this seqkit reads version 1 and 2"),
+        (settings_changed(config={"tokenizer": "word", "later": 1}), "damaged tokenizer file"),
+        (settings_changed(config=None), "damaged tokenizer file"),
+        (json.dumps(saved), "not a seqkit tokenizer"),  # the library's own
+        (json.dumps({"model": {"seqkit": own}}), "damaged tokenizer file"),
         (whole[: len(whole) // 2], "damaged tokenizer file"),
         ("", "damaged tokenizer file"),
         ("[1]", "not a seqkit tokenizer"),
@@ -102,6 +116,38 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
         Tokenizer.load(path)
     with pytest.raises(UserError, match="cannot be read"):
         Tokenizer.load(tmp_path / "absent.json")
+
+
+_KINDS = [
+    {"tokenizer": "word"},
+    {"tokenizer": "word", "mark_joined": True},
+    {"tokenizer": "word", "mark_joined": True, "split": "spaces", "stop_words": "english"},
+    {"tokenizer": "bpe", "lowercase": True, "strip_accents": True},
+    {"tokenizer": "unigram"},
+    {"tokenizer": "char"},
+]
+_ENDS = [
+    {},
+    {"add_bos": True},
+    {"add_eos": True, "max_length": 3},
+    {"add_bos": True, "add_eos": True, "max_length": 5, "keep": "end"},
+]
+
+
+@pytest.mark.parametrize("kind", _KINDS, ids=str)
+def test_the_tokenizers_library_reads_the_file_and_gives_the_same_ids(kind: dict[str, object], tmp_path: Path) -> None:
+    texts = [*TEXTS, "<pad> Ä, don't (x) 你好 <eos>", "", "  the\tfox ", "zzz-the ￭", "the " * 20]
+    for number, ends in enumerate(_ENDS):
+        tokenizer = Tokenizer.train(texts, TextConfig.model_validate({**kind, **ends}))
+        path = tmp_path / f"{number}.json"
+        tokenizer.save(path)
+        library = Backend.from_file(str(path))
+        assert [library.encode(text).ids for text in texts] == tokenizer.encode(texts)
+        assert library.get_vocab() == {token: index for index, token in enumerate(tokenizer.vocabulary)}
+        loaded = Tokenizer.load(path)
+        assert (loaded.fingerprint, loaded.config) == (tokenizer.fingerprint, tokenizer.config)
+        bare = tokenizer.bare().encode(texts)
+        assert [library.decode(ids) for ids in bare] == [tokenizer.decode(ids) for ids in bare]
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
