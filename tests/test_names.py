@@ -382,6 +382,7 @@ def test_both_ways_to_start_find_the_same(tmp_path: Path, generated_data: Path, 
         ("Own = 3\n", "mine:Own", "is no class derived from"),
         ("", "mime:Own", r"no module 'mime' is installed, and there is no mime\.py beside the YAML file \(.*'mine'\?"),
         ("", "seqkit.config.beside.x.mine:Own", "does not name modules of seqkit.config.beside"),
+        ("x = '\0'\n", "mine:Own", r"mine\.py:1: SyntaxError: source code"),
         ("from side import x\n", "mine:Own", r"side\.py:2: ZeroDivisionError: division by zero$"),
         (
             "import os, json.no\n",
