@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -273,6 +274,15 @@ def test_the_working_folder_on_the_path_is_not_installed(
     thing(tmp_path / "yaml", "pack.age.mine")
     assert look_up("pack.age.mine:Own", folders=(tmp_path / "yaml",)).place == "yaml"
     assert look_up("pack.other:Own", folders=(tmp_path / "yaml",)).place == "here"
+
+
+def test_classes_of_a_script_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script: Any = ModuleType("scripted")  # as Python makes `__main__` of a script
+    script.Own, script.__file__ = type("Own", (dict,), {}), str(tmp_path / "scripted.py")
+    monkeypatch.setitem(sys.modules, "scripted", script)
+    assert look_up("scripted:Own") is script.Own
+    with pytest.raises(UserError, match="cannot import"):
+        look_up("scripted:Own", runs=(tmp_path,), trust=True)
 
 
 def test_what_lies_beside_a_file_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
