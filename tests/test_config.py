@@ -69,6 +69,11 @@ def test_wrong_values_name_their_line(tmp_path: Path, line: str, expected: str) 
     assert expected in problem(write(tmp_path, "x.yaml", f"task: a\n{line}\n"))
 
 
+def test_what_is_no_yaml_is_one_line_in_the_words_of_the_problem(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.yaml", "task: a\nbad: [\n")
+    assert problem(path) == f"{path}:3: not valid YAML: expected the node content, but found '<stream end>'"
+
+
 def test_every_mistake_is_listed_and_a_missing_key_is_named(tmp_path: Path) -> None:
     lines = problem(write(tmp_path, "x.yaml", "lr: x\non: 3\n")).splitlines()
     assert len(lines) == 3

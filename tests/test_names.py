@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -275,6 +276,15 @@ def test_the_working_folder_on_the_path_is_not_installed(
     assert look_up("pack.other:Own", folders=(tmp_path / "yaml",)).place == "here"
 
 
+def test_classes_of_a_script_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script: Any = ModuleType("scripted")  # as Python makes `__main__` of a script
+    script.Own, script.__file__ = type("Own", (dict,), {}), str(tmp_path / "scripted.py")
+    monkeypatch.setitem(sys.modules, "scripted", script)
+    assert look_up("scripted:Own") is script.Own
+    with pytest.raises(UserError, match="cannot import"):
+        look_up("scripted:Own", runs=(tmp_path,), trust=True)
+
+
 def test_what_lies_beside_a_file_shadows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http", "json", "yaml", "torch"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')\n")
@@ -382,6 +392,7 @@ def test_both_ways_to_start_find_the_same(tmp_path: Path, generated_data: Path, 
         ("Own = 3\n", "mine:Own", "is no class derived from"),
         ("", "mime:Own", r"no module 'mime' is installed, and there is no mime\.py beside the YAML file \(.*'mine'\?"),
         ("", "seqkit.config.beside.x.mine:Own", "does not name modules of seqkit.config.beside"),
+        ("x = '\0'\n", "mine:Own", r"mine\.py:1: SyntaxError: source code"),
         ("from side import x\n", "mine:Own", r"side\.py:2: ZeroDivisionError: division by zero$"),
         (
             "import os, json.no\n",

@@ -42,7 +42,13 @@ class _Source(SourceFileLoader):
 
     def source_to_code(self, data: Any, path: Any) -> Any:  # type: ignore[override]
         root = ".".join(self.name.split(".")[: PREFIX.count(".") + 1])
-        tree = _Neighbours(root).visit(ast.parse(data, path))
+        try:
+            parsed = ast.parse(data, path)
+        except (SyntaxError, ValueError) as error:  # a NUL; which of both it is, and what it says, the version decides
+            if getattr(error, "filename", None):
+                raise
+            raise SyntaxError(str(error), (str(path), 1, 1, "")) from None
+        tree = _Neighbours(root).visit(parsed)
         return super().source_to_code(ast.fix_missing_locations(tree), path)
 
 

@@ -153,11 +153,9 @@ def override(document: Document, overrides: Iterable[str]) -> None:
             return f"command line: {text[:60]!r}" if line == 0 else "command line"
 
         node = typed_value(value, place)
-        builder = Builder(place)
-        built = None if node is None else builder(node, keys)
+        built = None if node is None else Builder(place)(node, keys)
         _forget(document.places, keys)
         _set(document, keys, built)
-        document.places.update(builder.places)
         document.typed.pop(keys, None)
         if isinstance(built, (bool, int, float)):
             document.typed[keys] = value
