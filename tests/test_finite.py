@@ -180,7 +180,7 @@ def test_weights_of_another_model_that_are_not_finite_are_an_error(tmp_path: Pat
     torch.save(
         {**weights, "elsewhere": torch.tensor([-float("inf")]), name: weights[name].nan_to_num()}, tmp_path / "w.pt"
     )
-    assert seqkit.train(tree, "training.epochs=1", root=tmp_path).folder.exists()  # what is not taken may be so
+    assert seqkit.train(tree, "training.steps=1", root=tmp_path).folder.exists()  # what is not taken may be so
 
 
 @pytest.mark.parametrize(
