@@ -56,6 +56,7 @@ def train_tokenizer(texts: Texts, config: TextConfig) -> Tokenizer:
     Raises:
         UserError: see `Tokenizer.train`.
     """
+    config = config.settled()
     if config.stop_words not in ("none", "english"):
         return Tokenizer.train(texts, config)  # a file of the user's decides, too
     versions = [TRAINING_VERSION, *code_versions(config)]

@@ -70,6 +70,11 @@ class LabelledData(SplitData):
     """What to do with labels of dev and test that the training data lack: count them as wrong (the loss is that of the
     others; more than half of a part is an error), or stop."""
 
+    @property
+    def refuses_unknown(self) -> bool:
+        """Whether any label that the training data lack is an error."""
+        return {"count": False, "error": True}[self.on_unknown_label]
+
 
 _Source = TypeVar("_Source", bound=SourceConfig)
 

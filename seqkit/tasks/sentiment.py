@@ -159,7 +159,7 @@ class SentimentTask(RunTask):
         blank = pc.match_substring_regex(source.dataset.data.column("text"), _BLANK).to_numpy()
         if blank.all():
             raise UserError(f"{source.name}: every text is blank")
-        refuse = self.config.data.on_unknown_label == "error"
+        refuse = self.config.data.refuses_unknown
         names, labels = number_column(
             source, "label", self.classes, "texts", refuse=refuse, learned=part == "train", left_out=blank
         )

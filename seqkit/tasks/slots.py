@@ -162,8 +162,7 @@ class SlotsTask(RunTask):
     def _split(self, source: Source, part: str) -> Tagged:
         data = self.config.data
         kinds = self.tokenizer, self.letters, self.tags, self.intents
-        refuse = data.on_unknown_label == "error"
-        return read_tagged(source, *kinds, data.on_bad_tags, refuse=refuse, learned=part == "train")
+        return read_tagged(source, *kinds, data.on_bad_tags, refuse=data.refuses_unknown, learned=part == "train")
 
     # --- learning -----------------------------------------------------------------------------------------------
 
