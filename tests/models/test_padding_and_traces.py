@@ -162,5 +162,5 @@ def test_traces_are_right_for_other_lengths(make: Any, pairs: int) -> None:
 
 
 def test_a_trace_of_input_feeding_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="input feeding"):
+    with pytest.raises(RuntimeError, match="cannot record"):
         trace(seq2seq(attention="dot", hidden_size=8, input_feeding=True), drawn(3, 4, 2))
