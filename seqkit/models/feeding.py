@@ -24,7 +24,7 @@ from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.fused.reading import READERS, reader_weights
 from seqkit.nn.fused.steps import cell_steps
 from seqkit.nn.linear import Linear
-from seqkit.nn.packing import Packing, check_lengths
+from seqkit.nn.packing import Packing, check_lengths, no_rows
 
 if TYPE_CHECKING:
     from seqkit.models.decoder import Decoder
@@ -58,7 +58,8 @@ def feed(
     packing = Packing.from_lengths(check_lengths(lengths, embedded.size(0), steps), steps, embedded.device)
     rows = packing.pack(embedded.transpose(0, 1))  # (N, E)
     if not rows.size(0):
-        vectors, weights = rows.new_zeros(0, decoder.feature_size), rows.new_zeros(0, memory[2].size(1))
+        vectors = no_rows([rows, *decoder.parameters()], decoder.feature_size)
+        weights = rows.new_zeros(0, memory[2].size(1))
     else:
         count = packing.first_rows  # sentences of length 0 come last and have no part in it
         order = None if packing.order is None else packing.order[:count]

@@ -168,8 +168,7 @@ def _refuses(module: nn.Module) -> str | None:
         near = next((kind.__name__ for kind in type(module).__mro__ if kind in kinds), "Cell")
         return f"{type(module).__name__}, a subclass of {near}"
     for name in _weight_names(module):
-        value = module._parameters.get(name)
-        if type(value) is not nn.Parameter:
+        if module._parameters.get(name) is None:
             return f"{name} is no parameter of its own: pruned, weight-normed or replaced"
     for name, value in _added(module).items():
         if hasattr(type(module), name):

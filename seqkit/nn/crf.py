@@ -141,7 +141,7 @@ class CRF(nn.Module):
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         transitions, start, end = self._scores(self.constrain_loss)
         emissions = held(emissions, 1, "CRF")
-        if transformed() or tracing() or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or tracing() or transformed():
             total = differentiable_log_partition(emissions, transitions, start, end, lengths)
         else:
             total = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]
@@ -203,7 +203,7 @@ class CRF(nn.Module):
         found = length_vector(lengths)
         if found.shape != emissions.shape[:1]:
             raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(found.shape)}")
-        if not (transformed() or tracing() or torch.compiler.is_compiling()):  # there, values cannot be looked at
+        if not (torch.compiler.is_compiling() or tracing() or transformed()):  # there, values cannot be looked at
             check_lengths(found, emissions.size(0), emissions.size(1))
         return found.long()
 

@@ -214,6 +214,12 @@ class Packing:
         return starts[lengths - 1 - step] + row
 
 
+def no_rows(given: Sequence[Tensor], size: int) -> Tensor:
+    """(0, size) in the dtype of `given[0]`: the output where no sequence has a step. Gradients of `given` are zero."""
+    nothing = torch.stack([value.flatten()[:0].sum().to(given[0].dtype) for value in given]).sum()
+    return given[0].new_zeros(0, size) + nothing
+
+
 def _range(end: int) -> Tensor:
     """0 ... end - 1 on the CPU, whatever torch's default device is."""
     return torch.arange(end, device="cpu")

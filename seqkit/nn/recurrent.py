@@ -28,7 +28,7 @@ from seqkit.nn.checks import (
 )
 from seqkit.nn.compiled import compiled_direction, compiling, describe, held, must_run_outside, outside
 from seqkit.nn.entering import Entered, enter, leave
-from seqkit.nn.packing import Packing
+from seqkit.nn.packing import Packing, no_rows
 from seqkit.nn.tracing import Trace, trace
 from seqkit.nn.vendor import vendor_network
 
@@ -313,7 +313,8 @@ class Recurrent(nn.Module):
         """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
         cell, reverse = self.cell_at(index), index % self.num_directions == 1
         if not packing.batch_sizes:
-            return rows.new_zeros(0, cell.output_size), state
+            given = [rows, *(self._weights(index).values() if cell.flat else cell.parameters())]
+            return no_rows(given, cell.output_size), state
         prepared = self.prepare(index, rows, packing.batch_sizes)
         rows = packing.flip(rows) if reverse else rows
         if self.checkpoint_chunks > 1 and torch.is_grad_enabled() and not tracing():

@@ -162,5 +162,29 @@ def test_traces_are_right_for_other_lengths(make: Any, pairs: int) -> None:
 
 
 def test_a_trace_of_input_feeding_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="input feeding"):
+    with pytest.raises(RuntimeError, match="cannot record"):
         trace(seq2seq(attention="dot", hidden_size=8, input_feeding=True), drawn(3, 4, 2))
+
+
+@pytest.mark.parametrize("bridge", ["copy", "linear", "mean", "zero"])
+@pytest.mark.parametrize("options", [{"attention": kind} for kind in ATTENTIONS] + [{"input_feeding": True}], ids=str)
+def test_batches_without_a_sentence(bridge: Any, options: dict[str, Any]) -> None:
+    decoder = Decoder(Embedding(9, 4), 8, "gru", 8, num_layers=1, **options)
+    model = Seq2Seq(encoder(bidirectional=True), decoder, bridge)
+    tokens, lengths = torch.zeros(0, 4, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    features = model(tokens, lengths, tokens, lengths)
+    assert features.shape == (0, 4, 8)
+    features.sum().backward()
+    state, memory = model.eval().encode(tokens, lengths)
+    logits, _, _ = model.step(tokens[:, :1], state, memory)
+    assert logits.shape == (0, 1, 9)
+
+
+def test_classifiers_and_taggers_of_no_sentence() -> None:
+    tokens, lengths = torch.zeros(0, 4, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    assert SequenceClassifier(encoder(), 3, pooling=("last", "mean", "max"))(tokens, lengths).shape == (0, 3)
+    tagger = Tagger(WindowEncoder(Embedding(9, 4), 3), 3)
+    scores, _ = tagger(tokens, lengths)
+    assert tagger.tag_loss(scores, tokens, lengths).item() == 0
+    assert tagger.decode(scores, lengths).shape == (0, 4)
+    assert LanguageModel(encoder())(tokens, None, lengths).features.shape == (0, 4, 4)

@@ -92,6 +92,7 @@ def test_any_number_of_steps_compiles_twice(ragged):
     assert counter.frame_count == 2
 
 
+@needs_operators
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_export():
     model = Model("gru").eval()
@@ -203,6 +204,7 @@ def test_attention_compiles_and_exports(kind, rows):
             torch.testing.assert_close(one, other)
 
 
+@needs_operators
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("rows", [3, 0])
 def test_crf_compiles(rows):

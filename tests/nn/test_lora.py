@@ -16,6 +16,7 @@ import seqkit.nn as snn
 from seqkit.models import Decoder, Embedding
 from seqkit.models.feeding import choose_feeding
 from seqkit.nn import Cell, Recurrent
+from seqkit.nn.compiled import AVAILABLE
 from seqkit.nn.linear import Linear
 from seqkit.nn.lora import add_lora, merge_lora, merged
 
@@ -324,6 +325,7 @@ def test_neither_adapters_nor_other_parametrizations_are_stacked():
     assert set(merged(model.state_dict())) == set(merge_lora(model).state_dict())
 
 
+@pytest.mark.skipif(not AVAILABLE, reason="torch.library.custom_op needs torch 2.4")
 @pytest.mark.parametrize("fullgraph", [True])
 def test_under_the_compiler(fullgraph):
     torch.manual_seed(0)

@@ -182,3 +182,13 @@ def test_outputs_changed_in_place(kind):
     packed = getattr(snn, PLAIN[kind])(3, 3, backend="fused")(pack_padded_sequence(x, [4, 2]))[0]
     with pytest.raises(RuntimeError, match="replace the inplace operation by an out-of-place one"):
         packed.data.mul_(2)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_without_a_step_have_gradients_of_zero(kind, backend):
+    for lengths in ([0, 0], None):
+        module = snn.Recurrent(kind, 3, 4, 2, bidirectional=True, backend=backend)
+        output, state = module(torch.randn(5, 2 if lengths else 0, 3), lengths=lengths)
+        (output.sum() + state[0].sum()).backward()
+        assert all(value.grad is not None and value.grad.eq(0).all() for value in module.parameters())

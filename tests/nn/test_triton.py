@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+from seqkit.nn.fused.triton import recent
+
+needs_triton = pytest.mark.skipif(not recent(), reason="no recent Triton is installed")
 
 
 @needs_triton

@@ -29,7 +29,7 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """
     # torch.func, forward-mode differentiation and compilers need operators that they know; complex derivatives are
     # others.
-    if transformed() or query.is_complex() or torch.compiler.is_compiling() or tracing():
+    if torch.compiler.is_compiling() or tracing() or transformed() or query.is_complex():
         return torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)) @ vector
     if torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad or vector.requires_grad):
         return AdditiveScores.apply(query, keys, vector)  # type: ignore[no-any-return, no-untyped-call]

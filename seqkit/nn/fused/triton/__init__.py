@@ -24,16 +24,21 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
 
 
-@lru_cache(maxsize=1)
-def available() -> bool:
-    """Whether Triton kernels can run here: a recent Triton, and a CUDA card from Ampere on (or the interpreter)."""
+def recent() -> bool:
+    """Whether a Triton is installed that the kernels are written for."""
     if importlib.util.find_spec("triton") is None:
         return False
     try:
         version = tuple(int(part) for part in metadata.version("triton").split("+")[0].split(".")[:2])
     except (metadata.PackageNotFoundError, ValueError):
         return False
-    if version < MIN_VERSION:
+    return version >= MIN_VERSION
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether Triton kernels can run here: a recent Triton, and a CUDA card from Ampere on (or the interpreter)."""
+    if not recent():
         return False
     if interpreted():
         return True
