@@ -269,6 +269,9 @@ def main(arguments: list[str] | None = None) -> int:
         home.mkdir(parents=True, exist_ok=True)
         os.environ["HF_HOME"], os.environ["HF_HUB_OFFLINE"] = str(home / "cache"), "1"
         os.environ.setdefault("SEQKIT_DATA", str(home))
+        # oneDNN keeps up to 1,024 kernels, several for each shape of a batch and up to 2.7 GB in all: more than an
+        # execution may take. It reads this when torch first computes.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
         atheris = None
         if not given.random and given.replay is None:
             try:

@@ -211,7 +211,7 @@ def test_compare_and_average(cli: Cli, home: Path) -> None:
     assert cli(home, "predict", "runs/feelings-average", text="superb\n").stdout.strip() in (b"positive", b"negative")
     taken = cli(home, "average", "runs/feelings")  # what it advises is an option that it has
     assert taken.returncode == 2
-    assert b"choose another name with --to" in taken.stderr
+    assert b"choose another name: --to NAME" in taken.stderr
     assert not any(word in taken.stderr for word in (b"--overwrite", b"name=", b"resume"))
     assert cli(home, "average", "runs/feelings", "--to", "another").returncode == 0
     done = cli(home, "average", "runs/second")

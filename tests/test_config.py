@@ -93,6 +93,86 @@ def test_base_then_file_then_command_line(tmp_path: Path) -> None:
     assert problem(path).startswith(f"{tmp_path / 'low.yaml'}:2: lr: ")
 
 
+# What is laid over what, and the place of whichever is wrong.
+LOW = "# the base\n\ntask: low\nmodel:\n  encoder:\n    hidden_size: 1\n    dropout: 0.5\n  names:\n    - a\n    - b\n"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "typed", "place"),
+    [
+        # of two files, the one that says the wrong thing
+        ("hidden_size: x", "task: high", (), "low.yaml:6: model.encoder.hidden_size: "),
+        ("hidden_size: 2", "model: {encoder: {hidden_size: x}}", (), "high.yaml:3: model.encoder.hidden_size: "),
+        ("hidden_size: x", "model: {encoder: {dropout: 0.1}}", (), "low.yaml:6: model.encoder.hidden_size: "),
+        ("- 3", "task: high", (), "low.yaml:9: model.names.0: "),
+        ("- b\n    - 3", "task: high", (), "low.yaml:10: model.names.1: "),
+        ("- 3", "model: {names: [c, 4]}", (), "high.yaml:3: model.names.1: "),
+        ("- 3", "model:\n  names:\n    - c\n    - 4", (), "high.yaml:6: model.names.1: "),
+        ("model:", "model: 3", (), "high.yaml:3: model: "),
+        ("encoder:", "model:\n  encoder:\n    - 3", (), "high.yaml:4: model.encoder: "),
+        # the command line over both
+        ("hidden_size: x", "task: high", ("model.encoder.hidden_size=y",), "command line: model.encoder.hidden_size: "),
+        ("hidden_size: x", "task: high", ("model.encoder.dropout=0.1",), "low.yaml:6: model.encoder.hidden_size: "),
+        ("- a", "task: high", ("model.names=[a, 3]",), "command line: model.names.1: "),
+        ("- 3", "task: high", ("task=b",), "low.yaml:9: model.names.0: "),
+        ("- a", "task: high", ("model.encoder={dropout: x}",), "command line: model.encoder.dropout: "),
+        ("- a", "task: high", ("model.encoder={kind: [1]}",), "command line: model.encoder.kind: "),
+        # null over a base: what is null is not what the base says
+        ("hidden_size: 1", "model: {encoder: null}", (), "high.yaml:3: model.encoder: "),
+        ("hidden_size: 1", "model: {encoder: {hidden_size: null}}", (), "high.yaml:3: model.encoder.hidden_size: "),
+        ("hidden_size: 1", "task: high\nlr: null", (), "high.yaml:4: lr: "),
+        ("hidden_size: 1", "task: high", ("model.names=null",), "command line: model.names: "),
+        ("dropout: 0.5", "task: high", ("model.encoder.dropout=",), "command line: model.encoder.dropout: "),
+    ],
+)
+def test_a_mistake_has_the_place_where_it_was_written(
+    tmp_path: Path, low: str, high: str, typed: tuple[str, ...], place: str
+) -> None:
+    first = low.split("\n")[0]
+    own = next((line for line in LOW.splitlines() if line.strip().split(" ")[0] == first.split(" ")[0]), "    - a")
+    text = LOW.replace(own + "\n", own[: len(own) - len(own.lstrip())] + low + "\n", 1)
+    write(tmp_path, "low.yaml", text)
+    found = problem(write(tmp_path, "high.yaml", f"# over it\nbase: low.yaml\n{high}\n"), *typed)
+    assert found.removeprefix(f"{tmp_path}/").startswith(place), found
+    assert len(found.splitlines()) == 1
+
+
+def test_null_over_a_base_takes_what_the_base_says_away(tmp_path: Path) -> None:
+    class Optional(Section):
+        encoder: Encoder | None = Encoder()
+        names: list[str] | None = []
+
+    write(tmp_path, "low.yaml", "encoder: {hidden_size: 3}\nnames: [a]\n")
+    path = write(tmp_path, "high.yaml", "base: low.yaml\nencoder: null\n")
+    assert read(path).check(Optional) == Optional(encoder=None, names=["a"])
+    assert read(path, ["names=null"]).check(Optional) == Optional(encoder=None, names=None)
+    # and a key below null makes the section anew, from its defaults
+    assert read(path, ["encoder.dropout=0.5"]).check(Optional).encoder == Encoder(dropout=0.5)
+    over = write(tmp_path, "over.yaml", "base: high.yaml\nencoder: {dropout: 0.5}\n")
+    assert read(over).check(Optional).encoder == Encoder(dropout=0.5)
+
+
+def test_a_list_is_replaced_whole_and_forgets_the_places_of_the_longer_one(tmp_path: Path) -> None:
+    write(tmp_path, "low.yaml", LOW)
+    path = write(tmp_path, "high.yaml", "base: low.yaml\nmodel:\n  names: []\n")
+    assert read(path).check(Top).model.names == []
+    found = read(path, ["model.names=[x]"])
+    assert found.place(("model", "names", "1")) == "command line"
+    assert read(path).place(("model", "names", "1")) == f"{path}:3"
+
+    class Pair(Section):
+        left: int
+        right: int
+
+    class Holder(Section):
+        pair: Pair
+
+    write(tmp_path, "low.yaml", "pair:\n  left: 1\n  right: 2\n")
+    path = write(tmp_path, "high.yaml", "base: low.yaml\n")
+    with pytest.raises(UserError, match=r"^command line: pair\.right: this key is required$"):
+        read(path, ["pair={left: 3}"]).check(Holder)
+
+
 def test_a_circle_of_bases_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "base: b.yaml\n")
     assert "its own base" in problem(write(tmp_path, "b.yaml", "base: a.yaml\n"))

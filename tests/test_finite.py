@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import seqkit
 from seqkit import run
 from seqkit.config import UserError
 from seqkit.tasks.sentiment import SentimentTask
-from seqkit.training.checkpoint import load_weights, not_finite, pack, save_weights, unpack
+from seqkit.training.checkpoint import digest, load_weights, not_finite, pack, save_weights, unpack
 
 RUNS = Path(__file__).parent / "fixtures" / "2026-11"
 KINDS = ("sentiment", "translation", "slots", "language_model")
@@ -146,3 +147,46 @@ def test_a_training_that_ends_with_such_weights_says_so(tmp_path: Path, monkeypa
     }
     with pytest.raises(UserError, match=r"own/checkpoints/step-00000001/model.safetensors: .* are NaN or infinite"):
         seqkit.train(tree, root=tmp_path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("file", ["model", "trainer"])
+def test_resume_names_what_is_not_finite_in_a_checkpoint(tmp_path: Path, file: str, number: float) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(RUNS / "sentiment-killed", own)
+    step = max((own / "checkpoints").glob("step-*"))
+    name = spoil(step / f"{file}.safetensors", number)
+    manifest = json.loads((step / "manifest.json").read_text("utf-8"))
+    manifest = {part: digest(step / part) for part in manifest}
+    (step / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    name = re.escape(name.lstrip("/"))
+    says = f"{step}/{file}.safetensors: 1 of the .* numbers of {name} are NaN or infinite: .*a new run"
+    with pytest.raises(UserError, match=says):
+        run.resume(own)
+
+
+def test_weights_of_another_model_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
+    weights = load_weights(RUNS / "sentiment-finished" / "model.safetensors")
+    checked, _ = run.read_config(RUNS / "sentiment-finished" / "config.yaml")
+    init = {"torch": str(tmp_path / "w.pt"), "leave": ["encoder.embedding*"]}
+    tree = checked.model_dump(mode="json") | {"name": "own", "init": init}
+    name = next(name for name in weights if "embedding" not in name and weights[name].is_floating_point())
+    weights[name].flatten()[0] = float("nan")
+    torch.save(weights, tmp_path / "w.pt")
+    with pytest.raises(
+        UserError, match=rf"init: .*w.pt: {re.escape(name)} holds numbers there that are NaN or infinite"
+    ):
+        seqkit.train(tree, root=tmp_path)
+    torch.save(
+        {**weights, "elsewhere": torch.tensor([-float("inf")]), name: weights[name].nan_to_num()}, tmp_path / "w.pt"
+    )
+    assert seqkit.train(tree, "training.epochs=1", root=tmp_path).folder.exists()  # what is not taken may be so
+
+
+@pytest.mark.parametrize(
+    "key", ["training.optimizer.lr", "training.clip_norm", "model.encoder.dropout", "model.encoder.zoneout"]
+)
+@pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
+def test_numbers_of_a_configuration_are_finite(key: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"^command line: .*{key}: .*finite"):
+        run.read_config(RUNS / "sentiment-finished" / "config.yaml", [f"{key}={value}"])

@@ -106,7 +106,7 @@ YAML: list[tuple[str, str]] = [
     ('"\\ud800": 3', "half of a surrogate pair"),
     ("model: {encoder: {cell: 'os:kill'}}", "model.encoder.cell: 'os:kill' is no class derived from seqkit.nn.Cell"),
     ("model: {encoder: {cell: 'subprocess:Popen'}}", "is no class derived from seqkit.nn.Cell"),
-    ("model: {encoder: {cell: ':x'}}", "cannot import|Empty module name"),
+    ("model: {encoder: {cell: ':x'}}", "unknown cell ':x'"),
     ("task: ':x'", "unknown task ':x'"),
     ("task: .x:y", "unknown task '.x:y'"),
     ("task: a..b:c", "unknown task"),
@@ -116,7 +116,7 @@ YAML: list[tuple[str, str]] = [
     ("name: ../../x", "is not a plain name"),
     ("name: " + "漢" * 90, "is not a plain name"),
     ("base: loop.yaml", "cannot be read"),
-    ("base: /dev/zero", "this is no configuration"),
+    ("base: /dev/zero", "this is a pipe, a device or a socket; expected a YAML file"),
     ("base: .", "this is a directory"),
     ("base: missing.yaml", "no such file"),
     ("base: chain0.yaml", "a chain of more than 20 files"),
@@ -187,8 +187,10 @@ def test_a_gzip_bomb_is_refused_before_it_is_in_memory(tmp_path: Path, form: str
 
 def test_a_quote_that_is_never_closed_does_not_swallow_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b'text\n"' + (b"a" * 999 + b"\n") * (LONGEST_LINE // 1000 + 1))
-    with pytest.raises(UserError, match=r"x.csv:\d+: a record of more than"):
-        list(read(tmp_path / "x.csv", "csv", [Column("text", str)]))
+    (line, row), *others = read(tmp_path / "x.csv", "csv", [Column("text", str)])
+    assert (line, row) == (2, BadRow("a quoted field is never closed"))
+    assert len(others) == LONGEST_LINE // 1000
+    assert all(row == ["a" * 999] for _, row in others)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""README's code blocks run, but for those marked long and the two set-up lines, which .ci/run executes."""
+"""README's code blocks run, but for those marked long and the two set-up lines, which .ci/run executes.
+
+Trainings are those of README cut to three steps on little data; what else a block does, it does as written.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,15 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text("utf-8")
 SETUP = re.compile(r"<!-- first two commands -->.*?<!-- end -->", re.S)
 BLOCK = re.compile(r"(<!-- long: [^>]+ -->\n)?```(bash|python)\n(.*?)```", re.S)
+SHORTER = ["training.epochs=null", "training.steps=3", *(f"data.{part}.limit=50" for part in ("train", "dev", "test"))]
+# The command may not be installed where the tests run from a checkout; what is to be installed is.
+SHELL = f"""set -e
+pip() {{ echo "pip $*"; }}
+seqkit() {{
+  case "$1 $2" in "train configs/"*) set -- "$@" {" ".join(SHORTER)} ;; esac
+  "{sys.executable}" -m seqkit "$@"
+}}
+"""
 BLOCKS = [(number, *match.groups()) for number, match in enumerate(BLOCK.finditer(SETUP.sub("", TEXT)))]
 
 
@@ -41,8 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the first set-up line leaves it, with a shorter training."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    shorter = ["training.epochs=null", "training.steps=3", "data.test.limit=50", "data.dev.limit=50"]
-    command = [sys.executable, "-m", "seqkit", "train", "configs/sentiment/quickstart.yaml", *shorter]
+    command = [sys.executable, "-m", "seqkit", "train", "configs/sentiment/quickstart.yaml", *SHORTER]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -52,9 +63,7 @@ def test_block_runs(home: Path, number: int, long: str | None, language: str, co
     if long:
         pytest.skip(long.strip("<!-> \n"))
     if language == "bash":
-        # The command may not be installed where the tests run from a checkout; what is to be installed is.
-        script = f'set -e\nseqkit() {{ "{sys.executable}" -m seqkit "$@"; }}\npip() {{ echo "pip $*"; }}\n{code}'
-        done = subprocess.run(["bash", "-c", script], cwd=home, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(["bash", "-c", SHELL + code], cwd=home, capture_output=True, text=True, timeout=300)
     else:
         done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

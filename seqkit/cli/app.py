@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,7 +12,8 @@ from typing import IO, Annotated
 import typer
 
 from seqkit import __version__
-from seqkit.config import UserError, visible
+from seqkit.cli.streams import put_line, show
+from seqkit.config import UserError
 from seqkit.files import LONGEST_LINE, read_lines
 
 app = typer.Typer(
@@ -29,6 +30,9 @@ Overrides = Annotated[
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
+]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
 
 
@@ -41,7 +45,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @contextmanager
 def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
-    """The lines of a file or of standard input, in groups; from then on standard output is UTF-8, too.
+    """The lines of a file or of standard input, in groups.
 
     Raises:
         UserError: the file cannot be read; while reading, text that is not UTF-8.
@@ -50,9 +54,10 @@ def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
         opened = file.open("rb") if file else nullcontext(sys.stdin.buffer)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")
     with opened as source:
+        if file is None and source.isatty():
+            end = "Ctrl-Z and Enter end" if os.name == "nt" else "Ctrl-D at the beginning of a line ends"
+            show(f"reading from the terminal, one text a line; {end} it")
         yield _groups(source, str(file or "standard input"))
 
 
@@ -86,10 +91,12 @@ def tell(text: str) -> None:
     from seqkit import run
 
     if run.first():
-        print(visible(text))
+        put_line(text)
 
 
 def show_scores(title: str, scores: dict[str, float]) -> None:
-    """One line of named numbers; nothing where there is none."""
+    """One line of named numbers, with how many examples they are of; nothing where there is none."""
     if scores:
-        tell(f"{title}: " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+        note = getattr(scores, "note", str)()
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        tell(f"{title}: {shown}" + (f"  of {note}" if note else ""))

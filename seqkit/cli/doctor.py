@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from seqkit.cli.app import app
-from seqkit.config import visible
+from seqkit.cli.streams import put, put_line
 
 
 @app.command(epilog="Example: seqkit doctor runs/first")
@@ -22,6 +22,10 @@ def doctor(
     from seqkit.run.doctor import doctor as look
 
     report = look(run_path)
-    print(report.as_json() if form == "json" else "\n".join(map(visible, report.lines())))
+    if form == "json":
+        put(report.as_json())
+    else:
+        for line in report.lines():
+            put_line(line)
     if not report.good:
         raise typer.Exit(1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
 
 from seqkit.cli import doctor, runs, translation
 from seqkit.cli.app import app
+from seqkit.cli.streams import OutputFailed, finish, give_up, prepare, show
 from seqkit.config import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
@@ -25,59 +28,63 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; exits with 0, 1 (failed), 2 (your mistake), 129 (SIGHUP), 130 (Ctrl-C) or 143 (SIGTERM)."""
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torch would advise every process on settings that are meant
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    sys.exit(_guarded(lambda: _run(arguments)))
-
-
-def _run(arguments: list[str] | None) -> Any:
-    code = app(args=arguments, standalone_mode=False)
-    sys.stdout.flush()  # here, where a reader that left is no mistake
-    return code
+    prepare()
+    code = _guarded(lambda: app(args=arguments, standalone_mode=False))
+    sys.exit(_guarded(finish) or code)
 
 
 def _guarded(call: Callable[[], Any]) -> int:
     try:
         code = call()
+        if code == 130:  # what newer versions of typer make of Ctrl-C
+            raise KeyboardInterrupt
     except UserError as error:
-        _show(error)
+        show(error)
         return 2
     except _UsageError as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        with suppress(OSError):
+            print(visible(text.getvalue(), lines=True), end="", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        print("seqkit: stopped", file=sys.stderr)
+        show("stopped")
         return 130
     except BrokenPipeError:
-        return _reader_left()
+        give_up()
+        return 0
     except SystemExit as error:  # what typer makes of a broken pipe
         if not isinstance(error.__context__, BrokenPipeError):
             raise
-        return _reader_left()
+        give_up()
+        return 0
+    except OutputFailed as error:
+        show(error)
+        give_up()
+        return 1
     except OSError as error:  # a full disk, a folder that may not be read
-        _show(error)
+        show(error)
         return 1
     except Exception as error:
-        from seqkit import run
-
-        if (why := run.device_trouble(error)) is not None:
-            _show(why)
-            return 1
-        stopped = getattr(error, "exit_code", None)
-        if stopped is None:
-            raise
-        if str(error):
-            _show(error)
-        else:  # another process says why, and torchrun ends them all as soon as one has left
-            time.sleep(1)
-        return int(stopped)
+        return _other(error)
     return int(code or 0)
 
 
-def _reader_left() -> int:
-    """The reader of our output left, as `head` does: no mistake."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+def _other(error: Exception) -> int:
+    """What to exit with for an error that has a reason to be told; others are raised."""
+    from seqkit import run
 
-
-def _show(message: object) -> None:
-    """A message on standard error."""
-    print(f"seqkit: {visible(str(message), lines=True)}", file=sys.stderr)
+    if (why := run.device_trouble(error)) is not None:
+        show(why)
+        return 1
+    if run.is_lost(error):
+        show(f"{run.GONE}; where the run folder has a checkpoint, `seqkit resume RUN` goes on from it")
+        return 1
+    stopped = getattr(error, "exit_code", None)
+    if stopped is None:
+        raise error
+    if str(error):
+        show(error)
+    else:  # another process says why, and torchrun ends them all as soon as one has left
+        time.sleep(1)
+    return int(stopped)

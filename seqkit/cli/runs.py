@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, app, line_groups, show_scores, tell
+from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, Trust, app, line_groups, show_scores, tell
+from seqkit.cli.streams import finish, put
 from seqkit.config import dump
 from seqkit.files import to_json
 
@@ -30,18 +30,19 @@ def train(
         int | None,
         typer.Option(min=1, help="Train so many times, with seeds from `seed` on; mean and deviation."),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Train what a YAML file describes, and score it."""
     from seqkit import run
 
     if seeds is None:
-        _show(run.train(config, *(overrides or []), overwrite=overwrite))
+        _show(run.train(config, *(overrides or []), overwrite=overwrite, trust=trust))
         return
 
     def ended(seed: int, made: Run) -> None:
         show_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
 
-    found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, ended=ended)
+    found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, trust=trust, ended=ended)
     for part, spreads in (("dev", found.dev), ("test", found.test)):
         for name, spread in spreads.items():
             tell(f"{part} {name}: mean {spread.mean:.4f}, standard deviation {spread.deviation:.4f}, {seeds} seeds")
@@ -54,11 +55,12 @@ def resume(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as training.epochs=20.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Go on with a run that was stopped or killed, from its last checkpoint."""
     from seqkit import run
 
-    _show(run.resume(run_path, *(overrides or [])))
+    _show(run.resume(run_path, *(overrides or []), trust=trust))
 
 
 def _show(finished: Run) -> None:
@@ -88,6 +90,7 @@ def evaluate(
     ] = None,
     ter: Annotated[bool, typer.Option("--ter", help="Of translation: TER, too, which is slow.")] = False,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the scores.")] = "text",
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Score a run on its test data (or else dev), or on a file."""
@@ -95,9 +98,10 @@ def evaluate(
 
     given = {"reference": reference, "ter": ter or None}
     options = {name: value for name, value in given.items() if value is not None}
-    scores, lines = run.evaluate(run_path, data, device, overrides or [], **options)
+    scores, lines = run.evaluate(run_path, data, device, overrides or [], trust=trust, **options)
     if form == "json":
-        tell(to_json(scores))
+        if run.first():
+            put(to_json(run.counted(scores)))
         return
     for line in lines:
         tell(line)
@@ -119,6 +123,7 @@ def predict(
     top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens after the prompt.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")] = None,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """One line out for each line in, blank lines included; language models score each line, or continue it."""
@@ -134,11 +139,11 @@ def predict(
     }
     options = {name: value for name, value in given.items() if value is not None}
     with line_groups(file) as groups:
-        task = run.load_predictor(run_path, device, **options)
+        task = run.load_predictor(run_path, device, trust=trust, **options)
         for lines in groups:
             for prediction in task.predict(lines):
-                sys.stdout.write(task.format(prediction, form) + "\n")
-            sys.stdout.flush()
+                put(task.format(prediction, form), flush=False)
+            finish()
 
 
 @app.command(epilog="Example: seqkit average runs/first --best 5 --to first-averaged")
@@ -148,38 +153,39 @@ def average(
         int | None, typer.Option(min=2, help="How many of the best checkpoints; without it all that were kept.")
     ] = None,
     to: Annotated[str | None, typer.Option(help="Name of the new run; NAME-average without it.")] = None,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """A new run beside RUN whose weights are the mean of its best checkpoints'; both are scored on dev."""
     from seqkit import run
 
-    made = run.average(run_path, best, to, device)
+    made = run.average(run_path, best, to, device, trust=trust)
     show_scores(f"dev, {run_path}", made.before)
     show_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
     tell(f"run folder: {made.folder}")
 
 
 @configs.command(epilog="Example: seqkit config check my.yaml training.epochs=3")
-def check(config: Config, overrides: Overrides = None) -> None:
+def check(config: Config, overrides: Overrides = None, trust: Trust = False) -> None:
     """Say whether a configuration is valid; every mistake with its line."""
     from seqkit import run
 
-    run.read_config(config, overrides or [])
+    run.read_config(config, overrides or [], trust=trust)
     tell(f"{config}: valid")
 
 
 @configs.command(epilog="Example: seqkit config show my.yaml")
-def show(config: Config, overrides: Overrides = None) -> None:
+def show(config: Config, overrides: Overrides = None, trust: Trust = False) -> None:
     """Print the whole configuration, inherited values and defaults filled in."""
     from seqkit import run
 
-    print(dump(run.read_config(config, overrides or [])[0]), end="")
+    put(dump(run.read_config(config, overrides or [], trust=trust)[0]).rstrip("\n"))
 
 
 @configs.command(epilog="Example: seqkit config schema configs/sentiment/quickstart.yaml > schema.json")
-def schema(config: Config) -> None:
+def schema(config: Config, trust: Trust = False) -> None:
     """Print the JSON Schema of this kind of configuration, for editors."""
     from seqkit import run
 
-    checked, _ = run.read_config(config)
-    print(json.dumps(type(checked).model_json_schema(), indent=2))
+    checked, _ = run.read_config(config, trust=trust)
+    put(json.dumps(type(checked).model_json_schema(), indent=2))

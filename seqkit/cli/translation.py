@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from seqkit.cli.app import Device, InputFile, RunPath, app, line_groups, tell
+from seqkit.cli.app import Device, InputFile, RunPath, Trust, app, line_groups, tell
+from seqkit.cli.streams import finish, put
 from seqkit.config import UserError
 
 _HELP = "; without it what the run says."
@@ -58,6 +58,7 @@ def translate(
         typer.Option(metavar="FILE", help="Draw the attention of the first line that is not blank (.png, .pdf, .svg)."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most sentences decoded together.")] = 64,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Translate: one line out for each line in, in order, blank lines included."""
@@ -86,6 +87,7 @@ def translate(
             ensemble or [],
             device,
             {name: value for name, value in settings.items() if value is not None},
+            trust=trust,
             prefix=prefix,
             seed=seed,
             batch_size=batch_size,
@@ -101,12 +103,12 @@ def _write(task: Any, groups: Any, form: str, alignments: bool, plot: Path | Non
     number = 0
     for lines in groups:
         for found in task.predict(lines):
-            sys.stdout.write(task.format(found, form, number=number, alignments=alignments) + "\n")
+            put(task.format(found, form, number=number, alignments=alignments), flush=False)
             number += 1
             if plot is not None and found.tokens:
                 task.plot(found, plot)
                 plot = None
-        sys.stdout.flush()
+        finish()
     if plot is not None:
         raise UserError("--plot: there is no sentence to draw")
 
@@ -119,10 +121,11 @@ def compare(
         str | None, typer.Option(help="A file with both columns, or with --reference that of the sources.")
     ] = None,
     reference: Annotated[str | None, typer.Option(help="The text file of references.")] = None,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Whether one translation run is better than another: paired bootstrap on test data (Koehn 2004)."""
     from seqkit import run
 
-    for line in run.compare(first, second, data, reference, device):
+    for line in run.compare(first, second, data, reference, device, trust=trust):
         tell(line)

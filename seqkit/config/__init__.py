@@ -6,20 +6,25 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 """
 
 from seqkit.config.document import Document, from_mapping, override, read
-from seqkit.config.errors import UserError, nearest, require, visible
+from seqkit.config.errors import UserError, nearest, option, require, visible
+from seqkit.config.names import Names, Untrusted, resolve
 from seqkit.config.schema import Section, from_signature
 from seqkit.config.yamltext import dump
 
 __all__ = [
     "Document",
+    "Names",
     "Section",
+    "Untrusted",
     "UserError",
     "dump",
     "from_mapping",
     "from_signature",
     "nearest",
+    "option",
     "override",
     "read",
     "require",
+    "resolve",
     "visible",
 ]

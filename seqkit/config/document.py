@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +29,14 @@ class Document:
         places: where each key path was written, such as `configs/x.yaml:12` or `command line`.
         name: what to call the whole in a message.
         typed: of values from the command line that are no text, the text as typed: a key that wants text gets that.
+        files: the YAML file, and those it names as its bases.
     """
 
     tree: dict[str, Any]
     places: dict[KeyPath, str] = field(default_factory=dict)
     name: str = "config"
     typed: dict[KeyPath, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def place(self, path: KeyPath) -> str:
         """Where `path`, or the nearest key above it, was written."""
@@ -149,6 +152,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
         node = typed_value(value, place)
         builder = Builder(place)
         built = None if node is None else builder(node, keys)
+        _forget(document.places, keys)
         _set(document, keys, built)
         document.places.update(builder.places)
         document.typed.pop(keys, None)
@@ -179,7 +183,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:{node.start_mark.line + 1}: expected keys and values at the top level")
     builder = Builder(place)
-    document = Document(builder(node), {(): str(path), **builder.places}, str(path))
+    document = Document(builder(node), {(): str(path), **builder.places}, str(path), files=(path,))
     base = document.tree.pop("base", None)
     if base is None:
         return document
@@ -191,8 +195,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)  # and no more: it may be a device without an end
+        data = _bytes(path)
         if len(data) > LARGEST:
             raise UserError(f"{path}: more than {LARGEST:,} bytes; this is no configuration")
         return data.decode("utf-8-sig")
@@ -207,6 +210,34 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL or half of a surrogate pair in the name
         raise UserError(f"{str(path)!r}: no such file ({error})") from None
+
+
+def _bytes(path: Path) -> bytes:
+    """What a regular file holds, or what a pipe gives that the shell has opened: `seqkit train <(sed ... a.yaml)`.
+
+    Others would wait for somebody who writes, or never end.
+
+    Raises:
+        UserError: it is a named pipe, a device or a socket.
+    """
+    status = path.stat()
+    pipe = stat.S_ISFIFO(status.st_mode) and str(path).startswith(_OPENED)
+    if not pipe and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise UserError(
+            f"{path}: this is a pipe, a device or a socket; expected a YAML file, or a pipe as <(...) gives"
+        )
+    key = (status.st_dev, status.st_ino)
+    if pipe and key in _piped:  # a pipe gives what it holds once
+        return _piped[key]
+    with path.open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if pipe:
+        _piped[key] = data
+    return data
+
+
+_OPENED = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+_piped: dict[tuple[int, int], bytes] = {}
 
 
 def _shown(value: object) -> str:
@@ -231,9 +262,18 @@ def _merged(under: Document, over: Document) -> Document:
                 else high.get(key, low.get(key))
                 for key in [*low, *(key for key in high if key not in low)]
             }
+        _forget(places, path)
         return high
 
-    return Document(merge(under.tree, over.tree, ()), {**under.places, **over.places}, over.name)
+    places = dict(under.places)
+    tree = merge(under.tree, over.tree, ())
+    return Document(tree, {**places, **over.places}, over.name, files=(*over.files, *under.files))
+
+
+def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
+    """What stood below a key is gone: a key that is missing there now is missing where the new value was written."""
+    for below in [other for other in places if len(other) > len(path) and other[: len(path)] == path]:
+        del places[below]
 
 
 def _set(document: Document, keys: KeyPath, value: Any) -> None:

@@ -8,9 +8,34 @@ import re
 from collections.abc import Iterable
 from types import ModuleType
 
+_OPTION = re.compile("\0(\\w+)=([^\0]*)\0([\\w-]+)\0")
+
 
 class UserError(Exception):
-    """A mistake of the person at the keyboard: shown as its message alone, with exit code 2."""
+    """A mistake of the person at the keyboard: shown as its message alone, with exit code 2.
+
+    What `option` names in the message is a keyword argument to those who catch it in Python.
+    """
+
+    def __str__(self) -> str:
+        return _OPTION.sub(lambda found: found[1] + (f"={found[2]}" if found[2] else ""), super().__str__())
+
+    def for_shell(self) -> str:
+        """The message with options as a command line has them."""
+        return _OPTION.sub(
+            lambda found: found[3] + (f" {found[2]}" if found[2] not in ("", "True") else ""), super().__str__()
+        )
+
+
+def option(keyword: str, value: str = "", flag: str = "") -> str:
+    """A setting of the caller's in the message of a `UserError`.
+
+    Args:
+        keyword: of the functions in Python, such as `max_length`.
+        value: what to give, such as `FILE` (`data=FILE`, `--data FILE`), `True` for a switch; "" for the name alone.
+        flag: what the command line calls it, where that is not the keyword with dashes.
+    """
+    return f"\0{keyword}={value}\0{flag or '--' + keyword.replace('_', '-')}\0"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from seqkit.config import UserError
@@ -13,7 +14,7 @@ _MARK = "-DOCSTART-"  # begins a document in the shared tasks' files
 _LONGEST = 100_000  # tokens of a sentence; in a file without blank lines it would be all of it
 
 
-def read_conll(path: Path, columns: Sequence[Column]) -> Rows:
+def read_conll(path: Path, columns: Sequence[Column], encoding: str = "utf-8") -> Rows:
     """The sentences of a file, each with one list a column; `line` is that of its first token, or of what is wrong.
 
     Tabs or spaces separate. The column `tokens` is the first of a line and `tags` the last; another name is the
@@ -25,7 +26,7 @@ def read_conll(path: Path, columns: Sequence[Column]) -> Rows:
     places = [_place(path, column) for column in columns]
     width, first, rows = 0, 0, list[list[str]]()
     bad: tuple[int, BadRow] | None = None
-    for number, text, problem in read_lines(path):
+    for number, text, problem in read_lines(path, encoding=encoding):
         cells = [cell for cell in re.split(r"[ \t]+", text.rstrip("\r\n")) if cell]
         if cells and cells[0] == _MARK:
             cells = []
@@ -39,10 +40,15 @@ def read_conll(path: Path, columns: Sequence[Column]) -> Rows:
             if bad is None and (problem or len(cells) != width):
                 bad = number, BadRow(problem or f"{_counted(cells)}; expected {width} as before")
         elif rows:
-            yield bad or (first, [[row[place] for row in rows] for place in places])
+            yield _lines(bad, len(rows)) or (first, [[row[place] for row in rows] for place in places])
             rows, bad = [], None
     if rows:
-        yield bad or (first, [[row[place] for row in rows] for place in places])
+        yield _lines(bad, len(rows)) or (first, [[row[place] for row in rows] for place in places])
+
+
+def _lines(bad: tuple[int, BadRow] | None, count: int) -> tuple[int, BadRow] | None:
+    """A bad line costs its whole sentence."""
+    return None if bad is None else (bad[0], replace(bad[1], lines=count))
 
 
 def _place(path: Path, column: Column) -> int:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from seqkit.config import UserError
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, read_lines
 from seqkit.data.sources import Job, Source, SourceConfig, check_file, make_job, open_job
+from seqkit.data.textform import check_text_form, text_encoding, text_identity
 
 SIDES = ("source", "target")
 _FIELDS: dict[str, type] = {"source": str, "target": str}
@@ -42,7 +43,8 @@ class PairConfig(SourceConfig):
             raise ValueError("expected source and target, two text files, or path, one file with both columns")
         if self.format not in ("auto", "text"):
             raise ValueError("format: two parallel files are text, a sentence a line; for others give path")
-        for key in ("columns", "seed", "split", "revision", "root"):
+        check_text_form(self, "")
+        for key in ("delimiter", "columns", "seed", "split", "revision", "root"):
             if getattr(self, key) not in (None, {}):
                 raise ValueError(f"{key}: two parallel text files have none; leave it out")
         return self
@@ -84,41 +86,60 @@ def _blank(row: list[str | list[str]], files: tuple[str, str]) -> BadRow | None:
 
 def _parallel_job(config: PairConfig) -> Job:
     paths, states = zip(*(check_file(name) for name in (config.source, config.target)), strict=True)
+    rows = partial(_parallel, paths[0], paths[1], text_encoding(config.encoding))
     return Job(
         name=f"{paths[0]} + {paths[1]}",
-        identity=["parallel", *(str(path.resolve()) for path in paths)],
+        identity=["parallel", *(str(path.resolve()) for path in paths), *text_identity(config)],
         state=[*states],
-        rows=_parallel(*paths),
+        rows=rows(),
         columns={side: Column(side, str) for side in SIDES},
         limit=config.limit,
         skip_bad=SKIPS[config.on_bad_line],
         has_lines=True,
-        rows_from=partial(_parallel, *paths),
+        rows_from=rows,
         changed=[path.stat().st_ctime_ns for path in paths],
     )
 
 
-def _parallel(source: Path, target: Path, first: int = 1) -> Rows:
+def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows:
     """Line i of both files, from line `first` on; what is wrong with one of them names that file.
 
+    Blank lines at the end of one that the other has not are bad rows.
+
     Raises:
-        UserError: one file ends before the other, with a guess where they part.
+        UserError: one file ends before the other's text, with a guess where they part.
     """
-    with closing(read_lines(source, first)) as left, closing(read_lines(target, first)) as right:  # type: ignore[type-var]
+    extra = 0
+    with (
+        closing(read_lines(source, first, encoding)) as left,  # type: ignore[type-var]
+        closing(read_lines(target, first, encoding)) as right,  # type: ignore[type-var]
+    ):
         for one, other in zip_longest(left, right):
-            if one is None or other is None:
+            if one is not None and other is not None:
+                yield one[0], _row([one, other], (str(source), str(target)))
+                continue
+            number, text, problem = one or other
+            if text.strip() or problem:
                 break
-            yield one[0], _row([one, other], (str(source), str(target)))
+            extra += 1
+            begin, longer = number - extra + 1, target if one is None else source
         else:
+            if extra:
+                yield begin, BadRow(_unlike(source, target, encoding), str(longer), extra)
             return
-    sizes = _sizes(source), _sizes(target)
+    raise UserError(_unlike(source, target, encoding))
+
+
+def _unlike(source: Path, target: Path, encoding: str) -> str:
+    """How two files differ that should have as many lines as each other."""
+    sizes = _sizes(source, encoding), _sizes(target, encoding)
     counts = f"{source} has {len(sizes[0]):,} lines, {target} {len(sizes[1]):,}"
-    raise UserError(f"{counts}: line N of one must be the translation of line N of the other; {_parting(*sizes)}")
+    return f"{counts}: line N of one must be the translation of line N of the other; {_parting(*sizes)}"
 
 
-def _sizes(path: Path) -> array[int]:
+def _sizes(path: Path, encoding: str) -> array[int]:
     """Characters of each line."""
-    with closing(read_lines(path)) as lines:  # type: ignore[type-var]
+    with closing(read_lines(path, 1, encoding)) as lines:  # type: ignore[type-var]
         return array("q", (len(text.strip()) for _, text, _ in lines))
 
 

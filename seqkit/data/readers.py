@@ -6,7 +6,6 @@ row stops the program is not its business. What makes the whole file useless rai
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import zlib
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from seqkit.config import UserError, nearest
+from seqkit.data.textform import Form
 from seqkit.files import LONGEST_LINE
 from seqkit.files import read_lines as raw_lines
 
@@ -51,10 +51,11 @@ class Column:
 
 @dataclass(frozen=True)
 class BadRow:
-    """Why a row cannot be used, and in which file, where the rows come from more than one."""
+    """Why a row cannot be used, in which file, where the rows come from more than one, and how many lines it takes."""
 
     message: str
     file: str = ""
+    lines: int = 1
 
 
 SKIPS = {"error": False, "skip": True}
@@ -80,16 +81,24 @@ def detect(path: Path) -> str:
     return _EXTENSIONS[extension]
 
 
-def read(path: Path, form: str, columns: Sequence[Column]) -> Rows:
+def read(
+    path: Path, form: str, columns: Sequence[Column], *, delimiter: str | None = None, encoding: str = "utf-8"
+) -> Rows:
     """The rows of a file; `line` is that of the row's first line, counted from 1 (parquet: the row's number).
 
     Blank lines are passed over, except in `text`, where each is a row, so that parallel files stay aligned. In tsv,
     csv and text a list is written with spaces between its elements. For conll see `read_conll`.
 
+    Args:
+        path: the file.
+        form: one of `FORMATS`.
+        columns: which to read.
+        delimiter, encoding: see `Form`; Parquet files have none.
+
     Raises:
         UserError: a damaged file, no header, or a header without one of the columns.
     """
-    readers: dict[str, Callable[[Path, Sequence[Column]], Rows]] = {
+    readers: dict[str, Callable[[Path, Sequence[Column], Form], Rows]] = {
         "tsv": _tsv,
         "csv": _csv,
         "jsonl": _jsonl,
@@ -97,7 +106,7 @@ def read(path: Path, form: str, columns: Sequence[Column]) -> Rows:
         "text": _text,
         "conll": _conll,
     }
-    return readers[form](path, columns)
+    return readers[form](path, columns, Form(delimiter, encoding))
 
 
 def convert(value: Any, column: Column) -> Value | BadRow:
@@ -117,7 +126,7 @@ def convert(value: Any, column: Column) -> Value | BadRow:
     return BadRow(f"{column.name!r}: expected {expected}, got {given}")
 
 
-def _picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[list[str]], list[Value]]:
+def picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[list[str]], list[Value]]:
     """From the cells of a line to the values of the columns."""
     if all(column.kind is str for column in columns):
         return lambda cells: [cells[at] for at in positions]  # twice as fast as the general way
@@ -135,11 +144,12 @@ def _converted(values: Sequence[Any], columns: Sequence[Column]) -> list[Value] 
     return row
 
 
-def read_lines(path: Path, first: int = 1) -> Iterator[tuple[int, str, str]]:
+def read_lines(path: Path, first: int = 1, encoding: str = "utf-8") -> Iterator[tuple[int, str, str]]:
     """(number, text with its line end, what is wrong or "") of each line, plain or gzip, without the BOM.
 
     Those before line `first` are passed over unseen.
     """
+    named = "UTF-8" if encoding == "utf-8" else encoding
     number = 0
     with closing(_open(path)) as file:
         try:
@@ -149,15 +159,14 @@ def read_lines(path: Path, first: int = 1) -> Iterator[tuple[int, str, str]]:
                 if len(raw) > LONGEST_LINE:
                     raise UserError(f"{path}:{number}: a line of more than {LONGEST_LINE:,} bytes")
                 if number == 1:
-                    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                        raise UserError(f"{path}: this is UTF-16 text; expected UTF-8")
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                    raw = _without_mark(raw, path, encoding)
                 problem = ""
                 try:
-                    text = raw.decode("utf-8")
+                    text = raw.decode(encoding)
                 except UnicodeDecodeError as error:
-                    text = raw.decode("utf-8", errors="replace")
-                    problem = f"not UTF-8 text (byte {raw[error.start]:#04x} at position {error.start + 1} of the line)"
+                    text = raw.decode(encoding, errors="replace")
+                    at = f"byte {raw[error.start]:#04x} at position {error.start + 1} of the line"
+                    problem = f"not {named} text ({at}); if the file has another encoding, such as cp1252, set encoding"
                 if "\0" in text:
                     problem = problem or f"a NUL byte at position {raw.index(0) + 1} of the line"
                     text = text.replace("\0", "")
@@ -166,24 +175,41 @@ def read_lines(path: Path, first: int = 1) -> Iterator[tuple[int, str, str]]:
             raise UserError(f"{path}: damaged gzip file after line {number} ({error})") from None
 
 
+def _without_mark(raw: bytes, path: Path, encoding: str) -> bytes:
+    """The first line of a file without the byte order mark of UTF-8."""
+    if encoding == "utf-8":
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{path}: this is UTF-16 text; expected UTF-8: iconv -f UTF-16 -t UTF-8 FILE makes it so")
+        return raw.removeprefix(b"\xef\xbb\xbf")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise UserError(f"{path}: begins with the mark of UTF-8 text, and encoding is {encoding}; leave that out")
+    return raw
+
+
 def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         magic = file.read(2)
     return cast(IO[bytes], gzip.open(path, "rb") if magic == b"\x1f\x8b" else path.open("rb"))
 
 
-def _positions(header: Sequence[str], columns: Sequence[Column], place: str) -> list[int]:
-    """Where in the header each column stands."""
-    positions = []
+def positions(header: Sequence[str], columns: Sequence[Column], place: str, hint: str = "") -> list[int]:
+    """Where in the header each column stands.
+
+    Raises:
+        UserError: one is not there; the message begins with `place` and ends in `hint`.
+    """
+    found = []
     for column in columns:
         count = header.count(column.name)
         if count == 0:
             known = _listed(header)
-            raise UserError(f"{place}: no column {column.name!r} (columns: {known}){nearest(column.name, header)}")
+            raise UserError(
+                f"{place}: no column {column.name!r} (columns: {known}){nearest(column.name, header)}{hint}"
+            )
         if count > 1:
             raise UserError(f"{place}: {count} columns are called {column.name!r}")
-        positions.append(header.index(column.name))
-    return positions
+        found.append(header.index(column.name))
+    return found
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -192,21 +218,22 @@ def _listed(names: Iterable[str]) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _wrong_width(found: int, header: Sequence[str]) -> BadRow:
+def wrong_width(found: int, header: Sequence[str]) -> BadRow:
+    """A row of another number of cells than the header."""
     return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({_listed(header)})")
 
 
-def _tsv(path: Path, columns: Sequence[Column]) -> Rows:
+def _tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
     """Tabs separate, a quote is a character like any other."""
     header: list[str] | None = None
-    pick = _picker((), ())
-    for number, text, problem in read_lines(path):
+    pick = picker((), ())
+    for number, text, problem in read_lines(path, encoding=form.encoding):
         text = text.rstrip("\r\n")
         if header is None:
             if problem:
                 raise UserError(f"{path}:{number}: {problem}")
             header = text.split("\t")
-            pick = _picker(_positions(header, columns, f"{path}:{number}"), columns)
+            pick = picker(positions(header, columns, f"{path}:{number}"), columns)
             continue
         if not text and not problem:
             continue
@@ -214,71 +241,19 @@ def _tsv(path: Path, columns: Sequence[Column]) -> Rows:
         if problem:
             yield number, BadRow(problem)
         elif len(cells) != len(header):
-            yield number, _wrong_width(len(cells), header)
+            yield number, wrong_width(len(cells), header)
         else:
             yield number, pick(cells)
 
 
-def _csv(path: Path, columns: Sequence[Column]) -> Rows:
-    """RFC 4180: commas separate, double quotes enclose a field with commas, line ends or (doubled) quotes."""
-    problems: dict[int, str] = {}
+def _csv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    from seqkit.data.csvfile import read_csv  # which is built on this module
 
-    size = 0  # of the record that is being read: an unclosed quote must not swallow a file larger than memory
-
-    def feed() -> Iterator[str]:
-        nonlocal size
-        for number, text, problem in read_lines(path):
-            if problem:
-                problems[number] = problem
-            size += len(text)
-            if size > LONGEST_LINE:
-                raise UserError(f"{path}:{number}: a record of more than {LONGEST_LINE:,} characters")
-            yield text
-
-    limit = csv.field_size_limit()
-    csv.field_size_limit(max(limit, LONGEST_LINE))
-    try:
-        reader = csv.reader(feed(), strict=True)
-        header: list[str] | None = None
-        pick = _picker((), ())
-        for first, cells in _records(reader):
-            size = 0
-            problem = next((problems.pop(at) for at in range(first, reader.line_num + 1) if at in problems), "")
-            if problem:
-                cells = BadRow(problem)
-            if header is None:
-                if isinstance(cells, BadRow):
-                    raise UserError(f"{path}:{first}: {cells.message}")
-                header = cells
-                pick = _picker(_positions(header, columns, f"{path}:{first}"), columns)
-            elif isinstance(cells, BadRow):
-                yield first, cells
-            elif len(cells) != len(header):
-                yield first, _wrong_width(len(cells), header)
-            else:
-                yield first, pick(cells)
-    finally:
-        csv.field_size_limit(limit)
+    return read_csv(path, columns, form)
 
 
-def _records(reader: Any) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """(first line, cells) of every record; what the parser refuses is a bad row, and it goes on after it."""
-    while True:
-        first = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            message = "a quoted field is never closed" if "end of data" in str(error) else f"not CSV: {error}"
-            yield first, BadRow(message)
-            continue
-        if cells:
-            yield first, cells
-
-
-def _jsonl(path: Path, columns: Sequence[Column]) -> Rows:
-    for number, text, problem in read_lines(path):
+def _jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    for number, text, problem in read_lines(path, encoding=form.encoding):
         if problem:
             yield number, BadRow(problem)
         elif text.strip():
@@ -312,29 +287,29 @@ def _object(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
     return values
 
 
-def _text(path: Path, columns: Sequence[Column]) -> Rows:
+def _text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
     """One row a line."""
     if len(columns) != 1:
         names = ", ".join(column.name for column in columns)
         raise UserError(f"{path}: a plain text file has one column; needed: {names}")
-    pick = _picker([0], columns)
-    for number, text, problem in read_lines(path):
+    pick = picker([0], columns)
+    for number, text, problem in read_lines(path, encoding=form.encoding):
         yield number, BadRow(problem) if problem else pick([text.rstrip("\r\n")])
 
 
-def _conll(path: Path, columns: Sequence[Column]) -> Rows:
+def _conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
     from seqkit.data.conll import read_conll  # which is built on this module
 
-    return read_conll(path, columns)
+    return read_conll(path, columns, form.encoding)
 
 
-def _parquet(path: Path, columns: Sequence[Column]) -> Rows:
+def _parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            _positions(file.schema_arrow.names, columns, str(path))
+            positions(file.schema_arrow.names, columns, str(path))
             number = 0
             for batch in file.iter_batches(_PARQUET_ROWS, columns=[column.name for column in columns]):
                 for values in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from seqkit import __version__
 from seqkit.config import Section, UserError, nearest
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert, detect, read
+from seqkit.data.skipped import Skipped, good_rows, no_rows, place
+from seqkit.data.textform import check_text_form, text_encoding, text_identity
 from seqkit.files import write_text
 
 LINE = "_line"
@@ -47,6 +49,12 @@ class SourceConfig(Section):
         default="auto",
         description="Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line.",
     )
+    delimiter: str | None = Field(
+        default=None,
+        description="What separates the columns of a CSV file, such as ';'. Default: a comma, or what a first line "
+        "sep=; says, as Excel writes it; nothing is guessed.",
+    )
+    encoding: str = Field(default="utf-8", description="Encoding of the file's text, such as cp1252.")
     columns: dict[str, str] = Field(
         default_factory=dict,
         description="Field name to column name in the file, where the two differ. hub: OUTER.INNER for what is inside.",
@@ -86,6 +94,7 @@ class SourceConfig(Section):
         kind = next((kind for kind in _KINDS if self.path.startswith(kind)), "")
         if kind and self.format != "auto":
             raise ValueError(f"format: {kind}NAME has none; leave it out")
+        check_text_form(self, kind)
         for key, owners in _OWN_KEYS.items():
             if getattr(self, key) is not None and kind not in owners:
                 raise ValueError(f"{key}: only {' and '.join(owners)} data have one; leave it out")
@@ -100,23 +109,18 @@ class Source:
         dataset: a memory-mapped `datasets.Dataset` with one column a field and `_line`, the line each row begins at
             (Parquet and built-in data: its number), which survives shuffling and filtering.
         name: the file as the user wrote it, or builtin:NAME, for messages.
+        has_lines: rows stand at lines (else they are counted).
         skipped: bad lines that were passed over.
-        first_skipped: the message of the first of them, with its place, or "".
     """
 
     dataset: Any
     name: str
-    skipped: int
-    first_skipped: str
     has_lines: bool
+    skipped: Skipped = field(default_factory=Skipped)
 
     def place(self, index: int) -> str:
         """Where row `index` of `dataset` stands: `file:line`, or `file: row N` for Parquet and built-in data."""
-        return _place(self.name, self.dataset.select_columns([LINE])[index][LINE], self.has_lines)
-
-
-def _place(name: str, line: int, has_lines: bool) -> str:
-    return f"{name}:{line}" if has_lines else f"{name}: row {line}"
+        return place(self.name, self.dataset.select_columns([LINE])[index][LINE], self.has_lines)
 
 
 def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> Source:
@@ -174,6 +178,7 @@ class Job:
         rows_from: the same rows from a line on, where those before can be passed over unread.
         changed: when the file system noticed the last change of each file (ctime): nobody can set it back, as the time
             in `state`. It decides whether a cache is that of the file, and nothing else: a copy of a file has another.
+        form: the format of the file, "" for other sources.
     """
 
     name: str
@@ -186,6 +191,7 @@ class Job:
     has_lines: bool
     rows_from: Callable[[int], Rows] | None = None
     changed: list[int] = field(default_factory=list)
+    form: str = ""
 
     @property
     def stem(self) -> str:
@@ -204,16 +210,22 @@ def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
     path, state = check_file(config.path)
     changed = [path.stat().st_ctime_ns]
     form = detect(path) if config.format == "auto" else config.format
+    if config.delimiter is not None and form != "csv":
+        raise UserError(f"{path}: this is {form}, which has no delimiter to choose; leave delimiter out")
+    encoding = text_encoding(config.encoding)
+    if encoding != "utf-8" and form == "parquet":
+        raise UserError(f"{path}: this is parquet, which has no encoding to choose; leave encoding out")
     return Job(
         name=str(path),
-        identity=[str(path.resolve()), form],
+        identity=[str(path.resolve()), form, *text_identity(config)],
         state=state,
-        rows=read(path, form, list(columns.values())),
+        rows=read(path, form, list(columns.values()), delimiter=config.delimiter, encoding=encoding),
         columns=columns,
         limit=config.limit,
         skip_bad=SKIPS[config.on_bad_line],
         has_lines=form != "parquet",
         changed=changed,
+        form=form,
     )
 
 
@@ -289,9 +301,10 @@ def _cached(job: Job) -> Source:
     target = folder / f"{job.stem}-{_digest([*job.state, *job.changed])}.arrow"
     notes = target.with_suffix(".json")
     # The notes are written last: where they are, the Arrow file is whole.
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, TypeError):
         if notes.is_file():
-            return _source(job, datasets.Dataset.from_file(str(target)), json.loads(notes.read_text("utf-8")))
+            skipped = Skipped(**json.loads(notes.read_text("utf-8")))
+            return Source(datasets.Dataset.from_file(str(target)), job.name, job.has_lines, skipped)
     try:
         with cached_file(target, job.name) as file:
             skipped = _write(job, file)
@@ -299,12 +312,12 @@ def _cached(job: Job) -> Source:
         _log.warning("%s: read into memory; the cache %s cannot be written (%s)", job.name, folder, error)
         return _in_memory(job)
     with suppress(OSError):
-        write_text(notes, json.dumps(skipped))
+        write_text(notes, json.dumps(asdict(skipped)))
     for stale in folder.glob(f"{job.stem}-*"):
         if stale not in (target, notes):
             with suppress(OSError):
                 stale.unlink()
-    return _source(job, datasets.Dataset.from_file(str(target)), skipped)
+    return Source(datasets.Dataset.from_file(str(target)), job.name, job.has_lines, skipped)
 
 
 def _in_memory(job: Job) -> Source:
@@ -313,30 +326,24 @@ def _in_memory(job: Job) -> Source:
 
     sink = pa.BufferOutputStream()
     skipped = _write(job, sink)
-    return _source(job, datasets.Dataset.from_buffer(sink.getvalue()), skipped)
+    return Source(datasets.Dataset.from_buffer(sink.getvalue()), job.name, job.has_lines, skipped)
 
 
-def _source(job: Job, dataset: Any, skipped: dict[str, Any]) -> Source:
-    return Source(dataset, job.name, skipped["count"], skipped["first"], job.has_lines)
-
-
-def _write(job: Job, sink: Any) -> dict[str, Any]:
-    """Stream the rows into Arrow; returns how many lines were skipped and why the first was.
+def _write(job: Job, sink: Any) -> Skipped:
+    """Stream the rows into Arrow; returns what was skipped.
 
     Raises:
         UserError: a bad line where they are errors, or no row at all.
     """
     import pyarrow as pa
 
-    skipped: dict[str, Any] = {"count": 0, "first": ""}
-    total = 0
+    skipped, total = Skipped(), 0
     with pa.ipc.new_stream(sink, arrow_schema(job)) as writer:
         for batch in arrow_batches(job, good_rows(job, skipped)):
             writer.write_batch(batch)
             total += len(batch)
     if total == 0:
-        why = f"; {skipped['count']} bad lines were skipped, first {skipped['first']}" if skipped["count"] else ""
-        raise UserError(f"{job.name}: no rows{why}")
+        raise no_rows(job.name, skipped)
     return skipped
 
 
@@ -370,28 +377,3 @@ def arrow_batches(job: Job, rows: Iterable[tuple[int, list[Any]]]) -> Iterator[A
             batch, size = [], 0
     if batch:
         yield arrow(batch)
-
-
-def good_rows(job: Job, skipped: dict[str, Any]) -> Iterator[tuple[int, list[Any]]]:
-    """The rows that can be read, each with its line, up to the limit.
-
-    Args:
-        job: what to read.
-        skipped: counts the others, and gets the message of the first.
-
-    Raises:
-        UserError: one cannot be read, and bad rows are not to be skipped.
-    """
-    count = 0
-    for line, row in job.rows:
-        if not isinstance(row, BadRow):
-            yield line, row
-            count += 1
-            if count == job.limit:
-                return
-            continue
-        message = f"{_place(row.file or job.name, line, job.has_lines)}: {row.message}"
-        if not job.skip_bad:
-            raise UserError(message)
-        skipped["first"] = skipped["first"] or message
-        skipped["count"] += 1

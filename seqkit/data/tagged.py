@@ -39,14 +39,15 @@ def open_tagged(config: SourceConfig, part: str, *, intent: bool) -> Source:
     """
     fields: dict[str, type] = {"tokens": list, "tags": list, **({"intent": str} if intent else {})}
     job = make_job(config, fields, part)
-    return open_job(replace(job, rows=_checked(job.rows), identity=[*job.identity, "tagged"]))
+    return open_job(replace(job, rows=_checked(job.rows, job.form == "conll"), identity=[*job.identity, "tagged"]))
 
 
-def _checked(rows: Rows) -> Rows:
+def _checked(rows: Rows, line_a_token: bool) -> Rows:
     with closing(rows):
         for line, row in rows:
-            problem = "" if isinstance(row, BadRow) else _problem(row)
-            yield line, BadRow(problem) if problem else row
+            if not isinstance(row, BadRow) and (problem := _problem(row)):
+                row = BadRow(problem, lines=len(row[0]) if line_a_token else 1)
+            yield line, row
 
 
 def _problem(row: list[Value]) -> str:

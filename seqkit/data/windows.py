@@ -25,7 +25,8 @@ from seqkit.config import UserError
 from seqkit.data.batching import Plan, Spare, Split, split_rows
 from seqkit.data.cache import cache_folder
 from seqkit.data.encoding import column_arrays
-from seqkit.data.sources import Job, Source, arrow_batches, arrow_schema, good_rows
+from seqkit.data.skipped import Skipped, good_rows, no_rows
+from seqkit.data.sources import Job, Source, arrow_batches, arrow_schema
 from seqkit.data.vocabulary import Texts
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class Stream:
     Attributes:
         name: of the source, for messages.
         key: which source it is and in which state.
-        skipped: bad lines that the last pass has passed over, and the message of the first.
+        skipped: bad lines that the last pass has passed over.
 
     Raises:
         UserError: the file is missing or cannot be read.
@@ -52,7 +53,7 @@ class Stream:
         self._job, self.size = job, size
         first = job()
         self.name, self.key, self._changed = first.name, self._key(first), first.changed
-        self.skipped: dict[str, Any] = {}
+        self.skipped = Skipped()
 
     @staticmethod
     def _key(job: Job) -> str:
@@ -71,7 +72,7 @@ class Stream:
         job = self._job()
         if self._key(job) != self.key or job.changed != self._changed:
             raise UserError(f"{self.name}: the file has changed since training began")
-        self.skipped = {"count": 0, "first": ""}
+        self.skipped = Skipped()
         past = first * self.size
         if line and job.rows_from is not None:
             left = None if job.limit is None else max(job.limit - past, 0)
@@ -86,10 +87,9 @@ class Stream:
                 table = datasets.table.InMemoryTable(pa.Table.from_batches(batches, arrow_schema(job)))
                 data = datasets.Dataset(table, fingerprint=f"window{number}")
                 del batches, table
-                yield number, Source(data, self.name, 0, "", job.has_lines)
+                yield number, Source(data, self.name, job.has_lines)
         if not number:
-            why = f"; {self.skipped['count']} bad lines were skipped, first {self.skipped['first']}"
-            raise UserError(f"{self.name}: no rows{why if self.skipped['count'] else ''}")
+            raise no_rows(self.name, self.skipped)
 
     def texts(self, *fields: str) -> Texts:
         """All texts of a column, or of several, for a vocabulary."""

@@ -98,7 +98,12 @@ class Bridge(nn.Module):
         if self.kind == "zero":
             return tuple(output.new_zeros(self.num_layers, output.size(0), size) for size in self.state_sizes)
         # (layers, B, directions * size): forward and backward side by side.
-        wide = [part.view(-1, self.num_directions, *part.shape[1:]).transpose(1, 2).flatten(2) for part in state]
+        wide = [
+            part.view(part.size(0) // self.num_directions, self.num_directions, *part.shape[1:])
+            .transpose(1, 2)
+            .flatten(2)
+            for part in state
+        ]
         if self.kind == "copy":
             return tuple(wide[place][self.layers[0] :] for place in self.places)  # the layers at the top
         if self.kind == "linear":

@@ -343,11 +343,11 @@ class Decoder(nn.Module):
             inside = torch.cat([x, context], 1) if number >= self.attention_layer and context is not None else x
             rows = tuple(part.flatten(0, 1) for part in before)
             above, after = self._step_layer(number, inside, packing, rows)
-            new.append(tuple(part.view(*shape, -1) for part in after))
+            new.append(tuple(part.view(*shape, part.size(-1)) for part in after))
             x = above + x if self.residual and number else above
             if self.attention is not None and number + 1 == self.attention_layer:
-                context, weights = self.attention(x.view(*shape, -1), *memory)
+                context, weights = self.attention(x.view(*shape, x.size(-1)), *memory)
                 context = context.flatten(0, 1)
         features = self.combine(x, context, embedded)
-        fed = features.view(*shape, -1) if self.input_feeding else None
-        return self.output(features).view(*shape, -1), (tuple(new), fed), weights
+        fed = features.view(*shape, features.size(-1)) if self.input_feeding else None
+        return self.output(features).view(*shape, self.output.out_features), (tuple(new), fed), weights

@@ -16,7 +16,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from seqkit.nn import Prepared, Recurrent, State
 from seqkit.nn.backends import Choice
 from seqkit.nn.cells.cell import drop_mask
-from seqkit.nn.checks import transformed
+from seqkit.nn.checks import tracing, transformed
+from seqkit.nn.compiled import outside
 from seqkit.nn.entering import autocast_enabled
 from seqkit.nn.fused.feeding import Plan, feed_scan
 from seqkit.nn.fused.kernel import Tensors
@@ -46,6 +47,13 @@ def feed(
     Returns:
         attentional vectors (B, T, F), before dropout, and the attention's weights (B, T, S); zero past a length.
     """
+    if tracing():
+        raise RuntimeError(
+            "torch.jit.trace cannot record the loop of a decoder with input feeding, which would be right for these "
+            "lengths alone; trace its `step`, or take input_feeding=False"
+        )
+    if torch.compiler.is_compiling():
+        return outside("a decoder with input feeding", feed, decoder, embedded, lengths, state, memory)  # type: ignore[no-any-return]
     steps = embedded.size(1)
     packing = Packing.from_lengths(check_lengths(lengths, embedded.size(0), steps), steps, embedded.device)
     rows = packing.pack(embedded.transpose(0, 1))  # (N, E)
@@ -92,8 +100,7 @@ def choose_feeding(decoder: Decoder, rows: Tensor, prepared: Sequence[Prepared] 
     """
     if decoder.lower.backend == "reference":
         return Choice("reference", "asked for")
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if tracing or torch.compiler.is_compiling() or transformed():
+    if tracing() or torch.compiler.is_compiling() or transformed():
         return Choice("reference", "a compiler, torch.func or forward-mode differentiation needs the step loop")
     if rows.is_complex():
         return Choice("reference", "complex numbers, whose gradients only the step loop has")

@@ -134,7 +134,7 @@ class LanguageModel(nn.Module):
         if self.adaptive is None:
             return self.token_scores(features)  # type: ignore[no-any-return]
         found = self.adaptive.log_prob(features.flatten(0, -2))
-        return found.view(*features.shape[:-1], -1)
+        return found.view(*features.shape[:-1], found.size(-1))
 
     def step(self, tokens: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any, None]:
         """A step for `seqkit.decoding.Search`, which begins with the state None; `memory` is not used.
@@ -152,7 +152,8 @@ class LanguageModel(nn.Module):
         before = None if state is None else tuple(part.flatten(0, 1).transpose(0, 1).contiguous() for part in state)
         found = self(tokens.reshape(-1, 1), before)
         after = tuple(part.transpose(0, 1).unflatten(0, shape) for part in found.state)
-        return self.scores(found.features.squeeze(1)).view(*shape, -1), after, None
+        scores = self.scores(found.features.squeeze(1))
+        return scores.view(*shape, scores.size(-1)), after, None
 
 
 def _adaptive_log_probs(softmax: nn.AdaptiveLogSoftmaxWithLoss, rows: Tensor, targets: Tensor) -> Tensor:

@@ -39,6 +39,6 @@ class WindowEncoder(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `Encoder`, without a final state."""
         valid = ~padding_mask(lengths, ids.size(1), ids.device).unsqueeze(2)  # (B, T, 1)
-        inputs = embed(self.embedding, ids, shift, extra) * valid
+        inputs = torch.where(valid, embed(self.embedding, ids, shift, extra), 0.0)  # 0 times what lies there may be NaN
         output = torch.tanh(self.window(inputs.transpose(1, 2))).transpose(1, 2)
-        return output * valid, ()
+        return torch.where(valid, output, 0.0), ()

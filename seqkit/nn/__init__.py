@@ -7,6 +7,7 @@ from seqkit.nn.convert import from_torch, to_torch
 from seqkit.nn.crf import CRF, iob2_allowed
 from seqkit.nn.dropout import EmbeddingDropout, LockedDropout, WordDropout, embedding_dropout
 from seqkit.nn.faces import GRU, LSTM, RNN
+from seqkit.nn.interop import LeafTracer, safe_globals
 from seqkit.nn.lora import add_lora, merge_lora
 from seqkit.nn.loss import linear_cross_entropy
 from seqkit.nn.recurrent import Recurrent
@@ -27,6 +28,7 @@ __all__ = [
     "GRUCell",
     "JordanCell",
     "LSTMCell",
+    "LeafTracer",
     "LockedDropout",
     "Prepared",
     "RNNCell",
@@ -43,5 +45,6 @@ __all__ = [
     "make_attention",
     "merge_lora",
     "resolve_cell",
+    "safe_globals",
     "to_torch",
 ]

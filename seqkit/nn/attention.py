@@ -204,7 +204,7 @@ class MultiHeadAttention(Attention):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, size) to (B, heads, N, size / heads)."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, x.size(2) // self.heads).transpose(1, 2)
 
     def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
         memory = cleared(memory, padding)

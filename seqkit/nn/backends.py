@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
-from seqkit.nn.checks import autocast_enabled, check_choice, dtype_name, transformed
+from seqkit.nn.checks import autocast_enabled, check_choice, dtype_name, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.entering import check_input, initial_states
 from seqkit.nn.fused import kernel_scan, triton
@@ -40,6 +40,8 @@ def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
                 "take 'auto' or 'reference'"
             )
         return Choice("reference", "complex numbers, whose gradients only the step loop has")
+    if tracing():
+        return Choice("reference", "inside torch.jit.trace, which can record the step loop alone")
     if packing.first_rows == 0:
         return Choice("reference", "no sequence has a step")
     if transformed():

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import batched
+from seqkit.nn.checks import batched, tracing
 from seqkit.nn.fused.function import through_graph
 from seqkit.nn.sending import send
 
@@ -188,7 +188,7 @@ def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
 
 def sum_paths(chain: Chain) -> _Scaled | _Logarithms:
     """The forward pass; its `log_partition` is (B,), its `posterior(weights)` takes a weight (B, 1) a sequence."""
-    if chain.emissions.device.type != "cpu":
+    if chain.emissions.device.type != "cpu" or tracing() or torch.compiler.is_compiling():
         return _Logarithms.run(chain)
     scaled = _Scaled.run(chain)
     return scaled if scaled.exact() else _Logarithms.run(chain)

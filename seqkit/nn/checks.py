@@ -68,29 +68,44 @@ def autocast_dtype(*values: Tensor) -> torch.dtype | None:
     kind = values[0].device.type
     if not autocast_enabled(kind) or any(value.dtype not in _CAST for value in values):
         return None
-    try:
+    if _ASKED_BY_DEVICE:
         return torch.get_autocast_dtype(kind)
-    except AttributeError:
-        return torch.get_autocast_cpu_dtype() if kind == "cpu" else torch.get_autocast_gpu_dtype()
+    return torch.get_autocast_cpu_dtype() if kind == "cpu" else torch.get_autocast_gpu_dtype()
 
 
 def autocast_enabled(device_type: str) -> bool:
     """Whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no autocast."""
-    try:
-        return torch.is_autocast_enabled(device_type)
-    except TypeError:
+    if not _ASKED_BY_DEVICE:
         if device_type not in ("cpu", "cuda"):
             return False
         return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()
+    try:
+        return torch.is_autocast_enabled(device_type)
     except RuntimeError:
         return False
 
 
+# Known from the start: a compiler cannot look into what is tried and fails.
+_ASKED_BY_DEVICE = hasattr(torch, "get_autocast_dtype")
+
+
 def batched(*grads: Tensor | None) -> bool:
     """Whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
-    functorch = torch._C._functorch
-    kinds = (functorch.is_batchedtensor, functorch.is_legacy_batchedtensor)  # `torch.autograd.grad` has its own
-    return any(grad is not None and any(kind(grad) for kind in kinds) for grad in grads)
+    return any(grad is not None and (torch._C._functorch.is_batchedtensor(grad) or _legacy(grad)) for grad in grads)
+
+
+def _legacy(value: Tensor) -> bool:
+    """Whether `torch.autograd.grad` batched the value, which has a vmap of its own."""
+    ask = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)
+    if ask is not None:
+        return bool(ask(value))
+    # torch 2.3 has no such question.
+    return bool(torch._C._dispatch_keys(value).has(torch._C._dispatch_key_parse("Batched")))
+
+
+def tracing() -> bool:
+    """Whether `torch.jit.trace` is recording, for which every Python number is a constant."""
+    return bool(torch._C._get_tracing_state())
 
 
 def transformed() -> bool:

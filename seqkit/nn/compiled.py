@@ -1,4 +1,4 @@
-"""The road of `torch.compile` and `torch.export`: one opaque operator per layer and direction.
+"""The road of `torch.compile`, `torch.export` and `torch.jit.trace`: one opaque operator per layer and direction.
 
 A step loop would be unrolled by the compiler, and lengths would break the graph, so a whole scan is one operator,
 `seqkit::scan`, on the padded layout. Its backward, `seqkit::scan_backward`, runs the forward scan again, since the
@@ -8,14 +8,18 @@ sizes of what it would have to keep depend on the lengths.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
+from torch.nn.utils.rnn import PackedSequence
 
 from seqkit.nn.cells import Cell, Prepared, State
+from seqkit.nn.checks import tracing
 from seqkit.nn.fused import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
 from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.fused.triton.agreement import agrees
@@ -50,13 +54,43 @@ def describe(cell: Cell) -> Operator | None:
 
 
 def compiling(module: Recurrent, data: Tensor) -> bool:
-    """Whether `torch.compile` or `torch.export` is looking at this call on `data`, and the operator serves it."""
+    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call on `data`, and the operator
+    serves it."""
     return (
-        torch.compiler.is_compiling()
+        (torch.compiler.is_compiling() or tracing())
         and module.backend != "reference"
         and not data.is_complex()
         and all(module.cell_at(index).operator is not None for index in range(len(module.cells)))
     )
+
+
+def must_run_outside(module: Recurrent, input: Any, lengths: Any) -> bool:
+    """Whether `torch.compile` looks at a call that it cannot take: its steps are known from the data alone, and no
+    operator serves it."""
+    if not torch.compiler.is_compiling():
+        return False
+    if isinstance(input, PackedSequence) or not AVAILABLE:
+        return True
+    return lengths is not None and isinstance(input, Tensor) and not compiling(module, input)
+
+
+@_disable_dynamo
+def _between(function: Callable[..., Any], *given: Any) -> Any:
+    return function(*given)
+
+
+def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function as it is, between two graphs: `torch.compile` breaks its graph here.
+
+    Raises:
+        RuntimeError: `torch.export` is at work, which wants one graph.
+    """
+    if not torch.compiler.is_dynamo_compiling():
+        raise RuntimeError(
+            f"torch.export cannot take {what}: how many steps there are is known from the data alone, and no operator "
+            "serves it"
+        )
+    return _between(function, *given)
 
 
 @lru_cache(maxsize=256)
@@ -143,7 +177,19 @@ def _scan_backward(
     return found
 
 
+def _held(x: Tensor, dim: int, size: int, what: str) -> Tensor:
+    if x.size(dim) != size:
+        raise RuntimeError(
+            f"this trace of a {what} holds a loop of {size} steps, and the input has {x.size(dim)}; use torch.export, "
+            "or trace again"
+        )
+    return x.clone()
+
+
 def _register() -> None:
+    held = torch.library.custom_op("seqkit::held", _held, mutates_args=())
+    held.register_fake(lambda x, dim, size, what: torch.empty_like(x))
+    held.register_autograd(lambda ctx, grad: (grad, None, None, None))
     scan = torch.library.custom_op("seqkit::scan", _scan, mutates_args=())
     scan_backward = torch.library.custom_op("seqkit::scan_backward", _scan_backward, mutates_args=())
 
@@ -205,6 +251,14 @@ if AVAILABLE:
     _register()
 
 
+def held(x: Tensor, dim: int, what: str) -> Tensor:
+    """x itself; in a trace, which unrolls loops over `dim`, with a check that its size is still the same."""
+    if not (AVAILABLE and tracing()):
+        return x
+    same: Tensor = torch.ops.seqkit.held(x, dim, int(x.size(dim)), what)
+    return same
+
+
 def compiled_direction(
     module: Recurrent, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
@@ -212,7 +266,7 @@ def compiled_direction(
     cell = module.cell_at(index)
     operator: Operator | None = cell.operator
     assert operator is not None
-    shape = (packing.num_steps, packing.batch_size, -1)
+    shape = (packing.num_steps, packing.batch_size)
     # A list of T sizes would bind the compiled graph to one T.
     batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
     prepared: Prepared = module.prepare(index, rows, batch_sizes)
@@ -224,9 +278,10 @@ def compiled_direction(
             steps = torch.arange(packing.num_steps, device=rows.device).unsqueeze(1)
             valid = (steps < send(lengths, rows.device)).view(-1, 1)
             rows = torch.where(valid, rows, 0.0)
-        given["projected"] = cell.project(rows, prepared).view(shape)
+        projected = cell.project(rows, prepared)
+        given["projected"] = projected.view(*shape, projected.size(-1))
     else:
-        given["x"] = rows.view(shape)
+        given["x"] = rows.view(*shape, rows.size(-1))
     given.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
     for masks in (prepared.sequence_masks, prepared.step_masks):
         given.update({f"mask_{name}": mask for name, mask in masks.items()})

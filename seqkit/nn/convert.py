@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,102 +16,233 @@ from seqkit.nn.faces import GRU, LSTM, RNN
 from seqkit.nn.fused.lstm import LSTMKernel
 from seqkit.nn.recurrent import Recurrent
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+FROM_TORCH: dict[type[nn.Module], type[nn.Module]] = {
+    nn.RNN: RNN,
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+    nn.RNNCell: RNNCell,
+    nn.LSTMCell: LSTMCell,
+    nn.GRUCell: GRUCell,
+}
+TO_TORCH = {ours: theirs for theirs, ours in FROM_TORCH.items()}
 
 
-def from_torch(module: nn.Module) -> nn.Module:
+def from_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
     """The seqkit module for a torch recurrent module or cell; in any other model, swap all of them in place.
 
-    Parameters are the same objects as before (an optimiser that holds them goes on working), as are the training
-    mode and forward and backward hooks. A module that is used in two places stays one module.
+    Everything that the module carries goes over: parameters are the same objects as before (an optimiser that holds
+    them goes on working), and so are the tables of its hooks of every kind (handles go on working), buffers,
+    submodules and attributes that were added to it; the training mode is kept. A module that is used in two places
+    stays one module, and a Python list or a closure that holds a module keeps the old one, with the same parameters.
+
+    Modules that are exactly `torch.nn.RNN`, `LSTM`, `GRU` or one of their cells are swapped. These are left alone, with
+    one UserWarning that lists them: subclasses, parametrized, pruned, weight-normed or scripted modules, modules that
+    are compiled themselves, and those with a method or a parameter replaced. Convert first, and do that afterwards.
+
+    The new modules are no instances of torch's: code that asks `isinstance(m, torch.nn.LSTM)`, as many functions that
+    initialise weights do, takes another branch. Either call such code before the conversion (the parameters are
+    shared), or let it ask for `(torch.nn.LSTM, seqkit.nn.LSTM)`; `to_torch` goes back for code that cannot be changed,
+    such as `torch.ao.quantization.quantize_dynamic`, which passes over modules that it does not know.
 
     Args:
-        module: `torch.nn.RNN`, `LSTM`, `GRU` or one of their cells, or any model that contains some.
+        module: a recurrent module or cell of torch.nn, or any model that contains some.
+        strict: raise an error, before anything is changed, where a recurrent module would be left alone.
 
     Returns:
         the new module, or the given model after the swap.
 
     Raises:
-        ValueError: a recurrent module with parametrizations; remove and register them again on the result.
+        ValueError: with `strict`, what the warning would say.
     """
-    return _swap(module, {})
+    return _convert(module, _is_torch, _refuses, _from_one, strict)
 
 
-def _swap(module: nn.Module, done: dict[int, nn.Module]) -> nn.Module:
-    if id(module) in done:
-        return done[id(module)]
-    new = _one(module)
-    done[id(module)] = new
-    if new is module:
-        for name, child in list(module.named_children()):
-            setattr(module, name, _swap(child, done))
-    return new
+def to_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
+    """The `torch.nn` module that computes the same, or a model with all of them swapped; the way back from
+    `from_torch`, which says what goes over.
 
+    In a model, modules that torch.nn has no counterpart for are left alone, with one UserWarning that lists them. Where
+    the model calls them with `lengths=`, it must pack its input instead (`torch.nn.utils.rnn.pack_padded_sequence`).
 
-def _one(module: nn.Module) -> nn.Module:
-    if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return module
-    if parametrize.is_parametrized(module):
-        raise ValueError(f"module {type(module).__name__} has parametrizations; remove them before the conversion")
-    first = next(module.parameters())
-    given: dict[str, Any] = {"bias": module.bias, "device": "meta", "dtype": first.dtype}
-    new: nn.Module
-    if isinstance(module, nn.RNNBase):
-        given |= {key: getattr(module, key) for key in ("num_layers", "batch_first", "bidirectional")}
-        # One layer with dropout is a warning at construction; torch has given it already.
-        given["dropout"] = module.dropout if module.num_layers > 1 else 0.0
-        sizes = (module.input_size, module.hidden_size)
-        if isinstance(module, nn.LSTM):
-            new = LSTM(*sizes, proj_size=module.proj_size, **given)
-        elif isinstance(module, nn.GRU):
-            new = GRU(*sizes, **given)
-        else:
-            new = RNN(*sizes, nonlinearity="relu" if module.mode == "RNN_RELU" else "tanh", **given)
-    else:
-        sizes = (module.input_size, module.hidden_size)
-        if isinstance(module, nn.LSTMCell):
-            new = LSTMCell(*sizes, **given)
-        elif isinstance(module, nn.GRUCell):
-            new = GRUCell(*sizes, **given)
-        else:
-            new = RNNCell(*sizes, nonlinearity="relu" if module.nonlinearity == "relu" else "tanh", **given)
-    return _share(module, new)
-
-
-def _share(old: nn.Module, new: nn.Module) -> nn.Module:
-    for name, value in old.named_parameters():
-        new.register_parameter(name, value)
-    for hooks in HOOKS:
-        getattr(new, hooks).update(getattr(old, hooks))
-    return new.train(old.training)
-
-
-def to_torch(module: Recurrent | Cell) -> nn.Module:
-    """The `torch.nn` module that computes the same; the way back from `from_torch`, parameters shared.
+    Args:
+        module: a recurrent module or cell of this package, or any model that contains some.
+        strict: raise an error, before anything is changed, where a module would be left alone.
 
     Raises:
-        ValueError: an option that torch.nn lacks is set; the message names it.
-        TypeError: neither a recurrent module nor a cell of this package.
+        ValueError: an option that torch.nn lacks is set; the message names it. In a model, with `strict` only.
+    """
+    if isinstance(module, (Recurrent, Cell)):
+        if (why := _refuses(module)) is not None:
+            raise ValueError(f"{type(module).__name__} is {why}, which torch.nn has no counterpart for")
+        return _to_one(module)
+    return _convert(module, _is_ours, _no_counterpart, _to_one, strict)
+
+
+def _convert(
+    model: nn.Module,
+    wanted: Callable[[nn.Module], bool],
+    refuses: Callable[[nn.Module], str | None],
+    make: Callable[[nn.Module], nn.Module],
+    strict: bool,
+) -> nn.Module:
+    """Swap the wanted modules wherever they are registered, and say what is left alone."""
+    chosen, reasons = [], {}
+    for name, one, parent in _tree(model, wanted):
+        if not wanted(one):
+            continue
+        # A wrapper that `torch.compile(module)` made goes on calling the module that it was made for.
+        bound = one is not model and type(parent).__name__ == "OptimizedModule"
+        if (why := "compiled" if bound else refuses(one)) is None:
+            chosen.append(one)
+        else:
+            reasons[name or "the module itself"] = why
+    if reasons:
+        listed = "; ".join(f"{name} ({why})" for name, why in reasons.items())
+        if strict:
+            raise ValueError(f"strict: recurrent modules that cannot be converted: {listed}; nothing was changed")
+        warnings.warn(f"recurrent modules left as they are: {listed}", UserWarning, stacklevel=3)
+    new = {id(old): make(old) for old in chosen}
+    if id(model) in new:
+        return new[id(model)]
+    for _, parent, _ in list(_tree(model, wanted)):
+        for name, child in _children(parent):
+            if id(child) in new:
+                parent._modules[name] = new[id(child)]
+    return model
+
+
+def _tree(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """Name, module and parent of every module, each once, parents first; nothing below one that is wanted."""
+    seen: set[int] = set()
+    waiting = [("", module, module)]
+    while waiting:
+        name, one, parent = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield name, one, parent
+        if not wanted(one):
+            waiting += [(f"{name}.{key}".lstrip("."), child, one) for key, child in reversed(_children(one))]
+
+
+def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """All of them: unlike `named_children`, one that has two names comes twice."""
+    return [(name, child) for name, child in module._modules.items() if child is not None]
+
+
+def _is_torch(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return module.original_name in {one.__name__ for one in FROM_TORCH}
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+
+
+def _is_ours(module: nn.Module) -> bool:
+    return isinstance(module, (Recurrent, Cell))
+
+
+def _no_counterpart(module: nn.Module) -> str | None:
+    """Why a module of this package that stands in a model cannot become one of torch.nn's."""
+    if (why := _refuses(module)) is not None:
+        return why
+    if type(module) is Recurrent and len(module.state_sizes) == 1:
+        return "its state is a tuple of one tensor, and torch's is bare"
+    try:
+        _options(module)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+# What every module has, besides the tables of hooks.
+_PLAIN = ("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+def _refuses(module: nn.Module) -> str | None:
+    """Why a recurrent module of either side cannot be taken over whole; None if it can."""
+    kinds = (*FROM_TORCH, *TO_TORCH, Recurrent)
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted"
+    if any(parametrize.is_parametrized(one) for one in module.modules()):
+        return "parametrized"
+    if type(module) not in kinds:
+        near = next((kind.__name__ for kind in type(module).__mro__ if kind in kinds), "Cell")
+        return f"{type(module).__name__}, a subclass of {near}"
+    for name in _weight_names(module):
+        value = module._parameters.get(name)
+        if type(value) is not nn.Parameter:
+            return f"{name} is no parameter of its own: pruned, weight-normed or replaced"
+    for name, value in _added(module).items():
+        if hasattr(type(module), name):
+            return "compiled" if name == "_compiled_call_impl" else f"{name} set on the module itself"
+        if getattr(value, "__self__", None) is module:
+            return f"{name} is bound to it"
+    return None
+
+
+def _weight_names(module: nn.Module) -> list[str]:
+    if isinstance(module, nn.RNNBase):
+        return [name for names in module._all_weights for name in names]
+    if isinstance(module, nn.RNNCellBase):
+        return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
+    if isinstance(module, Recurrent):
+        flat = [index for index in range(len(module.cells)) if module.cell_at(index).flat]
+        return [full for index in flat for _, full in module._full_names[index]]
+    return list(module.weight_names) if isinstance(module, Cell) else []
+
+
+def _added(module: nn.Module) -> dict[str, Any]:
+    """The attributes that were added to a module after its construction."""
+    plain = type(module)("rnn", 1, 1) if type(module) is Recurrent else type(module)(1, 1)
+    own = set(plain.__dict__) | {"_describe", "operator", "has_kernel"}  # what a Recurrent keeps in its cells
+    return {name: value for name, value in vars(module).items() if name not in own}
+
+
+def _from_one(module: nn.Module) -> nn.Module:
+    first = next(module.parameters())
+    given: dict[str, Any] = {"bias": module.bias, "device": "meta", "dtype": first.dtype}
+    if isinstance(module, nn.RNNBase):
+        given |= {key: getattr(module, key) for key in ("num_layers", "batch_first", "bidirectional")}
+    if isinstance(module, nn.LSTM):
+        given["proj_size"] = module.proj_size
+    elif isinstance(module, (nn.RNN, nn.RNNCell)):
+        given["nonlinearity"] = module.mode[4:].lower() if isinstance(module, nn.RNN) else module.nonlinearity
+    sizes: tuple[Any, Any] = (module.input_size, module.hidden_size)
+    new = FROM_TORCH[type(module)](*sizes, **given)
+    if isinstance(module, nn.RNNBase):
+        vars(new)["dropout"] = module.dropout  # not above: with one layer it would warn again
+    return _carry(module, new)
+
+
+def _to_one(module: nn.Module) -> nn.Module:
+    kind, options = _options(module)
+    sizes: tuple[Any, Any] = (module.input_size, module.hidden_size)
+    with torch.device("meta"):
+        new = kind(*sizes, **options)
+    if isinstance(module, Recurrent):
+        vars(new)["dropout"] = module.dropout
+    return _carry(module, new.to(next(module.parameters()).dtype))
+
+
+def _options(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The class in torch.nn that computes the same, and its options.
+
+    Raises:
+        ValueError: there is none.
     """
     if isinstance(module, Recurrent):
         for name in ("locked_dropout", "residual", "learn_initial_state"):
             if getattr(module, name):
                 raise ValueError(f"{name} has no counterpart in torch.nn")
         mode, options = _mode(module.cell_at(0))
-        keys = ("num_layers", "batch_first", "bidirectional", "dropout")
-        options |= {key: getattr(module, key) for key in keys}
-        kind = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(mode, nn.RNN)
-    elif isinstance(module, Cell):
-        mode, options = _mode(module)
-        if options.pop("proj_size", 0):
-            raise ValueError("proj_size has no counterpart in torch.nn.LSTMCell")
-        kind = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell}.get(mode, nn.RNNCell)
-    else:
-        raise TypeError(f"module must be a seqkit.nn recurrent module or cell, got {type(module).__name__}")
-    first = next(module.parameters())
-    with torch.device("meta"):
-        new = kind(module.input_size, module.hidden_size, **options)
-    return _share(module, new.to(first.dtype))
+        if any(_mode(module.cell_at(index)) != (mode, options) for index in range(len(module.cells))):
+            raise ValueError("cells with different options have no counterpart in torch.nn")
+        keys = ("num_layers", "batch_first", "bidirectional")
+        return {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(mode, nn.RNN), options | {key: getattr(module, key) for key in keys}
+    assert isinstance(module, Cell)
+    mode, options = _mode(module)
+    if options.pop("proj_size", 0):
+        raise ValueError("proj_size has no counterpart in torch.nn.LSTMCell")
+    return {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell}.get(mode, nn.RNNCell), options
 
 
 def _mode(cell: Cell) -> tuple[str, dict[str, Any]]:
@@ -126,3 +259,29 @@ def _mode(cell: Cell) -> tuple[str, dict[str, Any]]:
     if mode.startswith("RNN_"):
         options["nonlinearity"] = mode.removeprefix("RNN_").lower()
     return mode, options
+
+
+def _carry(old: nn.Module, new: nn.Module) -> nn.Module:
+    """Give `new` what `old` carries; tables of hooks are the same objects, so that handles can remove them."""
+    for name, value in old._parameters.items():
+        new.register_parameter(name, value)
+    for name, buffer in old._buffers.items():
+        new.register_buffer(name, buffer, persistent=name not in old._non_persistent_buffers_set)
+    for name, child in old._modules.items():
+        if not (isinstance(old, Recurrent) and name == "cells"):
+            new.register_module(name, child)
+    for name in vars(nn.Module()):
+        if name not in _PLAIN:  # the tables of hooks, whatever this torch has
+            new.__dict__[name] = old.__dict__[name]
+    for hooks in (new._load_state_dict_pre_hooks, new._state_dict_pre_hooks, new._load_state_dict_post_hooks):
+        for key, hook in hooks.items():
+            _rebind(hooks, key, hook, old, new)
+    for name, value in _added(old).items():
+        new.__dict__[name] = value
+    return new.train(old.training)
+
+
+def _rebind(hooks: Any, key: int, hook: Any, old: nn.Module, new: nn.Module) -> None:
+    """A state-dict hook that gets its module as an argument is kept with a reference to it."""
+    if getattr(hook, "with_module", False) and hook.module() is old:
+        hooks[key] = type(hook)(hook.hook, new)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seqkit.nn.cells.initialise import refill
 from seqkit.nn.chain import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
-from seqkit.nn.checks import check_flag, check_size, dtype_name, transformed
+from seqkit.nn.checks import check_flag, check_size, dtype_name, tracing, transformed
+from seqkit.nn.compiled import held
+from seqkit.nn.packing import check_lengths, length_vector
 from seqkit.nn.sending import send, sent_back, where_exact
 
 
@@ -27,9 +31,10 @@ def iob2_allowed(tags: Sequence[str]) -> tuple[Tensor, Tensor]:
     for tag in tags:
         if tag != "O" and (tag[:2] not in ("B-", "I-") or len(tag) < 3):
             raise ValueError(f"tags: expected O, B-type or I-type, got {tag!r}")
-    start = torch.tensor([not tag.startswith("I-") for tag in tags])
+    # On the CPU, so that a module can be made on torch's meta device.
+    start = torch.tensor([not tag.startswith("I-") for tag in tags], device="cpu")
     after = [[not tag.startswith("I-") or (last != "O" and last[2:] == tag[2:]) for tag in tags] for last in tags]
-    return torch.tensor(after), start
+    return torch.tensor(after, device="cpu"), start
 
 
 class CRF(nn.Module):
@@ -78,13 +83,29 @@ class CRF(nn.Module):
                 raise ValueError(f"{argument} must be a bool mask of shape {shape} that leaves something")
             setattr(self, name, nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)))
             # The tags decide it, so that it is made again and not saved.
-            forbidden = None if mask is None else ~mask.to(device or mask.device)
-            self.register_buffer(f"forbidden_{name}", forbidden, persistent=False)
+            self.register_buffer(f"forbidden_{name}", None if mask is None else ~mask, persistent=False)
+        self._masks = {name: self._buffers[f"forbidden_{name}"] for name in names}
+        self._restore_masks()
+
+    def _restore_masks(self) -> None:
+        """Put the masks where the scores are: nothing else could fill them again after `to_empty`."""
+        for name, mask in self._masks.items():
+            if mask is not None:
+                self._buffers[f"forbidden_{name}"] = mask.to(self.transitions.device)
+
+    def _apply(self, *args: Any, **options: Any) -> CRF:
+        super()._apply(*args, **options)  # type: ignore[no-untyped-call]
+        self._restore_masks()
+        return self
 
     def reset_parameters(self) -> None:
         """All transitions alike."""
-        for value in (self.transitions, self.start, self.end):
-            nn.init.zeros_(value)
+
+        def zero(weights: Mapping[str, Tensor]) -> None:
+            for value in weights.values():
+                value.zero_()
+
+        refill(self, {name: name for name in ("transitions", "start", "end")}, zero)
 
     def _scores(self, constrained: bool) -> tuple[Tensor, ...]:
         scores = []
@@ -93,38 +114,47 @@ class CRF(nn.Module):
             scores.append(value.masked_fill(forbidden, -torch.inf) if constrained and forbidden is not None else value)
         return where_exact(*scores)
 
-    def forward(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, emissions: Tensor, tags: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
         """Negative log-likelihood (nats) of each sequence of tags.
 
         Args:
             emissions: (B, T, K), finite.
             tags: (B, T) int64; anything on padding.
-            lengths: (B,) integers in [0, T].
+            lengths: (B,) integers in [0, T], a tensor or a list.
 
         Returns:
             (B,) float64.
+
+        Raises:
+            TypeError: lengths or tags that are no integers. ValueError: shapes that do not fit, lengths outside [0, T].
         """
+        lengths = self._check(emissions, lengths)
         device = emissions.device
         emissions, tags = where_exact(emissions, tags)
         lengths = send(lengths, emissions.device)
         loss = self.log_partition(emissions, lengths) - self.score(emissions, tags, lengths)
         return sent_back(loss, device)
 
-    def log_partition(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+    def log_partition(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
         """Logarithm of the sum over all sequences, by the forward algorithm; (B,) float64, arguments as `forward`."""
-        self._check(emissions, lengths)
+        lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         transitions, start, end = self._scores(self.constrain_loss)
-        if transformed():
+        emissions = held(emissions, 1, "CRF")
+        if transformed() or tracing() or torch.compiler.is_compiling():
             total = differentiable_log_partition(emissions, transitions, start, end, lengths)
         else:
             total = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]
         return sent_back(total, device)
 
-    def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
         """Score of each sequence of tags; (B,) float64, arguments as `forward`."""
-        self._check(emissions, lengths)
-        device, (emissions, tags) = emissions.device, where_exact(emissions, tags)
+        lengths = self._check(emissions, lengths)
+        if tags.is_floating_point() or tags.is_complex() or tags.dtype == torch.bool:
+            raise TypeError(f"tags must be integers, got {tags.dtype}")
+        if tags.shape != emissions.shape[:2]:
+            raise ValueError(f"tags must be {tuple(emissions.shape[:2])}, got {tuple(tags.shape)}")
+        device, (emissions, tags) = emissions.device, where_exact(emissions, tags.long())
         lengths = send(lengths, emissions.device)
         transitions, start, end = (part.double() for part in self._scores(self.constrain_loss))
         valid = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)  # (B, T)
@@ -136,38 +166,46 @@ class CRF(nn.Module):
         return sent_back(torch.where(lengths > 0, inner + moves + start[tags[:, 0]] + end[last], 0.0), device)
 
     @torch.no_grad()
-    def decode(self, emissions: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
         """The most probable allowed sequence of tags.
 
         Returns:
             tags (B, T) int64, 0 on padding, and their score (B,) float64; arguments as `forward`.
         """
-        self._check(emissions, lengths)
+        lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
+        emissions = held(emissions, 1, "CRF")
         tags, scores = best_path(emissions, lengths, *self._scores(True))
         return sent_back(tags, device), sent_back(scores, device)
 
     @torch.no_grad()
-    def marginals(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+    def marginals(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
         """Probability of each tag at each step, over the allowed sequences; without a graph.
 
         Returns:
             (B, T, K) float64, 0 on padding; arguments as `forward`.
         """
-        self._check(emissions, lengths)
+        lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
+        emissions = held(emissions, 1, "CRF")
         paths = sum_paths(time_first(emissions, lengths, *self._scores(True)))
         weights = torch.ones_like(paths.log_partition).unsqueeze(1)
         return sent_back(paths.posterior(weights).tags.transpose(0, 1), device)
 
-    def _check(self, emissions: Tensor, lengths: Tensor) -> None:
+    def _check(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
+        """The lengths as int64 where they lie; raises for arguments that do not go together."""
         for name, value in (("emissions", emissions), ("transitions", self.transitions)):
             if value.is_complex():
                 raise TypeError(f"{name} must be real scores, got {dtype_name(value)}")
         if emissions.dim() != 3 or emissions.size(2) != self.num_tags or not emissions.size(1):
             raise ValueError(f"emissions must be (B, T, {self.num_tags}) with T >= 1, got {tuple(emissions.shape)}")
-        if lengths.shape != emissions.shape[:1]:
-            raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(lengths.shape)}")
+        found = length_vector(lengths)
+        found = length_vector(lengths)
+        if found.shape != emissions.shape[:1]:
+            raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(found.shape)}")
+        if not (transformed() or tracing() or torch.compiler.is_compiling()):  # there, values cannot be looked at
+            check_lengths(found, emissions.size(0), emissions.size(1))
+        return found.long()
 
     def extra_repr(self) -> str:
         """For `print`."""

@@ -11,12 +11,15 @@ from torch.nn.utils.rnn import PackedSequence
 from seqkit.nn.cells import Cell, State
 from seqkit.nn.checks import autocast_dtype as autocast_dtype  # others look for both of these here
 from seqkit.nn.checks import autocast_enabled as autocast_enabled
-from seqkit.nn.checks import check_goes_with
+from seqkit.nn.checks import check_goes_with, tracing
 from seqkit.nn.compiled import compiling
-from seqkit.nn.packing import Packing, check_lengths
+from seqkit.nn.packing import Packing, check_lengths, length_vector
 
 if TYPE_CHECKING:
     from seqkit.nn.recurrent import Recurrent
+
+
+_OTHERWISE = "use torch.export with lengths=, or trace without lengths"
 
 
 class Entered(NamedTuple):
@@ -45,6 +48,8 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
         if lengths is not None:
             raise ValueError("lengths cannot be given together with a PackedSequence, which holds its own")
         check_input(module, input.data)
+        if tracing():
+            raise RuntimeError(f"torch.jit.trace cannot record a PackedSequence; {_OTHERWISE}")
         packing = Packing.from_packed(input)
         return Entered(input.data, packing, initial_states(module, hx, input.data, packing, True), True, input)
     if not isinstance(input, Tensor):
@@ -62,17 +67,16 @@ def enter(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Entered:
     if lengths is None:
         packing = Packing.full(num_steps, batch_size)
     elif compiling(module, x):
-        packing, padded_lengths = Packing.full(num_steps, batch_size), _vector(lengths)
+        packing, padded_lengths = Packing.full(num_steps, batch_size), length_vector(lengths).reshape(-1)
+    elif tracing():
+        raise RuntimeError(
+            f"torch.jit.trace cannot record lengths for this {type(module).__name__}, which has no operator of its own "
+            f"and would be right for these lengths alone; {_OTHERWISE}"
+        )
     else:
-        checked = check_lengths(lengths if batched else _vector(lengths), batch_size, num_steps)
+        checked = check_lengths(lengths if batched else length_vector(lengths).reshape(-1), batch_size, num_steps)
         packing = Packing.from_lengths(checked, num_steps, x.device)
     return Entered(x, packing, initial_states(module, hx, x, packing, batched), batched, None, padded_lengths)
-
-
-def _vector(lengths: Any) -> Tensor:
-    """Lengths as a vector, on the CPU unless they are a tensor elsewhere."""
-    found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
-    return found.reshape(-1)
 
 
 def check_input(module: Recurrent, input: Tensor) -> None:

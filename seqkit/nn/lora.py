@@ -63,6 +63,10 @@ class Adapter(nn.Module):
         with torch.autocast(device, enabled=False):  # the sum shall not be rounded; the products that take it may be
             return _adapted(weight, a, self.lora_b, self.alpha)
 
+    def right_inverse(self, value: Tensor) -> Tensor:
+        """The W with which the sum is `value`: for assignments to the adapted weight."""
+        return _adapted(value, self.lora_a, self.lora_b, -self.alpha)
+
     def extra_repr(self) -> str:
         return f"rank={self.lora_a.size(0)}, alpha={self.alpha.item():g}, dropout={self.dropout}"
 

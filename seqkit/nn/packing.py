@@ -66,10 +66,17 @@ class Packing:
         full = sizes[-1] == sizes[0]
         return cls(None if full else sizes, sizes[0], len(sizes), packed.sorted_indices, packed.unsorted_indices)
 
-    @cached_property
+    @property
     def batch_sizes(self) -> list[int]:
         """b_t for every step that has a row."""
-        return [self.batch_size] * self.num_steps if self.sizes is None else self.sizes
+        if self.sizes is not None:
+            return self.sizes
+        # A compiler cannot look into `cached_property`, which takes a lock.
+        return [self.batch_size] * self.num_steps if torch.compiler.is_compiling() else self._equal_sizes
+
+    @cached_property
+    def _equal_sizes(self) -> list[int]:
+        return [self.batch_size] * self.num_steps
 
     @property
     def first_rows(self) -> int:
@@ -84,7 +91,7 @@ class Packing:
     @property
     def is_rectangle(self) -> bool:
         """Whether all sequences that have any step have the same number of them."""
-        return self.sizes is None or self.sizes[-1] == self.sizes[0]
+        return not self.sizes or self.sizes[-1] == self.sizes[0]
 
     def on(self, device: torch.device, name: str) -> Tensor:
         """One of the indices that are computed on the CPU (`rectangle`, `previous_rows`, ...), on a device: it is sent
@@ -103,7 +110,7 @@ class Packing:
     def rectangle(self) -> Tensor:
         """(N,) where each packed row lies in (steps * b_0), the smallest padded layout in the packed order."""
         step, row = self._coordinates
-        return step * self.batch_sizes[0] + row
+        return step * self.first_rows + row
 
     def chunks(self, count: int) -> list[tuple[Packing, int, int]]:
         """At most `count` stretches of time of nearly equal length: layout, first row and end row of each.
@@ -111,21 +118,23 @@ class Packing:
         Every stretch takes and returns states of all B sequences; those that have ended pass through.
         """
         steps = len(self.batch_sizes)
-        size = -(-steps // count)
+        size = max(1, -(-steps // count))
         return self._cut(list(range(0, steps, size)))
 
     def falling(self, ratio: float, count: int) -> list[tuple[Packing, int, int]]:
         """As `chunks`, with a new stretch where the living rows fall to `ratio` of those at the stretch's start."""
-        starts, rows = [0], self.batch_sizes[0]
+        starts: list[int] = []
+        rows = 0
         for t, size in enumerate(self.batch_sizes):
-            if size <= ratio * rows and len(starts) < count:
+            if not t or (size <= ratio * rows and len(starts) < count):
                 starts.append(t)
                 rows = size
         return self._cut(starts)
 
     def _cut(self, starts: list[int]) -> list[tuple[Packing, int, int]]:
-        found, row = [], 0
-        for first, end in zip(starts, [*starts[1:], len(self.batch_sizes)], strict=True):
+        found: list[tuple[Packing, int, int]] = []
+        row = 0
+        for first, end in zip(starts, [*starts, len(self.batch_sizes)][1:], strict=True):
             sizes = self.batch_sizes[first:end]
             full = sizes[-1] == self.batch_size
             found.append((Packing(None if full else sizes, self.batch_size, len(sizes)), row, row + sum(sizes)))
@@ -184,7 +193,7 @@ class Packing:
 
     @cached_property
     def _alive(self) -> Tensor:
-        return torch.tensor(self.batch_sizes, device="cpu")
+        return torch.tensor(self.batch_sizes, dtype=torch.long, device="cpu")
 
     @cached_property
     def _coordinates(self) -> tuple[Tensor, Tensor]:
@@ -216,6 +225,31 @@ def _coordinates(alive: Tensor) -> tuple[Tensor, Tensor]:
     return step, _range(step.numel()) - (alive.cumsum(0) - alive)[step]
 
 
+def length_vector(lengths: Tensor | Sequence[int]) -> Tensor:
+    """Lengths as an integer tensor: on the CPU, unless they are a tensor elsewhere.
+
+    Raises:
+        TypeError: lengths that are not integers.
+    """
+    if isinstance(lengths, Tensor):
+        found = lengths
+    else:
+        # Not the array itself: torch takes no numpy array with a negative stride.
+        values = lengths.tolist() if hasattr(lengths, "tolist") else lengths
+        try:
+            found = torch.as_tensor(values, device="cpu")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"lengths must be integers, got {lengths!r}") from error
+        if found.numel() == 0:
+            found = found.long()
+    if found.dtype not in _INTEGERS:
+        raise TypeError(f"lengths must be integers, got {found.dtype}")
+    return found.detach()
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: int) -> Tensor:
     """Lengths as a CPU integer tensor (B,).
 
@@ -223,17 +257,10 @@ def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: i
         TypeError: lengths that are not integers.
         ValueError: the wrong number of them, or one outside [0, num_steps].
     """
-    try:
-        found = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"lengths must be integers, got {lengths!r}") from error
-    if found.numel() == 0 and not isinstance(lengths, Tensor):
-        found = found.long()
-    if found.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise TypeError(f"lengths must be integers, got {found.dtype}")
+    found = length_vector(lengths)
     if found.shape != (batch_size,):
         raise ValueError(f"lengths must have shape ({batch_size},), one per sequence, got {tuple(found.shape)}")
-    found = found.detach().cpu()
+    found = found.cpu()
     if batch_size and (int(found.min()) < 0 or int(found.max()) > num_steps):
         wrong = found[(found < 0) | (found > num_steps)][0]
         raise ValueError(f"lengths must lie between 0 and {num_steps} (the steps of the input), got {int(wrong)}")

@@ -17,8 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from seqkit.nn.backends import Choice, choose, scan, whole_batch
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.cells.cell import Prepared, drop_mask, dropped
-from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size
-from seqkit.nn.compiled import compiled_direction, compiling, describe
+from seqkit.nn.cells.initialise import refill
+from seqkit.nn.checks import (
+    autocast_dtype,
+    check_choice,
+    check_flag,
+    check_probability,
+    check_size,
+    tracing,
+)
+from seqkit.nn.compiled import compiled_direction, compiling, describe, held, must_run_outside, outside
 from seqkit.nn.entering import Entered, enter, leave
 from seqkit.nn.packing import Packing
 from seqkit.nn.tracing import Trace, trace
@@ -32,7 +40,7 @@ class Recurrent(nn.Module):
     """A recurrent network of any cell, over layers, directions and sequences of different lengths.
 
     Args:
-        cell: a name in `CELLS`, "package.module:Class", a `Cell` class, or a factory
+        cell: a name in `CELLS`, a `Cell` class, or a factory
             `(input_size, hidden_size, **cell_options) -> Cell`.
         input_size: features of the input, I.
         hidden_size: features of the state, H.
@@ -211,7 +219,10 @@ class Recurrent(nn.Module):
         """Initialise all parameters again."""
         for index in range(len(self.cells)):
             cell = self.cell_at(index)
-            cell.reset(self._weights(index)) if cell.flat else cell.reset_parameters()
+            if cell.flat:
+                refill(self, dict(self._full_names[index]), cell.reset)
+            else:
+                cell.reset_parameters()
         for name, value in self.named_parameters(recurse=False):
             if name.startswith("initial_"):
                 nn.init.zeros_(value)
@@ -240,6 +251,9 @@ class Recurrent(nn.Module):
         return output, state
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
+        if must_run_outside(self, input, lengths):
+            what = "a PackedSequence" if lengths is None else f"lengths for a {type(self).__name__} on the step loop"
+            return outside(what, self._run, input, hx, lengths)  # type: ignore[no-any-return]
         whole = whole_batch(self, input, hx) if lengths is None and not torch.compiler.is_compiling() else None
         if whole is not None:
             return whole
@@ -261,8 +275,13 @@ class Recurrent(nn.Module):
         return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
 
     def _layers(self, entered: Entered) -> tuple[Any, State]:
+        if tracing() and entered.padded_lengths is None and self.backend in ("auto", "vendor"):
+            found = vendor_network(self, entered)  # ATen's own operator, which a trace keeps open to any size
+            if found is not None:
+                return leave(self, *found, entered)
         if compiling(self, entered.x):
             return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
+        entered = entered._replace(x=held(entered.x, 0, type(self).__name__))
         choice = choose(self, entered.x, entered.packing)
         found = vendor_network(self, entered) if choice.name == "vendor" else None
         if found is not None:
@@ -297,7 +316,7 @@ class Recurrent(nn.Module):
             return rows.new_zeros(0, cell.output_size), state
         prepared = self.prepare(index, rows, packing.batch_sizes)
         rows = packing.flip(rows) if reverse else rows
-        if self.checkpoint_chunks > 1 and torch.is_grad_enabled():
+        if self.checkpoint_chunks > 1 and torch.is_grad_enabled() and not tracing():
             output, final = self._checkpointed(cell, rows, packing, state, prepared, backend)
         else:
             output, final = scan(backend, cell, rows, packing, state, prepared)

@@ -6,17 +6,21 @@ from seqkit.run.seeds import Seeds, train_seeds
 from seqkit.run.training import Run, resume, train
 from seqkit.run.using import compare, evaluate, load, load_predictor, load_translator
 from seqkit.training.devices import device_trouble
-from seqkit.training.distributed import first
+from seqkit.training.distributed import GONE, first, is_lost
+from seqkit.training.scores import counted
 
 __all__ = [
+    "GONE",
     "Average",
     "Run",
     "Seeds",
     "average",
     "compare",
+    "counted",
     "device_trouble",
     "evaluate",
     "first",
+    "is_lost",
     "load",
     "load_predictor",
     "load_translator",

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from seqkit import config
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.files import replace_file, to_json, write_text
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
@@ -17,6 +17,7 @@ from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
 from seqkit.training.progress import say
 from seqkit.training.reservation import Reservation, reserve
+from seqkit.training.scores import counted
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Average:
     after: dict[str, float]
 
 
-def average(path: str | Path, best: int | None = None, name: str | None = None, device: str = "auto") -> Average:
+def average(
+    path: str | Path, best: int | None = None, name: str | None = None, device: str = "auto", *, trust: bool = False
+) -> Average:
     """A new run beside another, whose weights are the mean of its best checkpoints'.
 
     Args:
@@ -37,11 +40,12 @@ def average(path: str | Path, best: int | None = None, name: str | None = None, 
         best: how many of them; None: all that were kept.
         name: of the new run; None: that of the old one with `-average`.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
+        trust: import code that the run folder names, such as a cell of the user's own.
 
     Raises:
         UserError: fewer checkpoints than two, or than wanted; the name is taken; a process trains there.
     """
-    folder, checked, kind = open_run(path)
+    folder, checked, kind = open_run(path, trust=trust)
     with folder.locked():
         return _average(folder, checked, kind, best, name, device)
 
@@ -66,7 +70,7 @@ def _average(
             "more are kept with training.keep_best=5 (and dev data)"
         )
     name = name or f"{folder.path.resolve().name}-average"
-    other = "choose another name with --to"
+    other = f"choose another name: {option('name', 'NAME', '--to')}"
     with reserve(name, kind.kind, root=folder.path.parent, other=other) as reserved:
         return _write(reserved, folder, checked, kind, steps, device)
 
@@ -94,6 +98,6 @@ def _write(
         write_text(made.config, config.dump(checked.model_copy(update={"name": reserved.path.name})))
         task.save(made.path)
         replace_file(made.weights, lambda path: save_weights(path, weights))
-        write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": scores[1]}, indent=2) + "\n")
+        write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": counted(scores[1])}, indent=2) + "\n")
         made.describe({**folder.about(), "averaged": steps})
     return Average(made.path, steps, *scores)

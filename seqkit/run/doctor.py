@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.config import UserError
-from seqkit.files import LONGEST_LINE, read_json, read_lines
+from seqkit.config import Untrusted, UserError
+from seqkit.files import LONGEST_LINE, read_json, read_lines, to_json
 from seqkit.run import machine as here
 from seqkit.run.configs import read_config
 from seqkit.tasks import RunTask
@@ -51,7 +51,7 @@ class Report:
     def as_json(self) -> str:
         """All of it."""
         tree = {"good": self.good, "machine": self.machine, "run": self.run, "checks": [asdict(c) for c in self.checks]}
-        return json.dumps(tree, indent=2)
+        return to_json(tree, indent=2)
 
     def lines(self) -> list[str]:
         """The same for a reader."""
@@ -113,6 +113,8 @@ def _looked_at(name: str, look: Callable[[], str]) -> Check:
         return Check(name, True, look())
     except FileNotFoundError:
         return Check(name, False, "missing")
+    except Untrusted as error:
+        return Check(name, True, f"not looked into, as nothing is imported here: {' '.join(str(error).split())}")
     except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Check(name, False, " ".join(str(error).split()))
 
@@ -127,13 +129,13 @@ def _about(folder: RunFolder) -> str:
 
 
 def _config(folder: RunFolder) -> str:
-    _, kind = read_config(folder.config)
+    _, kind = read_config(folder.config, folder=folder)
     return f"valid, of the task {kind.kind}"
 
 
 def _model(folder: RunFolder, task: list[RunTask]) -> str:
     """Reads what lies beside config.yaml: tokenizers, classes."""
-    checked, kind = read_config(folder.config)
+    checked, kind = read_config(folder.config, folder=folder)
     with torch.random.fork_rng(devices=[]):
         task.append(kind.restore(checked, folder.path))
     total = sum(value.numel() for value in task[0].model.parameters())
@@ -222,4 +224,9 @@ def _scores(path: Path) -> str:
         return "not there: the run has not come to its end; `seqkit resume` goes on with it"
     found = read_json(path)
     scores = {f"{part} {name}": value for part in ("dev", "test") for name, value in (found.get(part) or {}).items()}
-    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items()) or "no scores"
+    return ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()) or "no scores"
+
+
+def _shown(value: float | None) -> str:
+    """A score, which is null where it was not finite, or a number of examples."""
+    return f"{value:.4f}" if isinstance(value, float) else "not finite" if value is None else f"{value:,}"

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from seqkit.config import UserError
-from seqkit.run.configs import read_config
+from seqkit.run.configs import Trust, read_config
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, TrainingConfig
 from seqkit.training.checkpoint import Checkpoints
@@ -47,12 +47,15 @@ _REASONS = {
 }
 
 
-def read_change(folder: RunFolder, overrides: list[str]) -> tuple[RunConfig, type[RunTask], list[str]]:
+def read_change(
+    folder: RunFolder, overrides: list[str], trust: Trust = False
+) -> tuple[RunConfig, type[RunTask], list[str]]:
     """The configuration with which a run goes on.
 
     Args:
         folder: the run.
         overrides: `KEY.PATH=VALUE` texts, laid over its config.yaml.
+        trust: see `read_config`.
 
     Returns:
         the configuration, the class of its task, and a line for each key that is not as it was.
@@ -60,9 +63,10 @@ def read_change(folder: RunFolder, overrides: list[str]) -> tuple[RunConfig, typ
     Raises:
         UserError: a mistake in config.yaml or the overrides; a key that may not change, with the reason.
     """
-    now, kind = read_config(folder.config, overrides)
+    now, kind = read_config(folder.config, overrides, trust=trust, folder=folder)
     made_with = folder.about().get("config")
-    before = read_config(made_with if isinstance(made_with, dict) else folder.config)[0]
+    source = made_with if isinstance(made_with, dict) else folder.config
+    before = read_config(source, trust=trust, folder=folder)[0]
     changes = list(_compare(before.model_dump(mode="json"), now.model_dump(mode="json")))
     refused = [
         f"\n  {key}: {reason}" for key, _, _ in changes if (reason := _refusal(key, before.training, now.training))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seqkit.config import UserError
-from seqkit.files import write_text
+from seqkit.files import to_json, write_text
 from seqkit.run.configs import read_config
 from seqkit.run.training import Run, asked, resume, train_reserved
 from seqkit.tasks import RunConfig, RunTask
@@ -19,6 +17,7 @@ from seqkit.training import RunFolder
 from seqkit.training.distributed import on_all, on_first, start
 from seqkit.training.progress import say
 from seqkit.training.reservation import Reservation, reserve
+from seqkit.training.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ def train_seeds(
     *,
     overwrite: bool = False,
     root: str | Path = "runs",
+    trust: bool = False,
     ended: Callable[[int, Run], object] = lambda seed, run: None,
 ) -> Seeds:
     """Train several runs, NAME-seedN, NAME being the file's by default; the summary is `root/NAME-seeds.json`.
@@ -77,6 +77,7 @@ def train_seeds(
         seeds: how many runs, with seeds from `seed` on.
         overwrite: replace runs of these names, rather than to go on with them.
         root: the folder of runs.
+        trust: see `train`.
         ended: called with each seed and its run.
 
     Raises:
@@ -84,21 +85,21 @@ def train_seeds(
         Stopped: see `train`.
     """
     start()
-    checked, _ = on_all(lambda: read_config(source, overrides))
+    checked, _ = on_all(lambda: read_config(source, overrides, trust=trust))
     base, root = checked.name or Path(source).stem, Path(root)
     runs: dict[int, Run] = {}
     with ExitStack() as stack:
         parts = []
         for seed in range(checked.seed, checked.seed + seeds):
             own = [*overrides, f"seed={seed}", f"name={base}-seed{seed}"]
-            config, kind = on_all(lambda own=own: read_config(source, own))  # type: ignore[misc]
+            config, kind = on_all(lambda own=own: read_config(source, own, trust=trust))  # type: ignore[misc]
             path = root / f"{base}-seed{seed}"
             reserved = on_first(lambda c=config, k=kind, p=path: _reserve(c, k, p, overwrite))  # type: ignore[misc]
             parts.append(_Part(seed, config, kind, reserved, path))
             if reserved is not None:
                 stack.enter_context(reserved)
         for part in parts:
-            runs[part.seed] = _train(part)
+            runs[part.seed] = _train(part, trust)
             ended(part.seed, runs[part.seed])
     dev, test = (_spreads(getattr(run, part) for run in runs.values()) for part in ("dev", "test"))
     found = Seeds(runs, dev, test, root / f"{base}-seeds.json")
@@ -123,12 +124,14 @@ def _dumped(config: RunConfig) -> object:
     return config.model_dump(mode="json")
 
 
-def _train(part: _Part) -> Run:
+def _train(part: _Part, trust: bool) -> Run:
     if part.reserved is None:
         say(f"{part.path}: begun by the same command before; going on with it")
-        return resume(part.path)
+        return resume(
+            part.path, trust=trust or part.config._names.known
+        )  # what the user's own file names is the user's
     with part.reserved:
-        return train_reserved(part.reserved, part.config, part.kind)
+        return train_reserved(part.reserved, part.config, part.kind, trust)
 
 
 def _spreads(scores: Iterable[dict[str, float]]) -> dict[str, Spread]:
@@ -141,21 +144,10 @@ def _spreads(scores: Iterable[dict[str, float]]) -> dict[str, Spread]:
 
 
 def _write(found: Seeds) -> None:
-    """JSON has no NaN and no infinity."""
-
-    def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    def plain(spreads: dict[str, Spread]) -> dict[str, object]:
-        return {
-            name: {
-                "mean": finite(spread.mean),
-                "deviation": finite(spread.deviation),
-                "values": list(map(finite, spread.values)),
-            }
-            for name, spread in spreads.items()
-        }
-
     runs = {str(seed): run.folder.name for seed, run in found.runs.items()}
-    tree = {"runs": runs, "dev": plain(found.dev), "test": plain(found.test)}
-    write_text(found.file, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+    tree: dict[str, object] = {"runs": runs}
+    for part in ("dev", "test"):
+        tree[part] = {name: asdict(spread) for name, spread in getattr(found, part).items()}
+        given = [getattr(run, part) for run in found.runs.values()]
+        tree[f"{part}_counts"] = [one.counts() for one in given if isinstance(one, Scores)]
+    write_text(found.file, to_json(tree, indent=2) + "\n")

@@ -14,7 +14,7 @@ import torch
 from seqkit import __version__, config
 from seqkit.config import UserError
 from seqkit.files import to_json, write_text
-from seqkit.run.configs import open_run, read_config
+from seqkit.run.configs import Trust, open_run, read_config
 from seqkit.run.resuming import read_change
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.tasks.adapters import adapt
@@ -24,6 +24,7 @@ from seqkit.training.checkpoint import Checkpoints, seed_all
 from seqkit.training.distributed import held, on_all, on_first, start
 from seqkit.training.progress import say
 from seqkit.training.reservation import Reservation, clear, reserve
+from seqkit.training.scores import counted
 from seqkit.training.state import check_settings
 from seqkit.training.transfer import Given
 
@@ -48,7 +49,11 @@ class Run:
 
 
 def train(
-    source: str | Path | Mapping[str, Any], *overrides: str, overwrite: bool = False, root: str | Path = "runs"
+    source: str | Path | Mapping[str, Any],
+    *overrides: str,
+    overwrite: bool = False,
+    root: str | Path = "runs",
+    trust: bool = False,
 ) -> Run:
     """Train what a configuration describes, into `root/NAME`.
 
@@ -57,6 +62,7 @@ def train(
         overrides: `KEY.PATH=VALUE` texts, such as `training.epochs=3`.
         overwrite: replace a run of the same name, at the first checkpoint of the new one.
         root: the folder of runs.
+        trust: import code that a run folder names: that of `init.run`, or one in which the YAML file or its base lies.
 
     Raises:
         UserError: a mistake in the configuration or the data.
@@ -67,24 +73,24 @@ def train(
         >>> run.test["accuracy"]
     """
     start()
-    checked, kind = on_all(lambda: read_config(source, overrides))
+    checked, kind = on_all(lambda: read_config(source, overrides, trust=trust))
     with on_first(lambda: reserve(checked.name, kind.kind, root=root, overwrite=overwrite)) as reserved:
-        return train_reserved(reserved, checked, kind)
+        return train_reserved(reserved, checked, kind, trust)
 
 
-def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask]) -> Run:
+def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask], trust: bool) -> Run:
     """Train into a folder whose name is reserved; see `train`."""
     on_all(lambda: pick_device(checked.device))
     on_all(lambda: kind.check_needs(checked))
-    task = on_all(lambda: _build(checked, kind), in_turn=True)
+    task = on_all(lambda: _build(checked, kind, trust), in_turn=True)
     folder = on_first(lambda: _begin(reserved, checked, task))
     later = "" if folder.becomes is None else " (still the run before, which is replaced at the first checkpoint)"
     say(f"run folder: {folder}{later}")
     return _fit(task, checked, folder)
 
 
-def _build(checked: RunConfig, kind: type[RunTask]) -> RunTask:
-    given = _given(checked)
+def _build(checked: RunConfig, kind: type[RunTask], trust: bool) -> RunTask:
+    given = _given(checked, trust)
     seed_all(checked.seed)
     task = kind.create(checked)
     for line in task.report():
@@ -101,8 +107,10 @@ def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolde
             write_text(new.config, config.dump(task.config))
             task.save(new.path)
             about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
-            about["asked"] = asked(checked)
-            new.describe({**about, **_fingerprints(task), "config": task.config.model_dump(mode="json")})
+            own = {"asked": asked(checked), "config": task.config.model_dump(mode="json")}
+            if checked._names.found:
+                own["modules"] = checked._names.found
+            new.describe({**about, **_fingerprints(task), **own})
     except OSError as error:
         raise Stopped(f"{reserved.path}: cannot be written ({error}); nothing is left of it") from error
     return new
@@ -114,12 +122,13 @@ def asked(checked: RunConfig) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def resume(path: str | Path, *overrides: str) -> Run:
+def resume(path: str | Path, *overrides: str, trust: Trust = False) -> Run:
     """Go on with a run from its last whole checkpoint; what a finished run is stays as it is.
 
     Args:
         path: a run folder.
         overrides: `KEY.PATH=VALUE` texts, such as `training.epochs=20`; see `read_change` for what may change.
+        trust: import code that the run folder names, such as a cell of the user's own.
 
     Raises:
         UserError: no such run, or its data is gone; another process trains there; a change that is not allowed.
@@ -129,9 +138,9 @@ def resume(path: str | Path, *overrides: str) -> Run:
     folder = on_all(lambda: _trained(path))
     with held(folder.locked()):
         on_first(lambda: clear(folder.path))
-        checked, kind, changes = on_all(lambda: read_change(folder, list(overrides)))
+        checked, kind, changes = on_all(lambda: read_change(folder, list(overrides), trust))
         on_all(lambda: kind.check_needs(checked))
-        task = on_all(lambda: _rebuild(folder, checked, kind), in_turn=True)
+        task = on_all(lambda: _rebuild(folder, checked, kind, trust), in_turn=True)
         on_first(lambda: _record(folder, checked, changes))
         return _fit(task, checked, folder, restore=True)
 
@@ -143,9 +152,9 @@ def _trained(path: str | Path) -> RunFolder:
     return folder
 
 
-def _rebuild(folder: RunFolder, checked: RunConfig, kind: type[RunTask]) -> RunTask:
+def _rebuild(folder: RunFolder, checked: RunConfig, kind: type[RunTask], trust: Trust) -> RunTask:
     fresh = Checkpoints(folder.checkpoints).latest() is None
-    given = _given(checked) if fresh else None
+    given = _given(checked, trust) if fresh else None
     seed_all(checked.seed)
     task = kind.create(checked, folder.path, fresh=fresh)
     about = folder.about()
@@ -185,13 +194,15 @@ def _fit(task: RunTask, checked: RunConfig, folder: RunFolder, *, restore: bool 
                 test, lines = task.score()
             for line in lines:
                 say(line)
-        scores = {"step": result.step, "averaged": result.averaged, "dev": result.scores, "test": test}
+        parts = {"dev": counted(result.scores), "test": counted(test)}
+        scores = {"step": result.step, "averaged": result.averaged, **parts}
         scores |= {"stopped": result.stopped} if result.stopped else {}
         on_first(lambda: write_text(folder.path / "scores.json", to_json(scores, indent=2) + "\n"))
-    return Run(folder.path, result.scores, test, task.example(folder.path), result.stopped)
+    example = task.example(folder.path) + folder.flag
+    return Run(folder.path, result.scores, test, example, result.stopped)
 
 
-def _given(checked: RunConfig) -> Given | None:
+def _given(checked: RunConfig, trust: Trust) -> Given | None:
     """Weights to start from, read before any data: a mistake in their path should not wait for a large corpus."""
     init = checked.init
     if init is None:
@@ -199,7 +210,7 @@ def _given(checked: RunConfig) -> Given | None:
     if init.run is None:
         return given_by_torch(init)
     with named("init.run"):
-        return given_by_run(*open_run(init.run))
+        return given_by_run(*open_run(init.run, trust=trust))
 
 
 def _initialise(task: RunTask, checked: RunConfig, given: Given | None) -> None:

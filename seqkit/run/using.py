@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.run.configs import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
@@ -14,35 +14,38 @@ from seqkit.training.checkpoint import load_finite
 from seqkit.training.distributed import on_all, start
 
 
-def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = ()) -> RunTask:
+def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = (), *, trust: bool = False) -> RunTask:
     """A trained model, ready to predict; needs the run folder alone.
 
     Args:
         path: a run folder, such as `runs/first`.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         overrides: `KEY.PATH=VALUE` texts, laid over the run's configuration, such as `decoding.beam_size=10`.
+        trust: import code that the run folder names, such as a cell of the user's own.
 
     Raises:
-        UserError: no such run, or it is damaged; an override of what the weights depend on.
+        UserError: no such run, or it is damaged; an override of what the weights depend on; without `trust`, code that
+            the run names.
 
     Example:
         >>> seqkit.load("runs/first").predict(["not bad at all"])[0].label
     """
-    return load_task(*open_run(path, overrides), device)
+    return load_task(*open_run(path, overrides, trust=trust), device)
 
 
-def load_predictor(path: str | Path, device: str = "auto", **options: Any) -> RunTask:
+def load_predictor(path: str | Path, device: str = "auto", *, trust: bool = False, **options: Any) -> RunTask:
     """`load`, with settings of `predict`.
 
     Args:
         path: a run folder.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
+        trust: see `load`.
         options: for tasks that have some, such as `sample` and `temperature` of language models.
 
     Raises:
         UserError: see `load`; an option that this kind of run has not.
     """
-    folder, checked, kind = open_run(path)
+    folder, checked, kind = open_run(path, trust=trust)
     check_options(path, kind, options, kind.predict_options)
     task = load_task(folder, checked, kind, device)
     task.adjust(**options)
@@ -57,8 +60,7 @@ def check_options(path: str | Path, kind: type[RunTask], given: Iterable[str], k
     """
     for name in given:
         if name not in known:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option}: this is a {kind.kind} run ({path}), which has no such option")
+            raise UserError(f"{option(name)}: this is a {kind.kind} run ({path}), which has no such option")
 
 
 def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:
@@ -86,6 +88,8 @@ def evaluate(
     data: str | None = None,
     device: str = "auto",
     overrides: Iterable[str] = (),
+    *,
+    trust: bool = False,
     **options: Any,
 ) -> tuple[dict[str, float], list[str]]:
     """Score a run on its test data (or else dev), or on a file.
@@ -94,7 +98,7 @@ def evaluate(
         path: a run folder.
         data: a file; the run's own data without it.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
-        overrides: see `load`.
+        overrides, trust: see `load`.
         options: for tasks that have some, such as `reference` and `ter` of translation.
 
     Returns:
@@ -105,7 +109,7 @@ def evaluate(
     """
 
     def opened() -> RunTask:
-        folder, checked, kind = open_run(path, overrides)
+        folder, checked, kind = open_run(path, overrides, trust=trust)
         check_options(path, kind, options, kind.score_options)
         return load_task(folder, checked, kind, device)
 
@@ -119,6 +123,8 @@ def compare(
     data: str | None = None,
     reference: str | None = None,
     device: str = "auto",
+    *,
+    trust: bool = False,
 ) -> list[str]:
     """Whether one translation run is better than another, by paired bootstrap; see `compare_outputs`.
 
@@ -126,10 +132,11 @@ def compare(
         first, second: run folders; the first is the baseline.
         data, reference: as in `evaluate`; without them the test data of both, which must be the same.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
+        trust: see `load`; of both runs.
     """
     from seqkit.tasks.translation_compare import compare as compare_tasks
 
-    tasks = [(str(path), load_translator(path, device=device)) for path in (first, second)]
+    tasks = [(str(path), load_translator(path, device=device, trust=trust)) for path in (first, second)]
     return compare_tasks(tasks, data, reference)
 
 
@@ -138,6 +145,8 @@ def load_translator(
     ensemble: Iterable[str | Path] = (),
     device: str = "auto",
     decoding: Mapping[str, Any] | None = None,
+    *,
+    trust: bool = False,
     **options: Any,
 ) -> Any:
     """A translation run, or several that decode together.
@@ -147,6 +156,7 @@ def load_translator(
         ensemble: more of them, with the same target vocabulary.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         decoding: settings that take the place of those in the run's `decoding` section.
+        trust: see `load`; of all these runs.
         options: see `TranslationTask.configure`.
 
     Raises:
@@ -156,7 +166,7 @@ def load_translator(
 
     tasks = []
     for one in (path, *ensemble):
-        opened = open_run(one)
+        opened = open_run(one, trust=trust)
         if not issubclass(opened[2], TranslationTask):
             kind = opened[2].kind
             raise UserError(f"{one}: this is a {kind} run, not a translation run; `seqkit predict {one}` uses it")

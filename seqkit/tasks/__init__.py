@@ -1,6 +1,6 @@
 """Tasks: each composes data, text, model, loss and scores; the trainer never names one."""
 
-from seqkit.tasks.base import RunConfig, RunTask, resolve
+from seqkit.tasks.base import RunConfig, RunTask
 
 TASKS = {
     "language_model": "seqkit.tasks.language_model:LanguageModelTask",
@@ -9,4 +9,4 @@ TASKS = {
     "translation": "seqkit.tasks.translation:TranslationTask",
 }
 
-__all__ = ["TASKS", "RunConfig", "RunTask", "resolve"]
+__all__ = ["TASKS", "RunConfig", "RunTask"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from seqkit.config import Section, UserError, nearest, require
+from seqkit.config import Names, Section, require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.adapters import LoraConfig
 from seqkit.tasks.initial import InitConfig
@@ -36,6 +35,7 @@ class RunConfig(Section):
     init: InitConfig | None = None
     lora: LoraConfig | None = None
     training: TrainingConfig = TrainingConfig()
+    _names: Names = PrivateAttr(default_factory=Names)  # how the modules that it names were found
 
     @model_validator(mode="after")
     def _something_to_adapt(self) -> RunConfig:
@@ -143,23 +143,3 @@ class RunTask(Task):
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of this run."""
         self.model.load_state_dict(dict(weights))
-
-
-def resolve(name: str, table: Mapping[str, str]) -> type[RunTask]:
-    """A task class by its name in the table, or by `package.module:Class`.
-
-    Raises:
-        UserError: there is none.
-    """
-    target = table.get(name, name)
-    module_name, _, attribute = target.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        hint = nearest(name, table) or f"; known: {', '.join(table)}"
-        raise UserError(f"task: unknown task {name!r}{hint} (or package.module:Class)")
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"task: cannot import {target!r} ({error})") from None
-    if not (isinstance(found, type) and issubclass(found, RunTask)):
-        raise UserError(f"task: {target!r} is not a RunTask")
-    return found

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.data.batching import Batches, Ragged, split_rows
 from seqkit.data.encoding import encode_column
+from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source, open_source
 from seqkit.data.stream import TokenStream, plan_windows
 from seqkit.data.vocabulary import column_texts
@@ -30,10 +31,11 @@ from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.language_model_config import LanguageModelConfig, build, check_text, language_model_schema
 from seqkit.tasks.language_model_output import Continuation, LineScore, Sampler, format_line, score_lines
 from seqkit.tasks.layers import reader_groups
-from seqkit.tasks.parts import make_tokenizer, scored, word_rows
+from seqkit.tasks.parts import make_tokenizer, named_rows, scored, word_rows
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import on_first
+from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str}
@@ -111,7 +113,7 @@ class LanguageModelTask(RunTask):
         else:
             texts = column_texts([(source, "text") for source in sources["train"]])
             kept = kept_tokenizer(config, check=check_text)
-            tokenizer = kept or make_tokenizer(config.text, config.model.embedding, texts)
+            tokenizer = kept or make_tokenizer(config.text.for_writing(), config.model.embedding, texts)
         config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, tokenizer, load_vectors=fresh)
         for part, some in sources.items():
@@ -231,7 +233,7 @@ class LanguageModelTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return on_first(lambda: self._measure(self.texts["dev"])) if "dev" in self.texts else {}
 
-    def _measure(self, text: Text) -> dict[str, float]:
+    def _measure(self, text: Text) -> Scores:
         """Scores of a whole text, each token predicted once, the state carried on: nothing that processes can share."""
         stream = TokenStream(text.ids, self.tokenizer.eos_id)
         streams = min(self.config.data.eval_batch_size, len(stream))
@@ -245,7 +247,9 @@ class LanguageModelTask(RunTask):
             total += self._nats(window, tuple(part[:, -1:] for part in state))[0]
         mean = total / len(stream)
         bits = total / math.log(2) / text.characters
-        return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "bits_per_character": bits}
+        found = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "bits_per_character": bits}
+        lines = int((text.ids.lengths > 0).sum())
+        return Scores(found, lines, text.sources[0].skipped, len(text.ids) - lines)
 
     def _nats(self, window: NDArray[np.int64], state: Any) -> tuple[float, Any]:
         tokens = torch.from_numpy(window)
@@ -259,11 +263,11 @@ class LanguageModelTask(RunTask):
         lines = []
         for part, text in self.texts.items():
             known = 1 - text.ids.count(self.tokenizer.unk_id) / max(int(text.ids.lengths.sum()), 1)
-            skipped = sum(source.skipped for source in text.sources)
+            skipped = [note for source in text.sources if (note := source.skipped.note())]
             lines.append(
                 f"{part}: {len(text.ids):,} lines, {text.tokens:,} tokens, {text.characters / text.tokens:.2f} "
                 f"characters a token (line ends are both); {known:.1%} of tokens in the vocabulary"
-                + (f"; {skipped:,} bad lines skipped" if skipped else "")
+                + "".join(f"; {note}" for note in skipped)
             )
         data = self.config.data
         lines.append(
@@ -281,8 +285,7 @@ class LanguageModelTask(RunTask):
         self.model.eval()
         unknown = text.ids.count(self.tokenizer.unk_id) / text.tokens
         source = text.sources[0]
-        skipped = f" ({source.skipped} bad lines skipped)" if source.skipped else ""
-        lines = [f"{source.name}: {len(text.ids):,} lines, {text.tokens:,} tokens{skipped}"]
+        lines = [counted_line(source.name, len(text.ids), f"lines, {text.tokens:,} tokens", source.skipped)]
         if unknown:
             lines.append(f"{unknown:.2%} of the tokens are unknown words, which all count as the same token")
         return on_first(lambda: self._measure(text)), lines
@@ -299,7 +302,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError(f"--{name.replace('_', '-')}: only --sample has it")
+                raise UserError(f"{option(name)}: only {option('sample', 'True')} has it")
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )
@@ -326,16 +329,17 @@ class LanguageModelTask(RunTask):
         return hashlib.sha256(self.texts[part].ids.digest().encode()).hexdigest() if part in self.texts else ""
 
     def rows(self) -> dict[str, Rows]:
-        words = self.tokenizer.vocabulary
+        words = named_rows(self.tokenizer)
         tables = word_rows("encoder", self.model.encoder.embedding, self.tokenizer)
         if self.model.adaptive is None:
-            return {**tables, **dict.fromkeys(("token_scores.weight", "token_scores.bias"), Rows(words, words=True))}
+            return {**tables, **dict.fromkeys(("token_scores.weight", "token_scores.bias"), words)}
         # The head scores the frequent words and, as one row each, the clusters of the others.
         limits = self.model.adaptive.cutoffs
         clusters = [f"<cluster {number}>" for number in range(1, len(limits))]
-        head = Rows([*words[: limits[0]], *clusters])
+        names = self.tokenizer.vocabulary
+        head = Rows([*names[: limits[0]], *clusters])
         tails = {
-            f"adaptive.tail.{number}.1.weight": Rows(words[start:end])
+            f"adaptive.tail.{number}.1.weight": Rows(names[start:end])
             for number, (start, end) in enumerate(pairwise(limits))
         }
         return {**tables, "adaptive.head.weight": head, "adaptive.head.bias": head, **tails}

@@ -20,8 +20,8 @@ from seqkit.tasks.parts import (
     EncoderBase,
     Parts,
     Where,
+    cell_section,
     check_dev,
-    chosen_cell,
     make_encoder,
     make_recurrent,
 )
@@ -127,9 +127,8 @@ def check_text(text: TextConfig) -> None:
 
 def language_model_schema(tree: Mapping[str, Any]) -> type[LanguageModelConfig]:
     """The schema for the cell that the configuration names."""
-    kind = chosen_cell(tree, "model", "encoder")
     skip = (*SUPPLIED, "bidirectional")  # the future is what is asked for
-    encoder = from_signature(f"{kind.__name__}EncoderConfig", Recurrent, kind, skip=skip, base=EncoderBase)
+    encoder = cell_section("Encoder", (Recurrent,), skip, EncoderBase, tree, "model", "encoder")
     model = create_model("ModelConfig", __base__=_Model, encoder=(encoder, ...))
     return create_model("LanguageModelConfig", __base__=LanguageModelConfig, model=(model, ...))
 

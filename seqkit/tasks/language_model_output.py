@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
 from seqkit.files import to_json
@@ -117,13 +118,13 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise UserError(f"--max-length: must be at least 1, got {self.max_length}")
+            raise UserError(f"{option('max_length')}: must be at least 1, got {self.max_length}")
         settings = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         try:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
-            raise UserError(f"--{str(error).replace('_', '-', 1)}") from None
+            raise UserError(re.sub(r"^\w+", lambda found: option(found[0]), str(error))) from None
         self._count = 0  # texts so far
 
     def __call__(self, texts: Sequence[str]) -> list[Continuation]:
@@ -162,7 +163,7 @@ class Sampler:
 
     def _continuation(self, text: str, length: int, found: Hypothesis) -> Continuation:
         tokens = [self.tokenizer.vocabulary[index] for index in found.tokens[length:]]
-        pieces = self.tokenizer.pieces(text)[:length]
+        pieces = [self.tokenizer.written(*pair) for pair in self.tokenizer.placed(text)[:length]]
         whole = join_tokens([*pieces, *tokens], self.tokenizer)
         return Continuation(whole, tokens, found.log_probs[length:], found.finished)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import Section, UserError, from_signature
+from seqkit.config import Section, UserError, from_signature, option, resolve
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.readers import detect
-from seqkit.data.sources import Source, SourceConfig
+from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.vocabulary import Texts, column_texts, train_tokenizer
 from seqkit.models import Embedding, Encoder
-from seqkit.nn import Cell, Recurrent, resolve_cell
+from seqkit.nn import CELLS, Cell, Recurrent
 from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
 from seqkit.training import TrainingConfig
 from seqkit.training.transfer import Rows
@@ -42,7 +42,7 @@ class Parts(Section):
     """Base of the `data:` sections with the parts train, dev and test."""
 
     model_config = ConfigDict(json_schema_extra=_shared_in_schema)
-    shared: ClassVar[tuple[str, ...]] = ("format", "columns", "on_bad_line")
+    shared: ClassVar[tuple[str, ...]] = ("format", "delimiter", "encoding", "columns", "on_bad_line")
 
     @model_validator(mode="before")
     @classmethod
@@ -69,13 +69,20 @@ _Source = TypeVar("_Source", bound=SourceConfig)
 def beside(like: _Source, path: str) -> _Source:
     """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
     if not path.strip():
-        raise UserError("--data: expected the path of a file, got an empty text")
+        raise UserError(f"{option('data')}: expected the path of a file, got an empty text")
+    form, known = "auto", ""
     try:
-        detect(Path(path))
-        form = "auto"
-    except UserError:
-        form = like.format
+        known = detect(Path(path))
+    except UserError as error:
+        form = known = like.format
+        if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
+            raise UserError(f"{str(error).partition('; set format')[0]}; give the file a name that does") from None
     kept = like.model_dump(include={"columns", "on_bad_line"})
+    is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
+    if is_file and known != "parquet":
+        kept["encoding"] = like.encoding
+    if known == "csv":
+        kept["delimiter"] = like.delimiter
     return type(like).model_validate({**kept, "path": path, "format": form})
 
 
@@ -96,7 +103,7 @@ def scored(given: Any, data: str | None) -> tuple[Any, str]:
         return beside(given.test or given.train, data), "test"
     if given.test or given.dev:
         return given.test or given.dev, "test" if given.test else "dev"
-    raise UserError("data: the run's configuration has no test or dev data; give a file with --data FILE")
+    raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
 
 
 def column(source: Source, *names: str) -> Texts:
@@ -120,11 +127,16 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
             raise ValueError(f"training.{what} needs data.dev")
 
 
-class EncoderBase(Section):
-    """Base of every encoder section: checked by building the module without memory."""
+class CellSection(Section):
+    """Base of every section that names a cell; `cell_section` makes it for that cell."""
 
     cell: str = "lstm"
     """A cell of seqkit.nn (lstm, gru, rnn, ...) or `mypackage.module:MyCell`."""
+    _kind: ClassVar[type[Cell]] = CELLS["lstm"]  # no option of a cell begins with an underscore
+
+
+class EncoderBase(CellSection):
+    """Base of every encoder section: checked by building the module without memory."""
 
     @model_validator(mode="after")
     def _buildable(self) -> EncoderBase:
@@ -168,29 +180,47 @@ def encoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
     Raises:
         UserError: there is no such cell, or it is something else.
     """
-    kind = chosen_cell(tree, *path)
-    return from_signature(f"{kind.__name__}EncoderConfig", Recurrent, kind, skip=SUPPLIED, base=EncoderBase)
+    return cell_section("Encoder", (Recurrent,), SUPPLIED, EncoderBase, tree, *path)
 
 
-def chosen_cell(tree: Mapping[str, Any], *path: str) -> Callable[..., Cell]:
-    """The cell that a section names, an LSTM where it names none; arguments as for `encoder_config`."""
+def cell_section(
+    name: str,
+    modules: tuple[Callable[..., Any], ...],
+    skip: Collection[str],
+    base: type[CellSection],
+    tree: Mapping[str, Any],
+    *path: str,
+) -> type[Section]:
+    """The schema of a section that names a cell, an LSTM where it names none.
+
+    Args:
+        name: what the section describes.
+        modules: their arguments, and those of the cell, are its keys.
+        skip: those that the program supplies.
+        base: of the schema.
+        tree, path, Raises: see `encoder_config`.
+    """
     node: Any = tree
     for key in path:
         node = node.get(key, {}) if isinstance(node, Mapping) else {}
     cell = node.get("cell", "lstm") if isinstance(node, Mapping) else "lstm"
-    try:
-        kind = resolve_cell(cell)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{'.'.join(path)}.cell: {error}") from None
-    # A configuration may come from a stranger, and what it names here is called, with arguments of its choice.
-    if not (isinstance(kind, type) and issubclass(kind, Cell)):
-        raise UserError(f"{'.'.join(path)}.cell: {cell!r} is no class derived from seqkit.nn.Cell")
-    return kind
+    key = ".".join((*path, "cell"))
+    if not isinstance(cell, str):
+        raise UserError(f"{key}: expected the name of a cell, got {cell!r}")
+    kind = resolve(key, cell, Cell, CELLS)
+    made: Any = from_signature(f"{kind.__name__}{name}Config", *modules, kind, skip=skip, base=base)
+    made._kind = kind
+    return made  # type: ignore[no-any-return]
 
 
-def make_recurrent(config: Section, input_size: int, **place: Any) -> Recurrent:
+def cell_arguments(section: Any) -> dict[str, Any]:
+    """The arguments of the module that a section describes which names a cell: that one as a class."""
+    return {**section.model_dump(), "cell": section._kind}
+
+
+def make_recurrent(config: Any, input_size: int, **place: Any) -> Recurrent:
     """The recurrent module that an encoder section describes."""
-    return Recurrent(input_size=input_size, batch_first=True, **config.model_dump(), **place)
+    return Recurrent(input_size=input_size, batch_first=True, **cell_arguments(config), **place)
 
 
 def _arguments(config: Any) -> dict[str, Any]:
@@ -225,7 +255,7 @@ def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> li
     """
     if not section.vectors:
         return []
-    vectors = load_vectors(section.vectors, tokenizer.vocabulary, size=section.size, norm=section.vectors_norm)
+    vectors = load_vectors(section.vectors, tokenizer.words, size=section.size, norm=section.vectors_norm)
     with torch.no_grad():
         embedding.table.weight.copy_(vectors.matrix)
     embedding.pretrained = vectors.known
@@ -235,7 +265,12 @@ def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> li
 
 def word_rows(prefix: str, embedding: Embedding, tokenizer: Tokenizer) -> dict[str, Rows]:
     """For `RunTask.rows`: what the rows of an embedding stand for that lies at `prefix` in the model."""
-    return {f"{prefix}.embedding.table.weight": Rows(tokenizer.vocabulary, words=True, filled=embedding.pretrained)}
+    return {f"{prefix}.embedding.table.weight": named_rows(tokenizer, filled=embedding.pretrained)}
+
+
+def named_rows(tokenizer: Tokenizer, **options: Any) -> Rows:
+    """Rows that stand for the words of a vocabulary."""
+    return Rows(tokenizer.vocabulary, words=True, plain=tokenizer.words, **options)
 
 
 def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load: bool) -> tuple[Encoder, list[str]]:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from seqkit.config import UserError, nearest
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.encoding import encode_column
+from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source, open_source
 from seqkit.files import read_json, to_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
@@ -33,6 +34,7 @@ from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
+from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
@@ -259,7 +261,13 @@ class SentimentTask(RunTask):
         return reader_groups(self.model.encoder)
 
     def evaluate(self) -> dict[str, float]:
-        return classification_scores(*self._outputs(self.splits["dev"])) if "dev" in self.splits else {}
+        return self._measure(self.splits["dev"])[0] if "dev" in self.splits else {}
+
+    def _measure(self, split: Split) -> tuple[Scores, Tensor, Tensor]:
+        """The scores of a part, and what they are made from: logits and labels of what is not blank."""
+        logits, labels = self._outputs(split)
+        blank = int(split.blank.sum())
+        return Scores(classification_scores(logits, labels), len(labels), split.source.skipped, blank), logits, labels
 
     def _logits(self, ids: Ragged) -> Tensor:
         """(N, C) for sequences in their order."""
@@ -287,11 +295,12 @@ class SentimentTask(RunTask):
             lengths, counts = split.ids.lengths, np.bincount(split.labels, minlength=len(self.classes))
             balance = ", ".join(f"{n} {c / len(split):.1%}" for n, c in zip(self.classes, counts, strict=True))
             known = 1 - split.ids.count(self.tokenizer.unk_id) / max(int(lengths.sum()), 1)
-            skipped = f"; {split.source.skipped} bad lines skipped" if split.source.skipped else ""
+            skipped = split.source.skipped.note()
             empty, blank = int((lengths == 0).sum()), int(split.blank.sum())
             lines.append(
                 f"{part}: {len(split):,} texts ({balance}); length mean {lengths.mean():.1f}, median "
-                f"{np.median(lengths):.0f}, longest {lengths.max()}; {known:.1%} of tokens in the vocabulary{skipped}"
+                f"{np.median(lengths):.0f}, longest {lengths.max()}; {known:.1%} of tokens in the vocabulary"
+                + (f"; {skipped}" if skipped else "")
                 + (f"; {empty} empty" if empty else "")
                 + (f"; {blank} blank, which are not scored" if blank else "")
             )
@@ -304,11 +313,10 @@ class SentimentTask(RunTask):
         source, part = scored(self.config.data, data)
         split = self._split(open_source(source, _FIELDS, part))
         self.model.eval()
-        logits, labels = self._outputs(split)
-        skipped = f" ({split.source.skipped} bad lines skipped)" if split.source.skipped else ""
-        blank = f" ({split.blank.sum()} blank ones left out: they get no label)" if split.blank.any() else ""
-        lines = [f"{split.source.name}: {len(labels):,} texts{blank}{skipped}"]
-        return classification_scores(logits, labels), lines + classification_report(logits, labels, self.classes)
+        scores, logits, labels = self._measure(split)
+        blank = f"{scores.left_out:,} blank ones left out: they get no label" if scores.left_out else ""
+        line = counted_line(split.source.name, len(labels), "texts", blank, split.source.skipped)
+        return scores, [line, *classification_report(logits, labels, self.classes)]
 
     @torch.no_grad()
     def predict(self, texts: Iterable[str]) -> list[Prediction]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from seqkit.config import UserError
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
+from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source
 from seqkit.data.tagged import open_tagged
 from seqkit.files import read_json, write_text
@@ -45,6 +46,7 @@ from seqkit.text import TextConfig, Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
+from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _LETTERS = TextConfig(tokenizer="char")
@@ -193,7 +195,7 @@ class SlotsTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return self._judge(self.splits["dev"])[0] if "dev" in self.splits else {}
 
-    def _judge(self, data: Tagged) -> tuple[dict[str, float], SpanCounts]:
+    def _judge(self, data: Tagged) -> tuple[Scores, SpanCounts]:
         """All scores, and slots counted by type."""
         counts, losses, right, whole = SpanCounts(), {"tags": 0.0, "intent": 0.0}, 0, 0
 
@@ -222,7 +224,7 @@ class SlotsTask(RunTask):
             loss += self.config.training.intent_weight * losses["intent"] / len(data)
         precision, recall, f1 = counts.scores()
         found_scores = (loss, precision, recall, f1, whole / len(data), right / len(data))
-        return dict(zip(self.scores, found_scores, strict=False)), counts
+        return Scores(dict(zip(self.scores, found_scores, strict=False)), len(data), data.source.skipped), counts
 
     def _names(self, found: Tensor, lengths: NDArray[np.int32]) -> list[list[str]]:
         """Numbers of tags (B, T) as their names, without padding."""
@@ -248,9 +250,9 @@ class SlotsTask(RunTask):
         split = self._split(open_tagged(where, part, intent=bool(self.intents)))
         self.model.eval()
         scores, counts = self._judge(split)
-        skipped = f" ({split.source.skipped} bad lines skipped)" if split.source.skipped else ""
-        repaired = f" ({split.repaired[0]} tags repaired)" if split.repaired[0] else ""
-        return scores, [f"{split.source.name}: {len(split):,} sentences{skipped}{repaired}", *counts.report()]
+        repaired = f"{split.repaired[0]} tags repaired" if split.repaired[0] else ""
+        line = counted_line(split.source.name, len(split), "sentences", split.source.skipped, repaired)
+        return scores, [line, *counts.report()]
 
     @torch.no_grad()
     def predict(self, texts: Iterable[str]) -> list[Tagging]:

@@ -254,5 +254,5 @@ def describe(name: str, data: Tagged, tags: Sequence[str], intents: Sequence[str
         yield f"{name}: intents {', '.join(shares)}"
     if data.repaired[0]:
         yield f"{name}: {data.repaired[0]:,} tags repaired, I- to B-, the first at {data.repaired[1]}"
-    if data.source.skipped:
-        yield f"{name}: {data.source.skipped:,} bad lines skipped, the first: {data.source.first_skipped}"
+    if skipped := data.source.skipped.note():
+        yield f"{name}: {skipped}"

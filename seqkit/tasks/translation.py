@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import UserError, from_mapping, option
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_batches
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.vocabulary import Texts
@@ -23,18 +23,20 @@ from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layers import translation_groups
-from seqkit.tasks.parts import beside, column, make_tokenizer, word_rows
+from seqkit.tasks.parts import beside, column, make_tokenizer, named_rows, word_rows
 from seqkit.tasks.sending import sent
 from seqkit.tasks.translation_config import TranslationConfig, check_side, make_model, translation_schema
 from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation_decoding import Translator
 from seqkit.tasks.translation_output import Translation, check_plot, format_translation, plot_attention
+from seqkit.tasks.translation_reference import reachable
 from seqkit.tasks.translation_scores import CorpusScores, make_bleu
 from seqkit.tasks.translation_scripts import READ, cannot_split, fitting_tokenizer, settled
 from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
+from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
@@ -100,7 +102,7 @@ class TranslationTask(RunTask):
 
     @classmethod
     def _vocabularies(cls, config: TranslationConfig, texts: Callable[..., Texts]) -> tuple[Tokenizer, Tokenizer]:
-        text, model = config.text, config.model
+        text, model = config.text.resolved(), config.model
         if text.joint:
             one = make_tokenizer(text.source, model.source, texts(*_SIDES))
             return one, one
@@ -188,7 +190,7 @@ class TranslationTask(RunTask):
         if "dev" not in self.splits:
             return {}
         dev, training = self.splits["dev"], self.config.training
-        scores = self._likelihood(dev)
+        scores = Scores(self._likelihood(dev), len(dev), dev.origin.skipped)
         self._samples = []
         limit = training.dev_limit if training.dev_limit is not None else len(dev)
         if limit:
@@ -266,7 +268,8 @@ class TranslationTask(RunTask):
             else f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
         )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+        lines += [*self._lines, f"model: {trained:,} trained parameters"]
+        return lines + reachable(self.splits, self.target, self._corpus_scores([]))
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -280,11 +283,10 @@ class TranslationTask(RunTask):
         self.model.eval()
         references = pairs.texts("target")
         corpus = self._corpus_scores(references, ter=bool(options.get("ter")))
-        scores = self._likelihood(pairs)
+        scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
         outputs = self.outputs(pairs, self.translator)
         scores.update(corpus(outputs, references))
-        skipped = f" ({pairs.origin.skipped} bad lines skipped)" if pairs.origin.skipped else ""
-        lines = [f"{pairs.origin.name}: {len(pairs):,} pairs{skipped}", *corpus.lines(outputs, references)]
+        lines = [pairs.counted(), *corpus.lines(outputs, references)]
         return scores, [*lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
@@ -293,13 +295,14 @@ class TranslationTask(RunTask):
         like = own.test or own.dev or own.train
         if reference is not None:
             if not data or not reference:
-                raise UserError("--reference: give the sources with --data FILE, too")
-            return PairConfig(source=data, target=reference, on_bad_line=like.on_bad_line), "test"
+                raise UserError(f"{option('reference')}: give the sources, too: {option('data', 'FILE')}")
+            kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
+            return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
             return beside(like, data), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
-        raise UserError("data: the run's configuration has no test or dev data; give some with --data")
+        raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
 
     def open(self, where: PairConfig, part: str) -> Pairs:
         """The pairs of a place that `where` has returned."""
@@ -318,7 +321,7 @@ class TranslationTask(RunTask):
         for other_name, other in others:
             if other.target.vocabulary != self.target.vocabulary:
                 raise UserError(
-                    f"--ensemble: {name} and {other_name} have different target vocabularies "
+                    f"{option('ensemble')}: {name} and {other_name} have different target vocabularies "
                     f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together"
                 )
             self.translator.systems.append((other.model, other.source))
@@ -341,9 +344,9 @@ class TranslationTask(RunTask):
         try:
             ids = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text
-            raise UserError(f"--prefix: {prefix!r} is not valid Unicode") from None
+            raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
-            raise UserError(f"--prefix: {prefix!r} holds a word that the target vocabulary has not")
+            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary has not")
         for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
             setattr(self.translator, name, value)
 
@@ -381,7 +384,7 @@ class TranslationTask(RunTask):
         return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> dict[str, Rows]:
-        words = Rows(self.target.vocabulary, words=True)
+        words = named_rows(self.target)
         return {
             **word_rows("encoder", self.model.encoder.embedding, self.source),
             **word_rows("decoder", self.model.decoder.embedding, self.target),

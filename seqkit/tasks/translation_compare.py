@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.tasks.translation import TranslationTask
 from seqkit.tasks.translation_scores import compare_outputs, make_bleu
 
@@ -24,7 +24,8 @@ def compare(
     for (name, _), place in zip(tasks, places, strict=True):
         if place != places[0]:
             raise UserError(
-                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for both with --data"
+                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for "
+                f"both: {option('data', 'FILE')}"
             )
     (first_name, first), *_ = tasks
     pairs = first.open(*places[0])
@@ -35,4 +36,4 @@ def compare(
     others = [name for name, task in tasks if task.tokenize(references) != tokenize]
     note = [f"BLEU is split by {tokenize}, as that of {first_name}; {', '.join(others)}: by another"] if others else []
     lines = compare_outputs(outputs, references, lowercase=first.lowercase, tokenize=tokenize)
-    return [f"{pairs.origin.name}: {len(pairs):,} pairs", *note, *lines]
+    return [pairs.counted(), *note, *lines]

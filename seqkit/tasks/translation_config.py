@@ -18,10 +18,12 @@ from seqkit.tasks.base import RunConfig
 from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, check_new_words, keeps_text
 from seqkit.tasks.parts import (
     SUPPLIED,
+    CellSection,
     EmbeddingConfig,
     SplitData,
+    cell_arguments,
+    cell_section,
     check_dev,
-    chosen_cell,
     encoder_config,
     fill_vectors,
     make_embedding,
@@ -104,6 +106,11 @@ class TranslationText(Section):
         check_side("target", self.target)
         return self
 
+    def resolved(self) -> TranslationText:
+        """The same, with the words of what is written marked unless the settings say no; of both sides if joint."""
+        sides = {side: getattr(self, side).for_writing() for side in (self.sides if self.joint else ("target",))}
+        return self.model_copy(update=sides)
+
 
 class ScoringConfig(Section):
     """`scoring:` how BLEU, chrF and TER compare (sacreBLEU)."""
@@ -155,10 +162,7 @@ class _DecodingBase(Section):
 DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase)
 
 
-class _DecoderBase(Section):
-    cell: str = "lstm"
-    """A cell of seqkit.nn (lstm, gru, rnn, ...) or `mypackage.module:MyCell`."""
-
+class _DecoderBase(CellSection):
     @model_validator(mode="after")
     def _buildable(self) -> _DecoderBase:
         _probe_decoder(self, _probe_table(8), 8)
@@ -171,9 +175,9 @@ def _probe_table(size: int) -> Embedding:
         return Embedding(4, size)
 
 
-def _probe_decoder(section: Section, table: Embedding, memory_size: int) -> Decoder:
+def _probe_decoder(section: Any, table: Embedding, memory_size: int) -> Decoder:
     with torch.device("meta"):  # however large, no memory
-        return Decoder(table, memory_size, **section.model_dump())
+        return Decoder(table, memory_size, **cell_arguments(section))
 
 
 # Beside what the program supplies, what a decoder cannot have: it has one direction and starts from the bridge.
@@ -185,9 +189,7 @@ def decoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
 
     See `encoder_config` for the arguments.
     """
-    kind = chosen_cell(tree, *path)
-    name = f"{kind.__name__}DecoderConfig"
-    return from_signature(name, Decoder, Recurrent, kind, skip=_NOT_IN_DECODER, base=_DecoderBase)
+    return cell_section("Decoder", (Decoder, Recurrent), _NOT_IN_DECODER, _DecoderBase, tree, *path)
 
 
 class TranslationModel(Section):
@@ -265,7 +267,7 @@ def make_model(config: Any, source: Tokenizer, target: Tokenizer, *, load: bool)
     """
     tables = make_embedding(config.source, source), make_embedding(config.target, target)
     encoder = Encoder(tables[0], make_recurrent(config.encoder, tables[0].size))
-    decoder = Decoder(tables[1], encoder.output_size, **config.decoder.model_dump())
+    decoder = Decoder(tables[1], encoder.output_size, **cell_arguments(config.decoder))
     model = Seq2Seq(encoder, decoder, config.bridge)
     lines = []
     if load:  # after the decoder, which scales a tied table's start

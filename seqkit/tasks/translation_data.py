@@ -15,6 +15,7 @@ from seqkit.config import UserError
 from seqkit.data.batching import BatchingConfig, Planner, Ragged, lay_out
 from seqkit.data.encoding import encode_column
 from seqkit.data.pairs import PairConfig, open_pairs
+from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source
 from seqkit.tasks.translation_config import LONGEST, TranslationData
 from seqkit.text import Tokenizer
@@ -53,6 +54,10 @@ class Pairs:
         """(len(self),) tokens of each target that is used, <eos> counted."""
         lengths: NDArray[np.int32] = self.target.lengths[self.kept] + 1
         return lengths
+
+    def counted(self) -> str:
+        """How many they are, and what was skipped."""
+        return counted_line(self.origin.name, len(self), "pairs", self.origin.skipped)
 
     def planner(self, config: BatchingConfig, seed: int) -> Planner:
         """The batches of the epochs, as numbers of pairs."""
@@ -230,5 +235,5 @@ def describe(name: str, pairs: Pairs, source: Tokenizer, target: Tokenizer) -> I
     yield f"{name}: {len(pairs):,} pairs; {'; '.join(parts)}"
     for line in left_out_lines(pairs.left_out):
         yield f"{name}: left out, {line}"
-    if pairs.origin.skipped:
-        yield f"{name}: {pairs.origin.skipped:,} bad lines skipped, the first: {pairs.origin.first_skipped}"
+    if skipped := pairs.origin.skipped.note():
+        yield f"{name}: {skipped}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.data.batching import BatchingConfig, Ragged, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search, StepFunction, Tree, ensemble, replace_unknown
 from seqkit.models import Seq2Seq
@@ -17,6 +17,7 @@ from seqkit.nn.sending import send
 from seqkit.tasks.translation_config import LONGEST
 from seqkit.tasks.translation_output import Translation, join_tokens, refuse_without_attention, scores_expected
 from seqkit.text import Tokenizer
+from seqkit.text.pipeline import SPACE
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
 
@@ -138,16 +139,17 @@ class Translator:
         most = self.search.limits(lengths)[1]
         if len(self.prefix) > int(most.min()):
             raise UserError(
-                f"--prefix: it has {len(self.prefix)} tokens, and for a source of {int(lengths[most.argmin()])} "
-                f"no more than {int(most.min())} are allowed (max_length, max_ratio)"
+                f"{option('prefix')}: it has {len(self.prefix)} tokens, and for a source of "
+                f"{int(lengths[most.argmin()])} no more than {int(most.min())} are allowed (max_length, max_ratio)"
             )
 
     def _translation(self, text: str, hypotheses: Sequence[Hypothesis]) -> Translation:
-        source = self.systems[0][1].pieces(text)[:LONGEST] if self.attention or self.copy_unknown else []
+        source = self.systems[0][1].placed(text)[:LONGEST] if self.attention or self.copy_unknown else []
         all_of_them = tuple(self._one(hypothesis, source) for hypothesis in hypotheses)
         return replace(all_of_them[0], n_best=all_of_them if self.search.n_best > 1 else ())
 
-    def _one(self, found: Hypothesis, source: list[str]) -> Translation:
+    def _one(self, found: Hypothesis, source: list[tuple[str, bool]]) -> Translation:
+        pieces = [piece for piece, _ in source]
         tokens = [self.target.vocabulary[index] for index in found.tokens]
         attention: Tensor | None = found.attention
         if self.copy_unknown:
@@ -156,16 +158,23 @@ class Translator:
             config = self.systems[0][1].config
             words = slice(int(config.add_bos), len(source) - config.add_eos)  # <bos> and <eos> are no words to copy
             unknown = self.target.vocabulary[self.target.unk_id]
-            tokens = replace_unknown(tokens, attention[:, words], source[words], unknown=unknown)
+            copies = [self._copied(*pair) for pair in source[words]]
+            tokens = replace_unknown(tokens, attention[:, words], copies, unknown=unknown)
         return Translation(
             join_tokens(tokens, self.target),
             tokens,
             found.score,
             found.log_probs,
             found.finished,
-            source,
+            pieces,
             attention if self.attention else None,
         )
+
+    def _copied(self, piece: str, joined: bool) -> str:
+        """A stretch of the source as a token of the target, with white space before it if it has some there."""
+        if self.target.config.marked and self.systems[0][1].config.kind in ("bpe", "unigram"):
+            piece = piece.replace(SPACE, " ").strip()
+        return self.target.written(piece, joined)
 
     def best(self, hypotheses: Sequence[Hypothesis]) -> str:
         """The best of them as text."""

@@ -16,6 +16,7 @@ from seqkit.decoding import NoFiniteScoreError
 from seqkit.files import to_json
 from seqkit.tasks.lines import as_json, one_line
 from seqkit.text import Tokenizer
+from seqkit.text.marks import join as join_marked
 
 # Tokens that stand close to the one before (clitics among them), or to the one after.
 _CLOSE_LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
@@ -89,13 +90,15 @@ def scores_expected() -> Iterator[None]:
 def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
     """Tokens as a line of text, as far as the tokenizer's kind says where spaces belong.
 
-    The pieces of bpe, unigram and char hold their spaces. Words that were split at spaces are joined by them; those
-    that were split from punctuation are put together by rules for European languages: `( well - known , )` becomes
-    `(well-known,)`. Chinese characters that were tokens of their own stand close together. A line end that was
-    learned from a target is written as a space.
+    The pieces of bpe, unigram and char hold their spaces, and words that are marked say where there is none. Of words
+    without marks those that were split at spaces are joined by them; those that were split from punctuation are put
+    together by rules for European languages: `( well - known , )` becomes `(well-known,)`. Chinese characters that were
+    tokens of their own stand close together. A line end that was learned from a target is written as a space.
     """
     config = tokenizer.config
-    if config.kind == "char":
+    if config.marked:
+        text = join_marked(tokens)
+    elif config.kind == "char":
         text = "".join(tokens)
     elif config.kind != "word":
         text = "".join(tokens).replace("▁", " ").removeprefix(" ")

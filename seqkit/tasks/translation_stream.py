@@ -83,8 +83,8 @@ class PairStream:
             say(f"train: {used:,} pairs in windows of {self._config.window:,}")
             for reason in left_out_lines(left_out):
                 say(f"train: left out, {reason}")
-            if self._stream.skipped["count"]:
-                say("train: {count:,} bad lines skipped, the first: {first}".format(**self._stream.skipped))
+            if skipped := self._stream.skipped.note():
+                say(f"train: {skipped}")
 
     def report(self) -> str:
         """A line about the data."""

@@ -39,6 +39,14 @@ class TextConfig(Section):
     split_chinese: bool = Field(
         default=True, description="Each Chinese (Han) character is a token of its own; char does so in any case."
     )
+    mark_joined: bool | None = Field(
+        default=None,
+        description="Mark each word that stands without white space before it (L'homme: L ￭' ￭homme), so that texts "
+        "can be put together again as they were. The marked form is an entry of its own; vectors, stop words and "
+        "init see it without the mark, and one that is not in the vocabulary counts as the word itself. For word and "
+        "torchtext:NAME; the others keep spaces in any case. Default: yes for texts that are written (the target of "
+        "translation, both sides where joint; language models), else no.",
+    )
     vocab_size: int | None = Field(
         default=None,
         gt=4,
@@ -77,6 +85,8 @@ class TextConfig(Section):
                     raise ValueError(
                         f"{name}: the {self.tokenizer} tokenizer {why}; leave it at its default ({value!r})"
                     )
+        if self.mark_joined and self.kind != "word":
+            raise ValueError(f"mark_joined: the {self.tokenizer} tokenizer keeps spaces in any case; leave it out")
         if self.tokenizer == "unigram" and self.min_frequency != 1:
             raise ValueError("min_frequency: the unigram tokenizer does not count words; use vocab_size")
         if self.max_length is not None and self.max_length <= self.add_bos + self.add_eos:
@@ -92,3 +102,14 @@ class TextConfig(Section):
     def kind(self) -> str:
         """What the tokens are: word, bpe, unigram or char."""
         return "word" if self.is_foreign else self.tokenizer
+
+    @property
+    def marked(self) -> bool:
+        """Whether words without white space before them are marked."""
+        return bool(self.mark_joined)
+
+    def for_writing(self) -> TextConfig:
+        """The same for texts that are to be written: words are marked unless the settings say no."""
+        if self.mark_joined is not None or self.kind != "word":
+            return self
+        return self.model_copy(update={"mark_joined": True})

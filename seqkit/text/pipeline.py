@@ -5,8 +5,7 @@ All of it is expressed in the library's own components, so its JSON needs no fil
 
 from __future__ import annotations
 
-import itertools
-import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
 from seqkit.config import UserError, nearest
 from seqkit.files import read_bytes
+from seqkit.text import marks
 from seqkit.text.config import TextConfig
+from seqkit.text.patterns import any_of
 
 PAD, UNK, BOS, EOS = SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 """The first four entries of every vocabulary: ids 0, 1, 2, 3."""
@@ -35,6 +36,8 @@ _WORD = "|".join(
         r"([^\s\p{L}\p{M}\p{N}_])\1*",
     )
 )
+# The same where own marks are escaped.
+_MARKED_WORD = marks.OWN_RUN + "|" + _WORD.replace(r"\1", r"\2")
 # Pieces of at most 64 characters: merging is quadratic in the length of a piece. Every character belongs to a piece.
 _KINDS = (r"[\p{L}\p{M}]", r"\p{N}", rf"[^{SPACE}\p{{L}}\p{{M}}\p{{N}}]")
 _SUBWORD = "|".join(rf"{SPACE}?{kind}{{1,64}}" for kind in _KINDS)
@@ -58,18 +61,37 @@ def normalizer(config: TextConfig) -> Any:
         parts.append(normalizers.Lowercase())
     if config.tokenizer in ("bpe", "unigram"):
         parts += [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+    if config.marked:
+        parts += marks.normalising(config.is_foreign)
     return normalizers.Sequence(parts) if parts else None
 
 
-def splitter(config: TextConfig) -> Any:
-    """The pre-tokenizer: words or white space, Chinese characters, then stop words. None for char.
+def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
+    """The pre-tokenizer: words or white space, Chinese characters, marks, then stop words. None for char.
 
     What another library has split it only keeps from being a special token.
+
+    Args:
+        config: the settings.
+        kept: the marked entries of the vocabulary, where words are marked; None while there is no vocabulary.
     """
     if config.tokenizer == "char":
         return None
-    if config.is_foreign:
+    if config.marked:
+        parts = [*_marked_pieces(config), *marks.splitting(config.is_foreign, kept)]
+    elif config.is_foreign:
         return pre_tokenizers.Split(Regex(_SPECIAL), "isolated")
+    else:
+        parts = _pieces(config)
+    words = _stop_words(config)
+    if words:
+        before = marks.MARK if config.marked else SPACE
+        parts.append(pre_tokenizers.Split(Regex(rf"(?i)\A{before}?{any_of(words)}\z"), "removed"))
+    return pre_tokenizers.Sequence(parts)
+
+
+def _pieces(config: TextConfig) -> list[Any]:
+    """The steps that split texts, for bpe and unigram with the space mark before a piece."""
     subword = {"word": False, "bpe": True, "unigram": True}[config.tokenizer]
     if {"words": True, "spaces": False}[config.split]:
         parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
@@ -78,15 +100,26 @@ def splitter(config: TextConfig) -> Any:
         parts.append(pre_tokenizers.Split(Regex(_SPECIAL), "isolated"))
     if config.split_chinese:
         parts.append(pre_tokenizers.Split(Regex(rf"{SPACE}?\p{{Han}}"), "isolated"))
-    words = _stop_words(config, parts)
-    if words:
-        pattern = rf"(?i)\A{SPACE}?{_any_of(words)}\z"
-        parts.append(pre_tokenizers.Split(Regex(pattern), "removed"))
-    return pre_tokenizers.Sequence(parts)
+    return parts
+
+
+def _marked_pieces(config: TextConfig) -> list[Any]:
+    """The same for words that are marked, with one of the characters of white space before a word."""
+    parts = []
+    pieces = {"words": rf"\s?(?:{_MARKED_WORD})", "spaces": r"\s?\S+"}[config.split]
+    if not config.is_foreign:
+        parts.append(_matches(pieces))
+    if config.is_foreign or config.split == "spaces":
+        parts.append(pre_tokenizers.Split(Regex(rf"\s?{_SPECIAL}"), "isolated"))
+    if config.split_chinese and not config.is_foreign:
+        parts.append(pre_tokenizers.Split(Regex(r"\s?\p{Han}"), "isolated"))
+    return parts
 
 
 def decoder(config: TextConfig) -> Any:
-    """How tokens join: None (with spaces) for word, seamlessly for the others."""
+    """How tokens join: None (with spaces) for word, seamlessly for the others and where words are marked."""
+    if config.marked:
+        return marks.decoder()
     if config.kind == "word":
         return None
     if config.kind == "char":
@@ -98,19 +131,7 @@ def _matches(pattern: str) -> Any:
     return pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
 
 
-def _escape(word: str) -> str:
-    return re.sub(r"([^\w])", r"\\\1", word)
-
-
-def _any_of(words: list[str]) -> str:
-    """A pattern for sorted words that shares their beginnings: a plain list of thousands is tried one by one."""
-    if len(words) == 1:
-        return _escape(words[0])
-    groups = itertools.groupby(words, key=lambda word: word[:1])
-    return "(?:" + "|".join(_escape(first) + _any_of([word[1:] for word in group]) for first, group in groups) + ")"
-
-
-def _stop_words(config: TextConfig, parts: list[Any]) -> list[str]:
+def _stop_words(config: TextConfig) -> list[str]:
     """The words to drop, normalised and sorted.
 
     Raises:
@@ -129,9 +150,9 @@ def _stop_words(config: TextConfig, parts: list[Any]) -> list[str]:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{name}:{line}: not UTF-8 text (byte {data[error.start]:#04x})") from None
-    # The same normaliser, without the space mark: a stop word has no place in a sentence.
-    normal = normalizer(config.model_copy(update={"tokenizer": "word"}))
-    split = pre_tokenizers.Sequence(parts)
+    # The same steps, without marks: a stop word has no place in a sentence.
+    normal = normalizer(config.model_copy(update={"tokenizer": "word", "mark_joined": False}))
+    split = pre_tokenizers.Sequence(_pieces(config))
     words = set()
     for number, line_text in enumerate(lines, 1):
         word = line_text.strip()

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 
 from seqkit.config import UserError
 from seqkit.files import read_json, write_text
-from seqkit.text import pipeline, training
+from seqkit.text import marks, pipeline, training
 from seqkit.text.config import TextConfig
 from seqkit.text.texts import take_texts
 from seqkit.text.torchtext import splitter
@@ -109,7 +109,10 @@ class Tokenizer:
 
     def _inputs(self, texts: list[str]) -> Sequence[Any]:
         """Texts as the library takes them: whole, or as the words into which another library splits them."""
-        return list(map(splitter(self.config.tokenizer), texts)) if self.config.is_foreign else texts
+        if not self.config.is_foreign:
+            return texts
+        words = list(map(splitter(self.config.tokenizer), texts))
+        return [marks.spaced(*pair) for pair in zip(words, texts, strict=True)] if self.config.marked else words
 
     @property
     def separable(self) -> bool:
@@ -129,7 +132,8 @@ class Tokenizer:
     def tokens(self, text: str) -> list[str]:
         """The tokens of one text as the vocabulary writes them, one for each id of `encode`.
 
-        A space is written `▁` by bpe and unigram; what is not in the vocabulary is `<unk>`.
+        A space is written `▁` by bpe and unigram, a word without one before it begins with `￭` where words are marked;
+        what is not in the vocabulary is `<unk>`.
         """
         return [self.vocabulary[index] for index in self.encode([text])[0]]
 
@@ -139,27 +143,61 @@ class Tokenizer:
         A stretch that begins with a space begins with `▁` where the tokenizer is bpe or unigram. Where another library
         splits the text, it is the word that it makes of the stretch.
         """
+        return [piece for piece, _ in self.placed(text)]
+
+    def placed(self, text: str) -> list[tuple[str, bool]]:
+        """The same, each with whether it stands without white space before it; <bos>, <eos> and what begins the text
+        do not."""
         (given,) = self._inputs([text])
         encoding = self._backend.encode(given, is_pretokenized=self.config.is_foreign, add_special_tokens=False)
         mark = pipeline.SPACE if self.config.tokenizer in ("bpe", "unigram") else " "
         if self.config.is_foreign:
-            words = encoding.word_ids
-            stretches = [
-                given[word] if words.count(word) == 1 else given[word][start:end]
-                for word, (start, end) in zip(words, encoding.offsets, strict=True)
-            ]
+            found = self._placed_words(given, encoding)
         else:
-            stretches = [text[start:end].replace(" ", mark) for start, end in encoding.offsets]
+            found = [
+                (text[start:end].replace(" ", mark), start > 0 and not marks.is_space(text[start - 1]))
+                for start, end in encoding.offsets
+            ]
         # The space mark put before the text shares the place of the first character.
-        stretches = [mark if token == mark else found for token, found in zip(encoding.tokens, stretches, strict=True)]
-        before, after = ([self.vocabulary[index] for index in side] for side in (self._before, self._after))
-        return [*before, *stretches[self._cut], *after]
+        found = [(mark, False) if token == mark else pair for token, pair in zip(encoding.tokens, found, strict=True)]
+        before, after = ([(self.vocabulary[index], False) for index in side] for side in (self._before, self._after))
+        return [*before, *found[self._cut], *after]
+
+    def _placed_words(self, given: Sequence[str], encoding: Any) -> list[tuple[str, bool]]:
+        words, found = encoding.word_ids, []
+        for number, (word, (start, end)) in enumerate(zip(words, encoding.offsets, strict=True)):
+            first = number == 0 or words[number - 1] != word
+            whole = words.count(word) == 1
+            piece = given[word] if whole else given[word][start:end]
+            joined = self.config.marked and not (first and given[word].startswith(marks.SPACED))
+            found.append((piece.removeprefix(marks.SPACED) if self.config.marked else piece, joined))
+        return found
+
+    def written(self, word: str, joined: bool) -> str:
+        """A word of a text as the token that it would be, were it in the vocabulary.
+
+        Args:
+            word: as it stands in the text, with `▁` for a space where the tokenizer is bpe or unigram.
+            joined: whether no white space stands before it.
+        """
+        return marks.written(word, joined) if self.config.marked else word
+
+    @property
+    def words(self) -> list[str]:
+        """The vocabulary as it stands in texts: without marks, so that a word may come twice."""
+        return list(map(marks.plain, self.vocabulary)) if self.config.marked else self.vocabulary
 
     def lookup(self, words: Iterable[str]) -> list[int]:
-        """The id of each word of a text that is split already: it is normalised, and looked up as it stands."""
-        numbers = {token: number for number, token in enumerate(self.vocabulary[len(pipeline.SPECIAL_TOKENS) :], 4)}
+        """The id of each word of a text that is split already: it is normalised, and looked up as it stands, with a
+        mark only where the vocabulary has no other form."""
+        entries = list(enumerate(self.vocabulary))[len(pipeline.SPECIAL_TOKENS) :]
+        numbers = {token: number for number, token in entries}
+        if self.config.marked:
+            numbers = {token.removeprefix(marks.MARK): number for number, token in entries} | numbers
         normal = self._backend.normalizer
         normalised = words if normal is None else map(normal.normalize_str, words)
+        if self.config.marked:
+            normalised = (word.removeprefix(marks.SPACED) for word in normalised)
         return [numbers.get(word, self.unk_id) for word in normalised]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
@@ -180,8 +218,9 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of the ids; <pad>, <bos> and <eos> are left out.
 
-        Word tokens are joined by spaces. The others give back the text itself, as normalised, except what was cut,
-        dropped or unknown, and a literal `▁`, which bpe and unigram read as a space.
+        Word tokens that are not marked are joined by spaces. All others give back the text itself, as normalised,
+        except what was cut, dropped or unknown, and a literal `▁`, which bpe and unigram read as a space; of white
+        space marked words keep that there was some.
 
         Raises:
             ValueError: an id outside the vocabulary.

@@ -14,9 +14,11 @@ from tokenizers import models, trainers
 from seqkit.config import UserError
 from seqkit.text import pipeline
 from seqkit.text.config import TextConfig
+from seqkit.text.marks import MARK, is_marked, spaced
 from seqkit.text.torchtext import splitter
 
 _SUBWORD_VOCAB_SIZE = 8000
+_STRETCHES = 500_000  # counted before they are split into words; about 60 MB
 _SPECIAL = list(pipeline.SPECIAL_TOKENS)
 
 
@@ -31,7 +33,11 @@ def train(texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> B
     if whole:
         if config.kind != "word":
             raise ValueError(f"whole: the {config.tokenizer} tokenizer has no words")
+        if config.marked:
+            raise UserError("text.mark_joined: words that are given one by one have no text around them; leave it out")
         build = _whole
+    elif config.marked:
+        build = _marked
     elif config.is_foreign:
         split = splitter(config.tokenizer)
         texts, build = chain.from_iterable(map(split, texts)), _whole
@@ -40,17 +46,35 @@ def train(texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> B
 
 def train_counted(counts: Mapping[str, int], config: TextConfig) -> Backend:
     """The word tokenizer that `train` makes, from how often each stretch between two spaces occurs in the texts."""
-    normalizer, split = pipeline.normalizer(config), pipeline.splitter(config)
     words: Counter[str] = Counter()
+    _count(counts, pipeline.normalizer(config), pipeline.splitter(config), words)
+    return _complete(_chosen(words, config), config)
+
+
+def _count(counts: Mapping[str, int], normalizer: Any, split: Any, words: Counter[str]) -> None:
+    """Add to `words` those of stretches of text that occur so many times."""
     for stretch, count in counts.items():
         normal = stretch if normalizer is None else normalizer.normalize_str(stretch)
         for word, _ in split.pre_tokenize_str(normal):
             words[word] += count
-    # As the library's trainer has it: the special tokens count, even where a text holds them as words.
-    frequent = sorted((word for word, count in words.items() if count >= config.min_frequency), key=_by_count(words))
-    kept = frequent if config.vocab_size is None else frequent[: max(0, config.vocab_size - len(_SPECIAL))]
-    vocabulary = _numbered([word for word in kept if word not in _SPECIAL])
-    return _complete(models.WordLevel(vocab=vocabulary, unk_token=pipeline.UNK), config)
+
+
+def _chosen(words: Counter[str], config: TextConfig) -> Any:
+    """The model of the words that are frequent enough.
+
+    A marked word that is not among them counts as the word without the mark, for which it will be taken.
+    """
+    limit = None if config.vocab_size is None else max(0, config.vocab_size - len(_SPECIAL))
+    while True:
+        # As the library's trainer has it: the special tokens count, even where a text holds them as words.
+        frequent = [word for word, count in words.items() if count >= config.min_frequency]
+        kept = sorted(frequent, key=_by_count(words))[:limit]
+        left = {word for word in words if config.marked and is_marked(word)}.difference(kept)
+        if not left:
+            vocabulary = _numbered([word for word in kept if word not in _SPECIAL])
+            return models.WordLevel(vocab=vocabulary, unk_token=pipeline.UNK)
+        for word in sorted(left):
+            words[word.removeprefix(MARK)] += words.pop(word)
 
 
 def _by_count(counts: Mapping[str, int]) -> Callable[[str], tuple[int, str]]:
@@ -69,7 +93,8 @@ def _complete(model: Any, config: TextConfig) -> Backend:
 
 def assemble(model: Any, config: TextConfig) -> Backend:
     """The whole tokenizer around a model: how texts are normalised and split before it, and tokens joined after."""
-    backend = _raw(model, config, pipeline.splitter(config))
+    kept = [token for token in Backend(model).get_vocab() if is_marked(token)] if config.marked else None
+    backend = _raw(model, config, pipeline.splitter(config, kept))
     decoder = pipeline.decoder(config)
     if decoder is not None:
         backend.decoder = decoder
@@ -116,6 +141,21 @@ def _fit(texts: Iterable[str], backend: Backend, trainer: Any) -> dict[str, Any]
 
 def _word(texts: Iterable[str], config: TextConfig) -> Any:
     return _words(texts, config, pipeline.splitter(config))
+
+
+def _marked(texts: Iterable[str], config: TextConfig) -> Any:
+    """Words that are marked: the library's trainer does not tell how often it saw each."""
+    steps = pipeline.normalizer(config), pipeline.splitter(config)
+    split = splitter(config.tokenizer) if config.is_foreign else None
+    stretches: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    for text in texts:
+        stretches.update(str.split(text, " ") if split is None else spaced(split(text), text))
+        if len(stretches) > _STRETCHES:
+            _count(stretches, *steps, words)
+            stretches.clear()
+    _count(stretches, *steps, words)
+    return _chosen(words, config)
 
 
 def _whole(texts: Iterable[str], config: TextConfig) -> Any:

@@ -65,7 +65,7 @@ def load_vectors(
 
     Args:
         path: the file.
-        vocabulary: V tokens in the order of their ids.
+        vocabulary: V words in the order of their ids; one that comes twice has the same vector twice.
         size: E, if it is known; default: that of the file.
         padding_index: the row of zeros, or None.
         seed: of the rows that are drawn.
@@ -115,16 +115,14 @@ def _read(
     for line, word, numbers, width in _rows(path, size):
         if matrix is None:
             matrix = np.zeros((len(vocabulary), width), dtype=np.float32)
-        row = wanted.get(word)
+        same = [index for index in wanted.get(word, ()) if not exact[index]]
         rows = [index for index in lowered.get(word, ()) if not exact[index] and not lower[index]]
-        if row is not None and exact[row]:
-            row = None
-        if row is None and not rows:
+        if not same and not rows:
             continue
         vector = _numbers(path, line, numbers)
-        if row is not None:
-            matrix[row] = vector
-            exact[row] = True
+        if same:
+            matrix[same] = vector
+            exact[same] = True
         if rows:
             matrix[rows] = vector
             lower[rows] = True
@@ -133,14 +131,16 @@ def _read(
     return matrix, exact | lower
 
 
-def _wanted(vocabulary: Sequence[str], padding_index: int | None) -> tuple[dict[bytes, int], dict[bytes, list[int]]]:
+def _wanted(
+    vocabulary: Sequence[str], padding_index: int | None
+) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
     """Rows by the word itself, and rows by its lower-case form where that is another word."""
-    wanted: dict[bytes, int] = {}
+    wanted: dict[bytes, list[int]] = {}
     lowered: dict[bytes, list[int]] = {}
     for index, token in enumerate(vocabulary):
         if index == padding_index or token in SPECIAL_TOKENS:
             continue
-        wanted[token.encode()] = index
+        wanted.setdefault(token.encode(), []).append(index)
         if token.lower() != token:
             lowered.setdefault(token.lower().encode(), []).append(index)
     return wanted, lowered
@@ -232,6 +232,8 @@ def _odd(path: Path, line: int, text: bytes, width: int) -> tuple[bytes, bytes]:
 
 def _open(path: Path) -> IO[bytes]:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path}: this is a pipe, a device or a socket; expected a file of vectors")
         with path.open("rb") as file:
             magic = file.read(2)
         if not magic:

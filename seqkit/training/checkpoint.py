@@ -88,20 +88,37 @@ def load_finite(path: Path, own: Mapping[str, Tensor] | None = None) -> dict[str
     Raises:
         UserError: the file is missing or damaged, or a tensor holds NaN or infinity.
     """
-    weights = load_weights(path)
-    for name in not_finite(weights, own):
-        bad, of = int((~weights[name].isfinite()).sum()), weights[name].numel()
+    return refuse_not_finite(path, load_weights(path), own)
+
+
+def refuse_not_finite(
+    path: Path, tensors: dict[str, Tensor], own: Mapping[str, Tensor] | None, way: str = "train again"
+) -> dict[str, Tensor]:
+    """The same tensors, if every number in them is finite.
+
+    Args:
+        path: the file that they are from.
+        tensors: by their names, or by paths that end in them.
+        own: see `load_finite`.
+        way: what to do about it, for the message.
+
+    Raises:
+        UserError: it names the first that is not.
+    """
+    for name in not_finite(tensors, own):
+        bad, of = int((~tensors[name].isfinite()).sum()), tensors[name].numel()
         raise UserError(
-            f"{path}: {bad:,} of the {of:,} numbers of {name} are NaN or infinite: the weights are damaged, or the "
-            "training that made them diverged; train again"
+            f"{path}: {bad:,} of the {of:,} numbers of {name.lstrip('/')} are NaN or infinite: the weights are "
+            f"damaged, or the training that made them diverged; {way}"
         )
-    return weights
+    return tensors
 
 
 def not_finite(weights: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> list[str]:
     """Names of the weights with a NaN or an infinity; not of those that have one in `own`, too (a mask of -inf)."""
     bad = [name for name, value in weights.items() if not value.isfinite().all()]
-    return [name for name in bad if own is None or name not in own or bool(own[name].isfinite().all())]
+    here = {} if own is None else own
+    return [name for name in bad if (at := name.rpartition("/")[2]) not in here or bool(here[at].isfinite().all())]
 
 
 def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
@@ -273,11 +290,15 @@ class Checkpoints:
         """The newest whole checkpoint."""
         return next((step for step in reversed(self.steps()) if self.is_whole(step)), None)
 
-    def load(self, step: int) -> tuple[dict[str, Tensor], Any]:
+    def load(self, step: int, own: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Any]:
         """Weights and trainer state of a checkpoint.
 
+        Args:
+            step: its number.
+            own: the state dict of a model that is to go on with them: NaN and infinity are refused, where it has none.
+
         Raises:
-            UserError: it is damaged.
+            UserError: it is damaged; a tensor of the weights, of the optimiser or of an average is not finite.
         """
         if not self.is_whole(step):
             raise UserError(f"{self.path(step)}: damaged checkpoint (a file is missing or its checksum differs)")
@@ -286,7 +307,12 @@ class Checkpoints:
             state = unpack(read_json(self.path(step) / "trainer.json"), tensors)
         except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{self.path(step)}: damaged checkpoint (trainer.json: {error!r:.200})") from None
-        return load_weights(self.weights(step)), state
+        weights = load_weights(self.weights(step))
+        if own is not None:
+            way = f"a new run, or, where {self.folder} has an earlier checkpoint, `seqkit resume` without this one"
+            for name, held in (("model.safetensors", weights), ("trainer.safetensors", tensors)):
+                refuse_not_finite(self.path(step) / name, held, own, f"there is no going on from here: {way}")
+        return weights, state
 
     def prune(self, keep: set[int]) -> None:
         """Delete every checkpoint but these."""

@@ -267,6 +267,9 @@ def spread(items: Sequence[T], compute: Callable[[T], R]) -> list[R]:
     return [parts[number % world()][number // world()] for number in range(len(items))]
 
 
+GONE = "another process has ended (it was killed, or its own message says why)"
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether an error says that another process has ended, and nothing about this one."""
     known = isinstance(error, distributed.DistError) or "gloo" in str(error)

@@ -12,7 +12,6 @@ runs/NAME/
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -121,14 +120,27 @@ class RunFolder:
         self.swap = None
         return True
 
+    @property
+    def flag(self) -> str:
+        """What every command line that opens this run ends with: --trust where it names code of the user's own."""
+        try:
+            return " --trust" if self.about().get("modules") else ""
+        except (OSError, ValueError):
+            return ""
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with it."""
+        return f"seqkit resume {self}{self.flag}"
+
     def kept(self) -> str:
         """What there is to go on from, for a message."""
         if self.becomes is not None:
             return f"nothing is kept of it, and {self} is still the run that was to be replaced"
         last = Checkpoints(self.checkpoints).latest()
         if last is None:
-            return f"there is no checkpoint yet: `seqkit resume {self}` begins anew"
-        return f"the checkpoint of step {last} is whole: `seqkit resume {self}` goes on from there"
+            return f"there is no checkpoint yet: `{self.resume_command}` begins anew"
+        return f"the checkpoint of step {last} is whole: `{self.resume_command}` goes on from there"
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -164,7 +176,7 @@ class RunFolder:
 
     def describe(self, about: dict[str, Any]) -> None:
         """Write run.json, which makes the folder a run; the last file to be written when a run is set up."""
-        write_text(self.path / "run.json", json.dumps({"format": FORMAT, **about}, indent=2) + "\n")
+        write_text(self.path / "run.json", to_json({"format": FORMAT, **about}, indent=2) + "\n")
 
     @property
     def lock_is_held(self) -> bool:

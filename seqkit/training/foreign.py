@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seqkit.config import UserError, nearest
+from seqkit.files import read_bytes
 from seqkit.training.checkpoint import load_weights
 
 # Where training scripts put the state dict beside optimiser and epoch.
@@ -58,6 +59,8 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
 
 def _start(path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path}: this is a pipe, a device or a socket; expected a state dict")
         with path.open("rb") as file:
             start = file.read(8)
     except FileNotFoundError:
@@ -94,7 +97,7 @@ def read_words(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:

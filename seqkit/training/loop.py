@@ -21,6 +21,7 @@ from seqkit.training.best import OLD_TIES, choose
 from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights, seed_all
 from seqkit.training.devices import failure, kept_random, repeatable
 from seqkit.training.distributed import (
+    GONE,
     gathered,
     held,
     is_lost,
@@ -126,7 +127,7 @@ class Trainer:
         return step
 
     def _restore(self, step: int) -> None:
-        weights, saved = self._checkpoints.load(step)
+        weights, saved = self._checkpoints.load(step, self.task.model.state_dict())
         if own := saved.get("own_form"):
             weights = {name: value for name, value in weights.items() if name in self.task.model.state_dict()} | own
         self.task.model.load_state_dict(weights)
@@ -178,7 +179,7 @@ class Trainer:
             raise Stopped(f"{self.folder}: {error}; {self.folder.kept()}") from error
         except (Exception, KeyboardInterrupt) as error:
             if is_lost(error):
-                raise Stopped(f"another process is gone; its own message says why. {self.folder.kept()}") from None
+                raise Stopped(f"{GONE}; {self.folder.kept()}") from None
             if (why := failure(error, self.device, self._batch, self.folder.kept)) is not None:
                 raise Stopped(f"step {self.state.step + 1}: {why}") from error
             if not isinstance(error, Stopped):
@@ -369,7 +370,7 @@ class Trainer:
         """A signal came: save and say how to go on."""
         if self._checkpoints.latest() != self.state.step:
             self._save()
-        how = f"everything is saved. Continue with: seqkit resume {self.folder}"
+        how = f"everything is saved. Continue with: {self.folder.resume_command}"
         how = how if self.folder.becomes is None else self.folder.kept()
         raise quiet(Stopped(f"stopped after step {self.state.step}; {how}", self._watch.exit_code))
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from seqkit.config import require, visible
 from seqkit.training.distributed import first
 from seqkit.training.folder import JsonLines, RunFolder
+from seqkit.training.scores import counted
 
 
 def say(text: str) -> None:
@@ -21,7 +22,8 @@ def say(text: str) -> None:
     Of several processes only the first one speaks. Control characters, which may come from data, are escaped.
     """
     if first():
-        tqdm.write(visible(text), file=sys.stderr)
+        with suppress(OSError):  # a training goes on where nobody listens any more
+            tqdm.write(visible(text), file=sys.stderr)
 
 
 class Progress:
@@ -91,7 +93,7 @@ class Progress:
 
     def scores(self, step: int, epoch: int, scores: Mapping[str, float], note: str, split: str = "dev") -> None:
         """Log an evaluation."""
-        self._metrics.append({"split": split, "step": step, "epoch": epoch, **scores})
+        self._metrics.append({"split": split, "step": step, "epoch": epoch, **counted(scores)})
         self._write(split, {"step": step, **scores})
         self._shown.update({name: f"{value:.4f}" for name, value in list(scores.items())[:2] if name != "loss"})
         self._bar.set_postfix(self._shown, refresh=False)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from seqkit.config import UserError
+from seqkit.config import UserError, option
 from seqkit.files import exchange, flush
 from seqkit.training.folder import RunFolder, check_name, hidden
 from seqkit.training.locks import Gone, Held, take_lock
@@ -195,7 +195,8 @@ def reserve(
     if name is None:
         return next(found for number in count(1) if (found := _free(root / f"{kind}-{number}")) is not None)
     path = root / name
-    ways = other or f"continue it with `seqkit resume {path}`, replace it with --overwrite, or {_OTHER}"
+    again = f"continue it with `{RunFolder(path).resume_command}`"
+    ways = other or f"{again}, replace it with {option('overwrite', 'True')}, or {_OTHER}"
     taken = UserError(f"{path}: this run exists already; {ways}")
     if not overwrite and _taken(path):  # said even where nothing can be locked
         raise taken
@@ -241,7 +242,7 @@ def check_run(path: Path) -> None:
         UserError: there is no run.json, or the folder itself lies elsewhere.
     """
     if path.is_symlink() or not (path / "run.json").exists():
-        raise UserError(f"{path}: this is not a run folder of seqkit; --overwrite does not touch it")
+        raise UserError(f"{path}: this is not a run folder of seqkit; {option('overwrite')} does not touch it")
 
 
 def clear(path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.config import UserError
+from seqkit.training.checkpoint import not_finite
 from seqkit.training.choice import Choice
 
 
@@ -20,12 +21,14 @@ class Rows:
         names: of the rows, in order, none twice.
         words: they are words of a vocabulary, the first of which is padding: a word that is new may start from the
             mean of those that are not.
+        plain: (R,) the names without what marks a form of a word, by which rows match that have no match by name.
         dims: so many of the first dimensions go by these names; 2 for a matrix from tag to tag.
         filled: (R,) bool, rows that hold a pretrained vector already; None: none does.
     """
 
     names: Sequence[str]
     words: bool = False
+    plain: Sequence[str] | None = None
     dims: int = 1
     filled: Tensor | None = None
 
@@ -120,6 +123,12 @@ def transfer_weights(
             report.tied[name] = mate.name
         elif mate is not None:
             report.left_out[name] = f"tied here with {mate.name}"
+        elif name in not_finite({name: one.given}, own) and (name in asked or not one.problem()):
+            called = name if name == there else f"{name} (there {there})"
+            raise UserError(
+                f"init: {given.name}: {called} holds numbers there that are NaN or infinite: the weights are damaged, "
+                f"or the training that made them diverged; init.leave: ['{name}'] leaves it out"
+            )
         elif problem := one.problem():
             if name in asked or one.is_vocabulary:
                 raise UserError(f"init: {given.name}: {problem}; init.leave: ['{name}'] leaves it out")
@@ -157,6 +166,19 @@ def _grid(numbers: list[int], dims: int) -> tuple[Tensor, ...]:
     return tuple(torch.meshgrid(*[torch.tensor(numbers, dtype=torch.long, device="cpu")] * dims, indexing="ij"))
 
 
+def _matched(rows: Rows, theirs: Rows) -> dict[int, int]:
+    """Number of a row here -> number of the row there with its name, or else with another form of the word."""
+    forms = {word: index for index, word in enumerate(theirs.plain or ())}
+    number = {name: index for index, name in enumerate(theirs.names)}
+    found = {}
+    for index, name in enumerate(rows.names):
+        word = name if rows.plain is None else rows.plain[index]
+        there = number.get(name, number.get(word, forms.get(word)))
+        if there is not None:
+            found[index] = there
+    return found
+
+
 def _place(value: Tensor) -> object:
     """The same for two names of one weight."""
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else id(value)
@@ -192,8 +214,6 @@ class _Weight:
         called = self.name if self.name == self.there else f"{self.name} (there {self.there})"
         if self.value.is_floating_point() != self.given.is_floating_point():
             return f"{called} holds {self.given.dtype} there, {self.value.dtype} here"
-        if not self.given.isfinite().all():
-            return f"{called} holds numbers there that are not finite"
         if self.rows is not None and self.theirs is not None:
             dims = self.rows.dims
             if len(here) == len(there) and self.theirs.dims == dims and here[dims:] == there[dims:]:
@@ -218,9 +238,8 @@ class _Weight:
             else:
                 report.loaded.append(self.name)
             return
-        number = {name: index for index, name in enumerate(theirs.names)}
-        to = [index for index, name in enumerate(rows.names) if name in number]
-        source = [number[rows.names[index]] for index in to]
+        matched = _matched(rows, theirs)
+        to, source = list(matched), list(matched.values())
         self.found = len(to)
         at, of = (_grid(one, rows.dims) for one in (to, source))
         self.value[at] = given[of]

@@ -97,6 +97,23 @@ def test_a_column_is_tokenised_once_and_mapped(
     assert again.count(tokenizer.unk_id) == sum(row.count(1) for row in expected)
 
 
+def test_two_columns_through_one_tokenizer_are_two_entries_of_the_cache(
+    tmp_path: Path, cache: Path, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.tsv").write_text("left\tright\n" + "".join(f"{text}\tx {text}\n" for text in TEXTS[:9]), "utf-8")
+    config = SourceConfig(path=str(tmp_path / "a.tsv"))
+    pairs = open_source(config, {"left": str, "right": str}, "train").dataset
+    turned = open_source(config.model_copy(update={"columns": {"left": "right", "right": "left"}}),
+                         {"left": str, "right": str}, "train").dataset  # fmt: skip
+    tokenizer = tokenizers["bpe-words-plain"]
+    for _ in range(2):  # made, and found again
+        for data in (pairs, turned):
+            for column in ("left", "right"):
+                assert listed(encode_column(data, column, tokenizer)) == tokenizer.encode(data[column][:])
+        assert pairs["left"][:] == turned["right"][:] != pairs["right"][:]
+        monkeypatch.setattr(encoding, "_encoded", None)  # the second time nothing is tokenised
+
+
 def test_the_key_is_the_data_the_tokenizer_and_the_code(
     source: Any, cache: Path, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,7 @@ def test_what_is_inside_a_column(tmp_path: Path) -> None:
     source = open_pairs(config, "train")
     assert source.dataset["source"][:] == ["Satz 0", "Satz 1", "Satz 2"]
     assert source.dataset["target"][:] == ["sentence 0", "sentence 1", "sentence 2"]
-    assert (source.skipped, source.first_skipped) == (1, "hub:./pairs: row 4: the source is blank")
+    assert (source.skipped.lines, source.skipped.first) == (1, "hub:./pairs: row 4: the source is blank")
     assert rows("hub:./pairs", fields={"text": str}, columns={"text": "a.b"}, limit=1) == [("x",)]
     with pytest.raises(UserError, match=r"no column 'translation.ed' .*did you mean 'translation.e"):
         open_pairs(PairConfig(path="hub:./pairs", columns={**columns, "source": "translation.ed"}), "train")

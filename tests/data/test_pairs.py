@@ -83,8 +83,8 @@ def test_limit_and_skipped_lines_keep_the_sides_together(tmp_path: Path) -> None
     source = load(**where, on_bad_line="skip", limit=2)
     assert pairs(source) == [("a", "A"), ("e", "E")]
     assert source.dataset["_line"][:] == [1, 5]
-    assert source.skipped == 3
-    assert source.first_skipped == f"{where['source']}:2: the source is blank"
+    assert source.skipped.lines == 3
+    assert source.skipped.first == f"{where['source']}:2: the source is blank"
 
 
 @pytest.mark.parametrize(

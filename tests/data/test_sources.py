@@ -57,7 +57,7 @@ def test_every_way_to_write_the_same_rows(
     assert source.dataset.column_names == ["text", "label", "_line"]
     first = 1 if name == "d.jsonl" else 2
     assert [source.place(row) for row in range(3)] == [f"{tmp_path / (name + gz)}:{first + row}" for row in range(3)]
-    assert (source.skipped, source.first_skipped) == (0, "")
+    assert (source.skipped.lines, source.skipped.first) == (0, "")
 
 
 def test_the_dataset_is_memory_mapped_and_remembers_lines_when_shuffled(tmp_path: Path, cache: Path) -> None:
@@ -148,7 +148,7 @@ def test_limit_counts_good_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "d.tsv", "text\tlabel\na\tx\nbad\nb\ty\nc\tz\nbad\n")
     source = load(path, limit=2, on_bad_line="skip")
     assert pairs(source) == [("a", "x"), ("b", "y")]
-    assert source.skipped == 1
+    assert source.skipped.lines == 1
     assert len(load(path, limit=1).dataset) == 1  # the bad line is never reached
 
 
@@ -169,9 +169,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     opened: list[Path] = []
     original = readers.read_lines
 
-    def lines(path: Path) -> Iterator[tuple[int, str, str]]:
+    def lines(path: Path, **options: Any) -> Iterator[tuple[int, str, str]]:
         opened.append(path)
-        return original(path)
+        return original(path, **options)
 
     monkeypatch.setattr(readers, "read_lines", lines)
     return opened
@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_be_written(
     with caplog.at_level(logging.WARNING):
         source = load(path, on_bad_line="skip")
     assert pairs(source) == ROWS
-    assert source.skipped == 1
+    assert source.skipped.lines == 1
     assert source.dataset.cache_files == []
     assert "read into memory; the cache" in caplog.text
 

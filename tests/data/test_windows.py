@@ -147,13 +147,13 @@ def test_bad_lines_and_a_file_that_changes(tmp_path: Path) -> None:
         list(stream(str(path), 2).windows())
     found = stream(str(path), 2, on_bad_line="skip")
     assert [source.dataset["text"][:] for _, source in found.windows()] == [["good", "fine"], ["last"]]
-    assert found.skipped["count"] == 1
+    assert found.skipped.lines == 1
     assert [source.place(0) for _, source in found.windows(1)] == [f"{path}:4"]
     path.write_text("other\n")
     with pytest.raises(UserError, match=r"a.txt: the file has changed since training began"):
         list(found.windows())
     path.write_bytes(b"\xff\n")
-    with pytest.raises(UserError, match=r"a.txt: no rows; 1 bad lines were skipped, first .*a.txt:1"):
+    with pytest.raises(UserError, match=r"a.txt: no rows; 1 bad line skipped, first .*a.txt:1"):
         list(stream(str(path), 2, on_bad_line="skip").windows())
 
 
@@ -169,7 +169,7 @@ def test_lines_before_a_known_line_are_not_looked_at(tmp_path: Path, packed: boo
     for line, skipped in ((0, 1), (12, 0)):
         again = list(found.windows(1, line))
         assert [source.dataset[:] for _, source in again] == [source.dataset[:] for _, source in (window, last)]
-        assert found.skipped["count"] == skipped
+        assert found.skipped.lines == skipped
     assert [source.place(0).split(":")[-1] for _, source in again] == ["12", "22"]
     assert len(last[1].dataset) == 3
 

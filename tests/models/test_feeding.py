@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -262,3 +263,48 @@ def test_no_gradient_no_graph() -> None:
         )
     assert not mine[0].requires_grad
     torch.testing.assert_close(mine[0], reference[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_of_the_additive_reader(dtype: torch.dtype) -> None:
+    """Against float64, at most twice the step loop's error and one rounding step, outputs and gradients."""
+
+    def outcome(decoder: Decoder, memory: Tensor, state: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        memory = memory.clone().requires_grad_()
+        padding = torch.zeros(memory.shape[:2], dtype=torch.bool)
+        made = decoder.remember(memory, memory[:, 0], padding)
+        features, weights = decoder(tokens, torch.full((4,), 5), (state,), made)
+        key = decoder.attention.key.weight  # type: ignore[union-attr]
+        found = torch.autograd.grad((features.double() * weight).sum(), [memory, key])  # type: ignore[arg-type]
+        return {"features": features, "weights": weights, "memory": found[0], "key": found[1]}
+
+    for scale in (1e-4, 1e-2, 0.1, 1.0, 100.0):
+        torch.manual_seed(0)
+        decoder = Decoder(Embedding(9, 64), 64, "gru", 64, attention="bahdanau", input_feeding=True).to(dtype)
+        loop, exact = deepcopy(decoder), deepcopy(decoder).double()
+        loop.lower.backend = exact.lower.backend = "reference"
+        tokens, weight = torch.randint(2, 9, (4, 5)), torch.randn(4, 5, 64, dtype=torch.float64)
+        memory, state = (torch.randn(4, 8, 64) * scale).to(dtype), torch.randn(1, 4, 64).mul_(min(scale, 1)).to(dtype)
+        want = outcome(exact, memory.double(), state.double(), weight)
+        found, plain = (outcome(one, memory, state, weight) for one in (decoder, loop))
+        for name, true in want.items():
+            ours, theirs = (((one[name] - true).abs().max() / true.abs().max()).item() for one in (found, plain))
+            assert ours <= 2 * theirs + torch.finfo(dtype).eps, (name, scale)
+
+
+def test_the_additive_reader_keeps_small_differences() -> None:
+    """Terms of 1e-4 in float32 as 2 s(2x) - 1 would leave three digits of the gradient of `score`."""
+    torch.manual_seed(0)
+    decoder = Decoder(Embedding(9, 64), 64, "gru", 64, attention="bahdanau", input_feeding=True)
+    with torch.no_grad():
+        for value in (decoder.attention.key.weight, decoder.attention.key.bias, decoder.attention.query.weight):  # type: ignore[union-attr]
+            value.mul_(1e-4)  # type: ignore[operator]
+    exact = deepcopy(decoder).double()
+    exact.lower.backend = "reference"
+    found = []
+    memory, state, tokens = torch.randn(4, 8, 64), torch.randn(1, 4, 64), torch.randint(2, 9, (4, 5))
+    for one, dtype in ((decoder, torch.float32), (exact, torch.float64)):
+        made = one.remember(memory.to(dtype), memory[:, 0].to(dtype), torch.zeros(4, 8, dtype=torch.bool))
+        features, _ = one(tokens, torch.full((4,), 5), (state.to(dtype),), made)
+        found += torch.autograd.grad(features.sin().sum(), one.attention.score)  # type: ignore[arg-type]
+    assert (found[0] - found[1]).abs().max() <= 1e-4 * found[1].abs().max()

@@ -195,6 +195,53 @@ def test_locked_dropout_between_layers_keeps_its_mask_over_time(plain: Any, feed
     assert all(torch.equal(one, zeros[0]) for one in zeros)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "none", "feed_context": True, "tie": "target"},
+        {"attention_layer": 1, "tie": "target"},
+        {"attention_layer": 1, "input_feeding": True, "tie": "target"},
+        {"attention_layer": 2},
+    ],
+    ids=described,
+)
+def test_both_kinds_of_dropout_between_layers_act_together(plain: Any, options: dict[str, Any]) -> None:
+    """Of what enters the second layer, the locked mask takes whole columns, the other one single numbers."""
+    both = {"dropout": 0.5, "locked_dropout": 0.5, "backend": "reference"}
+    model = plain.build("gru", 2, hidden_size=32, **both, **options)
+    source, source_lengths, inputs, _, lengths = plain.batch((7, 5, 4), (20, 20, 20))
+    recurrent, index = model.decoder.layer(1)
+    cell, seen = recurrent.cell_at(index), []
+    project = cell.project
+    cell.project = lambda x, prepared: seen.append(x[:, :32].detach().clone()) or project(x, prepared)  # type: ignore[func-returns-value]
+    shares = []
+    for mode in (True, False):
+        seen.clear()
+        torch.manual_seed(1)
+        model.train(mode)(source, source_lengths, inputs, lengths)
+        shares.append(torch.cat(seen).reshape(20, 3, 32))
+    share = shares[0] / shares[1]
+    if "input_feeding" in options:  # the features that are fed back differ, too, so that only zeros can be told
+        share = (share != 0) * 4.0
+    assert torch.allclose(share[share != 0], torch.tensor(4.0, dtype=share.dtype), rtol=1e-6)
+    gone = (share == 0).all(0)
+    assert 0.25 < gone.double().mean() < 0.75
+    left = (share != 0).double().mean(0)[~gone]
+    assert 0.4 < left.mean() < 0.6
+    assert left.max() < 1
+
+
+@pytest.mark.parametrize("output", ["linear", "deep"])
+def test_dropout_before_a_tied_output_layer(plain: Any, output: str) -> None:
+    """With a projection to the table's size and a fed context: everything dropped leaves the bias alone."""
+    options = {"attention": "none", "feed_context": True, "tie": "target", "output": output}
+    model = plain.build("gru", 2, output_dropout=1.0, **options).train()
+    source, source_lengths, inputs, _, lengths = plain.batch()
+    features = model(source, source_lengths, inputs, lengths)[0]
+    assert not features.any()
+    assert model.eval()(source, source_lengths, inputs, lengths)[0].any()
+
+
 @pytest.mark.parametrize("options", [OPTIONS[4], OPTIONS[12]], ids=described)
 def test_only_torchs_generator_decides_what_is_dropped(plain: Any, options: dict[str, Any]) -> None:
     model = plain.build(

@@ -197,7 +197,7 @@ def test_empty_batch(backend):
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 @pytest.mark.parametrize("options", [{}, {"coupled": True}, {"zoneout_cell": 0.5}])
 def test_clipped_memory_passes_the_gradient_at_the_bound(backend, options):
-    """As torch.clamp: a memory of exactly the bound lets the gradient through, one beyond it does not."""
+    """A memory of exactly the bound lets the gradient through, one beyond it does not, whatever torch.clamp does."""
     module = snn.Recurrent("lstm", 1, 3, cell_clip=1.0, backend=backend, **options).eval()
     with torch.no_grad():
         for value in module.parameters():

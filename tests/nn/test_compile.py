@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seqkit.nn as snn
 from seqkit.nn.compiled import AVAILABLE
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="torch.library.custom_op needs torch 2.4")
+needs_operators = pytest.mark.skipif(not AVAILABLE, reason="torch.library.custom_op needs torch 2.4")
 CASES = [
     ("lstm", {}),
     ("lstm", {"layer_norm": True, "peephole": True, "proj_size": 3}),
@@ -35,6 +36,7 @@ def results(model, x, lengths):
     return [*found, *torch.autograd.grad(loss, [x, *model.parameters()])]
 
 
+@needs_operators
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize(("kind", "options"), CASES)
@@ -50,6 +52,7 @@ def test_compile_fullgraph(kind, options, ragged):
         assert torch.allclose(one, other, atol=1e-5)
 
 
+@needs_operators
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_dropout_is_active_and_lengths_may_change():
     torch._dynamo.reset()
@@ -66,6 +69,7 @@ def test_compiled_dropout_is_active_and_lengths_may_change():
         compiled(x, torch.tensor([9, 1, 1, 1, 1]))
 
 
+@needs_operators
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("ragged", [False, True])
 def test_any_number_of_steps_compiles_twice(ragged):
@@ -96,3 +100,141 @@ def test_export():
     assert "seqkit.scan" in program.graph_module.code
     for one, other in zip(program.module()(x, lengths), model(x, lengths), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+class Packs(torch.nn.Module):
+    """As a model written for torch.nn uses a recurrent module."""
+
+    def __init__(self, core):
+        super().__init__()
+        self.core = core
+        self.head = torch.nn.Linear(core.output_size, 3)
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x * 2, lengths, enforce_sorted=False)
+        output, state = self.core(packed)
+        return self.head(pad_packed_sequence(output)[0]), *state
+
+
+class Reads(torch.nn.Module):
+    def __init__(self, core):
+        super().__init__()
+        self.core = core
+
+    def forward(self, x, lengths):
+        output, state = self.core(x * 2, lengths=lengths)
+        return output * 2, *state
+
+
+class Own(snn.Cell):
+    def step(self, projected, state, prepared):
+        return (torch.tanh(projected + state[0]),), {}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("wrap", [Packs, Reads])
+@pytest.mark.parametrize("cell", ["lstm", "jordan", Own])
+def test_what_no_operator_serves_runs_between_two_graphs(cell, wrap):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = wrap(snn.Recurrent(cell, 4, 4, 2, bidirectional=cell != Own, backend="auto"))
+    compiled = torch.compile(model, backend="eager")
+    for lengths in ([5, 2, 3], [1, 1, 5], [5, 5, 5]):
+        x = torch.randn(5, 3, 4, requires_grad=True)
+        wanted, found = results(model, x, torch.tensor(lengths)), results(compiled, x, torch.tensor(lengths))
+        for one, other in zip(found, wanted, strict=True):
+            assert torch.allclose(one, other, atol=1e-5)
+
+
+SMALL = {
+    "empty, locked dropout": ((3, 4), torch.zeros(3, dtype=torch.long)),
+    "no sequence": ((0, 4), torch.zeros(0, dtype=torch.long)),
+    "no sequence, no lengths": ((0, 4), None),
+}
+
+
+def modules(steps):
+    """Name -> a function of B that gives a module and what goes into it before lengths."""
+    locked = {"locked_dropout": 0.3, "bidirectional": True, "batch_first": True}
+    yield "gru", Reads(snn.GRU(4, 4, 2, **locked)), lambda n: torch.randn(n, steps, 4)
+    yield "lstm, layer norm", Reads(snn.LSTM(4, 4, 2, layer_norm=True, **locked)), lambda n: torch.randn(n, steps, 4)
+
+
+@needs_operators
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("how", ["compile", "export"])
+def test_batches_without_a_step(case, how):
+    (rows, steps), lengths = SMALL[case]
+    for name, module, make in modules(steps):
+        x = make(rows)
+        torch._dynamo.reset()
+        if how == "compile":
+            run = torch.compile(module, fullgraph=True, backend="eager")
+        else:
+            run = torch.export.export(module, (x, lengths)).module()
+        torch.manual_seed(0)
+        found = run(x, lengths)
+        torch.manual_seed(0)
+        for one, other in zip(found, module(x, lengths), strict=True):
+            assert torch.equal(one, other), name
+
+
+class Attends(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.attention = snn.make_attention(kind, 4, 4, heads=2 if kind == "multi_head" else 1)
+
+    def forward(self, query, memory, lengths):
+        padding = torch.arange(memory.size(1)) >= lengths.unsqueeze(1)
+        return self.attention(query, *self.attention.project(memory, padding), padding)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("kind", "rows"), [*((kind, 0) for kind in snn.ATTENTIONS), ("bahdanau", 3)])
+def test_attention_compiles_and_exports(kind, rows):
+    torch._dynamo.reset()
+    model, lengths = Attends(kind), torch.tensor([4, 0, 2])[:rows]
+    given = (torch.randn(rows, 2, 4), torch.randn(rows, 4, 4), lengths)
+    wanted = model(*given)
+    runs = [torch.compile(model, fullgraph=True, backend="eager"), torch.export.export(model, given).module()]
+    for run in runs if AVAILABLE else runs[:1]:
+        for one, other in zip(run(*given), wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("rows", [3, 0])
+def test_crf_compiles(rows):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    crf = snn.CRF(3, allowed_start=torch.tensor([True, True, False]), constrain_loss=False)
+    torch.nn.init.normal_(crf.transitions)
+    emissions = torch.randn(rows, 4, 3, requires_grad=True)
+    tags, lengths = torch.randint(0, 3, (rows, 4)), torch.tensor([4, 0, 2])[:rows]
+
+    def run(emissions, tags, lengths):
+        return crf(emissions, tags, lengths), crf.decode(emissions, lengths), crf.marginals(emissions, lengths)
+
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    found, wanted = compiled(emissions, tags, lengths), run(emissions, tags, lengths)
+    for one, other in zip((found[0], *found[1], found[2]), (wanted[0], *wanted[1], wanted[2]), strict=True):
+        torch.testing.assert_close(one, other)
+    pair = [torch.autograd.grad(loss[0].sum(), [emissions, crf.transitions]) for loss in (found, wanted)]
+    for one, other in zip(*pair, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Reads(snn.Recurrent("jordan", 4, 4)), "lengths for a Recurrent on the step loop"),
+        (lambda: Reads(snn.GRU(4, 4, backend="reference")), "lengths for a GRU on the step loop"),
+        (lambda: Packs(snn.GRU(4, 4)), "PackedSequence"),
+    ],
+)
+@needs_operators
+def test_export_refuses_what_it_cannot_hold_in_one_graph(make, message):
+    given = (torch.randn(5, 3, 4), torch.tensor([5, 2, 3]))
+    with pytest.raises(Exception, match=message):
+        torch.export.export(make(), given, strict=False)

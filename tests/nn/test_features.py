@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
-import types
 import typing
 
 import pytest
@@ -196,16 +194,8 @@ def test_custom_cell_trains_with_lengths_and_layers():
     assert "cells.0.gates.weight" in module.state_dict()
 
 
-def test_cells_by_name(monkeypatch):
-    module = types.ModuleType("somebody")
-    module.MinLSTM = MinLSTM
-    monkeypatch.setitem(sys.modules, "somebody", module)
-    assert snn.Recurrent("somebody:MinLSTM", 2, 3).output_size == 3
-    for cell, match in (
-        ("lstn", "did you mean 'lstm'"),
-        ("nowhere.at_all:Cell", "cannot import"),
-        ("somebody:Other", "no class 'Other'"),
-    ):
+def test_cells_by_name():
+    for cell, match in (("lstn", "did you mean 'lstm'"), ("somebody:MinLSTM", "import the class and give it itself")):
         with pytest.raises(ValueError, match=f"^cell .*{match}"):
             snn.Recurrent(cell, 2, 3)
     with pytest.raises(TypeError, match=r"^cell"):

@@ -154,7 +154,9 @@ def test_a_signal_in_the_last_evaluation_is_not_lost(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "checkpoints").latest() == 16
 
 
-def test_a_lost_terminal_saves_too_but_not_under_nohup(tmp_path: Path) -> None:
+def test_a_lost_terminal_saves_too_but_not_under_nohup(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    given = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, given))
     task = Regression()
     task.at[2] = lambda: os.kill(os.getpid(), signal.SIGHUP)
     with pytest.raises(Stopped, match="everything is saved") as caught:

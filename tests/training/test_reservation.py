@@ -45,7 +45,7 @@ def test_run_folders(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="not a plain name"):
             create(bad)
     named = create("x")
-    with pytest.raises(UserError, match=r"exists already.*seqkit resume.*--overwrite"):
+    with pytest.raises(UserError, match=r"exists already.*seqkit resume.*overwrite=True"):
         create("x")
     with pytest.raises(UserError, match="not a run folder of seqkit"):
         create("x", overwrite=True)

@@ -55,7 +55,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 def test_a_finished_run_stays_as_it_is(copy: Path) -> None:
     before = content(copy), (copy / "config.yaml").read_bytes(), (copy / "run.json").read_bytes()
-    assert run.resume(copy).test == json.loads((copy / "scores.json").read_text())["test"]
+    assert run.counted(run.resume(copy).test) == json.loads((copy / "scores.json").read_text())["test"]
     assert before == (content(copy), (copy / "config.yaml").read_bytes(), (copy / "run.json").read_bytes())
 
 

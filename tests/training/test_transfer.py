@@ -214,7 +214,7 @@ def test_what_was_asked_for_by_name_must_fit() -> None:
     ("weights", "message"),
     [
         ({"other": torch.ones(1)}, r"elsewhere has nothing that this model could take; it has: other; here are: table"),
-        ({"core.bias": torch.tensor([1.0, torch.nan])}, "nothing that this model could take"),
+        ({"core.bias": torch.tensor([1.0, torch.nan])}, r"elsewhere: core\.bias holds numbers .* NaN or infinite"),
         ({"core.bias": torch.tensor([1, 2])}, "nothing that this model could take"),
         ({}, "nothing that this model could take"),
     ],
@@ -230,7 +230,7 @@ def test_vectors_of_another_width_and_numbers_that_are_not_finite() -> None:
     with pytest.raises(UserError, match=r"table\.weight holds vectors of 7 numbers there, of 2 here; init\.leave"):
         transfer_weights(net(), Given("run", weights, rows), rows)
     weights = {"core.weight": torch.full((2, 2), torch.inf), "core.bias": torch.ones(2)}
-    with pytest.raises(UserError, match=r"core\.weight holds numbers there that are not finite"):
+    with pytest.raises(UserError, match=r"core\.weight holds numbers there that are NaN or infinite"):
         take(net(), weights, take=["core.*"])
 
 

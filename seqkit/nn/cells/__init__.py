@@ -1,9 +1,8 @@
-"""The table of cells by name, and how a name (or "package.module:Class") becomes a cell."""
+"""The table of cells by name, and how a name becomes a cell."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable
 
 from seqkit.nn.cells.cell import Cell, Prepared, State
@@ -17,28 +16,19 @@ CELLS: dict[str, type[Cell]] = {"rnn": RNNCell, "lstm": LSTMCell, "gru": GRUCell
 
 
 def resolve_cell(cell: str | Callable[..., Cell]) -> Callable[..., Cell]:
-    """The class or factory behind `cell`: a name in `CELLS`, "package.module:Class", or the thing itself.
+    """The class or factory behind `cell`: a name in `CELLS`, or the thing itself.
 
     Raises:
-        ValueError: an unknown name, or a module or attribute that cannot be found.
+        ValueError: an unknown name.
         TypeError: something that is neither text nor callable.
     """
     if not isinstance(cell, str):
         if not callable(cell):
-            raise TypeError(f"cell must be a name, 'package.module:Class' or a Cell class, got {cell!r}")
+            raise TypeError(f"cell must be a name or a Cell class, got {cell!r}")
         return cell
     if cell in CELLS:
         return CELLS[cell]
-    if ":" not in cell:
-        close = difflib.get_close_matches(cell, CELLS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"cell {cell!r} is unknown; known are {sorted(CELLS)} and 'package.module:Class'{hint}")
-    module_name, _, attribute = cell.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"cell {cell!r}: cannot import module {module_name!r}: {error}") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        raise ValueError(f"cell {cell!r}: module {module_name!r} has no class {attribute!r}")
-    return found  # type: ignore[no-any-return]
+    close = difflib.get_close_matches(cell, CELLS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    own = "; a name in text is for YAML files: import the class and give it itself" if ":" in cell else ""
+    raise ValueError(f"cell {cell!r} is unknown; known are {sorted(CELLS)} and any Cell class{hint}{own}")

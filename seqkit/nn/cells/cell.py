@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqkit.nn.cells.initialise import refill
 from seqkit.nn.checks import check_goes_with, check_size
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Cell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise the cell's own parameters."""
-        self.reset(self.weights())
+        refill(self, {name: name for name in self.weight_names}, self.reset)
 
     def prepare(self, weights: Mapping[str, Tensor], batch_sizes: Sequence[int]) -> Prepared:
         """Fix weights and sample masks for one sequence; runs once per layer, direction and call.
@@ -193,9 +194,9 @@ class Cell(nn.Module):
         new, _ = self.step(projected, state, prepared)
         return new if batched else tuple(part.squeeze(0) for part in new)
 
-    def forward(self, x: Tensor, hx: Any = None) -> Any:
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
         """One step: input (B, I) or (I,), optional state tuple, each (B, size) or (size,), to the new state tuple."""
-        return self.run(x, hx)
+        return self.run(input, hx)
 
     def extra_repr(self) -> str:
         """For `print`: the sizes, and the options that are not the constructor's defaults."""

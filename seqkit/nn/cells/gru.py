@@ -39,7 +39,7 @@ class GRUCell(Cell):
         weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
         init: "torch" (uniform) or "orthogonal".
 
-    Forward: `(x, h=None) -> h'` with x (B, I) or (I,), h (B, H) or (H,).
+    Forward: `(input, h=None) -> h'` with input (B, I) or (I,), h (B, H) or (H,).
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.
@@ -147,6 +147,6 @@ class GRUCell(Cell):
         varied = self.layer_norm or self.zoneout or (self.training and self.recurrent_dropout)
         return None if self.kernel() is None or varied else "GRU"
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step; see the class."""
-        return self.run(x, None if hx is None else (hx,))[0]
+        return self.run(input, None if hx is None else (hx,))[0]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from seqkit.nn.checks import check_choice
 
@@ -50,3 +51,30 @@ def initialise(weights: Mapping[str, Tensor], hidden_size: int, init: str, *, fa
             else:
                 for block in torch.split(weight, hidden_size):
                     nn.init.xavier_uniform_(block)
+
+
+@torch.no_grad()
+def refill(module: nn.Module, names: Mapping[str, str], reset: Callable[[Mapping[str, Tensor]], None]) -> None:
+    """Initialise weights of a module by `reset`, which fills tensors in place.
+
+    A parametrized weight (weight norm, an adapter) gets parameters with which it is what `reset` made.
+
+    Args:
+        names: under which name `reset` knows each weight -> its name in the module.
+
+    Raises:
+        RuntimeError: a weight that a hook makes at every call, or a parametrization without `right_inverse`.
+    """
+    filled: dict[str, Tensor] = {}
+    for name, own in names.items():
+        parameter = module._parameters.get(own)
+        if parameter is None and not parametrize.is_parametrized(module, own):
+            raise RuntimeError(
+                f"{own} is made anew by a hook (pruning, weight norm of the old kind) and cannot be initialised; "
+                "remove that first"
+            )
+        filled[name] = getattr(module, own).clone() if parameter is None else parameter
+    reset(filled)
+    for name, own in names.items():
+        if own not in module._parameters:
+            setattr(module, own, filled[name])

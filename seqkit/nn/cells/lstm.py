@@ -43,13 +43,14 @@ class LSTMCell(Cell):
         recurrent_dropout_kind: "gal": on the h that enters W_hh, one mask per sequence (Gal & Ghahramani 2016);
             "semeniuta": on the candidate g, one mask per step (Semeniuta et al. 2016).
         weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
-        cell_clip: clips c' to [-cell_clip, cell_clip] (Sak et al. 2014); None: no clipping.
+        cell_clip: clips c' to [-cell_clip, cell_clip] (Sak et al. 2014); None: no clipping. The gradient passes at the
+            bound itself and is 0 beyond it.
         forget_bias: initial value of the forget gate's bias, b_if + b_hf (Jozefowicz et al. 2015); None: as `init`.
         init: "torch" (uniform) or "orthogonal".
         cell_activation: the function that makes g.
         output_activation: the function of c' (or of LN(c')) in h'.
 
-    Forward: `(x, (h, c)=None) -> (h', c')` with x (B, I) or (I,), h (B, H or proj_size), c (B, H).
+    Forward: `(input, (h, c)=None) -> (h', c')` with input (B, I) or (I,), h (B, H or proj_size), c (B, H).
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.
@@ -175,7 +176,7 @@ class LSTMCell(Cell):
         update = prepared.mask("update")
         new_c = f * c + i * (g if update is None else g * update)
         if self.cell_clip is not None:
-            new_c = new_c.clamp(-self.cell_clip, self.cell_clip)
+            new_c = _clipped(new_c, self.cell_clip)
         o = torch.sigmoid(a_o + p_o * new_c if self.peephole else a_o)
         shown = new_c
         if self.layer_norm:
@@ -219,9 +220,9 @@ class LSTMCell(Cell):
             return None
         return "LSTM"
 
-    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """One step; see the class."""
-        h, c = self.run(x, hx)
+        h, c = self.run(input, hx)
         return h, c
 
 
@@ -230,6 +231,11 @@ def _kernel(*options: Any) -> LSTMKernel:
     from seqkit.nn.fused.lstm import LSTMKernel
 
     return LSTMKernel(*options)
+
+
+def _clipped(memory: Tensor, bound: float) -> Tensor:
+    """The memory within [-bound, bound]; not torch.clamp, whose gradient at the bound itself depends on its version."""
+    return torch.where(memory.abs() > bound, torch.sign(memory) * bound, memory)
 
 
 def check_proj_size(proj_size: Any, hidden_size: Any) -> int:

@@ -35,7 +35,7 @@ class RNNCell(Cell):
         weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
         init: "torch" (uniform), "orthogonal", or "irnn" (identity; needs relu; Le et al. 2015).
 
-    Forward: `(x, h=None) -> h'` with x (B, I) or (I,), h (B, H) or (H,).
+    Forward: `(input, h=None) -> h'` with input (B, I) or (I,), h (B, H) or (H,).
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.
@@ -127,9 +127,9 @@ class RNNCell(Cell):
             return None
         return f"RNN_{self.nonlinearity.upper()}"
 
-    def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step; see the class."""
-        return self.run(x, None if hx is None else (hx,))[0]
+        return self.run(input, None if hx is None else (hx,))[0]
 
 
 class JordanCell(Cell):
@@ -149,7 +149,7 @@ class JordanCell(Cell):
         weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
         init: "torch" (uniform) or "orthogonal".
 
-    Forward: `(x, (y, h)=None) -> (y', h')`.
+    Forward: `(input, (y, h)=None) -> (y', h')`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.

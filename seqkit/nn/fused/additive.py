@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import batched, transformed
+from seqkit.nn.checks import batched, tracing, transformed
 from seqkit.nn.fused.kernel import tanh_
 
 # Elements of a block of tanh(q + k): about the second-level cache, so that its passes run there.
@@ -27,8 +27,9 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     Returns:
         (B, Q, S).
     """
-    # torch.func and forward-mode differentiation need operators that they know; complex derivatives are others.
-    if transformed() or query.is_complex():
+    # torch.func, forward-mode differentiation and compilers need operators that they know; complex derivatives are
+    # others.
+    if transformed() or query.is_complex() or torch.compiler.is_compiling() or tracing():
         return torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)) @ vector
     if torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad or vector.requires_grad):
         return AdditiveScores.apply(query, keys, vector)  # type: ignore[no-any-return, no-untyped-call]

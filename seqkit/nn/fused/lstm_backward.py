@@ -64,7 +64,7 @@ class LSTMBackward:
         SLOPES[kernel.cell_activation](i if update is None else i * update, g, delta[:, -H:])
         self.unprojected = o * shown if kernel.proj_size else None
         if kernel.cell_clip is not None:
-            # From the memory before clipping: like torch.clamp, the bound itself passes the gradient on.
+            # From the memory before clipping: the bound itself passes the gradient on, as in the cell's own step.
             raw = torch.lerp(candidate, self.before, f) if kernel.coupled else (f * self.before).addcmul_(i, candidate)
             self.inside = split(raw.abs_() <= kernel.cell_clip, self.packing)
         if not kernel.peephole:

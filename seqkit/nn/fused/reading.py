@@ -8,6 +8,7 @@ for additive keys. Small buffers are padded, (T, b_0, ...) with zeros past a len
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from seqkit.nn.attention import (
     ScaledDotAttention,
 )
 from seqkit.nn.fused.gemm import StepProduct, outer
-from seqkit.nn.fused.kernel import Tensors
+from seqkit.nn.fused.kernel import MIN_REACH, SLOPES, Tensors, quick, reaches
 from seqkit.nn.linear import Linear
 from seqkit.nn.packing import Packing
 
@@ -182,24 +183,34 @@ class DotReader(Reader):
 
 
 class AdditiveReader(Reader):
-    """score = v . tanh(q + k) with tanh(x) = 2 s(2x) - 1, s the sigmoid.
+    """score = v . tanh(q + k), where it is faster and as exact with tanh(x) = 2 s(2x) - 1, s the sigmoid.
 
     The -1 shifts all scores alike and falls out of the softmax. The (b, S, A) terms are made again in the backward
     pass: at these sizes that costs less than fresh memory for all steps.
+
+    Attributes:
+        scale: 2 where terms are s(2x), 1 where they are tanh(x): in low precision, on other devices than the CPU, and
+            where no key is large, so that s(2x) would have lost the digits of x.
     """
 
     def __init__(self, given: Tensors, packing: Packing) -> None:
         super().__init__(given, packing)
-        self.doubled = self.keys.squeeze(1) * 2
-        self.terms = torch.empty_like(self.doubled)
-        self.vector = given["score"] * 2
+        self.scaled = self.keys.squeeze(1) * self.scale
+        self.terms = torch.empty_like(self.scaled)
+        self.vector = given["score"] * self.scale
+
+    @cached_property
+    def scale(self) -> int:
+        keys = self.given["keys"]
+        return 2 if quick(keys) and reaches(keys, MIN_REACH) else 1
 
     def query_weight(self) -> Tensor:
-        return self.given["query"] * 2
+        return self.given["query"] * self.scale
 
     def _terms(self, query: Tensor) -> Tensor:
         size = query.size(0)
-        return torch.add(self.doubled[:size], query.unsqueeze(1), out=self.terms[:size]).sigmoid_()
+        total = torch.add(self.scaled[:size], query.unsqueeze(1), out=self.terms[:size])
+        return total.sigmoid_() if self.scale == 2 else total.tanh_()
 
     def scores(self, query: Tensor) -> Tensor:
         terms = self._terms(query)
@@ -207,7 +218,7 @@ class AdditiveReader(Reader):
 
     def rewind(self, saved: Tensors) -> None:
         super().rewind(saved)
-        self.slopes, self.d_keys = torch.empty_like(self.doubled), torch.zeros_like(self.doubled)
+        self.slopes, self.d_keys = torch.empty_like(self.scaled), torch.zeros_like(self.scaled)
         self.d_vector = torch.zeros_like(self.vector)
 
     def scores_backward(self, t: int, d_scores: Tensor, d_query: Tensor) -> None:
@@ -215,16 +226,23 @@ class AdditiveReader(Reader):
         terms, slopes = self._terms(self.queries[t, :size]), self.slopes[:size]
         flat = d_scores.view(-1)
         self.d_vector.addmv_(terms.view(flat.size(0), -1).t(), flat)
-        # s(1 - s); `vector` and the inner derivative 2 are the same for all terms and come in at the end.
-        grad = d_scores.view(size, -1, 1).expand_as(terms)
-        torch.ops.aten.sigmoid_backward.grad_input(grad, terms, grad_input=slopes)
-        self.d_keys[:size] += slopes
-        torch.sum(slopes, 1, out=d_query).mul_(self.given["score"]).mul_(4)
+        grad = d_scores.view(size, -1, 1)
+        # `vector` and the inner derivative are the same for all terms and come in at the end.
+        if self.scale == 2:
+            SLOPES["sigmoid"](grad.expand_as(terms), terms, slopes)
+            self.d_keys[:size] += slopes
+            torch.sum(slopes, 1, out=d_query)
+        else:
+            # 1 - tanh^2 in two parts: the gradients of a softmax add up to nothing, in which small squares would drown.
+            torch.mul(terms.square_(), grad, out=slopes)
+            self.d_keys[:size].add_(grad).sub_(slopes)
+            torch.sub(grad.sum(1), slopes.sum(1), out=d_query)
+        d_query.mul_(self.given["score"]).mul_(self.scale**2)
 
     def gradients(self, asked: Tensor) -> Tensors:
-        d_keys = self.d_keys.mul_(4 * self.given["score"])
+        d_keys = self.d_keys.mul_(self.scale**2 * self.given["score"])
         # d score = v . d(2 s), and the scores have lost their sum of v, whose gradient over a softmax is zero.
-        return {**super().gradients(asked), "keys": d_keys, "score": self.d_vector * 2}
+        return {**super().gradients(asked), "keys": d_keys, "score": self.d_vector * self.scale}
 
 
 # What a kind's reader is, and where its weights are.

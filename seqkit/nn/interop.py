@@ -1,0 +1,56 @@
+"""With torch's own tools: `torch.fx`, and `torch.load(weights_only=True)` of whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch.fx
+from torch import nn
+
+from seqkit.nn.attention import Attention
+from seqkit.nn.cells import Cell
+from seqkit.nn.compiled import Operator, describe
+from seqkit.nn.crf import CRF
+from seqkit.nn.recurrent import Recurrent
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+class LeafTracer(torch.fx.Tracer):
+    """A tracer of `torch.fx` that keeps every module of `seqkit.nn` whole: one node that calls it.
+
+    `torch.fx.symbolic_trace` looks into all modules but those of torch.nn, and the steps of a recurrence depend on
+    values that it does not have.
+
+    Example:
+        graph = seqkit.nn.LeafTracer().trace(model)
+        traced = torch.fx.GraphModule(model, graph)
+    """
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether `m` is kept whole."""
+        ours = isinstance(m, (Recurrent, Cell, CRF, Attention)) or type(m).__module__.startswith(f"{_PACKAGE}.nn.")
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+
+def safe_globals() -> list[Any]:
+    """What `torch.load(..., weights_only=True)` must be allowed for a whole model that `torch.save(model)` wrote.
+
+    That is: every module class of this package that is imported, and the classes of torch.nn that they are made of. A
+    model of one's own needs its class beside them. State dicts (`torch.save(model.state_dict())`) need none of it.
+
+    Example:
+        with torch.serialization.safe_globals([MyModel, *seqkit.nn.safe_globals()]):  # torch 2.5 and later
+            model = torch.load("model.pt")
+    """
+    own = [kind for kind in _subclasses(nn.Module) if kind.__module__.partition(".")[0] == _PACKAGE]
+    parts = (nn.ModuleList, nn.Linear, nn.Embedding, nn.Dropout, nn.Conv1d, nn.Sequential)
+    return [*own, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, describe]
+
+
+def _subclasses(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:
+    one: type[nn.Module]
+    for one in kind.__subclasses__():
+        yield one
+        yield from _subclasses(one)

@@ -1,0 +1,55 @@
+"""What the references themselves would score: no model can reach more than its tokenizer can write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from seqkit.tasks.translation_data import Pairs
+from seqkit.tasks.translation_output import join_tokens
+from seqkit.tasks.translation_scores import CorpusScores
+from seqkit.text import Tokenizer
+
+_ENOUGH = 99.0
+_FIRST = 2_000  # references that are looked at
+
+
+def reachable(splits: Mapping[str, Pairs], target: Tokenizer, scores: CorpusScores) -> list[str]:
+    """Lines for the report: BLEU and chrF of references that are tokenised and joined again.
+
+    Args:
+        splits: the parts of the data; what is told is of dev, or else of test, or of training.
+        target: tokenizer of the target.
+        scores: of the run.
+
+    Returns:
+        lines: with unknown words as they stand in the text, which is what joining can lose; where there are some, also
+        with `<unk>` in their places; and a warning where joining costs more than a point of BLEU.
+    """
+    part = next((part for part in ("dev", "test", "train") if part in splits), None)
+    if part is None:
+        return []
+    references = splits[part].texts("target", _FIRST)
+    unknown = target.vocabulary[target.unk_id]
+    whole, told = [], []
+    for text in references:
+        tokens = target.tokens(text)
+        told.append(join_tokens(tokens, target))
+        if unknown in tokens:
+            pieces = [target.written(*pair) for pair in target.placed(text)]
+            tokens = [piece if token == unknown else token for token, piece in zip(tokens, pieces, strict=True)]
+        whole.append(join_tokens(tokens, target))
+    best = scores(whole, references)
+    line = f"{part} references, tokenised and joined again: BLEU {best['bleu']:.1f}, chrF {best['chrf']:.1f}"
+    if told != whole:
+        least = scores(told, references)
+        line += f"; with {unknown} for unknown words BLEU {least['bleu']:.1f}, chrF {least['chrf']:.1f}"
+    lines = [f"{line}: no model can reach more"]
+    if best["bleu"] < _ENOUGH:
+        first = next((pair for pair in zip(references, whole, strict=True) if pair[0].split() != pair[1].split()), None)
+        lines.append(
+            f"warning: {100 - best['bleu']:.1f} BLEU are lost in tokenising and joining the target, whatever the model "
+            "learns"
+            + (f" ({first[0]!r:.80} becomes {first[1]!r:.80})" if first else "")
+            + "; see text.target: mark_joined, lowercase, strip_accents, normalize, stop_words"
+        )
+    return lines

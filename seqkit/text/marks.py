@@ -1,0 +1,112 @@
+"""Words that stand without white space before them carry a mark, so that a text can be put together again.
+
+The mark is `￭`, as in OpenNMT's tokenizer: `L'homme, ici` is `L ￭' ￭homme ￭, ici`. What begins a text has none. A
+text's own `￭` is escaped, so that nothing in it is mistaken for a mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+from seqkit.text.patterns import any_of
+
+MARK = "￭"
+SPACED = "\t"  # on the way through the library: stands before a word that has white space before it
+# How characters that mean something here are written within a word. A space is part of a word only where another
+# library splits.
+_OWN = {"￮": "￮0", MARK: "￮1", " ": "￮2"}
+OWN_RUN = r"(￮[01])\1*"
+"""A run of one such character, as a pattern with one group."""
+_FAR = 40  # characters behind the last word, within which the next one is looked for
+_LONGEST_LISTED = 100  # characters; the pattern of known words nests as deep as they share their beginnings
+# White_Space of Unicode, by which the patterns of the library go: Python counts these four more.
+_NO_SPACE = "\x1c\x1d\x1e\x1f"
+
+
+def is_marked(token: str) -> bool:
+    """Whether an entry of a marked vocabulary stands without white space before it."""
+    return token.startswith(MARK)
+
+
+def plain(token: str) -> str:
+    """An entry of a marked vocabulary as it stands in a text."""
+    token = token.removeprefix(MARK)
+    if "￮" in token:
+        token = re.sub("￮([012])", lambda found: list(_OWN)[int(found[1])], token)
+    return token
+
+
+def written(word: str, joined: bool) -> str:
+    """A word of a text as the entry of a marked vocabulary that it would be."""
+    return MARK * joined + "".join(_OWN.get(character, character) for character in word)
+
+
+def join(tokens: Iterable[str]) -> str:
+    """The text of entries of a marked vocabulary; a space before each that is not marked, but the first."""
+    text = "".join(plain(token) if is_marked(token) else f" {plain(token)}" for token in tokens)
+    return text.removeprefix(" ")
+
+
+def is_space(character: str) -> bool:
+    """Whether it is white space, and so a border of words."""
+    return character.isspace() and character not in _NO_SPACE
+
+
+def spaced(words: Sequence[str], text: str) -> list[str]:
+    """Words of a text that another library made, each that has white space before it there with a tab before it.
+
+    A word that is not found behind the last one was changed by that library, and counts as one with white space before
+    it; so does what begins the text, and a word that begins with white space itself.
+    """
+    found: list[str] = []
+    place, changed = 0, False  # where the last word ends that was found, and whether others came after it
+    lower = text.lower()
+    for word in words:
+        at = text.find(word, place) if word else -1
+        if at < 0 and len(lower) == len(text):
+            at = lower.find(word, place) if word else -1
+        if at < 0 or at - place > _FAR:
+            joined, changed = False, True
+        else:  # where nothing came between, what stands there was dropped, and no white space may be in it
+            joined = bool(found) and not any(map(is_space, text[at - 1 : at] if changed else text[place:at]))
+            place, changed = at + len(word), False
+        found.append(word if joined and not word[:1].isspace() else SPACED + word)
+    return found
+
+
+def normalising(foreign: bool) -> list[Any]:
+    """The last steps of a normaliser: own marks are escaped, spaces become tabs, one before the text."""
+    escaped = [normalizers.Replace(own, code) for own, code in _OWN.items() if foreign or own != " "]
+    return escaped if foreign else [*escaped, normalizers.Prepend(SPACED), normalizers.Replace(" ", SPACED)]
+
+
+def splitting(foreign: bool, kept: Iterable[str] | None) -> list[Any]:
+    """The last steps of a splitter, whose pieces begin with white space where that stands before them.
+
+    Args:
+        foreign: whether another library has split, so that further white space belongs to the word.
+        kept: the marked entries of the vocabulary. What is not among them loses its mark: a word that was hardly ever,
+            or never, seen without a space before it is better taken for the word with one than for an unknown word.
+            None: every mark stays.
+    """
+    space = SPACED if foreign else r"\s"
+    pattern = rf"\A{MARK}{space}"
+    if kept is not None:
+        listed = sorted(token.removeprefix(MARK) for token in kept)
+        known = [word for word in listed if len(word) <= _LONGEST_LISTED]
+        long = [rf"(?m:.{{{_LONGEST_LISTED + 1},}})"] if len(known) < len(listed) else []
+        some = "|".join([*long, *([any_of(known)] if known else [])])
+        pattern = rf"\A{MARK}(?:{space}|(?!(?:{some})\z))" if some else rf"\A{MARK}{space}?"
+    marking = pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="always", split=False)
+    return [marking, pre_tokenizers.Split(Regex(pattern), "removed")]
+
+
+def decoder() -> Any:
+    """`join` in the library's components."""
+    spaces = [decoders.Replace(Regex(rf"\A(?!{MARK})"), " "), decoders.Replace(MARK, "")]
+    own = [decoders.Replace(code, own) for own, code in reversed(_OWN.items())]
+    return decoders.Sequence([*spaces, *own, decoders.Fuse(), decoders.Strip(" ", 1, 0)])

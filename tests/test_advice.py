@@ -1,0 +1,144 @@
+"""What messages advise exists: options of the command that prints them, commands, keywords in Python."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import seqkit
+from seqkit import run
+from seqkit.cli.app import app
+from seqkit.config import UserError, option
+from seqkit.tasks.language_model_output import Sampler
+from seqkit.tasks.translation import TranslationTask
+
+PACKAGE = Path(seqkit.__file__).parent
+RUNS = Path(__file__).parent / "fixtures" / "2026-11"
+CPU = ("--device", "cpu")
+LIBRARY = [path for path in sorted(PACKAGE.rglob("*.py")) if "cli" not in path.relative_to(PACKAGE).parts]
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+
+
+def commands() -> dict[str, Any]:
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def flags(command: str) -> set[str]:
+    return {flag for parameter in commands()[command].params for flag in parameter.opts}
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """The constants of a module that are no docstrings."""
+    documents = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    documents |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documents:
+            yield node.value
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """(keyword, flag) of every constant `option(...)` in the library."""
+    for path in LIBRARY:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "option":
+                given = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+                if given and len(given) == len(node.args):
+                    yield given[0], given[2] if len(given) > 2 else "--" + given[0].replace("_", "-")
+
+
+def test_messages_of_the_library_name_no_flag() -> None:
+    """Those who call it in Python meet them too: `option` gives each the name that they know."""
+    named = {"--", "--to", " --sample"}  # given to `option`; the end of such an example
+    for path in LIBRARY:
+        for text in texts(ast.parse(path.read_text("utf-8"))):
+            if "seqkit predict" not in text and text not in named:  # a command line as an example
+                assert not FLAG.search(text), (path, text)
+
+
+def test_every_option_that_a_message_names_exists() -> None:
+    calls: list[Callable[..., Any]] = [seqkit.train, run.evaluate, run.average, run.compare, run.load_translator]
+    calls += [TranslationTask.configure, Sampler]
+    keywords = {name for call in calls for name in inspect.signature(call).parameters} | {
+        *TranslationTask.score_options,
+        "sample",
+    }
+    every = {flag for name in commands() if name != "config" for flag in flags(name)}
+    found = set(options())
+    assert len(found) >= 8
+    for keyword, flag in found:
+        assert keyword in keywords
+        assert flag in every
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for text in texts(ast.parse(path.read_text("utf-8"))):
+            for name in re.findall(r"`seqkit (\w+)", text):
+                assert name in commands(), (path, text)
+
+
+def test_an_option_has_the_name_that_the_reader_knows() -> None:
+    error = UserError(f"{option('max_length')}: no; give {option('data', 'FILE')}, {option('overwrite', 'True')}")
+    assert str(error) == "max_length: no; give data=FILE, overwrite=True"
+    assert error.for_shell() == "--max-length: no; give --data FILE, --overwrite"
+    named = UserError(option("name", "NAME", "--to"))
+    assert (str(named), named.for_shell()) == ("name=NAME", "--to NAME")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "runs").mkdir()
+    for kind in ("sentiment", "translation", "language_model", "slots"):
+        shutil.copytree(RUNS / f"{kind}-finished", tmp_path / "runs" / kind)
+    (tmp_path / "x.dat").write_text("a\tb\n", "utf-8")
+    (tmp_path / "x.txt").write_text("a\n", "utf-8")
+    return tmp_path
+
+
+MISTAKES = [
+    ["train", "runs/sentiment/config.yaml", "name=sentiment"],
+    ["average", "runs/sentiment"],
+    ["evaluate", "runs/sentiment", "--data", ""],
+    ["evaluate", "runs/sentiment", "--data", "x.dat"],
+    ["evaluate", "runs/translation", "--data", "x.dat"],
+    ["evaluate", "runs/translation", "--data", "x.txt"],
+    ["evaluate", "runs/translation", "--reference", "x.txt"],
+    ["evaluate", "runs/slots", "--data", "x.dat"],
+    ["evaluate", "runs/language_model", "--data", "x.dat", "--ter"],
+    ["translate", "runs/translation", "x.txt", "--prefix", "zzz"],
+    ["translate", "runs/sentiment", "x.txt"],
+    ["predict", "runs/language_model", "x.txt", "--temperature", "2"],
+    ["predict", "runs/language_model", "x.txt", "--sample", "--max-length", "0"],
+    ["predict", "runs/language_model", "x.txt", "--sample", "--top-p", "7"],
+    ["predict", "runs/sentiment", "x.txt", "--sample"],
+    ["compare", "runs/translation", "runs/sentiment"],
+    ["compare", "runs/translation", "runs/translation", "--reference", "x.txt"],
+]
+
+
+def test_a_command_advises_what_it_has(home: Path, cli: Callable[..., Any]) -> None:
+    advised = 0
+    for command in MISTAKES:
+        device = () if command[0] == "train" else CPU
+        done = cli(home, *command, *device)
+        said = done.stderr.decode()
+        assert done.returncode == 2, (command, said)
+        found = set(FLAG.findall(said))
+        advised += len(found)
+        assert found <= flags(command[0]), (command, said)
+        assert "set format" not in said  # a key of the configuration, not of the command line
+    assert advised >= 8
