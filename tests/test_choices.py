@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import UserError, from_mapping, resolve
 from seqkit.data.batching import BatchingConfig, plan_batches
 from seqkit.data.encoding import Encoder as TextEncoder
 from seqkit.data.readers import SKIPS, Column, read
@@ -29,8 +29,7 @@ from seqkit.nn import ATTENTIONS, CELLS, Recurrent, make_attention
 from seqkit.nn.backends import scan
 from seqkit.nn.cells.initialise import initialise
 from seqkit.nn.fused.kernel import SLOPES, apply_
-from seqkit.tasks import TASKS
-from seqkit.tasks.base import resolve
+from seqkit.tasks import TASKS, RunTask
 from seqkit.tasks.language_model import LanguageModelTask
 from seqkit.tasks.lines import as_json
 from seqkit.tasks.sentiment import SentimentTask
@@ -80,7 +79,8 @@ def all_choices() -> list[tuple[str, str, tuple[str, ...]]]:
     for task in TASKS:
         for cell in CELLS:
             tree = {"model": {"encoder": {"cell": cell}, "decoder": {"cell": cell}}}
-            found |= {(task, key, names) for key, names in choices(resolve(task, TASKS).schema(tree))}
+            kind = resolve("task", task, RunTask, TASKS)  # type: ignore[type-abstract]
+            found |= {(task, key, names) for key, names in choices(kind.schema(tree))}
     return sorted(found)
 
 
