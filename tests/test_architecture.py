@@ -35,7 +35,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     "tasks": (
         {"config", "files", "text", "data", "models", "decoding", "training", "nn"},
         {"torch", "numpy", "pydantic"},
-        {"torchmetrics", "sacrebleu", "matplotlib", "pyarrow"},
+        {"sacrebleu", "matplotlib", "pyarrow"},
     ),
     "run": ({"config", "files", "nn", "data", "tasks", "training"}, {"torch"}, set()),
     "cli": ({"run", "config", "files"}, {"typer"}, set()),

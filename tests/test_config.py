@@ -355,3 +355,15 @@ def test_a_number_where_a_number_is_wanted_stays_one_after_a_text_was_put_back()
     override(document, ["text=1", "number=1", "number=2", "text=07"])
     checked = document.check(Typed)
     assert (checked.text, checked.number) == ("07", 2)
+
+
+def test_thousands_of_mistakes_are_counted_not_listed() -> None:
+    class Weights(Section):
+        weights: dict[str, float] = {}
+
+    with pytest.raises(UserError) as caught:
+        from_mapping({"weights": {f"class{number}": "x" for number in range(3000)}}).check(Weights)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 51
+    assert "weights.class0: " in lines[0]
+    assert lines[-1] == "... and 2,950 more mistakes"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, Trust, app, line_groups, show_scores, tell
 from seqkit.cli.streams import finish, put
-from seqkit.config import dump
+from seqkit.config import UserError, dump
 from seqkit.files import to_json
 
 if TYPE_CHECKING:
@@ -123,6 +124,12 @@ def predict(
     top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens after the prompt.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")] = None,
+    tokens: Annotated[
+        bool,
+        typer.Option(
+            "--tokens", help='Of slot filling: each line is JSON, {"tokens": ["to", "Rome"]}; a tag for each token.'
+        ),
+    ] = False,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
@@ -136,14 +143,30 @@ def predict(
         "top_p": top_p,
         "max_length": max_length,
         "seed": seed,
+        "tokens": tokens or None,
     }
     options = {name: value for name, value in given.items() if value is not None}
     with line_groups(file) as groups:
         task = run.load_predictor(run_path, device, trust=trust, **options)
-        for lines in groups:
-            for prediction in task.predict(lines):
+        for rows in _rows(groups, task.read_line, str(file or "standard input")):
+            for prediction in task.predict(rows):
                 put(task.format(prediction, form), flush=False)
             finish()
+
+
+def _rows(groups: Iterable[list[str]], read: Callable[[str], Any], name: str) -> Iterator[list[Any]]:
+    """Lines as a task takes them; those before a bad one are still answered."""
+    number = 0
+    for lines in groups:
+        rows = []
+        for line in lines:
+            number += 1
+            try:
+                rows.append(read(line))
+            except UserError as error:
+                yield rows
+                raise UserError(f"{name}:{number}: {error}") from None
+        yield rows
 
 
 @app.command(epilog="Example: seqkit average runs/first --best 5 --to first-averaged")

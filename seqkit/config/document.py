@@ -18,6 +18,7 @@ from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, 
 
 S = TypeVar("S", bound=BaseModel)
 _BASES = 20  # files in a chain of `base:`
+_MISTAKES = 50  # lines of one error
 
 
 @dataclass
@@ -69,7 +70,9 @@ class Document:
             for item in items:
                 path, message = self._explain(item)
                 lines[str(self.error(path, message))] = None
-            raise UserError("\n".join(lines)) from None
+            left = len(lines) - _MISTAKES
+            more = [f"... and {left:,} more mistakes"] if left > 0 else []
+            raise UserError("\n".join([*list(lines)[:_MISTAKES], *more])) from None
 
     def _as_typed(self, items: Iterable[Any]) -> bool:
         """Put back as typed what the command line gave as a number or a truth value and the schema wants as text."""

@@ -44,6 +44,31 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value for a message, as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def listed(names: Iterable[object], most: int = 10, length: int = 200) -> str:
+    """Names for a message, of which there may be any number, of any length: `a, b, c and 29,997 more`, in one line.
+
+    Args:
+        names: what to list.
+        most: how many at most.
+        length: how many characters at most, beside the last words and the first name, which is cut where it is longer.
+    """
+    items = [" ".join(str(name).split()) for name in names]
+    parts, room = list[str](), length
+    for item in items[:most]:
+        if parts and len(item) + 2 > room:
+            break
+        parts.append(item if len(item) <= length else f"{item[: length - 3]}...")
+        room -= len(parts[-1]) + 2
+    left = len(items) - len(parts)
+    return ", ".join(parts) + (f" and {left:,} more" if left else "")
+
+
 # Control characters, line and paragraph separators, halves of surrogate pairs, and what turns the direction of text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

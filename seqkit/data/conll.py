@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from seqkit.config import UserError
 from seqkit.data.readers import BadRow, Column, Rows, read_lines
 
 _MARK = "-DOCSTART-"  # begins a document in the shared tasks' files
+_TAG = re.compile(r"(O|[BI]-.+)$")
+_HEAD, _HEAD_SIZE = 200, 1 << 20  # lines, and about how many characters, that tell what separates
 _LONGEST = 100_000  # tokens of a sentence; in a file without blank lines it would be all of it
 
 
 def read_conll(path: Path, columns: Sequence[Column], encoding: str = "utf-8") -> Rows:
     """The sentences of a file, each with one list a column; `line` is that of its first token, or of what is wrong.
 
-    Tabs or spaces separate. The column `tokens` is the first of a line and `tags` the last; another name is the
-    column's number, counted from 1. Lines that begin with -DOCSTART- are passed over.
+    Tabs separate, and tokens may hold spaces, if the first lines (up to 200) all have as many tabs; else tabs and
+    spaces do. The column `tokens` is the first of a line and `tags` the last; another name is the column's number,
+    counted from 1. Lines that begin with -DOCSTART- are passed over, and so are comments: lines before a sentence that
+    begin with # and have not as many columns as the others, or a word where O, B-type or I-type stands else.
 
     Raises:
         UserError: a damaged file, or a column that such a file cannot have.
@@ -26,10 +31,7 @@ def read_conll(path: Path, columns: Sequence[Column], encoding: str = "utf-8") -
     places = [_place(path, column) for column in columns]
     width, first, rows = 0, 0, list[list[str]]()
     bad: tuple[int, BadRow] | None = None
-    for number, text, problem in read_lines(path, encoding=encoding):
-        cells = [cell for cell in re.split(r"[ \t]+", text.rstrip("\r\n")) if cell]
-        if cells and cells[0] == _MARK:
-            cells = []
+    for number, cells, problem in _cells(read_lines(path, encoding=encoding), places):
         if cells or problem:
             if not rows:
                 first = number
@@ -49,6 +51,42 @@ def read_conll(path: Path, columns: Sequence[Column], encoding: str = "utf-8") -
 def _lines(bad: tuple[int, BadRow] | None, count: int) -> tuple[int, BadRow] | None:
     """A bad line costs its whole sentence."""
     return None if bad is None else (bad[0], replace(bad[1], lines=count))
+
+
+def _cells(lines: Iterator[tuple[int, str, str]], places: Sequence[int]) -> Iterator[tuple[int, list[str], str]]:
+    """The columns of each line, none where it is blank; without comments."""
+    head, size = [], 0
+    for line in lines:
+        head.append(line)
+        size += len(line[1])
+        if len(head) == _HEAD or size > _HEAD_SIZE:
+            break
+    plain = [text for _, text, _ in head if not text.startswith("#") and text.split()[:1] not in ([], [_MARK])]
+    tabs = {text.strip().count("\t") for text in plain}
+    split = _by_tabs if len(tabs) == 1 and tabs != {0} else _by_space
+    widths = {len(split(plain[0]))} if plain else set()
+    inside = False
+    for number, text, problem in chain(head, lines):
+        cells = [] if text.split()[:1] in ([], [_MARK]) else split(text)
+        comment = text.startswith("#") and not inside and not problem and not _is_token(cells, widths, places)
+        if not comment:
+            inside = bool(cells)
+            yield number, cells, problem
+
+
+def _is_token(cells: Sequence[str], widths: Collection[int], places: Sequence[int]) -> bool:
+    """Whether a line that begins with # is a token's, by its columns and its tag."""
+    if widths and len(cells) not in widths:
+        return False
+    return any(_TAG.match(cells[place]) for place in places if place < len(cells))
+
+
+def _by_tabs(text: str) -> list[str]:
+    return [cell.strip(" ") for cell in text.rstrip().split("\t")]
+
+
+def _by_space(text: str) -> list[str]:
+    return [cell for cell in re.split(r"[ \t]+", text.rstrip("\r\n")) if cell]
 
 
 def _place(path: Path, column: Column) -> int:

@@ -10,11 +10,11 @@ import contextlib
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, nearest
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, Value, convert
 from seqkit.data.sources import HUB, Job, SourceConfig
 
@@ -272,7 +272,7 @@ def usual_split(names: Sequence[str], path: str, part: str) -> str:
     for name in SPLITS.get(part, ()):
         if name in names:
             return name
-    raise UserError(f"{path}: has no split that is called {part}; set data.{part}.split to one of {', '.join(names)}")
+    raise UserError(f"{path}: has no split that is called {part}; set data.{part}.split to one of {listed(names)}")
 
 
 def check_split(names: Sequence[str], path: str, split: str) -> None:
@@ -284,12 +284,7 @@ def check_split(names: Sequence[str], path: str, split: str) -> None:
     for piece in split.split("+"):
         name = piece.split("[")[0].strip()
         if name not in names and name != "all":
-            raise UserError(f"{path}: no split {name!r} (splits: {', '.join(names)}){nearest(name, names)}")
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names for a message, cut where they are many."""
-    return textwrap.shorten(", ".join(names), 200, placeholder=" ...")
+            raise UserError(f"{path}: no split {name!r} (splits: {listed(names)}){nearest(name, names)}")
 
 
 def one_line(error: BaseException) -> str:

@@ -257,10 +257,11 @@ def _jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
         if problem:
             yield number, BadRow(problem)
         elif text.strip():
-            yield number, _object(text, columns)
+            yield number, json_row(text, columns)
 
 
-def _object(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
+def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
+    """The columns of a JSON object in one line."""
     if text.count("[") + text.count("{") > _MOST_PARTS:
         return BadRow(f"more than {_MOST_PARTS:,} brackets")
     try:

@@ -6,6 +6,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from seqkit.config import shown
+from seqkit.data.labels import check_label
 from seqkit.data.readers import BadRow, Rows, Value, detect
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig, make_job, open_job
 
@@ -39,7 +41,7 @@ def open_tagged(config: SourceConfig, part: str, *, intent: bool) -> Source:
     """
     fields: dict[str, type] = {"tokens": list, "tags": list, **({"intent": str} if intent else {})}
     job = make_job(config, fields, part)
-    return open_job(replace(job, rows=_checked(job.rows, job.form == "conll"), identity=[*job.identity, "tagged"]))
+    return open_job(replace(job, rows=_checked(job.rows, job.form == "conll"), identity=[*job.identity, "tagged-2"]))
 
 
 def _checked(rows: Rows, line_a_token: bool) -> Rows:
@@ -61,8 +63,5 @@ def _problem(row: list[Value]) -> str:
         if not token.strip():
             return f"token {number} is blank"
         if tag != "O" and (tag[:2] not in ("B-", "I-") or not tag[2:].strip() or tag.splitlines() != [tag]):
-            return f"tag {number} ({token!r}) is {tag!r}; expected O, B-type or I-type (IOB2), on one line"
-    for intent in rest:
-        if isinstance(intent, str) and (not intent.strip() or intent.splitlines() != [intent]):
-            return f"{intent!r} is no intent: it is blank or holds a line end"
-    return ""
+            return f"tag {number} ({shown(token)}) is {shown(tag)}; expected O, B-type or I-type (IOB2), on one line"
+    return next((problem for intent in rest if (problem := check_label(str(intent), "intent"))), "")

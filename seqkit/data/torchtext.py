@@ -13,8 +13,8 @@ from typing import Any
 
 from torch.utils.data import IterDataPipe
 
-from seqkit.config import UserError, nearest
-from seqkit.data.hub import check_split, listed, one_line, usual_split
+from seqkit.config import UserError, listed, nearest
+from seqkit.data.hub import check_split, one_line, usual_split
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert
 from seqkit.data.sources import TORCHTEXT, Job, Source, SourceConfig
 from seqkit.text.torchtext import load_torchtext, quiet
@@ -221,9 +221,7 @@ class Tuples(IterDataPipe):  # type: ignore[type-arg]
     def __init__(self, source: Source, fields: Sequence[str]) -> None:
         for field in fields:
             if field not in source.dataset.column_names:
-                raise KeyError(
-                    f"{source.name}: no column {field!r} (columns: {', '.join(source.dataset.column_names)})"
-                )
+                raise KeyError(f"{source.name}: no column {field!r} (columns: {listed(source.dataset.column_names)})")
         self._table, self._fields = source.dataset, tuple(fields)
 
     def __iter__(self) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.config import Untrusted, UserError
+from seqkit.config import Untrusted, UserError, listed
 from seqkit.files import LONGEST_LINE, read_json, read_lines, to_json
 from seqkit.run import machine as here
 from seqkit.run.configs import read_config
@@ -147,7 +147,7 @@ def _weights(folder: RunFolder, task: list[RunTask], weights: list[dict[str, Ten
     weights.append(found)
     wrong = not_finite(found, task[0].model.state_dict() if task else None)
     if wrong:
-        raise ValueError(f"numbers that are not finite in {', '.join(wrong)}")
+        raise ValueError(f"numbers that are not finite in {listed(wrong)}")
     if not task:
         return f"{len(found)} tensors; whether they fit is not known, as no model could be built"
     task[0].adopt(found)
@@ -176,7 +176,7 @@ def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tens
     other = [name for name in {**weights, **there} if name not in weights or name not in there]
     other += [name for name in weights if name in there and not torch.equal(weights[name], there[name])]
     if other:
-        says = f"not the weights of step {step}, which it was made from: {', '.join(other)}"
+        says = f"not the weights of step {step}, which it was made from: {listed(other)}"
         yield Check("model.safetensors", False, f"{says}; {checkpoints.weights(step)} has them")
 
 

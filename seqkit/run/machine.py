@@ -35,7 +35,6 @@ CORE = {
     "tokenizers": "0.20",
     "datasets": "2.19",
     "safetensors": "0.4.3",
-    "torchmetrics": "1.4",
 }
 EXTRAS = {
     "tensorboard": {"tensorboard": "2.16"},

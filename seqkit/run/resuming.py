@@ -24,6 +24,7 @@ _HARMLESS = (
     "data.extra*",
     "data.dev*",
     "data.test*",
+    "data.on_unknown_label",
     "training.log_every",
     "training.checkpoint_every",
     "training.tensorboard",
@@ -32,6 +33,7 @@ _HARMLESS = (
     "training.average_best",
     "training.early_stopping*",
 )
+_REFUSED = 20  # keys in a message
 _LENGTH = ("training.epochs", "training.steps")
 _EVALUATIONS = ("training.evaluate_every", "training.evaluate_epochs")
 _SCORES = ("decoding*", "scoring*", "training.metric*", "training.dev_*")
@@ -72,8 +74,9 @@ def read_change(
         f"\n  {key}: {reason}" for key, _, _ in changes if (reason := _refusal(key, before.training, now.training))
     ]
     if refused:
+        more = f"\n  and {len(refused) - _REFUSED:,} more keys" if len(refused) > _REFUSED else ""
         raise UserError(
-            f"{folder}: what has been trained does not allow another value of{''.join(refused)}\n"
+            f"{folder}: what has been trained does not allow another value of{''.join(refused[:_REFUSED])}{more}\n"
             f"(A new run may take the weights of this one: init.run={folder})"
         )
     if any(key in _LENGTH for key, _, _ in changes):

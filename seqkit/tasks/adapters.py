@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from seqkit.config import Section, UserError, from_signature
+from seqkit.config import Section, UserError, from_signature, listed
 from seqkit.nn.lora import add_lora, check_numbers
 from seqkit.tasks.initial import Names
 from seqkit.training.progress import say
@@ -66,7 +66,7 @@ def adapt(task: RunTask, lora: Any, report: Transfer | None) -> None:
     lost = [name for name in dict.fromkeys(made) if name in frozen - vectors]
     if lost:
         raise UserError(
-            f"lora.train: must name what has nothing from init and would stay as it was made: {', '.join(lost)}"
+            f"lora.train: must name what has nothing from init and would stay as it was made: {listed(lost, 100, 3000)}"
         )
     for line in done.lines():
         say(f"lora: {line}")

@@ -115,6 +115,14 @@ class RunTask(Task):
             UserError: one is out of range, or they contradict each other.
         """
 
+    def read_line(self, line: str) -> Any:
+        """What `predict` is given for a line of a file.
+
+        Raises:
+            UserError: it is none; the caller adds where it stands.
+        """
+        return line
+
     @abstractmethod
     def format(self, prediction: Any, form: str, **options: Any) -> str:
         """A prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""

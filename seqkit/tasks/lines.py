@@ -1,6 +1,10 @@
-"""One line of output for each line of input, whatever a model has learned."""
+"""One line of output for each line of input, whatever a model has learned; and no more lines than can be read."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+_SHOWN, _WIDEST = 40, 40  # lines of a table, and characters of a name in it
 
 
 def one_line(text: str) -> str:
@@ -11,6 +15,26 @@ def one_line(text: str) -> str:
 def has_line_end(text: str) -> bool:
     """Whether a line ends in the text, or at its end."""
     return text.splitlines() not in ([], [text])
+
+
+def table_name(name: str) -> str:
+    """A name for a column of a table, cut where it is long."""
+    return name if len(name) <= _WIDEST else f"{name[: _WIDEST - 3]}..."
+
+
+def most_wrong(mistakes: Sequence[int], what: str) -> tuple[list[int], list[str]]:
+    """Which lines of a table to show: all of them, or of very many those with the most mistakes.
+
+    Args:
+        mistakes: of each line.
+        what: the lines' name.
+
+    Returns:
+        their numbers, in the table's order, and a line on the rest, if there is one.
+    """
+    chosen = sorted(range(len(mistakes)), key=lambda number: (-mistakes[number], number))[:_SHOWN]
+    left = len(mistakes) - len(chosen)
+    return sorted(chosen), [f"... and {left:,} {what} with no more mistakes than these"] if left else []
 
 
 def as_json(form: str) -> bool:

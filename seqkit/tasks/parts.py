@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -20,6 +20,9 @@ from seqkit.nn import CELLS, Cell, Recurrent
 from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
 from seqkit.training import TrainingConfig
 from seqkit.training.transfer import Rows
+
+REFUSES = {"count": False, "error": True}
+"""What `data.on_unknown_label` may be: whether a label that training lacks is an error."""
 
 # Arguments that the program supplies: the file may not set them.
 SUPPLIED = ("input_size", "batch_first", "device", "dtype", "cell")
@@ -61,6 +64,14 @@ class Parts(Section):
 
 class SplitData(Parts, BatchingConfig):
     """The same, with batches of sentences."""
+
+
+class LabelledData(SplitData):
+    """The same, where examples have labels."""
+
+    on_unknown_label: Literal["count", "error"] = "count"
+    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss is that of the
+    others; more than half of a part is an error), or stop."""
 
 
 _Source = TypeVar("_Source", bound=SourceConfig)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, shown
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.encoding import encode_column
+from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source, open_source
 from seqkit.files import read_json, to_json, write_text
@@ -26,10 +28,10 @@ from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
-from seqkit.tasks.lines import as_json, has_line_end, one_line
-from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored, word_rows
+from seqkit.tasks.lines import as_json, one_line
+from seqkit.tasks.parts import REFUSES, column, make_encoder, make_tokenizer, scored, word_rows
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
-from seqkit.tasks.sentiment_scores import classification_report, classification_scores
+from seqkit.tasks.sentiment_scores import Outcome, classification_report, classification_scores
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
@@ -40,6 +42,7 @@ from seqkit.training.transfer import Rows
 _FIELDS = {"text": str, "label": str}
 # Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
 _LONGEST = 50_000
+_SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
 _BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
 
 
@@ -55,11 +58,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of the data: tokenised texts, labels (N,) as class numbers, where they come from, and which (N,) are
-    blank: those are not scored, as `predict` gives them no label."""
+    """One part of the data: tokenised texts, labels (N,) as class numbers, their names, where they come from, and which
+    (N,) are blank: those are not scored, as `predict` gives them no label."""
 
     ids: Ragged
     labels: NDArray[np.int64]
+    names: Labels
     source: Source
     blank: NDArray[np.bool_]
 
@@ -115,19 +119,16 @@ class SentimentTask(RunTask):
         if folder is not None:
             tokenizer, classes = cls._read(folder)
         else:
-            classes = sorted(train.dataset.unique("label"))
+            classes = label_column(train, "label", "label").distinct()
             if len(classes) < 2:
-                raise UserError(f"{train.name}: only one class, {classes[0]!r}; a classifier needs at least two")
-            for label in classes:
-                if not label.strip() or has_line_end(label):
-                    raise UserError(f"{train.name}: {label!r} is no label: it is blank or holds a line end")
+                raise UserError(f"{train.name}: only one class, {shown(classes[0])}; a classifier needs at least two")
             tokenizer = kept_tokenizer(config) or make_tokenizer(
                 config.text, config.model.embedding, column(train, "text")
             )
             config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, tokenizer, classes, load_vectors=fresh)
         for part, source in sources.items():
-            task.splits[part] = task._split(source)
+            task.splits[part] = task._split(source, part)
         task._refuse_empty(task.splits["train"])
         task._weights = task._class_weights()
         return task
@@ -151,18 +152,17 @@ class SentimentTask(RunTask):
         self.tokenizer.save(folder / "tokenizer.json")
         write_text(folder / "classes.json", json.dumps(self.classes, ensure_ascii=False) + "\n")
 
-    def _split(self, source: Source) -> Split:
+    def _split(self, source: Source, part: str) -> Split:
         """Tokenise a source and number its labels."""
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        column = source.dataset.data.column("label")
-        found = pc.index_in(column, value_set=pa.array(self.classes))
-        if found.null_count:
-            row = int(pc.index(pc.is_null(found), True).as_py())
-            label = source.dataset[row]["label"]
-            hint = nearest(label, self.classes) or f"; the training data has: {', '.join(self.classes)}"
-            raise UserError(f"{source.place(row)}: unknown label {label!r}{hint}")
+        blank = pc.match_substring_regex(source.dataset.data.column("text"), _BLANK).to_numpy()
+        if blank.all():
+            raise UserError(f"{source.name}: every text is blank")
+        refuse = REFUSES[self.config.data.on_unknown_label]
+        names, labels = number_column(
+            source, "label", self.classes, "texts", refuse=refuse, learned=part == "train", left_out=blank
+        )
         ids = encode_column(source.dataset, "text", self.tokenizer)
         if len(ids) and ids.lengths.max() > _LONGEST:
             row = int(ids.lengths.argmax())
@@ -170,10 +170,7 @@ class SentimentTask(RunTask):
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
                 f"cut texts, or take it out (the most is {_LONGEST:,})"
             )
-        blank = pc.match_substring_regex(source.dataset.data.column("text"), _BLANK).to_numpy()
-        if blank.all():
-            raise UserError(f"{source.name}: every text is blank")
-        return Split(ids, found.to_numpy().astype(np.int64), source, blank)
+        return Split(ids, labels, names, source, blank)
 
     def _refuse_empty(self, train: Split) -> None:
         empty = np.flatnonzero(train.ids.lengths == 0)
@@ -194,13 +191,16 @@ class SentimentTask(RunTask):
             return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32, device="cpu")
         if not isinstance(choice, dict):
             raise ValueError(f"training.class_weights: unknown {choice!r}")
-        for name in choice:
-            if name not in self.classes:
-                raise UserError(f"training.class_weights: no class {name!r}{nearest(name, self.classes)}")
-        missing = [name for name in self.classes if name not in choice]
+        names = Labels.match(list(choice), self.classes)
+        for name in names.unknown:
+            raise UserError(f"training.class_weights: no class {shown(name)}{names.hint(name)}")
+        for group in names.joined:
+            raise UserError(f"training.class_weights: {listed(map(shown, group))} are one class")
+        weights = dict(zip(names.numbers.tolist(), choice.values(), strict=True))
+        missing = [name for number, name in enumerate(self.classes) if number not in weights]
         if missing:
-            raise UserError(f"training.class_weights: no weight for {', '.join(missing)}")
-        return torch.tensor([choice[name] for name in self.classes], device="cpu")
+            raise UserError(f"training.class_weights: no weight for {listed(missing)}")
+        return torch.tensor([weights[number] for number in range(len(self.classes))], device="cpu")
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -263,37 +263,41 @@ class SentimentTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return self._measure(self.splits["dev"])[0] if "dev" in self.splits else {}
 
-    def _measure(self, split: Split) -> tuple[Scores, Tensor, Tensor]:
-        """The scores of a part, and what they are made from: logits and labels of what is not blank."""
-        logits, labels = self._outputs(split)
-        blank = int(split.blank.sum())
-        return Scores(classification_scores(logits, labels), len(labels), split.source.skipped, blank), logits, labels
+    def _measure(self, split: Split) -> tuple[Scores, Outcome]:
+        """The scores of a part, and what they are made from."""
+        outcome, blank = self._outcome(split), int(split.blank.sum())
+        scores = Scores(classification_scores(outcome), len(outcome.labels), split.source.skipped, blank)
+        return scores, outcome
 
-    def _logits(self, ids: Ragged) -> Tensor:
-        """(N, C) for sequences in their order."""
-        plan = plan_batches(ids.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
-        out = torch.empty(len(ids), len(self.classes), device="cpu")
+    def _logits(self, ids: Ragged, rows: NDArray[np.int64]) -> Tensor:
+        """(B, C) for some of the sequences, on the CPU."""
+        padded, lengths = lay_out(*ids.take(rows), self.tokenizer.pad_id)
+        logits: Tensor = self.model(send(padded, self.device), lengths)
+        return logits.detach().float().cpu()
 
-        def compute(rows: NDArray[np.int64]) -> Tensor:
-            padded, lengths = lay_out(*ids.take(rows), self.tokenizer.pad_id)
-            logits: Tensor = self.model(send(padded, self.device), lengths)
-            return logits.float().cpu()
+    def _outcome(self, split: Split) -> Outcome:
+        """What the model makes of the texts that are not blank; never the logits of more than a batch at a time."""
+        kept, known = np.flatnonzero(~split.blank), len(self.classes)
+        labels, losses = split.labels[kept], np.zeros(len(kept))
+        found = np.zeros_like(labels)
 
-        for rows, logits in zip(plan, spread(plan, compute), strict=True):
-            out[torch.from_numpy(rows)] = logits
-        return out
+        def compute(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+            logits = self._logits(split.ids, kept[rows])
+            wanted = torch.from_numpy(np.minimum(labels[rows], known - 1))  # an unknown one has no loss; see `Outcome`
+            return logits.argmax(1).numpy(), F.cross_entropy(logits.double(), wanted, reduction="none").numpy()
 
-    def _outputs(self, split: Split) -> tuple[Tensor, Tensor]:
-        kept = torch.from_numpy(~split.blank)
-        return self._logits(split.ids)[kept], torch.from_numpy(split.labels)[kept]
+        plan = plan_batches(split.ids.lengths[kept], _SCORED)
+        for rows, (best, loss) in zip(plan, spread(plan, compute), strict=True):
+            found[rows], losses[rows] = best, loss
+        return Outcome(labels, found, losses, known)
 
     # --- using --------------------------------------------------------------------------------------------------
 
     def report(self) -> list[str]:
         lines = []
         for part, split in self.splits.items():
-            lengths, counts = split.ids.lengths, np.bincount(split.labels, minlength=len(self.classes))
-            balance = ", ".join(f"{n} {c / len(split):.1%}" for n, c in zip(self.classes, counts, strict=True))
+            lengths, counts = split.ids.lengths, np.bincount(split.labels, minlength=len(split.names.names))
+            balance = listed((f"{n} {c / len(split):.1%}" for n, c in zip(split.names.names, counts, strict=True)), 20)
             known = 1 - split.ids.count(self.tokenizer.unk_id) / max(int(lengths.sum()), 1)
             skipped = split.source.skipped.note()
             empty, blank = int((lengths == 0).sum()), int(split.blank.sum())
@@ -304,19 +308,27 @@ class SentimentTask(RunTask):
                 + (f"; {empty} empty" if empty else "")
                 + (f"; {blank} blank, which are not scored" if blank else "")
             )
+            lines += [*split.names.joined_line(part, "label"), *self._unknown_line(part, split)]
         lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.tokenizer.config.tokenizer})")
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
 
+    @staticmethod
+    def _unknown_line(name: str, split: Split) -> list[str]:
+        labels = split.labels[~split.blank]
+        counts = np.bincount(labels, minlength=len(split.names.names))[split.names.known :].tolist()
+        return split.names.unknown_line(name, "label", counts, f"{sum(counts):,} of {len(labels):,} texts")
+
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
         source, part = scored(self.config.data, data)
-        split = self._split(open_source(source, _FIELDS, part))
+        split = self._split(open_source(source, _FIELDS, part), part)
         self.model.eval()
-        scores, logits, labels = self._measure(split)
+        scores, outcome = self._measure(split)
         blank = f"{scores.left_out:,} blank ones left out: they get no label" if scores.left_out else ""
-        line = counted_line(split.source.name, len(labels), "texts", blank, split.source.skipped)
-        return scores, [line, *classification_report(logits, labels, self.classes)]
+        lines = [counted_line(split.source.name, len(outcome.labels), "texts", blank, split.source.skipped)]
+        lines += self._unknown_line(split.source.name, split)
+        return scores, lines + classification_report(outcome, split.names.names)
 
     @torch.no_grad()
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
@@ -336,9 +348,11 @@ class SentimentTask(RunTask):
             if len(row) > _LONGEST:
                 say(f"a text of {len(row):,} tokens is cut to the first {_LONGEST:,}: {texts[number][:40]!r}...")
         ids = Ragged.from_lists([row[:_LONGEST] for row in rows])
-        for number, row in zip(kept, torch.softmax(self._logits(ids), dim=1).tolist(), strict=True):
-            best = max(range(len(row)), key=row.__getitem__)
-            found[number] = Prediction(self.classes[best], dict(zip(self.classes, row, strict=True)))
+        plan = plan_batches(ids.lengths, _SCORED)
+        for part, logits in zip(plan, spread(plan, partial(self._logits, ids)), strict=True):
+            for number, shares in zip(part.tolist(), torch.softmax(logits, dim=1).tolist(), strict=True):
+                best = max(range(len(shares)), key=shares.__getitem__)
+                found[kept[number]] = Prediction(self.classes[best], dict(zip(self.classes, shares, strict=True)))
         return found
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
@@ -354,7 +368,8 @@ class SentimentTask(RunTask):
         if part not in self.splits:
             return ""
         split = self.splits[part]
-        return hashlib.sha256(split.ids.digest().encode() + split.labels.tobytes()).hexdigest()
+        unknown = "\n".join(split.names.unknown).encode()
+        return hashlib.sha256(split.ids.digest().encode() + split.labels.tobytes() + unknown).hexdigest()
 
     def rows(self) -> dict[str, Rows]:
         classes = Rows(self.classes)

@@ -12,12 +12,12 @@ from seqkit.config import Section, from_signature
 from seqkit.models import Embedding, Encoder, SequenceClassifier
 from seqkit.tasks.base import RunConfig
 from seqkit.tasks.initial import check_new_words
-from seqkit.tasks.parts import EmbeddingConfig, SplitData, Where, check_dev, encoder_config, make_recurrent
+from seqkit.tasks.parts import EmbeddingConfig, LabelledData, Where, check_dev, encoder_config, make_recurrent
 from seqkit.text import TextConfig
 from seqkit.training import TrainingConfig
 
 
-class SentimentData(SplitData):
+class SentimentData(LabelledData):
     """`data:` where the examples are, and how they are batched."""
 
     train: Where

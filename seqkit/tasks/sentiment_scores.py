@@ -1,47 +1,91 @@
-"""Scores of a classifier, by torchmetrics."""
+"""Scores of a classifier, as scikit-learn has them; what is counted is what occurs, however many classes there are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
+
+from seqkit.tasks.lines import most_wrong, table_name
+
+_MATRIX = 20  # classes whose confusion matrix fits a terminal
+_PAIRS = 20
 
 
-def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Mean cross-entropy (nats), accuracy and macro-averaged F1.
+class Outcome(NamedTuple):
+    """What a classifier made of N examples.
 
-    Args:
-        logits: (N, C).
-        labels: (N,) class numbers.
+    Attributes:
+        labels: (N,) int64, the true classes; from `classes` on those that it does not know.
+        found: (N,) int64, the classes that it takes them for.
+        losses: (N,) float64, cross-entropies in nats; those of unknown classes mean nothing.
+        classes: how many it knows.
     """
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-    classes = logits.size(1)
+    labels: NDArray[np.int64]
+    found: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    classes: int
+
+
+def classification_scores(outcome: Outcome) -> dict[str, float]:
+    """Mean cross-entropy (nats) of the examples whose class is known; accuracy and macro-averaged F1 of all.
+
+    The mean F1 is over the classes that are there or were found, as in scikit-learn.
+    """
+    right, gold, taken = _counts(outcome)
+    there = gold + taken > 0
     return {
-        "loss": float(F.cross_entropy(logits.cpu().double(), labels.cpu())),
-        "accuracy": float(multiclass_accuracy(logits, labels, classes, average="micro")),
-        "macro_f1": float(multiclass_f1_score(logits, labels, classes, average="macro")),
+        "loss": float(outcome.losses[outcome.labels < outcome.classes].mean()),
+        "accuracy": float((outcome.labels == outcome.found).mean()),
+        "macro_f1": float((2 * right[there] / (gold + taken)[there]).mean()),
     }
 
 
-def classification_report(logits: Tensor, labels: Tensor, names: Sequence[str]) -> list[str]:
-    """Precision, recall and F1 of every class, and the confusion matrix, as lines of text."""
-    from torchmetrics.functional.classification import (
-        multiclass_confusion_matrix,
-        multiclass_f1_score,
-        multiclass_precision,
-        multiclass_recall,
-    )
+def _counts(outcome: Outcome) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of every class how often it was found rightly, is there, and was found."""
+    labels, found = outcome.labels, outcome.found
+    size = max(outcome.classes, int(labels.max()) + 1)
+    right, gold, taken = (np.bincount(numbers, minlength=size) for numbers in (labels[labels == found], labels, found))
+    return right, gold, taken
 
-    classes = len(names)
-    columns = [
-        measure(logits, labels, classes, average="none").tolist()
-        for measure in (multiclass_precision, multiclass_recall, multiclass_f1_score)
-    ]
-    matrix = multiclass_confusion_matrix(logits, labels, classes).tolist()
-    width = max(len(name) for name in (*names, "class"))
-    lines = [f"{'class':<{width}}  precision  recall  f1      taken for {', '.join(names)}"]
-    for name, precision, recall, f1, counts in zip(names, *columns, matrix, strict=True):
-        lines.append(f"{name:<{width}}  {precision:.4f}     {recall:.4f}  {f1:.4f}  {' '.join(map(str, counts))}")
-    return lines
+
+def classification_report(outcome: Outcome, names: Sequence[str]) -> list[str]:
+    """Precision, recall and F1 of every class, and the confusion matrix, as lines of text; of many classes those with
+    the most mistakes, and the most frequent ones.
+
+    Args:
+        outcome: what to report.
+        names: of all classes, the unknown ones at the end.
+    """
+    names = list(map(table_name, names))
+    right, gold, taken = _counts(outcome)
+    shown, more = most_wrong((gold + taken - 2 * right).tolist(), "classes")
+    known = names[: outcome.classes]
+    matrix = len(names) <= _MATRIX
+    width = max(len(names[number]) for number in shown)
+    width = max(width, len("class"))
+    last = f"taken for {', '.join(known)}" if matrix else "texts  found"
+    lines = [f"{'class':<{width}}  precision  recall  f1      {last}"]
+    for number in shown:
+        scores = right[number] / max(taken[number], 1), right[number] / max(gold[number], 1)
+        f1 = 2 * right[number] / max(gold[number] + taken[number], 1)
+        if matrix:
+            row = np.bincount(outcome.found[outcome.labels == number], minlength=len(known)).tolist()
+            rest = " ".join(map(str, row))
+        else:
+            rest = f"{gold[number]:<5}  {taken[number]}"
+        lines.append(f"{names[number]:<{width}}  {scores[0]:.4f}     {scores[1]:.4f}  {f1:.4f}  {rest}")
+    return [*lines, *more, *([] if matrix else _worst_pairs(outcome, names))]
+
+
+def _worst_pairs(outcome: Outcome, names: Sequence[str]) -> list[str]:
+    """The most frequent confusions; memory is that of those that occur."""
+    wrong = outcome.labels != outcome.found
+    pairs, counts = np.unique(np.stack([outcome.labels[wrong], outcome.found[wrong]]), axis=1, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_PAIRS]
+    lines = [f"{names[a]} taken for {names[b]}: {n}" for (a, b), n in zip(pairs.T[order], counts[order], strict=True)]
+    left = len(counts) - len(lines)
+    return lines + ([f"... and {left:,} other pairs"] if left else [])

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqkit.config import UserError
+from seqkit.config import UserError, shown
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
+from seqkit.data.labels import label_column
 from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source
 from seqkit.data.tagged import open_tagged
@@ -25,7 +26,7 @@ from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
-from seqkit.tasks.parts import column, make_tokenizer, scored, word_rows
+from seqkit.tasks.parts import REFUSES, column, make_tokenizer, scored, word_rows
 from seqkit.tasks.sending import sent
 from seqkit.tasks.slots_config import SlotsConfig, check_text, make_tagger, slots_schema
 from seqkit.tasks.slots_data import (
@@ -39,10 +40,13 @@ from seqkit.tasks.slots_data import (
     plain_lists,
     read_tagged,
     tag_names,
+    unknown_lines,
 )
+from seqkit.tasks.slots_fit import fit_lines, fitted, split_of
+from seqkit.tasks.slots_input import looks_like_tokens, read_tokens, refuse_long, token_offsets
 from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots_scores import SpanCounts
-from seqkit.text import TextConfig, Tokenizer, take_texts
+from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.progress import say
@@ -64,6 +68,7 @@ class SlotsTask(RunTask):
     """
 
     kind = "slots"
+    predict_options = frozenset({"tokens"})
     model: Tagger
 
     def __init__(
@@ -82,6 +87,7 @@ class SlotsTask(RunTask):
             config.model, tokenizer, letters, self.tags, self.intents, load=load_vectors
         )
         self.splits: dict[str, Tagged] = {}
+        self._takes_tokens = self._warned = False
         slots = ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy")
         self.scores = (*slots, "intent_accuracy") if self.intents else slots
 
@@ -102,25 +108,26 @@ class SlotsTask(RunTask):
             made = cls._read(folder, config)
         else:
             tokenizer, letters = cls._vocabularies(config, train)
-            intents = sorted(train.dataset.unique("intent")) if has_intent else []
+            intents = label_column(train, "intent", "intent").distinct() if has_intent else []
             if len(intents) == 1:
-                raise UserError(f"{train.name}: only one intent, {intents[0]!r}; set data.intent to false")
+                raise UserError(f"{train.name}: only one intent, {shown(intents[0])}; set data.intent to false")
             made = tokenizer, letters, tag_names(train), intents
             config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, *made, load_vectors=fresh)
         for part, source in sources.items():
-            task.splits[part] = task._split(source)
+            task.splits[part] = task._split(source, part)
         return task
 
     @staticmethod
     def _vocabularies(config: SlotsConfig, train: Source) -> tuple[Tokenizer, Tokenizer | None]:
-        _, _, distinct = column_lists(train, "tokens")
+        lists = column_lists(train, "tokens")
         letters = None
         if config.model.characters is not None:
-            letters = make_tokenizer(_LETTERS, config.model.characters.embedding, distinct)
+            letters = make_tokenizer(_LETTERS, config.model.characters.embedding, lists[2])
         words = chain.from_iterable(column(train, "tokens"))
         kept = kept_tokenizer(config, check=check_text)
-        return kept or make_tokenizer(config.text, config.model.embedding, words, whole=True), letters
+        tokenizer = kept or make_tokenizer(config.text, config.model.embedding, words, whole=True)
+        return fitted(tokenizer, lists, config.text), letters
 
     @classmethod
     def restore(cls, config: SlotsConfig, folder: Path) -> SlotsTask:
@@ -152,8 +159,11 @@ class SlotsTask(RunTask):
         labels = {"tags": self.tags, "intents": self.intents}
         write_text(folder / "labels.json", json.dumps(labels, ensure_ascii=False) + "\n")
 
-    def _split(self, source: Source) -> Tagged:
-        return read_tagged(source, self.tokenizer, self.letters, self.tags, self.intents, self.config.data.on_bad_tags)
+    def _split(self, source: Source, part: str) -> Tagged:
+        data = self.config.data
+        kinds = self.tokenizer, self.letters, self.tags, self.intents
+        refuse = REFUSES[data.on_unknown_label]
+        return read_tagged(source, *kinds, data.on_bad_tags, refuse=refuse, learned=part == "train")
 
     # --- learning -----------------------------------------------------------------------------------------------
 
@@ -202,14 +212,21 @@ class SlotsTask(RunTask):
         def compute(rows: NDArray[np.int64]) -> tuple[float, float, int, int, list[list[str]]]:
             batch = sent(collate(data, rows, self.tokenizer), self.device)
             scores, intents = self.model(batch.ids, batch.lengths, batch.spelling)
-            tag_loss = float(self.model.tag_loss(scores, batch.tags, batch.lengths))
+            known = np.flatnonzero(data.known_tags[rows])
+            tag_loss = 0.0
+            if len(known):
+                kept = torch.from_numpy(known)
+                there = scores[kept.to(scores.device)], batch.tags[kept.to(scores.device)], batch.lengths[kept]
+                tag_loss = float(self.model.tag_loss(*there))
             found = self.model.decode(scores, batch.lengths)
             names = self._names(found, data.words.lengths[rows])
             correct = (found == batch.tags).all(1)  # both are 0 on padding
             if intents is None or batch.intents is None:
                 return tag_loss, 0.0, 0, int(correct.sum()), names
             understood = intents.argmax(1) == batch.intents
-            intent_loss = float(F.cross_entropy(intents.cpu().double(), batch.intents.cpu(), reduction="sum"))
+            kept = torch.from_numpy(np.flatnonzero(data.known_intents[rows]))
+            asked = intents.cpu().double()[kept], batch.intents.cpu()[kept]
+            intent_loss = float(F.cross_entropy(*asked, reduction="sum"))
             return tag_loss, intent_loss, int(understood.sum()), int((correct & understood).sum()), names
 
         plan = plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
@@ -218,10 +235,10 @@ class SlotsTask(RunTask):
             losses["intent"] += intent_loss
             right, whole = right + understood, whole + correct
             for row, found in zip(rows, names, strict=True):
-                counts.add([self.tags[tag] for tag in data.tags[row]], found)
-        loss = losses["tags"] / int(data.words.lengths.sum())
+                counts.add([data.tag_names[tag] for tag in data.tags[row]], found)
+        loss = losses["tags"] / int(data.words.lengths[data.known_tags].sum())
         if data.intents is not None:
-            loss += self.config.training.intent_weight * losses["intent"] / len(data)
+            loss += self.config.training.intent_weight * losses["intent"] / int(data.known_intents.sum())
         precision, recall, f1 = counts.scores()
         found_scores = (loss, precision, recall, f1, whole / len(data), right / len(data))
         return Scores(dict(zip(self.scores, found_scores, strict=False)), len(data), data.source.skipped), counts
@@ -234,45 +251,76 @@ class SlotsTask(RunTask):
     # --- using --------------------------------------------------------------------------------------------------
 
     def report(self) -> list[str]:
-        lines = [
-            line
-            for part, data in self.splits.items()
-            for line in describe(part, data, self.tags, self.intents, self.tokenizer.unk_id)
-        ]
+        lines = [line for part, data in self.splits.items() for line in describe(part, data, self.tokenizer.unk_id)]
         letters = f", {len(self.letters):,} characters" if self.letters is not None else ""
-        lines.append(f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags")
+        lines.append(
+            f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags; {split_of(self.tokenizer)}"
+        )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        lines += fit_lines(self.tokenizer, self.splits)
         return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
         where, part = scored(self.config.data, data)
-        split = self._split(open_tagged(where, part, intent=bool(self.intents)))
+        split = self._split(open_tagged(where, part, intent=bool(self.intents)), part)
         self.model.eval()
         scores, counts = self._judge(split)
         repaired = f"{split.repaired[0]} tags repaired" if split.repaired[0] else ""
-        line = counted_line(split.source.name, len(split), "sentences", split.source.skipped, repaired)
-        return scores, [line, *counts.report()]
+        lines = [counted_line(split.source.name, len(split), "sentences", split.source.skipped, repaired)]
+        return scores, [*lines, *unknown_lines(split.source.name, split), *counts.report()]
 
-    @torch.no_grad()
-    def predict(self, texts: Iterable[str]) -> list[Tagging]:
-        """Slots and intent of each text; a text without tokens gets neither.
+    def adjust(self, **options: Any) -> None:
+        """See `RunTask`.
+
+        Args:
+            options: `tokens`, whether each line of a file is JSON with `tokens`, as in the training data, and no text.
+        """
+        self._takes_tokens = bool(options.get("tokens", self._takes_tokens))
+
+    def read_line(self, line: str) -> str | list[str]:
+        if self._takes_tokens:
+            return read_tokens(line) if line.strip() else []
+        if not self._warned and looks_like_tokens(line):
+            self._warned = True
+            say("warning: a line is JSON with tokens, and is taken for a text; --tokens takes its tokens as they are")
+        return line
+
+    def _places(self, text: str) -> list[tuple[int, int]]:
+        places = self.tokenizer.offsets(text)
+        if len(places) > LONGEST:
+            say(f"a text of {len(places):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
+        return places[:LONGEST]
+
+    def predict(self, texts: Iterable[Any], *, is_split_into_words: bool | None = None) -> list[Tagging]:
+        """Slots and intent of each text; one without tokens gets neither.
+
+        Args:
+            texts: each a str, which is split into tokens.
+            is_split_into_words: each is the list of its tokens instead, as in the training data; they are tagged as
+                they are, and with spaces between them they are its text. Default: as `adjust` said, else false.
 
         Raises:
-            TypeError, ValueError: see `take_texts`.
+            TypeError, ValueError: see `take_texts` and `take_sentences`.
+            UserError: a list of too many tokens.
         """
-        texts = take_texts(texts)
+        if self._takes_tokens if is_split_into_words is None else is_split_into_words:
+            sentences = take_sentences(texts)
+            for place, tokens in enumerate(sentences):
+                refuse_long(tokens, f"texts[{place}]")
+            return self._tag(list(map(" ".join, sentences)), list(map(token_offsets, sentences)))
+        taken = take_texts(texts)
+        return self._tag(taken, list(map(self._places, taken)))
+
+    @torch.no_grad()
+    def _tag(self, whole: Sequence[str], offsets: Sequence[Sequence[tuple[int, int]]]) -> list[Tagging]:
+        """Texts whose tokens stand at these places."""
         self.model.eval()
-        offsets = [self.tokenizer.offsets(text) for text in texts]
-        for text, places in zip(texts, offsets, strict=True):
-            if len(places) > LONGEST:
-                say(f"a text of {len(places):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
-                del places[LONGEST:]
-        found = [Tagging(text) for text in texts]
+        found = [Tagging(text) for text in whole]
         kept = [number for number, places in enumerate(offsets) if places]
         if not kept:
             return found
-        tokens = [[texts[number][start:end] for start, end in offsets[number]] for number in kept]
+        tokens = [[whole[number][start:end] for start, end in offsets[number]] for number in kept]
         words = Words.make(plain_lists(tokens), self.tokenizer, self.letters)
         for rows in plan_batches(words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens")):
             ids, lengths, spelling = words.collate(rows, self.tokenizer)
@@ -281,7 +329,7 @@ class SlotsTask(RunTask):
             best = [None] * len(rows) if intents is None else [self.intents[i] for i in intents.argmax(1).tolist()]
             for row, tags, intent in zip(rows.tolist(), names, best, strict=True):
                 number = kept[row]
-                found[number] = make_tagging(texts[number], offsets[number], tags, intent)
+                found[number] = make_tagging(whole[number], offsets[number], tags, intent)
         return found
 
     def format(self, prediction: Tagging, form: str, **options: Any) -> str:

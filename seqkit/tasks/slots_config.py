@@ -16,7 +16,7 @@ from seqkit.tasks.base import RunConfig
 from seqkit.tasks.initial import check_new_words
 from seqkit.tasks.parts import (
     EmbeddingConfig,
-    SplitData,
+    LabelledData,
     Where,
     check_dev,
     encoder_config,
@@ -29,7 +29,7 @@ from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
 
 
-class SlotsData(SplitData):
+class SlotsData(LabelledData):
     """`data:` where the tagged sentences are, and how they are batched."""
 
     train: Where

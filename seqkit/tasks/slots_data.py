@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, shown
 from seqkit.data.batching import Ragged, pad
+from seqkit.data.labels import Labels, label_form, number_column, refuse_unknown
 from seqkit.data.sources import Source
 from seqkit.models import Spelling
 from seqkit.text import Tokenizer
@@ -109,23 +110,50 @@ class Tagged:
     Attributes:
         words: the sentences.
         tags: N lists of numbers of tags.
+        types: names of the slots' types: type t begins with tag 1 + 2 t and goes on with the next.
         intents: (N,) int64 numbers of intents, or None.
+        intent_names: their names, or None.
         source: where they come from.
         repaired: how many tags were, and where the first of them stands.
     """
 
     words: Words
     tags: Ragged
+    types: Labels
     intents: NDArray[np.int64] | None
+    intent_names: Labels | None
     source: Source
     repaired: tuple[int, str]
 
     def __len__(self) -> int:
         return len(self.words)
 
+    @cached_property
+    def known_tags(self) -> NDArray[np.bool_]:
+        """(N,) whether all tags of a sentence are of types that are learned."""
+        known = np.ones(len(self), bool)
+        if self.types.unknown:
+            values, lengths = self.tags.take(np.arange(len(self)))
+            known[np.repeat(np.arange(len(self)), lengths)[values > 2 * self.types.known]] = False
+        return known
+
+    @cached_property
+    def known_intents(self) -> NDArray[np.bool_]:
+        """(N,) whether the intent of a sentence is learned."""
+        if self.intents is None or self.intent_names is None:
+            return np.ones(len(self), bool)
+        return self.intents < self.intent_names.known
+
+    @cached_property
+    def tag_names(self) -> list[str]:
+        """What the numbers of tags stand for."""
+        return tags_of(self.types.names)
+
     def fingerprint(self) -> str:
         """A digest of what is learned."""
         intents = b"" if self.intents is None else self.intents.tobytes()
+        unknown = [*self.types.unknown, *(self.intent_names.unknown if self.intent_names else ())]
+        intents += "\n".join(unknown).encode()
         return hashlib.sha256((self.words.digest() + self.tags.digest()).encode() + intents).hexdigest()
 
 
@@ -153,68 +181,60 @@ def collate(data: Tagged, rows: NDArray[np.int64], tokenizer: Tokenizer) -> TagB
 def tag_names(source: Source) -> list[str]:
     """O, and B- and I- of every type that a source has."""
     _, _, distinct = column_lists(source, "tags")
-    types = sorted({tag[2:] for tag in distinct if tag != "O"})
+    types = sorted({label_form(tag[2:]) for tag in distinct if tag != "O"})
     if not types:
         raise UserError(f"{source.name}: every tag is O; there is nothing to learn")
+    return tags_of(types)
+
+
+def tags_of(types: Sequence[str]) -> list[str]:
+    """O, and B- and I- of every type."""
     return ["O", *(f"{mark}-{name}" for name in types for mark in "BI")]
 
 
-def number_tags(source: Source, tags: Sequence[str], on_bad_tags: str) -> tuple[Ragged, tuple[int, str]]:
-    """The tags of a source as numbers, and how many were repaired, and where.
+def number_tags(
+    source: Source, tags: Sequence[str], on_bad_tags: str, *, refuse: bool, learned: bool
+) -> tuple[Ragged, Labels, tuple[int, str]]:
+    """The tags of a source as numbers, their types, and how many were repaired, and where.
 
     Raises:
-        UserError: a type that `tags` lacks; tags out of order, if that is an error.
+        UserError: types that `tags` lacks, see `refuse_unknown`; tags out of order, if that is an error.
     """
     values, offsets, distinct = column_lists(source, "tags")
-    number = {tag: place for place, tag in enumerate(tags)}
+    written = sorted({tag[2:] for tag in distinct if tag != "O"})
+    types = Labels.match(written, [name[2:] for name in tags if name.startswith("B-")])
+    begins = dict(zip(written, (1 + 2 * types.numbers).tolist(), strict=True))
+    number = [0 if tag == "O" else begins[tag[2:]] + (tag[0] == "I") for tag in distinct]
 
     def place(position: int) -> tuple[str, int]:
         row = int(np.searchsorted(offsets, position, side="right")) - 1
         return source.place(row), position - int(offsets[row])
 
-    missing = [code for code, tag in enumerate(distinct) if tag not in number]
-    if missing:
-        at = int(np.isin(values, missing).argmax())
-        tag = distinct[values[at]]
-        types = [name[2:] for name in tags if name.startswith("B-")]
-        hint = nearest(tag[2:], types) or f"; the training data has: {', '.join(types)}"
-        raise UserError(f"{place(at)[0]}: unknown slot type in tag {tag!r}{hint}")
-    found = np.array([number[tag] for tag in distinct], np.int32)[values]
+    found = np.array(number, np.int32)[values]
+    missing = np.flatnonzero(found > 2 * types.known)
+    if len(missing):
+        bad = np.zeros(len(offsets) - 1, bool)
+        bad[np.searchsorted(offsets, missing, side="right") - 1] = True
+        tag = distinct[values[missing[0]]]
+        message = f"{place(int(missing[0]))[0]}: unknown slot type in tag {shown(tag)}{types.hint(tag[2:])}"
+        refuse_unknown(bad, message, "sentences", refuse=refuse, learned=learned)
     # In `tags` B-x has an odd number and I-x the next one.
     inside = (found > 0) & (found % 2 == 0)
     before = np.concatenate([[0], found[:-1]])
     before[offsets[:-1][offsets[:-1] < len(found)]] = 0
     bad = np.flatnonzero(inside & (before != found) & (before != found - 1))
     if not len(bad):
-        return Ragged([(found, offsets)]), (0, "")
+        return Ragged([(found, offsets)]), types, (0, "")
     where, index = place(int(bad[0]))
     if {"error": True, "repair": False}[on_bad_tags]:
-        last = tags[before[bad[0]]] if index else "the start"
+        names = tags_of(types.names)
+        last = names[before[bad[0]]] if index else "the start"
         raise UserError(
-            f"{where}: tag {index + 1} is {tags[found[bad[0]]]!r} after {last}; data.on_bad_tags: repair would begin "
+            f"{where}: tag {index + 1} is {names[found[bad[0]]]!r} after {last}; data.on_bad_tags: repair would begin "
             f"a slot there ({len(bad):,} such tags in the file)"
         )
     found[bad] -= 1
-    return Ragged([(found, offsets)]), (len(bad), where)
-
-
-def number_intents(source: Source, intents: Sequence[str]) -> NDArray[np.int64]:
-    """(N,) the intents of a source as numbers.
-
-    Raises:
-        UserError: one that `intents` lacks.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    found = pc.index_in(source.dataset.data.column("intent"), value_set=pa.array(intents))
-    if found.null_count:
-        row = int(pc.index(pc.is_null(found), True).as_py())
-        intent = source.dataset[row]["intent"]
-        hint = nearest(intent, intents) or f"; the training data has: {', '.join(intents)}"
-        raise UserError(f"{source.place(row)}: unknown intent {intent!r}{hint}")
-    numbers: NDArray[Any] = found.to_numpy()
-    return numbers.astype(np.int64)
+    return Ragged([(found, offsets)]), types, (len(bad), where)
 
 
 def read_tagged(
@@ -224,11 +244,14 @@ def read_tagged(
     tags: Sequence[str],
     intents: Sequence[str],
     on_bad_tags: str,
+    *,
+    refuse: bool,
+    learned: bool,
 ) -> Tagged:
     """One part of the data as numbers.
 
     Raises:
-        UserError: a sentence that is none; see `number_tags` and `number_intents`.
+        UserError: a sentence that is none; see `number_tags` and `number_column`.
     """
     words = Words.make(column_lists(source, "tokens"), tokenizer, letters)
     if words.lengths.max() > LONGEST:
@@ -236,22 +259,39 @@ def read_tagged(
         raise UserError(
             f"{source.place(row)}: {words.lengths[row]:,} tokens are no sentence (the most is {LONGEST:,}); take it out"
         )
-    numbers, repaired = number_tags(source, tags, on_bad_tags)
-    return Tagged(words, numbers, number_intents(source, intents) if intents else None, source, repaired)
+    numbers, types, repaired = number_tags(source, tags, on_bad_tags, refuse=refuse, learned=learned)
+    names, found = None, None
+    if intents:
+        names, found = number_column(source, "intent", intents, "sentences", refuse=refuse, learned=learned)
+    return Tagged(words, numbers, types, found, names, source, repaired)
 
 
-def describe(name: str, data: Tagged, tags: Sequence[str], intents: Sequence[str], unknown: int) -> Iterator[str]:
+def unknown_lines(name: str, data: Tagged) -> Iterator[str]:
+    """Lines about slot types and intents that training lacks."""
+    begun = (data.tags.count(number) for number in range(1 + 2 * data.types.known, len(data.tag_names), 2))
+    rows = "{:,} of {:,} sentences".format
+    yield from data.types.unknown_line(name, "slot type", list(begun), rows(int((~data.known_tags).sum()), len(data)))
+    if data.intents is not None and data.intent_names is not None:
+        counts = np.bincount(data.intents, minlength=len(data.intent_names.names))[data.intent_names.known :].tolist()
+        yield from data.intent_names.unknown_line(name, "intent", counts, rows(sum(counts), len(data)))
+
+
+def describe(name: str, data: Tagged, unknown: int) -> Iterator[str]:
     """Lines about one part."""
     lengths = data.words.lengths
-    begun = sum(data.tags.count(number) for number, tag in enumerate(tags) if tag.startswith("B-"))
+    begun = sum(data.tags.count(number) for number in range(1, len(data.tag_names), 2))
     yield (
         f"{name}: {len(data):,} sentences, {int(lengths.sum()):,} tokens, {begun:,} slots; length mean "
         f"{lengths.mean():.1f}, longest {lengths.max()}; {data.words.known(unknown):.1%} of tokens in the vocabulary"
     )
-    if data.intents is not None:
+    if data.intents is not None and data.intent_names is not None:
+        intents = data.intent_names.names
         counts = np.bincount(data.intents, minlength=len(intents))
         shares = (f"{intent} {count / len(data):.1%}" for intent, count in zip(intents, counts, strict=True))
-        yield f"{name}: intents {', '.join(shares)}"
+        yield f"{name}: intents {listed(shares, 20)}"
+        yield from data.intent_names.joined_line(name, "intent")
+    yield from data.types.joined_line(name, "slot type")
+    yield from unknown_lines(name, data)
     if data.repaired[0]:
         yield f"{name}: {data.repaired[0]:,} tags repaired, I- to B-, the first at {data.repaired[1]}"
     if skipped := data.source.skipped.note():

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from seqkit.tasks.lines import most_wrong, table_name
+
 
 class Span(NamedTuple):
     """A slot: its type, its first token and the token behind its last."""
@@ -52,13 +54,14 @@ class SpanCounts:
         return right / max(found, 1), right / max(gold, 1), 2 * right / max(found + gold, 1)
 
     def report(self) -> list[str]:
-        """A line a type, as text."""
+        """A line a type, as text; of very many types those with the most mistakes."""
         types = sorted({*self.gold, *self.found})
-        width = max([len("type"), *map(len, types)])
+        chosen, more = most_wrong(
+            [self.gold[name] + self.found[name] - 2 * self.right[name] for name in types], "types"
+        )
+        width = max([len("type"), *(len(table_name(types[number])) for number in chosen)])
         lines = [f"{'type':<{width}}  precision  recall  f1      slots  found"]
-        for name in types:
-            precision, recall, f1 = self.scores(name)
-            lines.append(
-                f"{name:<{width}}  {precision:.4f}     {recall:.4f}  {f1:.4f}  {self.gold[name]:<5}  {self.found[name]}"
-            )
-        return lines
+        for name in [types[number] for number in chosen]:
+            scores = "{:.4f}     {:.4f}  {:.4f}".format(*self.scores(name))
+            lines.append(f"{table_name(name):<{width}}  {scores}  {self.gold[name]:<5}  {self.found[name]}")
+        return [*lines, *more]

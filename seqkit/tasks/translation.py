@@ -269,7 +269,7 @@ class TranslationTask(RunTask):
         )
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         lines += [*self._lines, f"model: {trained:,} trained parameters"]
-        return lines + reachable(self.splits, self.target, self._corpus_scores([]))
+        return lines + reachable(self.splits, self.target, self._corpus_scores(()))
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:

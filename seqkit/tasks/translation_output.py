@@ -103,7 +103,7 @@ def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
     elif config.kind != "word":
         text = "".join(tokens).replace("▁", " ").removeprefix(" ")
     else:
-        text = _join_words(tokens, rules=config.split == "words", chinese=config.split_chinese)
+        text = _join_words(tokens, rules=config.split == "words", chinese=config.split_chinese is True)
     return one_line(text)
 
 

@@ -22,11 +22,12 @@ class TextConfig(Section):
         "(basic_english, moses, ...); needs torch 2.3 and torchtext.",
         json_schema_extra={"pattern": f"^({'|'.join(_NAMES)}|{FOREIGN}.+)$"},
     )
-    split: Literal["words", "spaces"] = Field(
-        default="words",
+    split: Literal["auto", "words", "spaces"] = Field(
+        default="auto",
         description="words: punctuation and English clitics (n't, 's) are tokens of their own, at white space and "
         "inside words joined by a hyphen. spaces: only white space separates, for text that is tokenised already. "
-        "char has no words and takes the default only.",
+        "auto: words; for slot filling the one of the two that splits the training sentences, written with spaces, as "
+        "their tokens are. char has no words and takes the default only.",
     )
     lowercase: bool = Field(default=False, description="Lower-case the text.")
     normalize: Literal["none", "nfc", "nfd", "nfkc", "nfkd"] = Field(
@@ -36,8 +37,10 @@ class TextConfig(Section):
         default=False,
         description="Remove the combining marks: é becomes e. Scripts that write vowels as marks (Hindi) lose them.",
     )
-    split_chinese: bool = Field(
-        default=True, description="Each Chinese (Han) character is a token of its own; char does so in any case."
+    split_chinese: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Each Chinese (Han) character is a token of its own; char does so in any case. auto: true; for "
+        "slot filling as the training sentences have it.",
     )
     mark_joined: bool | None = Field(
         default=None,
@@ -80,8 +83,9 @@ class TextConfig(Section):
             raise ValueError(f"tokenizer: expected {', '.join(names)}, ..., got {self.tokenizer!r}{hint}")
         if self.tokenizer == "char" or self.is_foreign:
             why = "splits by itself" if self.is_foreign else "has no words"
-            for name, value in (("split", "words"), ("stop_words", "none"), ("split_chinese", True)):
-                if getattr(self, name) != value:
+            defaults = (("split", "auto", "words"), ("stop_words", "none", "none"), ("split_chinese", "auto", True))
+            for name, value, settled in defaults:
+                if getattr(self, name) not in (value, settled):
                     raise ValueError(
                         f"{name}: the {self.tokenizer} tokenizer {why}; leave it at its default ({value!r})"
                     )
@@ -92,6 +96,11 @@ class TextConfig(Section):
         if self.max_length is not None and self.max_length <= self.add_bos + self.add_eos:
             raise ValueError("max_length: leaves no room for a token beside <bos> and <eos>")
         return self
+
+    def settled(self) -> TextConfig:
+        """The same with what `auto` stands for in its place."""
+        chosen = {"split": "words", "split_chinese": True}
+        return self.model_copy(update={key: value for key, value in chosen.items() if getattr(self, key) == "auto"})
 
     @property
     def is_foreign(self) -> bool:

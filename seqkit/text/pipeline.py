@@ -92,6 +92,7 @@ def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
 
 def _pieces(config: TextConfig) -> list[Any]:
     """The steps that split texts, for bpe and unigram with the space mark before a piece."""
+    config = config.settled()
     subword = {"word": False, "bpe": True, "unigram": True}[config.tokenizer]
     if {"words": True, "spaces": False}[config.split]:
         parts = [_matches(_SUBWORD + "|" + SPACE if subword else _WORD)]
@@ -106,9 +107,8 @@ def _pieces(config: TextConfig) -> list[Any]:
 def _marked_pieces(config: TextConfig) -> list[Any]:
     """The same for words that are marked, with one of the characters of white space before a word."""
     parts = []
-    pieces = {"words": rf"\s?(?:{_MARKED_WORD})", "spaces": r"\s?\S+"}[config.split]
     if not config.is_foreign:
-        parts.append(_matches(pieces))
+        parts.append(_matches(rf"\s?(?:{_MARKED_WORD})" if config.split == "words" else r"\s?\S+"))
     if config.is_foreign or config.split == "spaces":
         parts.append(pre_tokenizers.Split(Regex(rf"\s?{_SPECIAL}"), "isolated"))
     if config.split_chinese and not config.is_foreign:

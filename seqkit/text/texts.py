@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from seqkit.config import shown
 
 
 def take_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
@@ -17,28 +20,46 @@ def take_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
             that is no str; it names the place.
         ValueError: an item is not valid Unicode (half of a surrogate pair).
     """
-    if isinstance(texts, (str, bytes, bytearray)):
-        raise TypeError(f"{name} is {_shown(texts)}, one text; expected several: write [{_shown(texts)}]")
-    if getattr(texts, "ndim", 1) != 1:  # a data frame would give its columns' names
-        raise TypeError(f"{name} is a {type(texts).__name__} of {texts.ndim} dimensions; expected one of str")  # type: ignore[attr-defined]
-    try:
-        items = iter(texts)
-    except TypeError:
-        raise TypeError(f"{name} is {_shown(texts)}; expected an iterable of str") from None
+    return [_text(item, name, place) for place, item in enumerate(_items(texts, name))]
+
+
+def take_sentences(sentences: Iterable[Sequence[str]], name: str = "texts") -> list[list[str]]:
+    """The same for sentences that are split already, each a list (tuple, array) of its tokens.
+
+    Raises:
+        TypeError: see `take_texts`; an item that is no such list, or a token that is no str.
+        ValueError: a token that is blank, or not valid Unicode.
+    """
     found = []
-    for place, text in enumerate(items):
-        if not isinstance(text, str):
-            raise TypeError(f"{name}[{place}] is {_shown(text)}; expected a str")
-        # A subclass, as numpy's, becomes a plain str; str(text) of an Enum would be its name.
-        found.append(text if type(text) is str else str.__str__(text))
-        if not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(f"{name}[{place}]: not valid Unicode ({error.reason})") from None
+    for place, item in enumerate(_items(sentences, name)):
+        if not (isinstance(item, (list, tuple)) or (not isinstance(item, str) and getattr(item, "ndim", 0) == 1)):
+            raise TypeError(f"{name}[{place}] is {shown(item)}; expected a list of tokens")
+        inside = f"{name}[{place}]"
+        found.append([_text(token, inside, at) for at, token in enumerate(item)])
+        for at, token in enumerate(found[-1]):
+            if not token.strip():
+                raise ValueError(f"{inside}[{at}] is {token!r}, a blank token")
     return found
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _items(texts: Iterable[Any], name: str) -> Iterator[Any]:
+    if isinstance(texts, (str, bytes, bytearray)):
+        raise TypeError(f"{name} is {shown(texts)}, one text; expected several: write [{shown(texts)}]")
+    if getattr(texts, "ndim", 1) != 1:  # a data frame would give its columns' names
+        raise TypeError(f"{name} is a {type(texts).__name__} of {texts.ndim} dimensions; expected one of str")  # type: ignore[attr-defined]
+    try:
+        return iter(texts)
+    except TypeError:
+        raise TypeError(f"{name} is {shown(texts)}; expected an iterable of str") from None
+
+
+def _text(item: object, name: str, place: int) -> str:
+    if not isinstance(item, str):
+        raise TypeError(f"{name}[{place}] is {shown(item)}; expected a str")
+    if not item.isascii():
+        try:
+            item.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}[{place}]: not valid Unicode ({error.reason})") from None
+    # A subclass, as numpy's, becomes a plain str; str(text) of an Enum would be its name.
+    return item if type(item) is str else str.__str__(item)

@@ -27,7 +27,7 @@ class Tokenizer:
     """Texts to lists of token ids and back. Make one with `train` or `load`.
 
     Attributes:
-        config: the settings it was trained with.
+        config: the settings it was trained with, without `auto`.
         pad_id, unk_id, bos_id, eos_id: 0, 1, 2, 3 in every vocabulary.
         vocabulary: the tokens in the order of their ids.
         fingerprint: 64 hex digits that change when anything that decides an encoding changes.
@@ -41,7 +41,7 @@ class Tokenizer:
     def _set(self, parts: dict[str, Any], config: TextConfig) -> None:
         """Take over the library's JSON; with the config's last steps it decides every encoding."""
         text = json.dumps(parts, ensure_ascii=False, sort_keys=True)
-        self.config = config
+        self.config = config = config.settled()
         self._parts = parts
         self._backend = Backend.from_str(text)
         # Without offsets: about a third faster, where the library (>= 0.20) has it.
@@ -123,6 +123,17 @@ class Tokenizer:
         subword = self.config.tokenizer in ("bpe", "unigram")
         split = self._backend.pre_tokenizer is not None and not self.config.is_foreign
         return split and not (subword and self.config.strip_accents)
+
+    def resplit(self, **settings: Any) -> Tokenizer:
+        """The same vocabulary for texts that are split otherwise.
+
+        Args:
+            settings: other values of `split` and `split_chinese`.
+        """
+        config = self.config.model_copy(update=settings)
+        backend = Backend.from_str(self._backend.to_str())
+        backend.pre_tokenizer = pipeline.splitter(config)
+        return Tokenizer(backend, config)
 
     def bare(self) -> Tokenizer:
         """The same without what is cut off or added at the ends of a text."""

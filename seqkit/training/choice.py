@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, nearest
 from seqkit.training.patterns import beginnings, matches, matching
 
 
@@ -104,4 +104,4 @@ def _bare(name: str) -> str:
 
 
 def _hint(name: str, names: Iterable[str]) -> str:
-    return nearest(name, [*names, *beginnings(names)]) or f"; the names are: {', '.join(names)}"
+    return nearest(name, [*names, *beginnings(names)]) or f"; the names are: {listed(names)}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, nearest
 from seqkit.files import read_bytes
 from seqkit.training.checkpoint import load_weights
 
@@ -46,14 +46,14 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
         raise UserError(f"{path}: holds a {type(tree).__name__}, not a state dict; {_AGAIN}")
     tensors = {str(name): value for name, value in tree.items() if isinstance(value, Tensor)}
     if not tensors:
-        keys = ", ".join(str(name) for name in tree) or "nothing"
+        keys = listed(tree) or "nothing"
         raise UserError(f"{path}: no state dict: no tensor at the top, nor under {' or '.join(NESTS)}; it has: {keys}")
     for name, value in tensors.items():
         if value.layout != torch.strided or value.is_quantized:
             raise UserError(f"{path}: {name} is sparse or quantised; dense numbers are needed")
     rest = [str(name) for name in tree if str(name) not in tensors]
     notes = [f"{path}: the state dict under {nest!r} is used"] if nest else []
-    notes += [f"{path}: passed over, no tensors: {', '.join(rest)}"] if rest else []
+    notes += [f"{path}: passed over, no tensors: {listed(rest)}"] if rest else []
     return tensors, "; ".join(notes)
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from seqkit.config import UserError
+from seqkit.config import UserError, listed
 from seqkit.training.patterns import matches, matching
 from seqkit.training.settings import TrainingConfig, UnfreezeConfig
 
-_SHOWN = 6  # names in a message; the log has them all
+_SHOWN, _LENGTH = 6, 400  # names in a message, and characters; the log has them all
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Freezing:
         names = self.stages[number].names
         trained = sum(self._named[name].numel() for stage in self.stages[: number + 1] for name in stage.names)
         total = sum(parameter.numel() for parameter in self._named.values())
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        shown = listed(names, _SHOWN, _LENGTH)
         begin = "trained from the start" if number == 0 else f"unfrozen after epoch {epoch}, step {step}"
         line = f"{begin}: {shown}; {trained:,} of {total:,} parameters train"
         if number == 0 and len(self.stages) > 1:
@@ -124,7 +124,7 @@ class Freezing:
         late = [stage for stage in self.stages[1:] if end is not None and stage.start >= end]
         if not late:
             return ""
-        names = ", ".join(late[0].names[:_SHOWN])
+        names = listed(late[0].names, _SHOWN, _LENGTH)
         return (
             f"training.unfreeze: {len(late)} of {len(self.stages)} stages never begin, the first ({names}) after "
             f"{self._unit[:-1]} {late[0].start}: training ends after {end} {self._unit}"
@@ -182,7 +182,7 @@ def _stages(
         if len(parts) < 2:
             raise UserError(
                 "training.unfreeze: there is nothing to unfreeze: all that trains is in one group of layers "
-                f"({', '.join(parts[0])})"
+                f"({listed(parts[0], _SHOWN, _LENGTH)})"
             )
         return tuple(Stage(number * config.every, own) for number, own in enumerate(reversed(parts)))
     stages: list[Stage] = []
@@ -192,7 +192,7 @@ def _stages(
         chosen = _chosen(given.train, names, where)
         own = tuple(name for name in names if name in chosen and name in trained and name not in seen)
         if not own:
-            raise UserError(f"{where}: {', '.join(given.train)} adds nothing: it trains already, or never does")
+            raise UserError(f"{where}: {listed(given.train)} adds nothing: it trains already, or never does")
         seen.update(own)
         stages.append(Stage(given.at, own))
     return tuple(stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, nearest
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
@@ -30,7 +30,7 @@ def matching(patterns: Iterable[str], names: Collection[str], key: str, of: str 
         matched = {name for name in names if matches(name, (pattern,))}
         if not matched:
             hint = nearest(pattern, [*names, *(f"{start}.*" for start in beginnings(names))])
-            hint = hint or f"; the names are: {', '.join(names)}"
+            hint = hint or f"; the names are: {listed(names)}"
             raise UserError(f"{key}: {pattern!r} matches {of}{hint}")
         found |= matched
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from seqkit.config import UserError
+from seqkit.config import UserError, listed
 from seqkit.training.checkpoint import not_finite
 from seqkit.training.choice import Choice
 
@@ -138,8 +138,8 @@ def transfer_weights(
             first[one.place] = one
     if not any(one.found for one in first.values()):
         raise UserError(
-            f"init: {given.name} has nothing that this model could take; it has: {', '.join(given.weights)}; here "
-            f"are: {', '.join(own)} (init.map says what goes where)"
+            f"init: {given.name} has nothing that this model could take; it has: {listed(given.weights, 100, 3000)}; "
+            f"here are: {listed(own, 100, 3000)} (init.map says what goes where)"
         )
     if given.words is not None and not any(one.is_vocabulary for one in first.values()):
         raise UserError(f"init.vocabulary: nothing is taken from {given.name} whose rows are words")

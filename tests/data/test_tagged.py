@@ -59,6 +59,59 @@ def test_conll_with_spaces_document_marks_and_many_blank_lines(tmp_path: Path) -
     assert source.dataset["_line"][:] == [4, 8]
 
 
+def test_tokens_with_spaces_in_a_file_of_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "x.conll"
+    path.write_text(conll("\t", "N N"), "utf-8")
+    assert rows(load(path)) == ROWS
+    assert rows(load(path, columns={"tags": "3"})) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("a\tB-x\nNew York\tO\n", [["a", "New York"]]),
+        ("New York\tO\t\n a \tO\t\n", [["New York", "a"]]),  # tabs at the ends are no columns, as ever
+        ("a\tO\nb O\n", [["a", "b"]]),  # not every line has a tab: both separate
+        ("a\t\tO\nlonger\tO\n", [["a", "longer"]]),  # not as many tabs
+        ("a\u3000b\tO\nc\u00a0d\tO\n", [["a\u3000b", "c\u00a0d"]]),
+        ("a\u3000b O\n", [["a\u3000b"]]),
+    ],
+)
+def test_what_separates_the_columns_is_told_by_the_first_lines(
+    tmp_path: Path, text: str, tokens: list[list[str]]
+) -> None:
+    path = tmp_path / "x.conll"
+    path.write_text(text, "utf-8")
+    assert [found for found, _ in rows(load(path))] == tokens
+
+
+COMMENTS = "# newdoc\n#\n# sent_id = 1\n# text = # and a\n"
+
+
+@pytest.mark.parametrize("between", ["\t", " ", "\tNN\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_comments_stand_before_sentences_and_a_hash_is_a_token(tmp_path: Path, between: str, end: str) -> None:
+    path = tmp_path / "x.conll"
+    lines = [[f"#{between}O", f"a{between}B-x", f"#{between}O"], [f"#tag{between}B-x"], [f"b{between}O"]]
+    text = "\n".join(COMMENTS + "".join(line + "\n" for line in sentence) for sentence in lines) + "\n# the end\n"
+    path.write_bytes(text.replace("\n", end).encode())
+    source = load(path)
+    assert rows(source) == [(["#", "a", "#"], ["O", "B-x", "O"]), (["#tag"], ["B-x"]), (["b"], ["O"])]
+    assert source.dataset["_line"][:] == [5, 13, 19]
+
+
+def test_a_file_of_hashes_and_a_hash_without_its_tag(tmp_path: Path) -> None:
+    path = tmp_path / "x.conll"
+    path.write_text("# O\n\n# B-x\n", "utf-8")
+    assert rows(load(path)) == [(["#"], ["O"]), (["#"], ["B-x"])]
+    path.write_text("a O\n#\nb O\n", "utf-8")
+    with pytest.raises(UserError, match=r"x\.conll:2: 1 column; expected 2 as before"):
+        load(path)
+    path.write_text("# a b\n" * 3, "utf-8")
+    with pytest.raises(UserError, match=r"x\.conll: no rows"):
+        load(path)
+
+
 def test_conll_columns_by_number(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("1 a B-x -\n2 b O -\n", "utf-8")

@@ -231,6 +231,133 @@ def test_spans_and_their_report() -> None:
     assert report[2].split() == ["b", "0.0000", "0.0000", "0.0000", "1", "1"]
 
 
+# --- wrong in one of two things, and labels that training lacks -----------------------------------------------------
+
+
+def rows_of(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("wrong_intents", "wrong_tags"), [((), ()), ((1, 4, 7), ()), ((), (0, 5)), ((1, 4, 7), (4, 5)), ((2,), (9,))]
+)
+def test_a_sentence_is_right_if_both_its_slots_and_its_intent_are(
+    trained: Path, files: dict[str, str], tmp_path: Path, wrong_intents: tuple[int, ...], wrong_tags: tuple[int, ...]
+) -> None:
+    """What the model says is made the truth, and then one of two things, or both, is changed."""
+    rows = rows_of(files["test"])
+    found = load(trained).predict([row["tokens"] for row in rows], is_split_into_words=True)  # type: ignore[call-arg]
+    truth = [{"tokens": one.tokens, "tags": list(one.tags), "intent": one.intent} for one in found]
+    for number in wrong_intents:
+        truth[number]["intent"] = "buy" if truth[number]["intent"] == "look" else "look"
+    for number in wrong_tags:
+        tags = truth[number]["tags"]
+        place = next(place for place, tag in enumerate(tags) if tag.startswith("B-"))
+        tags[place] = "B-start" if tags[place] == "B-goal" else "B-goal"
+        for inside in range(place + 1, len(tags)):
+            if not tags[inside].startswith("I-"):
+                break
+            tags[inside] = f"I-{tags[place][2:]}"
+    scores, _ = evaluate(trained, write(tmp_path / "own.jsonl", truth))
+    count = len(rows)
+    assert scores["intent_accuracy"] == pytest.approx(1 - len(wrong_intents) / count)
+    assert scores["sentence_accuracy"] == pytest.approx(1 - len({*wrong_intents, *wrong_tags}) / count)
+    slots = sum(tag.startswith("B-") for row in truth for tag in row["tags"])
+    assert scores["span_precision"] == scores["span_recall"] == pytest.approx(1 - len(wrong_tags) / slots)
+
+
+def test_unknown_slot_types_and_intents_count_as_wrong(trained: Path, files: dict[str, str], tmp_path: Path) -> None:
+    rows = rows_of(files["test"])
+    for number, row in enumerate(rows):
+        if number % 3 == 0:
+            row["tags"] = [tag.replace("goal", "stop") for tag in row["tags"]]
+        if number % 4 == 1:
+            row["intent"] = "fly"
+    path = write(tmp_path / "own.jsonl", rows)
+    scores, lines = evaluate(trained, path)
+    found = load(trained).predict([row["tokens"] for row in rows], is_split_into_words=True)  # type: ignore[call-arg]
+    table = conlleval([(row["tags"], one.tags) for row, one in zip(rows, found, strict=True)])
+    assert (scores["span_precision"], scores["span_recall"], scores["span_f1"]) == pytest.approx(table)
+    understood = [one.intent == row["intent"] for one, row in zip(found, rows, strict=True)]
+    assert scores["intent_accuracy"] == pytest.approx(sum(understood) / len(rows))
+    right = [one.tags == row["tags"] and same for one, row, same in zip(found, rows, understood, strict=True)]
+    assert scores["sentence_accuracy"] == pytest.approx(sum(right) / len(rows))
+    stops = [sum(tag == "B-stop" for tag in row["tags"]) for row in rows]
+    have, odd = sum(map(bool, stops)), len(rows) // 4
+    assert (
+        f"1 slot type that training lacks, counted as wrong, in {have} of 40 sentences: 'stop' ({sum(stops)})"
+        in lines[1]
+    )
+    assert f"1 intent that training lacks, counted as wrong, in {odd} of 40 sentences: 'fly' ({odd})" in lines[2]
+    assert any(line.split()[:4] == ["stop", "0.0000", "0.0000", "0.0000"] for line in lines)
+    # The loss is that of the sentences whose tags are known, and of those whose intent is.
+    tags_alone = ["training.intent_weight=0"]
+    known_tags = [{**row, "intent": "buy"} for row, count in zip(rows, stops, strict=True) if not count]
+    known_intents = [{**row, "tags": ["O"] * len(row["tags"])} for row in rows if row["intent"] != "fly"]
+    apart = evaluate(trained, path, overrides=tags_alone)[0]["loss"]
+    assert apart == pytest.approx(
+        evaluate(trained, write(tmp_path / "a.jsonl", known_tags), overrides=tags_alone)[0]["loss"]
+    )
+    own = write(tmp_path / "b.jsonl", known_intents)
+    intents = [evaluate(trained, own, overrides=weight)[0]["loss"] for weight in ([], tags_alone)]
+    assert scores["loss"] - apart == pytest.approx(intents[0] - intents[1], rel=1e-4, abs=1e-9)
+
+
+def test_unknown_slot_types_are_an_error_where_they_are_too_many_or_refused(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    rows = [{**GOOD, "tags": ["O", "B-when"]}, {**GOOD, "tags": ["B-when", "B-goal"]}, GOOD]
+    dev = write(tmp_path / "dev.jsonl", rows)
+    message = r"dev\.jsonl:1: unknown slot type in tag 'B-when'.*\(2 of 3 sentences have such, more than half\)"
+    check_data(files, tmp_path, {"dev": dev}, message)
+    dev = write(tmp_path / "dev.jsonl", [{**GOOD, "intent": "fly"}] * 3 + [GOOD] * 2)
+    check_data(files, tmp_path, {"dev": dev}, r"unknown intent 'fly'.*\(3 of 5 sentences have such, more than half\)")
+
+
+def test_unknown_types_in_the_middle_of_a_sentence_are_scored_without_crf_and_repaired(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    rows = [{**GOOD, "tags": ["O", "I-when"]}, {**GOOD, "tags": ["I-when", "I-when"], "intent": "fly"}, GOOD, GOOD]
+    data = {"dev": write(tmp_path / "dev.jsonl", rows), "on_bad_tags": "repair"}
+    task = task_for(tree(files, data=data, model={"output": "softmax"}))
+    assert [task.splits["dev"].tag_names[tag] for tag in task.splits["dev"].tags[1]] == ["B-when", "I-when"]
+    with torch.no_grad():
+        assert all(0 <= value < 100 for value in task.evaluate().values())
+
+
+def test_thousands_of_types_and_intents_take_few_lines(files: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"tokens": ["a"], "tags": [f"B-type{n}"], "intent": f"intent{n}" + "x" * 300} for n in range(300)]
+    path = write(tmp_path / "own.jsonl", rows)
+    task = task_for(tree(files, data={"train": path, "dev": None}, training={"metric": "loss"}))
+    assert max(map(len, task.report())) < 800
+    counts = SpanCounts()
+    for n in range(3000):
+        counts.add([f"B-{'a' * n}z"], [f"B-type{n}"])
+    assert (len(counts.report()), max(map(len, counts.report()))) == (42, 81)
+    assert counts.report()[-1] == "... and 5,960 types with no more mistakes than these"
+    dev = write(tmp_path / "dev.jsonl", [{**GOOD, "intent": "z" * 1000}])
+    for own in (dev, write(tmp_path / "tags.jsonl", [{**GOOD, "tags": ["O", "B-" + "z" * 1000], "intent": "intent0"}])):
+        with pytest.raises(UserError, match="unknown") as caught:
+            task_for(tree(files, data={"train": path, "dev": own}))
+        assert len(str(caught.value)) < 600
+
+
+def test_slot_types_and_intents_that_look_alike_are_one(files: dict[str, str], tmp_path: Path) -> None:
+    rows = [
+        {"tokens": ["a", "b"], "tags": ["B-caf\u00e9", "I-cafe\u0301 "], "intent": "x"},
+        {"tokens": ["a", "b"], "tags": ["O", "B- caf\u00e9"], "intent": " x"},
+        {"tokens": ["a", "b"], "tags": ["O", "O"], "intent": "y"},
+    ]
+    task = task_for(
+        tree(files, data={"train": write(tmp_path / "own.jsonl", rows), "dev": None}, training={"metric": "loss"})
+    )
+    assert task.tags == ["O", "B-caf\u00e9", "I-caf\u00e9"]
+    assert task.intents == ["x", "y"]
+    assert [task.splits["train"].tags[row].tolist() for row in range(3)] == [[1, 2], [0, 1], [0, 0]]
+    told = [line for line in task.report() if "are one: " in line]
+    assert [line.split(" that ")[0] for line in told] == ["train: intents", "train: slot types"]
+
+
 # --- the loss -----------------------------------------------------------------------------------------------------
 
 
@@ -404,7 +531,7 @@ def test_bad_dev_data_is_one_clear_line(
     files: dict[str, str], tmp_path: Path, row: dict[str, Any], message: str
 ) -> None:
     dev = write(tmp_path / "dev.jsonl", [GOOD, {**GOOD, **row}])
-    check_data(files, tmp_path, {"dev": dev}, message)
+    check_data(files, tmp_path, {"dev": dev, "on_unknown_label": "error"}, message)
 
 
 def test_bad_training_data(files: dict[str, str], tmp_path: Path) -> None:
