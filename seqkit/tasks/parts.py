@@ -21,6 +21,9 @@ from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
 from seqkit.training import TrainingConfig
 from seqkit.training.transfer import Rows
 
+REFUSES = {"count": False, "error": True}
+"""What `data.on_unknown_label` may be: whether a label that training lacks is an error."""
+
 # Arguments that the program supplies: the file may not set them.
 SUPPLIED = ("input_size", "batch_first", "device", "dtype", "cell")
 
@@ -73,7 +76,7 @@ class LabelledData(SplitData):
     @property
     def refuses_unknown(self) -> bool:
         """Whether any label that the training data lack is an error."""
-        return {"count": False, "error": True}[self.on_unknown_label]
+        return REFUSES[self.on_unknown_label]
 
 
 _Source = TypeVar("_Source", bound=SourceConfig)

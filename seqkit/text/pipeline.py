@@ -106,11 +106,11 @@ def _pieces(config: TextConfig) -> list[Any]:
 
 def _marked_pieces(config: TextConfig) -> list[Any]:
     """The same for words that are marked, with one of the characters of white space before a word."""
-    parts = []
-    pieces = {"words": rf"\s?(?:{_MARKED_WORD})", "spaces": r"\s?\S+"}[config.split]
+    config, parts = config.settled(), []
+    words = {"words": True, "spaces": False}[config.split]
     if not config.is_foreign:
-        parts.append(_matches(pieces))
-    if config.is_foreign or config.split == "spaces":
+        parts.append(_matches(rf"\s?(?:{_MARKED_WORD})" if words else r"\s?\S+"))
+    if config.is_foreign or not words:
         parts.append(pre_tokenizers.Split(Regex(rf"\s?{_SPECIAL}"), "isolated"))
     if config.split_chinese and not config.is_foreign:
         parts.append(pre_tokenizers.Split(Regex(r"\s?\p{Han}"), "isolated"))
