@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from seqkit.config import beside
-from seqkit.config.errors import UserError, nearest
+from seqkit.config.errors import UserError, nearest, option
 
 T = TypeVar("T")
 _DETAILS: Any = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceFileLoader, SOURCE_SUFFIXES))
@@ -113,8 +113,8 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
     if name not in names.known:
         if names.runs and not names.trust:
             raise Untrusted(
-                f"{key}: a run folder names {name!r} here, and to import that is to run it: if you trust this run, say "
-                "so with --trust (in Python: trust=True)"
+                f"{key}: a run folder names {name!r} here, and to import that is to run it; if you trust this run, say "
+                f"so: {option('trust', 'True')}"
             )
         names.known[name] = _attribute(key, name, _load(key, name, module, names), attribute)
     found = names.known[name]

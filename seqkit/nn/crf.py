@@ -128,34 +128,34 @@ class CRF(nn.Module):
         Raises:
             TypeError: lengths or tags that are no integers. ValueError: shapes that do not fit, lengths outside [0, T].
         """
-        lengths = self._check(emissions, lengths)
-        device = emissions.device
-        emissions, tags = where_exact(emissions, tags)
+        lengths = self._check(emissions, lengths, tags)
+        device, (emissions, tags) = emissions.device, where_exact(emissions, tags.long())
         lengths = send(lengths, emissions.device)
-        loss = self.log_partition(emissions, lengths) - self.score(emissions, tags, lengths)
-        return sent_back(loss, device)
+        return sent_back(self._partition(emissions, lengths) - self._score(emissions, tags, lengths), device)
 
     def log_partition(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
         """Logarithm of the sum over all sequences, by the forward algorithm; (B,) float64, arguments as `forward`."""
         lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
+        return sent_back(self._partition(emissions, lengths), device)
+
+    def _partition(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """`log_partition` of arguments that are checked, and on the device that computes."""
         transitions, start, end = self._scores(self.constrain_loss)
         emissions = held(emissions, 1, "CRF")
         if torch.compiler.is_compiling() or tracing() or transformed():
-            total = differentiable_log_partition(emissions, transitions, start, end, lengths)
-        else:
-            total = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]
-        return sent_back(total, device)
+            return differentiable_log_partition(emissions, transitions, start, end, lengths)
+        total: Tensor = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]
+        return total
 
     def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
         """Score of each sequence of tags; (B,) float64, arguments as `forward`."""
-        lengths = self._check(emissions, lengths)
-        if tags.is_floating_point() or tags.is_complex() or tags.dtype == torch.bool:
-            raise TypeError(f"tags must be integers, got {tags.dtype}")
-        if tags.shape != emissions.shape[:2]:
-            raise ValueError(f"tags must be {tuple(emissions.shape[:2])}, got {tuple(tags.shape)}")
+        lengths = self._check(emissions, lengths, tags)
         device, (emissions, tags) = emissions.device, where_exact(emissions, tags.long())
-        lengths = send(lengths, emissions.device)
+        return sent_back(self._score(emissions, tags, send(lengths, emissions.device)), device)
+
+    def _score(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """`score` of arguments that are checked, and on the device that computes."""
         transitions, start, end = (part.double() for part in self._scores(self.constrain_loss))
         valid = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)  # (B, T)
         tags = torch.where(valid, tags, 0)
@@ -163,7 +163,7 @@ class CRF(nn.Module):
         inner = torch.where(valid, held, 0.0).sum(1)
         moves = torch.where(valid[:, 1:], transitions[tags[:, :-1], tags[:, 1:]], 0.0).sum(1)
         last = tags.gather(1, (lengths - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-        return sent_back(torch.where(lengths > 0, inner + moves + start[tags[:, 0]] + end[last], 0.0), device)
+        return torch.where(lengths > 0, inner + moves + start[tags[:, 0]] + end[last], 0.0)
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -192,14 +192,17 @@ class CRF(nn.Module):
         weights = torch.ones_like(paths.log_partition).unsqueeze(1)
         return sent_back(paths.posterior(weights).tags.transpose(0, 1), device)
 
-    def _check(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
+    def _check(self, emissions: Tensor, lengths: Tensor | Sequence[int], tags: Tensor | None = None) -> Tensor:
         """The lengths as int64 where they lie; raises for arguments that do not go together."""
         for name, value in (("emissions", emissions), ("transitions", self.transitions)):
             if value.is_complex():
                 raise TypeError(f"{name} must be real scores, got {dtype_name(value)}")
         if emissions.dim() != 3 or emissions.size(2) != self.num_tags or not emissions.size(1):
             raise ValueError(f"emissions must be (B, T, {self.num_tags}) with T >= 1, got {tuple(emissions.shape)}")
-        found = length_vector(lengths)
+        if tags is not None and (tags.is_floating_point() or tags.is_complex() or tags.dtype == torch.bool):
+            raise TypeError(f"tags must be integers, got {tags.dtype}")
+        if tags is not None and tags.shape != emissions.shape[:2]:
+            raise ValueError(f"tags must be {tuple(emissions.shape[:2])}, got {tuple(tags.shape)}")
         found = length_vector(lengths)
         if found.shape != emissions.shape[:1]:
             raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(found.shape)}")

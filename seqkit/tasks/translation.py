@@ -34,6 +34,7 @@ from seqkit.tasks.translation_scores import CorpusScores, make_bleu
 from seqkit.tasks.translation_scripts import READ, cannot_split, fitting_tokenizer, settled
 from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer, take_texts
+from seqkit.text.marks import plain
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.scores import Scores
@@ -367,8 +368,9 @@ class TranslationTask(RunTask):
         check_plot(path)
 
     def plot(self, prediction: Translation, path: Path) -> None:
-        """Draw the attention of a translation into a file."""
-        plot_attention(prediction, path)
+        """Draw the attention of a translation into a file; its tokens without marks."""
+        tokens = list(map(plain, prediction.tokens)) if self.target.config.marked else prediction.tokens
+        plot_attention(replace(prediction, tokens=tokens), path)
 
     def example(self, folder: Path) -> str:
         part = self.splits.get("dev") or self.splits.get("train")

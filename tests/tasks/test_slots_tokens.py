@@ -80,7 +80,7 @@ def test_text_of_training_sentences_gets_the_slots_that_their_tokens_get(
     trained: Path, rows: list[dict[str, Any]]
 ) -> None:
     task: Any = load(trained)
-    assert json.loads((trained / "tokenizer.json").read_text("utf-8"))["config"]["split"] == "spaces"
+    assert Tokenizer.load(trained / "tokenizer.json").config.split == "spaces"
     assert task.config.text.split == "spaces"
     assert read_config(trained / "config.yaml")[0].text.split == "spaces"  # type: ignore[attr-defined]
     from_text = task.predict([" ".join(row["tokens"]) for row in rows])

@@ -120,7 +120,7 @@ def test_scores_are_sacrebleus_on_what_predict_gives(trained: Path, data: dict[s
     given = data["test"]
     again, _ = evaluate(trained, given["source"], reference=given["target"])
     assert again == {name: value for name, value in scores.items() if name != "ter"}
-    with pytest.raises(UserError, match="--reference: give the sources"):
+    with pytest.raises(UserError, match="reference: give the sources"):
         evaluate(trained, reference=given["target"])
 
 
@@ -360,7 +360,7 @@ def test_fine_tuning_keeps_the_vocabularies_or_matches_rows_by_word(
 
 def test_a_prefix_beyond_the_limit_is_refused_with_one_line(trained: Path) -> None:
     task = load_translator(trained, decoding={"max_length": 2}, prefix="three two three")
-    with pytest.raises(UserError, match=r"--prefix: it has 3 tokens.* no more than 2"):
+    with pytest.raises(UserError, match=r"prefix: it has 3 tokens.* no more than 2"):
         task.predict(["zwei drei"])
 
 

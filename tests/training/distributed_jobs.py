@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from seqkit.config import UserError, from_mapping
 from seqkit.data.batching import Batches
-from seqkit.run import evaluate, resume, train
+from seqkit.run import counted, evaluate, resume, train
 from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
 from seqkit.training import distributed as processes
 from seqkit.training.update import Done, Updater
@@ -121,7 +121,7 @@ def main(data: Path, out: Path) -> None:
         train({**config, "name": name}, root=out / "two")
         if name in TASKS:
             scores, _ = evaluate(out / "one" / name)
-            processes.on_first(lambda name=name, scores=scores: write(out / f"scores-{name}.json", scores))
+            processes.on_first(lambda name=name, scores=scores: write(out / f"scores-{name}.json", counted(scores)))
     for task in ("sentiment", "language_model"):
         for name in ("whole", "again"):
             train({**dropout(data, task), "name": f"{task}-{name}"}, root=out / "two")
