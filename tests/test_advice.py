@@ -18,6 +18,7 @@ from seqkit import run
 from seqkit.cli.app import app
 from seqkit.config import UserError, option
 from seqkit.tasks.language_model_output import Sampler
+from seqkit.tasks.slots import SlotsTask
 from seqkit.tasks.translation import TranslationTask
 
 PACKAGE = Path(seqkit.__file__).parent
@@ -62,7 +63,7 @@ def options() -> Iterator[tuple[str, str]]:
 
 def test_messages_of_the_library_name_no_flag() -> None:
     """Those who call it in Python meet them too: `option` gives each the name that they know."""
-    named = {"--", "--to", " --sample"}  # given to `option`; the end of such an example
+    named = {"--", "--to", " --sample", " --trust"}  # given to `option`; the ends of command lines
     for path in LIBRARY:
         for text in texts(ast.parse(path.read_text("utf-8"))):
             if "seqkit predict" not in text and text not in named:  # a command line as an example
@@ -71,10 +72,11 @@ def test_messages_of_the_library_name_no_flag() -> None:
 
 def test_every_option_that_a_message_names_exists() -> None:
     calls: list[Callable[..., Any]] = [seqkit.train, run.evaluate, run.average, run.compare, run.load_translator]
-    calls += [TranslationTask.configure, Sampler]
+    calls += [TranslationTask.configure, Sampler, run.load]
     keywords = {name for call in calls for name in inspect.signature(call).parameters} | {
         *TranslationTask.score_options,
         "sample",
+        *SlotsTask.predict_options,
     }
     every = {flag for name in commands() if name != "config" for flag in flags(name)}
     found = set(options())

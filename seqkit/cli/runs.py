@@ -165,7 +165,7 @@ def _rows(groups: Iterable[list[str]], read: Callable[[str], Any], name: str) ->
                 rows.append(read(line))
             except UserError as error:
                 yield rows
-                raise UserError(f"{name}:{number}: {error}") from None
+                raise error.at(f"{name}:{number}") from None
         yield rows
 
 

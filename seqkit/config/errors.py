@@ -7,6 +7,10 @@ import importlib
 import re
 from collections.abc import Iterable
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _OPTION = re.compile("\0(\\w+)=([^\0]*)\0([\\w-]+)\0")
 
@@ -19,6 +23,10 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return _OPTION.sub(lambda found: found[1] + (f"={found[2]}" if found[2] else ""), super().__str__())
+
+    def at(self, place: str) -> Self:
+        """The same mistake, with the place or the key it was made at in front."""
+        return type(self)(f"{place}: {self.args[0]}")
 
     def for_shell(self) -> str:
         """The message with options as a command line has them."""

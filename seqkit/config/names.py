@@ -114,7 +114,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
         if names.runs and not names.trust:
             raise Untrusted(
                 f"{key}: a run folder names {name!r} here, and to import that is to run it; if you trust this run, say "
-                f"so: {option('trust', 'True')}"
+                f"so with {option('trust', 'True')}"
             )
         names.known[name] = _attribute(key, name, _load(key, name, module, names), attribute)
     found = names.known[name]

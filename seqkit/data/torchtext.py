@@ -72,7 +72,7 @@ def _maker(path: str, name: str) -> Callable[..., Any]:
     try:
         load_torchtext()
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.at(path) from None
     try:
         with quiet():
             import torchdata.datapipes.iter  # noqa: F401  # torchtext asks for it only when a data set is opened

@@ -51,7 +51,7 @@ def read_config(
             schema = task.schema(document.tree)
         except UserError as error:
             path = tuple(str(error).partition(":")[0].split("."))
-            raise type(error)(f"{document.place(path)}: {error}") from error.__cause__
+            raise error.at(document.place(path)) from error.__cause__
         checked = document.check(schema)
     if checked.name is not None:
         check_name(checked.name)

@@ -166,7 +166,7 @@ def named(key: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{key}: {error}") from None
+        raise error.at(key) from None
 
 
 def given_by_torch(init: InitConfig) -> Given:

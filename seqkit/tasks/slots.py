@@ -282,9 +282,7 @@ class SlotsTask(RunTask):
             return read_tokens(line) if line.strip() else []
         if not self._warned and looks_like_tokens(line):
             self._warned = True
-            say(
-                "warning: a line is JSON with tokens, and is taken for a text; the option tokens takes them as they are"
-            )
+            say("warning: a line is JSON with tokens, taken for text; `seqkit predict --tokens` takes its tokens")
         return line
 
     def _places(self, text: str) -> list[tuple[int, int]]:

@@ -73,7 +73,7 @@ def splitter(tokenizer: str) -> Callable[[str], list[str]]:
     try:
         get_tokenizer = load_torchtext().data.get_tokenizer
     except UserError as error:
-        raise UserError(f"text.tokenizer: {tokenizer}: {error}") from None
+        raise error.at(f"text.tokenizer: {tokenizer}") from None
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it then raises
             split = get_tokenizer(name)

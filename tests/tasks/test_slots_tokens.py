@@ -124,7 +124,7 @@ def test_what_the_user_says_stays_and_is_warned_of(tmp_path: Path, text: dict[st
 def test_what_fits_no_split_is_counted(tmp_path: Path) -> None:
     rows = [["New York", "is", "New York"], ["a", "b"], ["<pad>", "c"]]
     (line,) = (line for line in task_for(tmp_path, rows).report() if line.startswith("train: as text"))
-    assert "splits otherwise 3 tokens, such as 'New York', in 2 sentences with 2 slots in them; --tokens" in line
+    assert "splits otherwise 3 tokens, such as 'New York', in 2 sentences with 2 slots in them; `seqkit" in line
     assert not [line for line in task_for(tmp_path, [["a", "b"], ["c"]]).report() if "otherwise" in line]
 
 
@@ -230,7 +230,7 @@ def test_json_is_text_unless_the_user_says_otherwise(cli: Callable[..., Any], tr
     line = '{"tokens": ["to", "noon"]}'
     done = cli(tmp_path, "predict", str(trained), "--format", "jsonl", text=f"{line}\n{line}\n" + '{"tokens": x}\n')
     assert [json.loads(one)["tokens"] for one in done.stdout.decode().splitlines()[:2]] == [line.split()] * 2
-    assert done.stderr.decode().count("--tokens takes its tokens") == 1
+    assert done.stderr.decode().count("`seqkit predict --tokens` takes its tokens") == 1
     quiet = cli(tmp_path, "predict", str(trained), text='{"tokens": x}\nto noon\n')
     assert not quiet.stderr
 
