@@ -109,7 +109,7 @@ def evaluate(
     show_scores("scores", scores)
 
 
-@app.command(epilog='Example: echo "not bad at all" | seqkit predict runs/first --format jsonl')
+@app.command(epilog='Example: echo "the film is anything but dull ." | seqkit predict runs/first --format jsonl')
 def predict(
     run_path: RunPath,
     file: InputFile = None,

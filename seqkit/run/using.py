@@ -28,7 +28,7 @@ def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = (), 
             the run names.
 
     Example:
-        >>> seqkit.load("runs/first").predict(["not bad at all"])[0].label
+        >>> seqkit.load("runs/first").predict(["the film is anything but dull ."])[0].label
     """
     return load_task(*open_run(path, overrides, trust=trust), device)
 

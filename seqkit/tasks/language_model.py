@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,6 +30,7 @@ from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.language_model_config import LanguageModelConfig, build, check_text, language_model_schema
 from seqkit.tasks.language_model_output import Continuation, LineScore, Sampler, format_line, score_lines
 from seqkit.tasks.layers import reader_groups
+from seqkit.tasks.lines import command_on
 from seqkit.tasks.parts import make_tokenizer, named_rows, scored, word_rows
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
@@ -323,7 +323,7 @@ class LanguageModelTask(RunTask):
     def example(self, folder: Path) -> str:
         source = self.texts["train"].sources[0]
         words = str(source.dataset[int(self.texts["train"].ids.lengths.argmax())]["text"]).split()
-        return f"echo {shlex.quote(' '.join(words[:2]))} | seqkit predict {shlex.quote(str(folder))} --sample"
+        return command_on(" ".join(words[:2]), folder, flag="--sample")
 
     def fingerprint(self, part: str = "train") -> str:
         return hashlib.sha256(self.texts[part].ids.digest().encode()).hexdigest() if part in self.texts else ""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
+_LONGEST_EXAMPLE = 120  # characters
 _SHOWN, _WIDEST = 40, 40  # lines of a table, and characters of a name in it
 
 
@@ -15,6 +19,14 @@ def one_line(text: str) -> str:
 def has_line_end(text: str) -> bool:
     """Whether a line ends in the text, or at its end."""
     return text.splitlines() not in ([], [text])
+
+
+def command_on(text: str, folder: Path, command: str = "predict", flag: str = "") -> str:
+    """A command line that gives a text to a run, to be typed as it stands; a long text is cut after a word."""
+    text = textwrap.shorten(one_line(text), _LONGEST_EXAMPLE, placeholder="") or one_line(text)[:_LONGEST_EXAMPLE]
+    # `echo` takes -n for itself, and in some shells \\n.
+    say = "printf '%s\\n'" if text.startswith("-") or "\\" in text else "echo"
+    return f"{say} {shlex.quote(text)} | seqkit {command} {shlex.quote(str(folder))}{flag and ' '}{flag}"
 
 
 def table_name(name: str) -> str:

@@ -28,7 +28,7 @@ from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
-from seqkit.tasks.lines import as_json, one_line
+from seqkit.tasks.lines import as_json, command_on, one_line
 from seqkit.tasks.parts import column, make_encoder, make_tokenizer, scored, word_rows
 from seqkit.tasks.sentiment_config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment_scores import Outcome, classification_report, classification_scores
@@ -362,7 +362,9 @@ class SentimentTask(RunTask):
         return to_json({"label": prediction.label, "probabilities": probabilities})
 
     def example(self, folder: Path) -> str:
-        return f'echo "not bad at all" | seqkit predict {folder}'
+        split = self.splits.get("dev") or self.splits["train"]
+        row = int(np.where(split.blank, np.iinfo(np.int64).max, split.ids.lengths).argmin())
+        return command_on(split.source.dataset[row]["text"], folder)
 
     def fingerprint(self, part: str = "train") -> str:
         if part not in self.splits:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -26,6 +25,7 @@ from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
+from seqkit.tasks.lines import command_on
 from seqkit.tasks.parts import column, make_tokenizer, scored, word_rows
 from seqkit.tasks.sending import sent
 from seqkit.tasks.slots_config import SlotsConfig, check_text, make_tagger, slots_schema
@@ -338,7 +338,7 @@ class SlotsTask(RunTask):
         data = self.splits["train"]
         row = int(data.words.lengths.argmin())
         text = " ".join(data.source.dataset[row]["tokens"])
-        return f"echo {shlex.quote(text)} | seqkit predict {shlex.quote(str(folder))}"
+        return command_on(text, folder)
 
     def fingerprint(self, part: str = "train") -> str:
         return self.splits[part].fingerprint() if part in self.splits else ""

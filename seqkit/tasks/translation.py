@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layers import translation_groups
+from seqkit.tasks.lines import command_on
 from seqkit.tasks.parts import beside, column, make_tokenizer, named_rows, word_rows
 from seqkit.tasks.sending import sent
 from seqkit.tasks.translation_config import TranslationConfig, check_side, make_model, translation_schema
@@ -378,7 +378,7 @@ class TranslationTask(RunTask):
             return super().example(folder)
         shortest = part.kept[int(part.source_lengths.argmin())]
         text = part.origin.dataset[int(shortest)]["source"]
-        return f"echo {shlex.quote(text)} | seqkit translate {shlex.quote(str(folder))}"
+        return command_on(text, folder, "translate")
 
     def fingerprint(self, part: str = "train") -> str:
         if part == "train" and self._stream is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ from hypothesis import strategies as st
 import seqkit
 from seqkit import run
 from seqkit.config import UserError
+from seqkit.data.builtin import rows
 from seqkit.files import to_json
 from seqkit.tasks.language_model_output import Continuation, LineScore, format_line
-from seqkit.tasks.lines import has_line_end, one_line
+from seqkit.tasks.lines import command_on, has_line_end, one_line
 from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
 from seqkit.tasks.translation_output import Translation, format_translation, join_tokens
 from seqkit.text import TextConfig, Tokenizer
@@ -146,3 +150,24 @@ def test_json_is_json_whatever_the_numbers() -> None:
     text = to_json(tree)
     assert text == '{"a": [null, [null, 1.5]], "b": {"c": null, "d": "é\\u2028\\u0085\\u009b"}}'
     assert json.loads(text)["b"]["d"] == "é\u2028\x85\x9b"
+
+
+@pytest.mark.parametrize("text", ["it's", "-n", "a\\nb", "$HOME `x`", '"', "a\nb", "word " * 60, "x" * 300])
+def test_an_example_gives_the_shell_the_text_as_it_is(text: str) -> None:
+    said, _, rest = command_on(text, Path("runs/my run"), "translate", "--trust").rpartition(" | ")
+    out = subprocess.run(["sh", "-c", said], capture_output=True, text=True, check=True).stdout
+    assert out.count("\n") == 1
+    assert out[:-1].strip()
+    assert one_line(text).startswith(out[:-1])
+    assert len(out) <= 121
+    assert len(text) > 120 or out[:-1] == one_line(text)
+    assert shlex.split(rest) == ["seqkit", "translate", "runs/my run", "--trust"]
+
+
+def test_the_example_of_a_training_is_of_its_own_data(tmp_path: Path) -> None:
+    parts = {part: {"path": "builtin:reviews", "limit": 50} for part in ("train", "dev")}
+    small = {"embedding": {"size": 4}, "encoder": {"hidden_size": 4}}
+    tree = {"task": "sentiment", "device": "cpu", "data": parts, "model": small, "training": {"steps": 1}}
+    said, _, rest = seqkit.train(tree, root=tmp_path).example.rpartition(" | ")
+    assert shlex.split(said)[1] in {row["text"] for row in islice(rows("reviews", "dev"), 50)}
+    assert rest.startswith("seqkit predict ")
