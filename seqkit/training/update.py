@@ -214,6 +214,8 @@ def _on_cpu(carry: Any) -> Any:
         return carry.cpu()
     if isinstance(carry, Mapping):
         return {name: _on_cpu(value) for name, value in carry.items()}
+    if isinstance(carry, tuple) and hasattr(carry, "_fields"):
+        return type(carry)(*map(_on_cpu, carry))
     return type(carry)(map(_on_cpu, carry)) if isinstance(carry, (list, tuple)) else carry
 
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from seqkit import run
 from seqkit.config import from_mapping
 from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
 from seqkit.training.checkpoint import load_weights
+from seqkit.training.update import _on_cpu
 
 ROWS, SIZE = 20, 4  # five batches an epoch
 
@@ -265,3 +266,19 @@ def test_a_task_that_counts_no_tokens_shows_no_speed(tmp_path: Path, capsys: pyt
         assert ("tok/s" in said) is counts
         assert all(("tokens_per_second" in record) is counts for record in timing)
         assert all(record["seconds"] >= 0 for record in timing)
+
+
+class Pair(NamedTuple):
+    """A carry as a user may make one."""
+
+    state: torch.Tensor
+    count: int
+
+
+def test_a_carry_of_any_shape_reaches_the_other_processes() -> None:
+    one = torch.ones(2)
+    carry = {"a": one, "b": [Pair(one, 3), None], "c": (one, {"d": one})}
+    there = _on_cpu(carry)
+    assert there == carry
+    assert isinstance(there["b"][0], Pair)
+    assert [type(part) for part in there.values()] == [torch.Tensor, list, tuple]
