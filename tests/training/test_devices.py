@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from seqkit import run
 from seqkit.config import UserError
 from seqkit.training import RunFolder, Stopped, devices, distributed, pick_device
-from seqkit.training.checkpoint import Checkpoints, random_state, set_random_state
+from seqkit.training.checkpoint import Checkpoints, random_state, seed_all, set_random_state
 from seqkit.training.state import differences, shapes
 
 
@@ -219,3 +221,33 @@ def test_deterministic_changes_nothing_on_the_cpu(tmp_path: Path, monkeypatch: p
         weights.append((Path("runs") / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_seed_decides_every_global_generator_and_each_seed_another_way() -> None:
+    def drawn(seed: int) -> tuple[float, float, float]:
+        seed_all(seed)
+        return float(torch.rand(1)), float(np.random.rand()), random.random()
+
+    kept = random_state()
+    try:
+        seeds = [0, 1, 2, 2**32 + 5, 2**61 + 7]
+        found = [drawn(seed) for seed in seeds]
+        assert [drawn(seed) for seed in seeds] == found
+        for kind in zip(*found, strict=True):
+            assert len(set(kind)) == len(seeds)
+    finally:
+        set_random_state(kept)
+
+
+@pytest.mark.parametrize("warn_only", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+def test_repeatable_puts_back_what_the_caller_had_chosen(before: bool, warn_only: bool) -> None:
+    try:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        with devices.repeatable(True):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.are_deterministic_algorithms_enabled() == before
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)
