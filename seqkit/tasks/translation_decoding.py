@@ -144,12 +144,11 @@ class Translator:
             )
 
     def _translation(self, text: str, hypotheses: Sequence[Hypothesis]) -> Translation:
-        source = self.systems[0][1].placed(text)[:LONGEST] if self.attention or self.copy_unknown else []
+        source = self.systems[0][1].pieces(text)[:LONGEST] if self.attention or self.copy_unknown else []
         all_of_them = tuple(self._one(hypothesis, source) for hypothesis in hypotheses)
         return replace(all_of_them[0], n_best=all_of_them if self.search.n_best > 1 else ())
 
-    def _one(self, found: Hypothesis, source: list[tuple[str, bool]]) -> Translation:
-        pieces = [piece for piece, _ in source]
+    def _one(self, found: Hypothesis, source: list[str]) -> Translation:
         tokens = [self.target.vocabulary[index] for index in found.tokens]
         attention: Tensor | None = found.attention
         if self.copy_unknown:
@@ -158,7 +157,7 @@ class Translator:
             config = self.systems[0][1].config
             words = slice(int(config.add_bos), len(source) - config.add_eos)  # <bos> and <eos> are no words to copy
             unknown = self.target.vocabulary[self.target.unk_id]
-            copies = [self._copied(*pair) for pair in source[words]]
+            copies = [self._copied(piece) for piece in source[words]]
             tokens = replace_unknown(tokens, attention[:, words], copies, unknown=unknown)
         return Translation(
             join_tokens(tokens, self.target),
@@ -166,15 +165,15 @@ class Translator:
             found.score,
             found.log_probs,
             found.finished,
-            pieces,
+            source,
             attention if self.attention else None,
         )
 
-    def _copied(self, piece: str, joined: bool) -> str:
-        """A stretch of the source as a token of the target, with white space before it if it has some there."""
+    def _copied(self, piece: str) -> str:
+        """A stretch of the source as a token of the target; whether white space stands before it the model has said."""
         if self.target.config.marked and self.systems[0][1].config.kind in ("bpe", "unigram"):
             piece = piece.replace(SPACE, " ").strip()
-        return self.target.written(piece, joined)
+        return self.target.written(piece, joined=False)
 
     def best(self, hypotheses: Sequence[Hypothesis]) -> str:
         """The best of them as text."""

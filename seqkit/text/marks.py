@@ -1,7 +1,8 @@
 """Words that stand without white space before them carry a mark, so that a text can be put together again.
 
 The mark is `￭`, as in OpenNMT's tokenizer: `L'homme, ici` is `L ￭' ￭homme ￭, ici`. What begins a text has none. A
-text's own `￭` is escaped, so that nothing in it is mistaken for a mark.
+word whose marked form is not in the vocabulary has the mark before it as a token of its own: `￭ <unk>`. A text's own
+`￭` is escaped, so that nothing in it is mistaken for a mark.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _NO_SPACE = "\x1c\x1d\x1e\x1f"
 
 
 def is_marked(token: str) -> bool:
-    """Whether an entry of a marked vocabulary stands without white space before it."""
-    return token.startswith(MARK)
+    """Whether an entry of a marked vocabulary is a word that stands without white space before it."""
+    return token.startswith(MARK) and token != MARK
 
 
 def plain(token: str) -> str:
@@ -46,9 +47,16 @@ def written(word: str, joined: bool) -> str:
 
 
 def join(tokens: Iterable[str]) -> str:
-    """The text of entries of a marked vocabulary; a space before each that is not marked, but the first."""
-    text = "".join(plain(token) if is_marked(token) else f" {plain(token)}" for token in tokens)
-    return text.removeprefix(" ")
+    """The text of entries of a marked vocabulary; a space before each that has no mark, but the first."""
+    parts: list[str] = []
+    joined = True
+    for token in tokens:
+        if token == MARK:
+            joined = True
+            continue
+        parts += [plain(token)] if joined or is_marked(token) else [" ", plain(token)]
+        joined = False
+    return "".join(parts)
 
 
 def is_space(character: str) -> bool:
@@ -84,29 +92,33 @@ def normalising(foreign: bool) -> list[Any]:
     return escaped if foreign else [*escaped, normalizers.Prepend(SPACED), normalizers.Replace(" ", SPACED)]
 
 
-def splitting(foreign: bool, kept: Iterable[str] | None) -> list[Any]:
-    """The last steps of a splitter, whose pieces begin with white space where that stands before them.
+def marking(foreign: bool) -> list[Any]:
+    """Steps of a splitter that mark pieces, which begin with white space where that stands before them.
 
     Args:
         foreign: whether another library has split, so that further white space belongs to the word.
-        kept: the marked entries of the vocabulary. What is not among them loses its mark: a word that was hardly ever,
-            or never, seen without a space before it is better taken for the word with one than for an unknown word.
-            None: every mark stays.
     """
     space = SPACED if foreign else r"\s"
-    pattern = rf"\A{MARK}{space}"
-    if kept is not None:
-        listed = sorted(token.removeprefix(MARK) for token in kept)
-        known = [word for word in listed if len(word) <= _LONGEST_LISTED]
-        long = [rf"(?m:.{{{_LONGEST_LISTED + 1},}})"] if len(known) < len(listed) else []
-        some = "|".join([*long, *([any_of(known)] if known else [])])
-        pattern = rf"\A{MARK}(?:{space}|(?!(?:{some})\z))" if some else rf"\A{MARK}{space}?"
-    marking = pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="always", split=False)
-    return [marking, pre_tokenizers.Split(Regex(pattern), "removed")]
+    mark = pre_tokenizers.Metaspace(replacement=MARK, prepend_scheme="always", split=False)
+    return [mark, pre_tokenizers.Split(Regex(rf"\A{MARK}{space}"), "removed")]
+
+
+def parting(kept: Iterable[str]) -> Any:
+    """The last step of a splitter: a marked word that the vocabulary lacks becomes the mark and the word.
+
+    Args:
+        kept: the marked entries of the vocabulary.
+    """
+    listed = sorted(token.removeprefix(MARK) for token in kept)
+    known = [word for word in listed if len(word) <= _LONGEST_LISTED]
+    long = [rf"(?m:.{{{_LONGEST_LISTED + 1},}})"] if len(known) < len(listed) else []
+    some = "|".join([*long, *([any_of(known)] if known else [])])
+    return pre_tokenizers.Split(Regex(rf"\A{MARK}(?!(?:{some})\z)" if some else rf"\A{MARK}"), "isolated")
 
 
 def decoder() -> Any:
     """`join` in the library's components."""
-    spaces = [decoders.Replace(Regex(rf"\A(?!{MARK})"), " "), decoders.Replace(MARK, "")]
+    spaces = [decoders.Replace(Regex(rf"\A(?!{MARK})"), " "), decoders.Replace(Regex(rf"\A{MARK}(?!\z)"), "")]
+    alone = [decoders.Replace(Regex(f"{MARK} ?"), "")]
     own = [decoders.Replace(code, own) for own, code in reversed(_OWN.items())]
-    return decoders.Sequence([*spaces, *own, decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return decoders.Sequence([*spaces, decoders.Fuse(), *alone, *own, decoders.Strip(" ", 1, 0)])

@@ -78,7 +78,7 @@ def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
     if config.tokenizer == "char":
         return None
     if config.marked:
-        parts = [*_marked_pieces(config), *marks.splitting(config.is_foreign, kept)]
+        parts = [*_marked_pieces(config), *marks.marking(config.is_foreign)]
     elif config.is_foreign:
         return pre_tokenizers.Split(Regex(_SPECIAL), "isolated")
     else:
@@ -87,6 +87,8 @@ def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
     if words:
         before = marks.MARK if config.marked else SPACE
         parts.append(pre_tokenizers.Split(Regex(rf"(?i)\A{before}?{any_of(words)}\z"), "removed"))
+    if config.marked and kept is not None:
+        parts.append(marks.parting(kept))
     return pre_tokenizers.Sequence(parts)
 
 

@@ -148,7 +148,7 @@ class Tokenizer:
         """The stretch of the text that each token of `tokens` stands for, as written there (unknown words, too).
 
         A stretch that begins with a space begins with `▁` where the tokenizer is bpe or unigram. Where another library
-        splits the text, it is the word that it makes of the stretch.
+        splits the text, it is the word that it makes of the stretch. A mark that is a token of its own stands for "".
         """
         return [piece for piece, _ in self.placed(text)]
 
@@ -166,7 +166,8 @@ class Tokenizer:
                 for start, end in encoding.offsets
             ]
         # The space mark put before the text shares the place of the first character.
-        found = [(mark, False) if token == mark else pair for token, pair in zip(encoding.tokens, found, strict=True)]
+        alone = {mark: (mark, False), **({marks.MARK: ("", True)} if self.config.marked else {})}
+        found = [alone.get(token, pair) for token, pair in zip(encoding.tokens, found, strict=True)]
         before, after = ([(self.vocabulary[index], False) for index in side] for side in (self._before, self._after))
         return [*before, *found[self._cut], *after]
 
@@ -200,7 +201,8 @@ class Tokenizer:
         entries = list(enumerate(self.vocabulary))[len(pipeline.SPECIAL_TOKENS) :]
         numbers = {token: number for number, token in entries}
         if self.config.marked:
-            numbers = {token.removeprefix(marks.MARK): number for number, token in entries} | numbers
+            joined = ((token, number) for token, number in numbers.items() if marks.is_marked(token))
+            numbers = {token.removeprefix(marks.MARK): number for token, number in joined} | numbers
         normal = self._backend.normalizer
         normalised = words if normal is None else map(normal.normalize_str, words)
         if self.config.marked:

@@ -62,19 +62,25 @@ def _count(counts: Mapping[str, int], normalizer: Any, split: Any, words: Counte
 def _chosen(words: Counter[str], config: TextConfig) -> Any:
     """The model of the words that are frequent enough.
 
-    A marked word that is not among them counts as the word without the mark, for which it will be taken.
+    A marked word that is not among them counts as the mark and the word without it, which it will be.
     """
-    limit = None if config.vocab_size is None else max(0, config.vocab_size - len(_SPECIAL))
+    limit = None if config.vocab_size is None else max(0, config.vocab_size - len(_SPECIAL) - config.marked)
+    apart = 0
     while True:
         # As the library's trainer has it: the special tokens count, even where a text holds them as words.
         frequent = [word for word, count in words.items() if count >= config.min_frequency]
         kept = sorted(frequent, key=_by_count(words))[:limit]
         left = {word for word in words if config.marked and is_marked(word)}.difference(kept)
         if not left:
-            vocabulary = _numbered([word for word in kept if word not in _SPECIAL])
-            return models.WordLevel(vocab=vocabulary, unk_token=pipeline.UNK)
+            break
         for word in sorted(left):
+            apart += words[word]
             words[word.removeprefix(MARK)] += words.pop(word)
+    if config.marked:  # whatever text comes, the mark is no unknown word
+        words[MARK] = apart
+        kept = sorted([*kept, MARK], key=_by_count(words))
+    vocabulary = _numbered([word for word in kept if word not in _SPECIAL])
+    return models.WordLevel(vocab=vocabulary, unk_token=pipeline.UNK)
 
 
 def _by_count(counts: Mapping[str, int]) -> Callable[[str], tuple[int, str]]:
@@ -83,7 +89,7 @@ def _by_count(counts: Mapping[str, int]) -> Callable[[str], tuple[int, str]]:
 
 def _complete(model: Any, config: TextConfig) -> Backend:
     backend = assemble(model, config)
-    if backend.get_vocab_size() <= len(_SPECIAL):
+    if backend.get_vocab_size() <= len(_SPECIAL) + config.marked:
         raise UserError(
             f"text: no token to train the {config.tokenizer} tokenizer on; "
             "the training texts are empty, or min_frequency, vocab_size or stop_words leave nothing"

@@ -126,19 +126,19 @@ def test_a_run_keeps_its_joining(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "vocab_size"), [("word", None), ("bpe", 40)])
-def test_a_copied_word_is_joined_as_it_stood(kind: str, vocab_size: int | None) -> None:
+def test_a_copied_word_is_joined_where_the_model_says_so(kind: str, vocab_size: int | None) -> None:
     source = Tokenizer.train(["a b (Zoë)"] * 5, TextConfig(tokenizer=kind, vocab_size=vocab_size))
     target = Tokenizer.train(["( x )", "(y)"], TextConfig(mark_joined=True))
     translator = Translator([(None, source)], target, Search(), copy_unknown=True)  # type: ignore[list-item]
     text = "b (Zoë) ￭"
-    placed = source.placed(text)
-    tokens = [piece.strip("▁") for piece, _ in placed]
-    ids = [target.vocabulary.index("("), target.unk_id, target.vocabulary.index("￭)"), target.unk_id, target.unk_id]
-    at = [0, tokens.index("Zoë"), 0, tokens.index("b"), tokens.index("￭")]
-    weights = nn.functional.one_hot(torch.tensor(at), len(placed)).float()
-    found = translator._one(Hypothesis(ids, -1.0, [-0.1] * 5, weights, True), placed)
+    pieces = source.pieces(text)
+    tokens = [piece.strip("▁") for piece in pieces]
+    ids = [*map(target.vocabulary.index, ["(", "￭", "<unk>", "￭)"]), target.unk_id, target.unk_id]
+    at = [0, 0, tokens.index("Zoë"), 0, tokens.index("b"), tokens.index("￭")]
+    weights = nn.functional.one_hot(torch.tensor(at), len(pieces)).float()
+    found = translator._one(Hypothesis(ids, -1.0, [-0.1] * 6, weights, True), pieces)
     assert found.text == "(Zoë) b ￭"
-    assert found.source_tokens == source.pieces(text)
+    assert found.source_tokens == pieces
 
 
 def language_model(folder: Path, **text: Any) -> dict[str, Any]:
@@ -190,5 +190,7 @@ def test_rows_match_by_word_where_no_form_matches_by_name() -> None:
         given = Given("x", {"weight": weight}, {"weight": Rows(there.vocabulary, words=True, plain=there.words)})
         transfer_weights(model, given, {"weight": Rows(here.vocabulary, words=True, plain=here.words)})
         for number, (entry, word) in enumerate(zip(here.vocabulary, here.words, strict=True)):
+            if entry == "￭" and there is plain:  # new
+                continue
             named = entry if entry in there.vocabulary else word if word in there.vocabulary else f"￭{word}"
             assert model.weight[number].tolist() == weight[there.vocabulary.index(named)].tolist()

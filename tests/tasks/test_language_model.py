@@ -406,7 +406,7 @@ def test_bad_settings_stop_before_data_is_read(generated_data: Path, sections: d
         (" \n\n", {}, "no token to train"),
         (
             "a b c d e f\n" * 3,
-            {"model": {"tie": False, "adaptive_cutoffs": [10]}},
+            {"model": {"tie": False, "adaptive_cutoffs": [11]}},
             r"model\.adaptive_cutoffs must rise",
         ),
     ],

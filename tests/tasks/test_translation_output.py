@@ -92,9 +92,9 @@ def test_an_unknown_word_is_the_source_word_most_looked_at() -> None:
     ids = [target.vocabulary.index("y"), target.unk_id, target.unk_id]
     weights = torch.tensor([[0.9, 0.0, 0.0, 0.1], [0.0, 0.2, 0.3, 0.5], [0.6, 0.3, 0.0, 0.1], [1.0, 0.0, 0.0, 0.0]])
     hypothesis = Hypothesis(ids, -1.0, [-0.1] * 4, weights, True)
-    assert translator._one(hypothesis, source.placed("Zoë b Émile")).text == "y Émile Zoë"
+    assert translator._one(hypothesis, source.pieces("Zoë b Émile")).text == "y Émile Zoë"
     with pytest.raises(UserError, match="there is no attention"):
-        translator._one(Hypothesis(ids, -1.0, [-0.1] * 4, None, True), source.placed("Zoë b"))
+        translator._one(Hypothesis(ids, -1.0, [-0.1] * 4, None, True), source.pieces("Zoë b"))
 
 
 def test_a_picture_has_a_row_for_each_token(tmp_path: Path) -> None:

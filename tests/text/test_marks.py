@@ -18,7 +18,7 @@ from seqkit.config import UserError
 from seqkit.data.encoding import Encoder
 from seqkit.tasks.translation_output import join_tokens
 from seqkit.text import TextConfig, Tokenizer, load_vectors
-from seqkit.text.marks import join, spaced
+from seqkit.text.marks import MARK, join, spaced
 
 # Unicode's White_Space; Python's \s counts four control characters more.
 SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
@@ -86,18 +86,31 @@ def test_any_text_comes_back(texts: list[str], form: Any, split: Any, chinese: b
 @given(texts=st.lists(_ANY, min_size=1, max_size=3), other=_ANY, split=st.sampled_from(["words", "spaces"]))
 def test_the_words_are_those_without_marks(texts: list[str], other: str, split: Any) -> None:
     with_marks, without = marked([*texts, "x"], split=split), Tokenizer.train([*texts, "x"], TextConfig(split=split))
-    assert set(with_marks.words) == set(without.vocabulary)
+    assert set(with_marks.words) == {*without.vocabulary, ""}
     for text in (*texts, other):
-        assert [with_marks.words[number] for number in with_marks.encode([text])[0]] == [
-            # What was only ever seen joined, or only ever apart, may be unknown in the other form.
-            word if number != with_marks.unk_id else "<unk>"
-            for word, number in zip(without.tokens(text), with_marks.encode([text])[0], strict=True)
-        ]
-        assert [piece for piece, _ in with_marks.placed(text)] == without.pieces(text)
-        assert with_marks.offsets(text) == without.offsets(text)
+        tokens, placed, offsets = with_marks.tokens(text), with_marks.placed(text), with_marks.offsets(text)
+        words = [place for place, token in enumerate(tokens) if token != MARK]
+        for place, word in zip(words, without.tokens(text), strict=True):
+            # What was only ever seen joined may be unknown apart.
+            assert tokens[place] in (word, f"{MARK}{word}", "<unk>")
+            assert (tokens[place] == word) == (word in with_marks.vocabulary and tokens[place] != f"{MARK}{word}")
+        assert [placed[place][0] for place in words] == without.pieces(text)
+        assert [offsets[place] for place in words] == without.offsets(text)
         # What stands without white space before it, by the text alone.
-        for (start, _), (_, joined) in zip(with_marks.offsets(text), with_marks.placed(text), strict=True):
+        for start, joined in [(offsets[place][0], placed[place][1]) for place in words]:
             assert joined == (start > 0 and not SPACE.fullmatch(text[start - 1]))
+        assert {placed[place] for place in range(len(tokens)) if place not in words} <= {("", True)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(_ANY, min_size=1, max_size=3), other=_ANY, least=st.integers(1, 3), size=st.integers(6, 20))
+def test_nothing_is_lost_but_unknown_words(texts: list[str], other: str, least: int, size: int) -> None:
+    """Whatever was seldom or never seen joined in training: with its words in the places of <unk>, the text is back."""
+    texts = [unicodedata.normalize("NFC", text).replace("<unk>", "") for text in [*texts, other]]
+    tokenizer = marked([*texts[:-1], "x x x"], min_frequency=least, vocab_size=size)
+    for text in texts:
+        pairs = zip(tokenizer.tokens(text), tokenizer.placed(text), strict=True)
+        assert join(tokenizer.written(*pair) if token == "<unk>" else token for token, pair in pairs) == plain(text)
 
 
 @settings(max_examples=50, deadline=None)
@@ -115,16 +128,16 @@ def test_every_way_of_training_and_encoding_agrees(texts: list[str], other: str)
     assert values.tolist() == [number for row in rows for number in row]
 
 
-def test_what_was_hardly_seen_joined_counts_as_the_word() -> None:
+def test_what_was_hardly_seen_joined_is_the_mark_and_the_word() -> None:
     texts = ["a-b a-b a-b c, c c-d d"]
     full = marked(texts)
-    assert full.vocabulary[4:] == ["￭-", "a", "c", "￭b", "d", "￭,", "￭d"]
+    assert full.vocabulary[4:] == ["￭-", "a", "c", "￭b", "d", "￭,", "￭d", "￭"]
     some = marked(texts, min_frequency=2)
-    assert some.vocabulary[4:] == ["￭-", "a", "c", "￭b", "d"]  # d twice, once of them as ￭d
-    expected = ["c", "￭-", "d", "a", "￭-", "￭b", "<unk>", "￭-", "a", "<unk>", "<unk>", "￭b"]
+    assert some.vocabulary[4:] == ["￭-", "a", "c", "￭b", "d", "￭"]  # d twice, once of them as ￭d
+    expected = ["c", "￭-", "￭", "d", "a", "￭-", "￭b", "<unk>", "￭-", "￭", "a", "￭", "<unk>", "<unk>", "￭b"]
     assert some.tokens("c-d a-b x-a, (b") == expected
-    assert marked(texts, vocab_size=7).vocabulary[4:] == ["￭-", "a", "b"]  # b three times, so before c
-    assert full.tokens("a-c-é d") == ["a", "￭-", "c", "￭-", "<unk>", "d"]
+    assert marked(texts, vocab_size=7).vocabulary[4:] == ["￭", "￭-", "a"]  # for ￭b, ￭, and ￭d
+    assert full.tokens("a-c-é d") == ["a", "￭-", "￭", "c", "￭-", "￭", "<unk>", "d"]
 
 
 def test_many_forms_and_long_ones_are_found_again() -> None:
@@ -198,7 +211,7 @@ def test_another_librarys_words_come_back(monkeypatch: pytest.MonkeyPatch) -> No
     tokenizer = marked([text], tokenizer="torchtext:moses")
     assert not {0, 1, 2, 3} & set(tokenizer.encode([text])[0])
     assert tokenizer.decode(tokenizer.encode([text])[0]) == text
-    assert tokenizer.placed("New L'z")[-2:] == [("'", True), ("z", True)]
+    assert tokenizer.placed("New L'z")[-3:] == [("'", True), ("", True), ("z", True)]
     assert join_tokens([tokenizer.written(*pair) for pair in tokenizer.placed(text)], tokenizer) == text
 
 
