@@ -47,7 +47,7 @@ class TextConfig(Section):
         description="Mark each word that stands without white space before it (L'homme: L ￭' ￭homme), so that texts "
         "can be put together again as they were. The marked form is an entry of its own; vectors, stop words and "
         "init see it without the mark, and one that is not in the vocabulary is two tokens, ￭ and the word. For word "
-        "and torchtext:NAME; the others keep spaces in any case. Default: yes for texts that are written (the target of "
+        "and torchtext:NAME; the others keep spaces in any case. Default: yes for texts that are written (targets of "
         "translation, both sides where joint; language models), else no.",
     )
     vocab_size: int | None = Field(
