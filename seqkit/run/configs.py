@@ -11,7 +11,6 @@ from typing import Any
 from seqkit import config
 from seqkit.config import Document, Names, UserError
 from seqkit.tasks import TASKS, RunConfig, RunTask
-from seqkit.tasks.parts import Parts
 from seqkit.training import RunFolder
 from seqkit.training.folder import check_name
 
@@ -42,7 +41,6 @@ def read_config(
     """
     overrides = list(overrides)
     document = config.read(source, overrides) if isinstance(source, (str, Path)) else _from_dict(source, overrides)
-    _spread(document, overrides)
     names = _names(document, trust, folder)
     name = document.tree.get("task")
     if not isinstance(name, str):
@@ -65,27 +63,6 @@ def _from_dict(tree: Mapping[str, Any], overrides: list[str]) -> Document:
     document = config.from_mapping(tree)
     config.override(document, overrides)
     return document
-
-
-def _spread(document: Document, overrides: list[str]) -> None:
-    """Let a key of the command line that holds for all parts of the data win over what a file says of one of them.
-
-    In the configuration of a run every part says everything for itself.
-    """
-    data = document.tree.get("data")
-    if not isinstance(data, Mapping):
-        return
-    for text in overrides:
-        key = text.partition("=")[0]
-        section, _, rest = key.partition(".")
-        shared = rest.partition(".")[0]
-        if section != "data" or shared not in Parts.shared:
-            continue
-        for part in ("train", "dev", "test"):
-            own = data.get(part)
-            given = any(other.startswith((f"data.{part}.{rest}=", f"data.{part}=")) for other in overrides)
-            if isinstance(own, Mapping) and shared in own and not given:
-                config.override(document, [f"data.{part}.{text.removeprefix('data.')}"])
 
 
 def _names(document: Document, trust: Trust, folder: RunFolder | None) -> Names:

@@ -21,7 +21,6 @@ from seqkit.models import (
     WindowEncoder,
 )
 from seqkit.nn import CELLS, Recurrent
-from seqkit.run import read_config
 from seqkit.tasks.language_model_config import language_model_schema
 from seqkit.tasks.parts import EmbeddingConfig, encoder_config, make_recurrent
 from seqkit.tasks.sentiment_config import sentiment_schema
@@ -138,16 +137,3 @@ def test_an_unknown_cell_is_named_with_the_nearest() -> None:
         encoder_config({"e": {"cell": "no_such_package:Cell"}}, "e")
     with pytest.raises(UserError, match=r"e\.cell: "):
         encoder_config({"e": {"cell": 3}}, "e")
-
-
-def test_a_key_for_all_parts_on_the_command_line_wins_over_what_a_part_says() -> None:
-    """As over the configuration of a run, in which every part says everything for itself."""
-    model = {"embedding": {"size": 2}, "encoder": {"hidden_size": 2}}
-    data = {"train": "a.csv", "dev": {"path": "b.csv", "encoding": "cp1252"}, "columns": {"text": "t", "label": "l"}}
-    first, _ = read_config({"task": "sentiment", "data": data, "model": model})
-    saved = first.model_dump(mode="json")
-    changes = ["data.format=tsv", "data.columns.text=review", "data.encoding=cp1250", "data.dev.encoding=latin-1"]
-    changed: Any = read_config(saved, changes)[0]
-    assert (changed.data.train.format, changed.data.dev.format) == ("tsv", "tsv")
-    assert changed.data.train.columns == changed.data.dev.columns == {"text": "review", "label": "l"}
-    assert (changed.data.train.encoding, changed.data.dev.encoding) == ("cp1250", "latin-1")
