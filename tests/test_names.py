@@ -6,6 +6,8 @@ import ast
 import json
 import os
 import pickle
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -158,7 +160,10 @@ def own_run(cli: Cli, generated_data: Path, tmp_path_factory: pytest.TempPathFac
     (folder / "settings" / "tools.py").write_text("from seqkit.nn import GRUCell as GRU\nTASK_NAME = 'own'\n")
     done = cli(folder, "train", "settings/a.yaml")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().splitlines()[-1] == 'try it: echo "not bad at all" | seqkit predict runs/mine --trust'
+    said = re.fullmatch("try it: echo (.*) \\| seqkit predict runs/mine --trust", done.stdout.decode().splitlines()[-1])
+    assert said is not None
+    rows = (generated_data / "sst2" / "train.tsv").read_text("utf-8").splitlines()
+    assert any(shlex.split(said[1])[0] in row for row in rows)  # of the user's own data
     return folder / "runs" / "mine"
 
 
@@ -191,7 +196,11 @@ def test_with_trust_a_run_finds_its_code_where_it_was_trained(
 def test_doctor_says_what_it_does_not_look_into(own_run: Path) -> None:
     report = doctor(own_run)
     assert report.good
-    assert "not looked into" in "\n".join(report.lines())
+    unseen = [line for line in report.lines() if "not looked into" in line]
+    assert [line.split()[0] for line in unseen] == ["unknown", "unknown"]
+    assert [one.file for one in report.checks if not one.seen] == ["config.yaml", "(what the model needs)"]
+    assert report.lines()[-1] == "the run folder is whole in all that was looked into"
+    assert "trust" not in unseen[0]  # doctor has no such option
 
 
 def test_runs_of_ones_own_file_go_on_without_trust(cli: Cli, own_run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ class RunTask(Task):
 
     def example(self, folder: Path) -> str:
         """A command line that uses this run, shown at the end of training."""
-        return f"seqkit evaluate {folder}"
+        return f"seqkit evaluate {shlex.quote(str(folder))}"
 
     def fingerprint(self, part: str = "train") -> str:
         """A digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started with."""
@@ -151,3 +152,20 @@ class RunTask(Task):
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of this run."""
         self.model.load_state_dict(dict(weights))
+
+
+_MOST_WORDS = 20  # of a text in a line to type
+
+
+def piped(text: str, command: str, folder: Path, flags: str = "") -> str:
+    """A line to type: a text of the user's data, or its beginning, goes into a command of a run.
+
+    Args:
+        text: any; it becomes one line.
+        command: such as `predict`.
+        folder: of the run.
+        flags: what follows, with a space before it.
+    """
+    line = shlex.quote(" ".join(text.split()[:_MOST_WORDS]))
+    echo = "printf '%s\\n'" if line.strip("'").startswith("-") or "\\" in line else "echo"
+    return f"{echo} {line} | seqkit {command} {shlex.quote(str(folder))}{flags}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,7 +25,7 @@ from seqkit.data.vocabulary import column_texts
 from seqkit.models import LanguageModel
 from seqkit.nn import detach_state
 from seqkit.nn.sending import send
-from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.base import RunConfig, RunTask, piped
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.language_model_config import LanguageModelConfig, build, check_text, language_model_schema
 from seqkit.tasks.language_model_output import Continuation, LineScore, Sampler, format_line, score_lines
@@ -323,7 +322,7 @@ class LanguageModelTask(RunTask):
     def example(self, folder: Path) -> str:
         source = self.texts["train"].sources[0]
         words = str(source.dataset[int(self.texts["train"].ids.lengths.argmax())]["text"]).split()
-        return f"echo {shlex.quote(' '.join(words[:2]))} | seqkit predict {shlex.quote(str(folder))} --sample"
+        return piped(" ".join(words[:2]), "predict", folder, " --sample")
 
     def fingerprint(self, part: str = "train") -> str:
         return hashlib.sha256(self.texts[part].ids.digest().encode()).hexdigest() if part in self.texts else ""

@@ -25,7 +25,7 @@ from seqkit.data.sources import Source, open_source
 from seqkit.files import read_json, to_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.nn.sending import send
-from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.base import RunConfig, RunTask, piped
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
 from seqkit.tasks.lines import as_json, one_line
@@ -362,7 +362,9 @@ class SentimentTask(RunTask):
         return to_json({"label": prediction.label, "probabilities": probabilities})
 
     def example(self, folder: Path) -> str:
-        return f'echo "not bad at all" | seqkit predict {folder}'
+        split = self.splits["train"]
+        row = int(np.where(split.blank, split.ids.lengths.max() + 1, split.ids.lengths).argmin())
+        return piped(split.source.dataset[row]["text"], "predict", folder)
 
     def fingerprint(self, part: str = "train") -> str:
         if part not in self.splits:

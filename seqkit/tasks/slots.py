@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -23,7 +22,7 @@ from seqkit.data.sources import Source
 from seqkit.data.tagged import open_tagged
 from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
-from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.base import RunConfig, RunTask, piped
 from seqkit.tasks.initial import kept_tokenizer
 from seqkit.tasks.layers import reader_groups
 from seqkit.tasks.parts import column, make_tokenizer, scored, word_rows
@@ -337,8 +336,7 @@ class SlotsTask(RunTask):
     def example(self, folder: Path) -> str:
         data = self.splits["train"]
         row = int(data.words.lengths.argmin())
-        text = " ".join(data.source.dataset[row]["tokens"])
-        return f"echo {shlex.quote(text)} | seqkit predict {shlex.quote(str(folder))}"
+        return piped(" ".join(data.source.dataset[row]["tokens"]), "predict", folder)
 
     def fingerprint(self, part: str = "train") -> str:
         return self.splits[part].fingerprint() if part in self.splits else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.vocabulary import Texts
 from seqkit.decoding import Search
 from seqkit.models import Seq2Seq
-from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.base import RunConfig, RunTask, piped
 from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layers import translation_groups
 from seqkit.tasks.parts import beside, column, make_tokenizer, named_rows, word_rows
@@ -382,8 +381,7 @@ class TranslationTask(RunTask):
         if part is None:
             return super().example(folder)
         shortest = part.kept[int(part.source_lengths.argmin())]
-        text = part.origin.dataset[int(shortest)]["source"]
-        return f"echo {shlex.quote(text)} | seqkit translate {shlex.quote(str(folder))}"
+        return piped(part.origin.dataset[int(shortest)]["source"], "translate", folder)
 
     def fingerprint(self, part: str = "train") -> str:
         if part == "train" and self._stream is not None:

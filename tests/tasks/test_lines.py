@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import seqkit
 from seqkit import run
 from seqkit.config import UserError
 from seqkit.files import to_json
+from seqkit.tasks.base import piped
 from seqkit.tasks.language_model_output import Continuation, LineScore, format_line
 from seqkit.tasks.lines import has_line_end, one_line
 from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
@@ -146,3 +148,17 @@ def test_json_is_json_whatever_the_numbers() -> None:
     text = to_json(tree)
     assert text == '{"a": [null, [null, 1.5]], "b": {"c": null, "d": "é\\u2028\\u0085\\u009b"}}'
     assert json.loads(text)["b"]["d"] == "é\u2028\x85\x9b"
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize(
+    "text", ["it's fine", "-n", "-e a\\tb", "a\\nb c", "two\nlines\tof  it", '$HOME `id` "x" !', "é 你好", "w " * 50]
+)
+def test_a_line_to_type_gives_the_command_the_text(text: str, shell: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my run's"
+    line = piped(text, "predict", folder, " --sample")
+    assert line.endswith("--sample")
+    code = f'seqkit() {{ printf "%s\\n" "$@"; cat; }}; {line}'
+    done = subprocess.run([shell, "-c", code], capture_output=True, check=True, timeout=20)
+    words = " ".join(text.split()[:20])
+    assert done.stdout.decode("utf-8") == f"predict\n{folder}\n--sample\n{words}\n"
