@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -144,3 +146,12 @@ def test_a_command_advises_what_it_has(home: Path, cli: Callable[..., Any]) -> N
         assert found <= flags(command[0]), (command, said)
         assert "set format" not in said  # a key of the configuration, not of the command line
     assert advised >= 8
+
+
+def test_every_form_of_an_error_in_python_names_keywords() -> None:
+    """What is printed, what a log or a test shows of the object, and what comes back from another process."""
+    error = UserError(f"say so with {option('trust', 'True')}").at("config.yaml:3")
+    for one in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert str(one) == one.args[0] == "config.yaml:3: say so with trust=True"
+        assert repr(one) == "UserError('config.yaml:3: say so with trust=True')"
+        assert one.at("here").for_shell() == "here: config.yaml:3: say so with --trust"

@@ -193,7 +193,11 @@ def test_with_trust_a_run_finds_its_code_where_it_was_trained(
 def test_doctor_says_what_it_does_not_look_into(own_run: Path) -> None:
     report = doctor(own_run)
     assert report.good
-    assert "not looked into" in "\n".join(report.lines())
+    unseen = [line for line in report.lines() if "not looked into" in line]
+    assert [line.split()[0] for line in unseen] == ["unknown", "unknown"]
+    assert [one.file for one in report.checks if not one.seen] == ["config.yaml", "(what the model needs)"]
+    assert report.lines()[-1] == "the run folder is whole in all that was looked into"
+    assert "trust" not in unseen[0]  # doctor has no such option
 
 
 def test_runs_of_ones_own_file_go_on_without_trust(cli: Cli, own_run: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, 
 S = TypeVar("S", bound=BaseModel)
 _BASES = 20  # files in a chain of `base:`
 _MISTAKES = 50  # lines of one error
+_NO_SECTION = ("model_type", "model_attributes_type", "dict_type")  # pydantic's names for one mistake
+_TYPED = "command line"  # the place of what was typed there
 
 
 @dataclass
@@ -50,6 +52,45 @@ class Document:
         """A `UserError` that starts with the place and the dotted path."""
         dotted = ".".join(path)
         return UserError(f"{self.place(path)}: {dotted + ': ' if dotted else ''}{message}")
+
+    def spread(self, section: str, keys: Iterable[str], parts: Iterable[str], short: str) -> None:
+        """Let keys that the command line gives for all parts of a section hold for each of them.
+
+        Such as `data.encoding` for `data.train`, which a file or a run may have an encoding of its own for: the command
+        line goes before files. What it says of one part (`data.train.encoding`) stays.
+
+        Args:
+            section: such as `data`.
+            keys: those that stand beside the parts for all of them.
+            parts: such as train, dev, test; one that is neither text nor a mapping is left to the schema.
+            short: the key that a part of text alone is the value of, such as `path`.
+        """
+        below = self.tree.get(section)
+        if not isinstance(below, dict):
+            return
+        for path in [path for path, place in self.places.items() if place == _TYPED and path[:1] == (section,)]:
+            if len(path) > 1 and path[1] in keys:
+                for part in parts:
+                    if isinstance(below.get(part), str):
+                        below[part] = {short: below[part]}
+                    if isinstance(below.get(part), dict) and (len(path) == 2 or path[1] in below[part]):
+                        self._lay(path, (section, part, *path[1:]))
+
+    def _lay(self, source: KeyPath, target: KeyPath) -> None:
+        """Copy a value to another path, key by key into a mapping; what the command line says of that path stays."""
+        if any(self.places.get(target[:end]) == _TYPED for end in range(2, len(target) + 1)):
+            return
+        value, node = _at(self.tree, source), _at(self.tree, target[:-1])
+        if not isinstance(node, dict):
+            return
+        if isinstance(value, dict) and isinstance(node.get(target[-1]), dict):
+            for key in value:
+                self._lay((*source, key), (*target, key))
+            return
+        node[target[-1]] = copy.deepcopy(value)
+        self.places[target] = _TYPED
+        if source in self.typed:
+            self.typed[target] = self.typed[source]
 
     def check(self, schema: type[S]) -> S:
         """Validate against a schema.
@@ -101,8 +142,11 @@ class Document:
             word = re.match(r"[A-Za-z_]+", message)
             # A constructor's error names its argument first: point at the line of that argument.
             if word and (*path, word.group()) in self.places:
-                return (*path, word.group()), message
+                return (*path, word.group()), message.removeprefix(f"{word.group()}: ")
             return path, message
+        if item["type"] in _NO_SECTION:
+            example = ".".join((*path, "KEY=VALUE"))
+            return path, f"expected a section with keys of its own ({example}), got {given}"
         message = item["msg"][0].lower() + item["msg"][1:]
         return path, f"{message}, got {given}"
 
@@ -164,9 +208,16 @@ def override(document: Document, overrides: Iterable[str]) -> None:
 def from_mapping(tree: Mapping[str, Any], name: str = "config") -> Document:
     """A `Document` from a dict, for callers in Python."""
     try:
-        return Document(tree=copy.deepcopy(dict(tree)), name=name)
+        return Document(tree=_copied(dict(tree)), name=name)
     except RecursionError:
         raise UserError(f"{name}: nested too deeply") from None
+
+
+def _copied(value: Any) -> Any:
+    """A copy in which no two places are one object: to override `data.dev` must leave `data.train` as it was."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else copy.deepcopy(value)
 
 
 def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
@@ -277,11 +328,17 @@ def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
         del places[below]
 
 
+def _at(tree: Any, path: KeyPath) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
 def _set(document: Document, keys: KeyPath, value: Any) -> None:
     node = document.tree
     for depth, key in enumerate(keys[:-1]):
         if key not in node:
-            document.places[keys[: depth + 1]] = "command line"
+            document.places[keys[: depth + 1]] = _TYPED
         below = node.setdefault(key, {})
         if not isinstance(below, dict):
             short = ".".join(keys[: depth + 1])
@@ -294,4 +351,4 @@ def _set(document: Document, keys: KeyPath, value: Any) -> None:
             below = node[key] = {}
         node = below
     node[keys[-1]] = value
-    document.places[keys] = "command line"
+    document.places[keys] = _TYPED

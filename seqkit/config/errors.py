@@ -21,17 +21,18 @@ class UserError(Exception):
     What `option` names in the message is a keyword argument to those who catch it in Python.
     """
 
-    def __str__(self) -> str:
-        return _OPTION.sub(lambda found: found[1] + (f"={found[2]}" if found[2] else ""), super().__str__())
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_OPTION.sub(lambda found: found[1] + (f"={found[2]}" if found[2] else ""), message))
+        self._written = message
 
     def at(self, place: str) -> Self:
         """The same mistake, with the place or the key it was made at in front."""
-        return type(self)(f"{place}: {self.args[0]}")
+        return type(self)(f"{place}: {self._written}")
 
     def for_shell(self) -> str:
         """The message with options as a command line has them."""
         return _OPTION.sub(
-            lambda found: found[3] + (f" {found[2]}" if found[2] not in ("", "True") else ""), super().__str__()
+            lambda found: found[3] + (f" {found[2]}" if found[2] not in ("", "True") else ""), self._written
         )
 
 

@@ -165,4 +165,4 @@ def _likelier(header: Sequence[str], sep: str) -> str:
     other = max(";\t|,", key=header[0].count)
     if other == sep or other not in header[0]:
         return ""
-    return f"; if {other!r} separates the columns, set delimiter"
+    return f"; if {other!r} separates the columns, set data.delimiter"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Labels:
         """A line of the report on spellings that are one label; none where there are none."""
         if not self.joined:
             return []
-        groups = [" = ".join(map(shown, group)) for group in self.joined]
+        groups = [" = ".join(map(spelled, group)) for group in self.joined]
         return [f"{part}: {what}s that differ in white space or Unicode form alone are one: {listed(groups)}"]
 
     def unknown_line(self, part: str, what: str, counts: Sequence[int], rows: str) -> list[str]:
@@ -189,3 +190,13 @@ def refuse_unknown(bad: NDArray[np.bool_], message: str, rows: str, *, refuse: b
     if not learned:
         why += ", more than half" if most else "; data.on_unknown_label: count would score them as wrong"
     raise UserError(f"{message} ({why})")
+
+
+def spelled(label: str) -> str:
+    """A label for a message that has to show how it differs from one that looks like it.
+
+    Spaces that follow others are escapes, and so is what is not composed (NFC).
+    """
+    text = re.sub(r"(?<= ) ", r"\\x20", shown(label))
+    composed = unicodedata.is_normalized("NFC", text)
+    return text if composed else text.encode("ascii", "backslashreplace").decode()

@@ -166,7 +166,9 @@ def read_lines(path: Path, first: int = 1, encoding: str = "utf-8") -> Iterator[
                 except UnicodeDecodeError as error:
                     text = raw.decode(encoding, errors="replace")
                     at = f"byte {raw[error.start]:#04x} at position {error.start + 1} of the line"
-                    problem = f"not {named} text ({at}); if the file has another encoding, such as cp1252, set encoding"
+                    problem = (
+                        f"not {named} text ({at}); if the file has another encoding, such as cp1252, set data.encoding"
+                    )
                 if "\0" in text:
                     problem = problem or f"a NUL byte at position {raw.index(0) + 1} of the line"
                     text = text.replace("\0", "")

@@ -11,6 +11,7 @@ from typing import Any
 from seqkit import config
 from seqkit.config import Document, Names, UserError
 from seqkit.tasks import TASKS, RunConfig, RunTask
+from seqkit.tasks.parts import PARTS, Parts
 from seqkit.training import RunFolder
 from seqkit.training.folder import check_name
 
@@ -52,6 +53,9 @@ def read_config(
         except UserError as error:
             path = tuple(str(error).partition(":")[0].split("."))
             raise error.at(document.place(path)) from error.__cause__
+        data = schema.model_fields.get("data")
+        if data is not None and isinstance(data.annotation, type) and issubclass(data.annotation, Parts):
+            document.spread("data", Parts.shared, PARTS, "path")
         checked = document.check(schema)
     if checked.name is not None:
         check_name(checked.name)

@@ -22,11 +22,15 @@ from seqkit.training.checkpoint import Checkpoints, digest, load_weights, not_fi
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: a file of the run folder, whether it is as it should be, and what was seen."""
+    """One thing that was looked at: a file of the run folder, whether it is as it should be, and what was seen.
+
+    `seen` is False where it was not looked into, so that nothing is known against it.
+    """
 
     file: str
     good: bool
     says: str
+    seen: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,12 @@ class Report:
             shown += ["", f"run {self.run}"]
             width = max(len(one.file) for one in self.checks)
             for one in self.checks:
-                shown.append(f"  {'good   ' if one.good else 'PROBLEM'}  {one.file:<{width}}  {one.says}")
+                verdict = "PROBLEM" if not one.good else "good" if one.seen else "unknown"
+                shown.append(f"  {verdict:<7}  {one.file:<{width}}  {one.says}")
             bad = sum(not one.good for one in self.checks)
-            shown.append(f"{bad} problem{'s' * (bad != 1)}" if bad else "the run folder is whole")
+            whole = "the run folder is whole"
+            whole += "" if all(one.seen for one in self.checks) else " in all that was looked into"
+            shown.append(f"{bad} problem{'s' * (bad != 1)}" if bad else whole)
         return shown
 
 
@@ -114,7 +121,8 @@ def _looked_at(name: str, look: Callable[[], str]) -> Check:
     except FileNotFoundError:
         return Check(name, False, "missing")
     except Untrusted as error:
-        return Check(name, True, f"not looked into, as nothing is imported here: {' '.join(str(error).split())}")
+        names = " ".join(str(error).split()).partition(" here, and")[0]
+        return Check(name, True, f"not looked into, since doctor imports nothing: {names}", seen=False)
     except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Check(name, False, " ".join(str(error).split()))
 

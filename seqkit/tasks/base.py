@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ class RunTask(Task):
 
     def example(self, folder: Path) -> str:
         """A command line that uses this run, shown at the end of training."""
-        return f"seqkit evaluate {folder}"
+        return f"seqkit evaluate {shlex.quote(str(folder))}"
 
     def fingerprint(self, part: str = "train") -> str:
         """A digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started with."""

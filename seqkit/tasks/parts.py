@@ -28,6 +28,9 @@ REFUSES = {"count": False, "error": True}
 SUPPLIED = ("input_size", "batch_first", "device", "dtype", "cell")
 
 
+PARTS = ("train", "dev", "test")
+
+
 def _as_source(value: object) -> object:
     return {"path": value} if isinstance(value, str) else value
 
@@ -55,7 +58,7 @@ class Parts(Section):
             return value
         shared = {key: value[key] for key in cls.shared if key in value}
         spread = {key: item for key, item in value.items() if key not in cls.shared}
-        for part in ("train", "dev", "test"):
+        for part in PARTS:
             source = _as_source(spread.get(part))
             if isinstance(source, Mapping):
                 spread[part] = {**shared, **source}

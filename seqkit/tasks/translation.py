@@ -29,7 +29,7 @@ from seqkit.tasks.translation_config import TranslationConfig, check_side, make_
 from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation_decoding import Translator
 from seqkit.tasks.translation_output import Translation, check_plot, format_translation, plot_attention
-from seqkit.tasks.translation_reference import reachable
+from seqkit.tasks.translation_reference import FEW_WORDS, counts_nothing, reachable
 from seqkit.tasks.translation_scores import CorpusScores, make_bleu
 from seqkit.tasks.translation_scripts import READ, cannot_split, fitting_tokenizer, settled
 from seqkit.tasks.translation_stream import PairStream
@@ -210,8 +210,13 @@ class TranslationTask(RunTask):
         return scores
 
     def why_zero(self, scores: Sequence[str]) -> str:
-        unsplit = cannot_split(self.config.scoring.tokenize, self.splits["dev"].texts("target", READ))
-        return unsplit if "bleu" in scores and unsplit else super().why_zero(scores)
+        if "bleu" in scores:
+            references = self.splits["dev"].texts("target", READ)
+            if unsplit := cannot_split(self.config.scoring.tokenize, references):
+                return unsplit
+            if counts_nothing(self._corpus_scores(())(references, references)):
+                return FEW_WORDS
+        return super().why_zero(scores)
 
     def samples(self) -> list[dict[str, str]]:
         return self._samples

@@ -38,7 +38,7 @@ def test_delimiters(tmp_path: Path, delimiter: str, named: bool) -> None:
     assert source.place(0) == f"{path}:{2 + named}"
     assert load(path, delimiter=delimiter).dataset[:] == source.dataset[:]
     if delimiter != "," and not named:
-        with pytest.raises(UserError, match=r"no column 'text' \(columns: .*; if .* separates .*, set delimiter"):
+        with pytest.raises(UserError, match=r"no column 'text' \(columns: .*; if .* separates .*, set data.delimiter"):
             load(path)
     if named:
         with pytest.raises(UserError, match=r"d.csv:1: its first line says sep=., and delimiter is ':'; leave"):
@@ -54,7 +54,7 @@ def test_encodings(tmp_path: Path, encoding: str, form: str) -> None:
     path.write_bytes(content.get(form, f'{{"text": "{text}", "label": "x"}}\n').encode(encoding))
     assert pairs(load(path, encoding=encoding)) == [(text, "x")]
     if encoding != "utf-8-sig":
-        with pytest.raises(UserError, match=rf"d.{form}:[12]: not UTF-8 text \(byte 0x.*\); if .* set encoding$"):
+        with pytest.raises(UserError, match=rf"d.{form}:[12]: not UTF-8 text \(byte 0x.*\); if .* set data.encoding$"):
             load(path)
         with pytest.raises(UserError, match=rf"d.{form}:[12]: not ascii text"):
             load(path, encoding="ascii")

@@ -82,7 +82,8 @@ def reached(task: TranslationTask) -> tuple[str, list[str]]:
 def test_joined_references_lose_nothing(tmp_path: Path, text: dict[str, Any]) -> None:
     pytest.importorskip("sacrebleu")
     line, warnings = reached(task_for(translation(tmp_path, **text)))
-    assert line == "dev references, tokenised and joined again: BLEU 100.0, chrF 100.0: no model can reach more"
+    whole = "dev references, tokenised and joined again: BLEU 100.0, chrF 100.0"
+    assert line == f"{whole}: what a model that is always right reaches"
     assert not warnings
 
 
@@ -194,3 +195,29 @@ def test_rows_match_by_word_where_no_form_matches_by_name() -> None:
                 continue
             named = entry if entry in there.vocabulary else word if word in there.vocabulary else f"￭{word}"
             assert model.weight[number].tolist() == weight[there.vocabulary.index(named)].tolist()
+
+
+def test_targets_too_short_for_bleu_lose_nothing_by_joining(tmp_path: Path) -> None:
+    """BLEU is 0 there whatever is written, right or wrong: the warning and the line on a score of 0 say why."""
+    pytest.importorskip("sacrebleu")
+    config = translation(tmp_path)
+    (tmp_path / "target").write_text("".join(f"mot{number} deux\n" for number in range(len(PAIRS))), "utf-8")
+    task = task_for(config)
+    line, (warning,) = reached(task)
+    assert "BLEU 0.0, chrF 100.0" in line
+    assert "no reference has four" in warning
+    assert "lost" not in warning
+    assert task.why_zero(["bleu"]) in warning
+    assert "too little" in task.why_zero(["accuracy"])
+
+
+def test_a_mark_that_the_vocabulary_has_no_room_for_names_its_keys(tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    rows = ["a homme l'homme homme x", "homme y z homme t"] * 6
+    config = translation(tmp_path, target={"vocab_size": 7})
+    for side in ("source", "target"):
+        (tmp_path / side).write_text("".join(f"{row}\n" for row in rows), "utf-8")
+    warnings = reached(task_for(config))[1]
+    assert "BLEU are lost" in warnings[0]
+    assert "vocab_size, min_frequency" in warnings[0]
+    assert "mark_joined" not in warnings[0]
