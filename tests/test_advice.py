@@ -65,7 +65,7 @@ def options() -> Iterator[tuple[str, str]]:
 
 def test_messages_of_the_library_name_no_flag() -> None:
     """Those who call it in Python meet them too: `option` gives each the name that they know."""
-    named = {"--", "--to", " --sample", " --trust"}  # given to `option`; the ends of command lines
+    named = {"--", "--to", " --sample", "--sample", " --trust"}  # given to `option`; the ends of command lines
     for path in LIBRARY:
         for text in texts(ast.parse(path.read_text("utf-8"))):
             if "seqkit predict" not in text and text not in named:  # a command line as an example

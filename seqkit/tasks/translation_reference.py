@@ -49,12 +49,11 @@ def reachable(splits: Mapping[str, Pairs], target: Tokenizer, scores: CorpusScor
         lines.append(f"warning: BLEU is 0 for the references themselves: {FEW_WORDS}")
     if lost > 100 - _ENOUGH:
         first = next((pair for pair in zip(references, whole, strict=True) if pair[0].split() != pair[1].split()), None)
-        marked = target.config.marked and told != whole
-        keys = "vocab_size, min_frequency" if marked else "mark_joined"
+        joining = "" if target.config.marked or target.config.kind != "word" else "mark_joined, "
         lines.append(
             f"warning: {lost:.1f} BLEU are lost in tokenising and joining the target, whatever the model learns"
             + (f" ({first[0]!r:.80} becomes {first[1]!r:.80})" if first else "")
-            + f"; see text.target: {keys}, lowercase, strip_accents, normalize, stop_words"
+            + f"; see text.target: {joining}lowercase, strip_accents, normalize, stop_words"
         )
     return lines
 
