@@ -155,3 +155,12 @@ def test_every_form_of_an_error_in_python_names_keywords() -> None:
         assert str(one) == one.args[0] == "config.yaml:3: say so with trust=True"
         assert repr(one) == "UserError('config.yaml:3: say so with trust=True')"
         assert one.at("here").for_shell() == "here: config.yaml:3: say so with --trust"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_sources_alone_are_told_of_the_references(command: str, home: Path, cli: Callable[..., Any]) -> None:
+    (home / "news.de").write_text("a b\n")
+    runs = ["runs/translation"] * (2 if command == "compare" else 1)
+    done = cli(home, command, *runs, "--data", "news.de", *CPU)
+    assert done.returncode == 2
+    assert "for two text files, give the references, too: --reference FILE" in done.stderr.decode()

@@ -85,8 +85,14 @@ class LabelledData(SplitData):
 _Source = TypeVar("_Source", bound=SourceConfig)
 
 
-def beside(like: _Source, path: str) -> _Source:
-    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed."""
+def beside(like: _Source, path: str, hint: str = "") -> _Source:
+    """Another file, read as `like` is; an ending that says more about its format than `like` does is believed.
+
+    Args:
+        like: what the run reads.
+        path: of the file.
+        hint: what else helps where its name does not tell the format.
+    """
     if not path.strip():
         raise UserError(f"{option('data')}: expected the path of a file, got an empty text")
     form, known = "auto", ""
@@ -95,7 +101,9 @@ def beside(like: _Source, path: str) -> _Source:
     except UserError as error:
         form = known = like.format
         if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
-            raise UserError(f"{str(error).partition('; set format')[0]}; give the file a name that does") from None
+            raise UserError(
+                f"{str(error).partition('; set format')[0]}; give the file a name that does{hint}"
+            ) from None
     kept = like.model_dump(include={"columns", "on_bad_line"})
     is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
     if is_file and known != "parquet":

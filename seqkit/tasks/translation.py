@@ -305,7 +305,8 @@ class TranslationTask(RunTask):
             kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
             return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
-            return beside(like, data), "test"
+            hint = f"; for two text files, give the references, too: {option('reference', 'FILE')}"
+            return beside(like, data, hint), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
         raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
