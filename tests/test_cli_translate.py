@@ -108,6 +108,9 @@ def test_options_reach_the_search(cli: Cli, home: Path) -> None:
         for seed in ("1", "1", "2")
     ]
     assert sampled[0] == sampled[1] != sampled[2]
+    refused = cli(home, "translate", "runs/first", "--seed", "1", text="the film.\n")
+    assert refused.returncode == 2
+    assert b"--seed: only --sample has it" in refused.stderr
     fewer = cli(
         home, "translate", "runs/first", "--no-unknown", "--length-penalty", "1", "--beam-size", "2", text="a\n"
     )

@@ -42,7 +42,7 @@ def translate(
     temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")] = None,
     prefix: Annotated[str, typer.Option(help="What every translation begins with.")] = "",
     replace_unknown: Annotated[
         bool, typer.Option("--replace-unknown", help="Copy the source word for an unknown word, by attention.")
@@ -89,7 +89,7 @@ def translate(
             {name: value for name, value in settings.items() if value is not None},
             trust=trust,
             prefix=prefix,
-            seed=seed,
+            **({} if seed is None else {"seed": seed}),
             batch_size=batch_size,
             attention=alignments or plot is not None,
             copy_unknown=replace_unknown,

@@ -29,9 +29,9 @@ from seqkit.tasks.translation_config import TranslationConfig, check_side, make_
 from seqkit.tasks.translation_data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation_decoding import Translator
 from seqkit.tasks.translation_output import Translation, check_plot, format_translation, plot_attention
-from seqkit.tasks.translation_reference import FEW_WORDS, counts_nothing, reachable
+from seqkit.tasks.translation_reference import reachable, why_bleu_is_zero
 from seqkit.tasks.translation_scores import CorpusScores, make_bleu
-from seqkit.tasks.translation_scripts import READ, cannot_split, fitting_tokenizer, settled
+from seqkit.tasks.translation_scripts import fitting_tokenizer, settled
 from seqkit.tasks.translation_stream import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
@@ -210,13 +210,9 @@ class TranslationTask(RunTask):
         return scores
 
     def why_zero(self, scores: Sequence[str]) -> str:
-        if "bleu" in scores:
-            references = self.splits["dev"].texts("target", READ)
-            if unsplit := cannot_split(self.config.scoring.tokenize, references):
-                return unsplit
-            if counts_nothing(self._corpus_scores(())(references, references)):
-                return FEW_WORDS
-        return super().why_zero(scores)
+        corpus = self._corpus_scores(())
+        why = why_bleu_is_zero(self.splits["dev"], self.config.scoring.tokenize, corpus) if "bleu" in scores else ""
+        return why or super().why_zero(scores)
 
     def samples(self) -> list[dict[str, str]]:
         return self._samples
@@ -342,12 +338,15 @@ class TranslationTask(RunTask):
             options: attributes of `Translator`.
 
         Raises:
-            UserError: settings out of range, or that contradict each other; a prefix with an unknown word.
+            UserError: settings out of range, or that contradict each other; a prefix with an unknown word; a seed where
+                nothing is drawn.
         """
         settings = {**self.config.decoding.model_dump(), **decoding}
         if decoding.get("sample") and "beam_size" not in decoding:
             settings["beam_size"] = 1
         checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
+        if "seed" in options and not checked.sample:
+            raise UserError(f"{option('seed')}: only {option('sample', 'True')} has it")
         try:
             ids = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from seqkit.tasks.translation_data import Pairs
 from seqkit.tasks.translation_output import join_tokens
 from seqkit.tasks.translation_scores import CorpusScores
+from seqkit.tasks.translation_scripts import READ, cannot_split
 from seqkit.text import Tokenizer
 
 _ENOUGH = 99.0
@@ -67,3 +68,14 @@ FEW_WORDS = (
 def counts_nothing(itself: Mapping[str, float]) -> bool:
     """Whether BLEU is 0 whatever is written, by the scores of the references against themselves."""
     return itself["bleu"] == 0
+
+
+def why_bleu_is_zero(dev: Pairs, tokenize: str, scores: CorpusScores) -> str:
+    """Why BLEU is 0 whatever a model learns: its tokenizer cannot split the script, or the references are too short.
+
+    Returns:
+        the reason, "" where there is none of these.
+    """
+    references = dev.texts("target", READ)
+    few = FEW_WORDS if counts_nothing(scores(references, references)) else ""
+    return cannot_split(tokenize, references) or few

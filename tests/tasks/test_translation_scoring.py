@@ -88,7 +88,7 @@ def configuration(data: dict[str, Any], **more: Any) -> dict[str, Any]:
         "device": "cpu",
         "data": data,
         "model": {"source": {"size": 6}, "target": {"size": 6}, "encoder": small, "decoder": small},
-        "training": {"steps": 25, "evaluate_every": 25, "samples": 0, "optimizer": {"lr": 0.05}},
+        "training": {"steps": 60, "evaluate_every": 60, "samples": 0, "optimizer": {"lr": 0.05}},
         "decoding": {"max_length": 5},
         **more,
     }
