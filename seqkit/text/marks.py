@@ -107,13 +107,15 @@ def parting(kept: Iterable[str]) -> Any:
     """The last step of a splitter: a marked word that the vocabulary lacks becomes the mark and the word.
 
     Args:
-        kept: the marked entries of the vocabulary.
+        kept: the entries of the vocabulary that are marked, and the mark itself; without it, it is dropped.
     """
-    listed = sorted(token.removeprefix(MARK) for token in kept)
+    kept = set(kept)
+    way = "isolated" if MARK in kept else "removed"
+    listed = sorted(token.removeprefix(MARK) for token in kept - {MARK})
     known = [word for word in listed if len(word) <= _LONGEST_LISTED]
     long = [rf"(?m:.{{{_LONGEST_LISTED + 1},}})"] if len(known) < len(listed) else []
     some = "|".join([*long, *([any_of(known)] if known else [])])
-    return pre_tokenizers.Split(Regex(rf"\A{MARK}(?!(?:{some})\z)" if some else rf"\A{MARK}"), "isolated")
+    return pre_tokenizers.Split(Regex(rf"\A{MARK}(?!(?:{some})\z)" if some else rf"\A{MARK}"), way)
 
 
 def decoder() -> Any:

@@ -64,7 +64,9 @@ def _chosen(words: Counter[str], config: TextConfig) -> Any:
 
     A marked word that is not among them counts as the mark and the word without it, which it will be.
     """
-    limit = None if config.vocab_size is None else max(0, config.vocab_size - len(_SPECIAL) - config.marked)
+    # Where only white space separates, and no word of the texts stood close to another, there is nothing to mark.
+    alone = config.marked and (config.settled().split != "spaces" or any(map(is_marked, words)))
+    limit = None if config.vocab_size is None else max(0, config.vocab_size - len(_SPECIAL) - alone)
     apart = 0
     while True:
         # As the library's trainer has it: the special tokens count, even where a text holds them as words.
@@ -76,7 +78,7 @@ def _chosen(words: Counter[str], config: TextConfig) -> Any:
         for word in sorted(left):
             apart += words[word]
             words[word.removeprefix(MARK)] += words.pop(word)
-    if config.marked:  # whatever text comes, the mark is no unknown word
+    if alone:  # whatever text comes, the mark is no unknown word
         words[MARK] = apart
         kept = sorted([*kept, MARK], key=_by_count(words))
     vocabulary = _numbered([word for word in kept if word not in _SPECIAL])
@@ -89,7 +91,7 @@ def _by_count(counts: Mapping[str, int]) -> Callable[[str], tuple[int, str]]:
 
 def _complete(model: Any, config: TextConfig) -> Backend:
     backend = assemble(model, config)
-    if backend.get_vocab_size() <= len(_SPECIAL) + config.marked:
+    if not {*backend.get_vocab()} - {*_SPECIAL, *([MARK] if config.marked else [])}:
         raise UserError(
             f"text: no token to train the {config.tokenizer} tokenizer on; "
             "the training texts are empty, or min_frequency, vocab_size or stop_words leave nothing"
@@ -99,7 +101,7 @@ def _complete(model: Any, config: TextConfig) -> Backend:
 
 def assemble(model: Any, config: TextConfig) -> Backend:
     """The whole tokenizer around a model: how texts are normalised and split before it, and tokens joined after."""
-    kept = [token for token in Backend(model).get_vocab() if is_marked(token)] if config.marked else None
+    kept = [token for token in Backend(model).get_vocab() if token.startswith(MARK)] if config.marked else None
     backend = _raw(model, config, pipeline.splitter(config, kept))
     decoder = pipeline.decoder(config)
     if decoder is not None:
