@@ -375,7 +375,7 @@ def test_an_ensemble_of_one_run_twice_is_that_run(trained: Path, data: dict[str,
     mixed = load_translator(trained, [char], attention=True)
     assert mixed.predict(["eins"])[0].attention is None
     bpe = train(tree(data, name="bpe", text={"tokenizer": "bpe", "vocab_size": 50}), root=tmp_path).folder
-    with pytest.raises(UserError, match=r"base and .*bpe have different target vocabularies \(10 and 38 entries\)"):
+    with pytest.raises(UserError, match=r"base and .*bpe have different target vocabularies \(11 and 38 entries\)"):
         load_translator(trained, [bpe])
 
 
