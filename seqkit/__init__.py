@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from seqkit._version import __version__
+
 if TYPE_CHECKING:
     from seqkit.run import load as load
     from seqkit.run import train as train
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load", "train"]
 
 

@@ -11,7 +11,7 @@ from typing import IO, Annotated
 
 import typer
 
-from seqkit import __version__
+from seqkit._version import __version__
 from seqkit.cli.streams import put_line, show
 from seqkit.config import UserError
 from seqkit.files import LONGEST_LINE, read_lines

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit import __version__
+from seqkit._version import __version__
 from seqkit.data.batching import Ragged, stretches
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.files import write_text

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from seqkit import __version__
+from seqkit._version import __version__
 from seqkit.config import Section, UserError, nearest
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert, detect, read

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit import __version__
+from seqkit._version import __version__
 from seqkit.config import UserError
 from seqkit.data.batching import Plan, Spare, Split, split_rows
 from seqkit.data.cache import cache_folder

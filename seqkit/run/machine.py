@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from seqkit import __version__
+from seqkit._version import __version__
 from seqkit.data.cache import cache_folder
 from seqkit.nn import CELLS, Recurrent
 from seqkit.nn.compiled import describe

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from seqkit import __version__, config
+from seqkit import config
+from seqkit._version import __version__
 from seqkit.config import UserError
 from seqkit.files import to_json, write_text
 from seqkit.run.configs import Trust, open_run, read_config
