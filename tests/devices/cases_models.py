@@ -1,6 +1,6 @@
 """seqkit.models and seqkit.decoding on the pretended accelerator: the CPU's numbers, and how often they wait.
 
-Run by test_devices.py.
+Run by test_devices.py. A test without an assertion of its own ends in `same` (conftest.py), which makes them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """seqkit.nn on the pretended accelerator: the same numbers as on the CPU, forward and backward.
 
-Run by test_devices.py.
+Run by test_devices.py. A test without an assertion of its own ends in `same` (conftest.py), which makes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What lies in the padding never matters: NaN and infinity there change no result and no gradient."""
+"""What lies in the padding never matters: NaN and infinity there change no result and no gradient.
+
+A test without an assertion of its own ends in `same`, which makes them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The Triton kernels against the step loop in float64. `test_triton.py` runs this file with TRITON_INTERPRET=1."""
+"""The Triton kernels against the step loop in float64. `test_triton.py` runs this file with TRITON_INTERPRET=1.
+
+A test without an assertion of its own ends in `compare` or in a function around it, which makes them.
+"""
 
 from __future__ import annotations
 
