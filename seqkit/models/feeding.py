@@ -232,6 +232,6 @@ def _step(
         new.append(after)
         x = after[0] + x if decoder.residual and number else after[0]
         if number + 1 == decoder.attention_layer:
-            read = decoder.attention(x.unsqueeze(1), *memory)
+            read = decoder.attention(x.unsqueeze(1), *memory, clean=True)
             context, weights = (part.squeeze(1) for part in read)
     return x, context, weights, new
