@@ -7,7 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ from seqkit.nn.tracing import Trace, trace
 from seqkit.nn.vendor import vendor_network
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
-BACKENDS = ("auto", "reference", "fused", "vendor", "triton")
+Backend = Literal["auto", "reference", "fused", "vendor", "triton"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class Recurrent(nn.Module):
@@ -71,7 +72,7 @@ class Recurrent(nn.Module):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Literal["auto", "reference", "fused", "vendor", "triton"] = "auto",
+        backend: Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **cell_options: Any,
