@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seqkit.models.encoder import Embedding
 from seqkit.models.feeding import feed
 from seqkit.nn import Cell, LockedDropout, Prepared, Recurrent, State, make_attention
-from seqkit.nn.attention import ATTENTIONS, cleared
+from seqkit.nn.attention import ATTENTIONS
 from seqkit.nn.backends import choose, scan
 from seqkit.nn.cells.cell import drop_mask
 from seqkit.nn.checks import check_choice, check_flag, check_probability, check_size
@@ -222,7 +222,7 @@ class Decoder(nn.Module):
             padding: (B, S) bool, True where the source has ended.
         """
         if self.attention is not None:
-            return (*self.attention.project(self.memory_dropout(cleared(output, padding))), padding)
+            return (*self.attention.project(self.memory_dropout(output), padding), padding)
         return (self.memory_dropout(last.unsqueeze(1)).squeeze(1),) if self.feed_context else ()
 
     def forward(self, inputs: Tensor, lengths: Tensor, state: State, memory: Memory) -> tuple[Tensor, Tensor | None]:
@@ -251,7 +251,7 @@ class Decoder(nn.Module):
         k = self.attention_layer
         top, _ = self.lower(x, tuple(part[:k] for part in state), lengths=lengths)
         if self.attention is not None:
-            context, weights = self.attention(top, *memory)
+            context, weights = self.attention(top, *memory, clean=True)
         for number, layer in enumerate(self.upper, k):
             assert context is not None
             inside = torch.cat([self._drop(top), context], 2)
@@ -346,7 +346,7 @@ class Decoder(nn.Module):
             new.append(tuple(part.view(*shape, part.size(-1)) for part in after))
             x = above + x if self.residual and number else above
             if self.attention is not None and number + 1 == self.attention_layer:
-                context, weights = self.attention(x.view(*shape, x.size(-1)), *memory)
+                context, weights = self.attention(x.view(*shape, x.size(-1)), *memory, clean=True)
                 context = context.flatten(0, 1)
         features = self.combine(x, context, embedded)
         fed = features.view(*shape, features.size(-1)) if self.input_feeding else None

@@ -16,9 +16,8 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from seqkit.nn import Prepared, Recurrent, State
 from seqkit.nn.backends import Choice
 from seqkit.nn.cells.cell import drop_mask
-from seqkit.nn.checks import tracing, transformed
+from seqkit.nn.checks import autocast_enabled, tracing, transformed
 from seqkit.nn.compiled import outside
-from seqkit.nn.entering import autocast_enabled
 from seqkit.nn.fused.feeding import Plan, feed_scan
 from seqkit.nn.fused.kernel import Tensors
 from seqkit.nn.fused.reading import READERS, reader_weights
@@ -232,6 +231,6 @@ def _step(
         new.append(after)
         x = after[0] + x if decoder.residual and number else after[0]
         if number + 1 == decoder.attention_layer:
-            read = decoder.attention(x.unsqueeze(1), *memory)
+            read = decoder.attention(x.unsqueeze(1), *memory, clean=True)
             context, weights = (part.squeeze(1) for part in read)
     return x, context, weights, new

@@ -51,18 +51,23 @@ class Attention(nn.Module):
         """query (B, Q, A) and keys to unnormalised weights (B, Q, S)."""
         raise NotImplementedError(f"{type(self).__name__} must define scores(query, keys)")
 
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor, clean: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Read from the memory.
 
         Args:
             query: (B, Q, A).
             keys, values: as `project` gave them.
             padding: (B, S) bool, True where the source has ended. A source of length 0 gives a context of zeros.
+            clean: keys and values are finite on the padding, as `project(memory, padding)` makes them. Who reads the
+                same memory at every step says so: copies of it cost more than the attention itself.
 
         Returns:
             context (B, Q, C) and weights (B, Q, S), which are zero on padding and sum to 1 elsewhere.
         """
-        keys, values = cleared(keys, padding), cleared(values, padding)
+        if not clean:
+            keys, values = cleared(keys, padding), cleared(values, padding)
         weights = masked_softmax(self.scores(query, keys), padding.unsqueeze(1))
         return torch.bmm(weights, values), weights
 
@@ -210,8 +215,11 @@ class MultiHeadAttention(Attention):
         memory = cleared(memory, padding)
         return self._split(self.key(memory) * self.scale).contiguous(), self._split(self.value(memory)).contiguous()
 
-    def forward(self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = cleared(keys, padding), cleared(values, padding)
+    def forward(
+        self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor, clean: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        if not clean:
+            keys, values = cleared(keys, padding), cleared(values, padding)
         scores = torch.matmul(self._split(self.query(query)), keys.transpose(2, 3))  # (B, h, Q, S)
         weights = masked_softmax(scores, padding[:, None, None])
         context = torch.matmul(weights, values).transpose(1, 2).flatten(2)

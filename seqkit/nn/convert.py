@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch.nn.utils import parametrize
 
 from seqkit.nn.cells import Cell, GRUCell, LSTMCell, RNNCell
 from seqkit.nn.faces import GRU, LSTM, RNN
-from seqkit.nn.fused.lstm import LSTMKernel
 from seqkit.nn.recurrent import Recurrent
 
 FROM_TORCH: dict[type[nn.Module], type[nn.Module]] = {
@@ -215,11 +213,10 @@ def _from_one(module: nn.Module) -> nn.Module:
 def _to_one(module: nn.Module) -> nn.Module:
     kind, options = _options(module)
     sizes: tuple[Any, Any] = (module.input_size, module.hidden_size)
-    with torch.device("meta"):
-        new = kind(*sizes, **options)
+    new = kind(*sizes, **options, device="meta", dtype=next(module.parameters()).dtype)
     if isinstance(module, Recurrent):
         vars(new)["dropout"] = module.dropout
-    return _carry(module, new.to(next(module.parameters()).dtype))
+    return _carry(module, new)
 
 
 def _options(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -245,18 +242,18 @@ def _options(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 def _mode(cell: Cell) -> tuple[str, dict[str, Any]]:
-    """ATen's name of a plain cell and its options for torch.nn."""
+    """ATen's name of a plain cell, with or without a projection, and its options for torch.nn."""
     if getattr(cell, "weight_drop", 0):
         raise ValueError("weight_drop has no counterpart in torch.nn")
     if getattr(cell, "recurrent_dropout", 0):
         raise ValueError("recurrent_dropout has no counterpart in torch.nn")
-    kernel, mode, options = cell.kernel(), cell.vendor_mode(), {"bias": getattr(cell, "bias", True)}
-    if isinstance(kernel, LSTMKernel) and kernel.proj_size and replace(kernel, proj_size=0).is_plain:
-        return "LSTM", {**options, "proj_size": kernel.proj_size}
+    mode, options = cell.cudnn_mode(), {"bias": getattr(cell, "bias", True)}
     if mode is None:
         raise ValueError(f"{type(cell).__name__} as configured has no counterpart in torch.nn")
     if mode.startswith("RNN_"):
         options["nonlinearity"] = mode.removeprefix("RNN_").lower()
+    if getattr(cell, "proj_size", 0):
+        options["proj_size"] = cell.proj_size
     return mode, options
 
 

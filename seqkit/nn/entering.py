@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from seqkit.nn.cells import Cell, State
-from seqkit.nn.checks import autocast_dtype as autocast_dtype  # others look for both of these here
-from seqkit.nn.checks import autocast_enabled as autocast_enabled
-from seqkit.nn.checks import check_goes_with, tracing
+from seqkit.nn.checks import autocast_dtype, check_goes_with, tracing
 from seqkit.nn.compiled import compiling
 from seqkit.nn.packing import Packing, check_lengths, length_vector
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.recurrent import Recurrent
+from seqkit.nn.recurrent import Backend, Recurrent
 
-Backend = Literal["auto", "reference", "fused", "vendor", "triton"]
 Device = torch.device | str | None
 
 

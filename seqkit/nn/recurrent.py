@@ -7,7 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,7 @@ from seqkit.nn.backends import Choice, choose, scan, whole_batch
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.cells.cell import Prepared, drop_mask, dropped
 from seqkit.nn.cells.initialise import refill
-from seqkit.nn.checks import (
-    autocast_dtype,
-    check_choice,
-    check_flag,
-    check_probability,
-    check_size,
-    tracing,
-)
+from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size, tracing
 from seqkit.nn.compiled import compiled_direction, compiling, describe, held, must_run_outside, outside
 from seqkit.nn.entering import Entered, enter, leave
 from seqkit.nn.packing import Packing, no_rows
@@ -33,7 +26,8 @@ from seqkit.nn.tracing import Trace, trace
 from seqkit.nn.vendor import vendor_network
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
-BACKENDS = ("auto", "reference", "fused", "vendor", "triton")
+Backend = Literal["auto", "reference", "fused", "vendor", "triton"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class Recurrent(nn.Module):
@@ -78,7 +72,7 @@ class Recurrent(nn.Module):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Literal["auto", "reference", "fused", "vendor", "triton"] = "auto",
+        backend: Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **cell_options: Any,
@@ -313,8 +307,7 @@ class Recurrent(nn.Module):
         """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
         cell, reverse = self.cell_at(index), index % self.num_directions == 1
         if not packing.batch_sizes:
-            given = [rows, *(self._weights(index).values() if cell.flat else cell.parameters())]
-            return no_rows(given, cell.output_size), state
+            return self.no_output(index, rows), state
         prepared = self.prepare(index, rows, packing.batch_sizes)
         rows = packing.flip(rows) if reverse else rows
         if self.checkpoint_chunks > 1 and torch.is_grad_enabled() and not tracing():
@@ -322,6 +315,11 @@ class Recurrent(nn.Module):
         else:
             output, final = scan(backend, cell, rows, packing, state, prepared)
         return (packing.flip(output) if reverse else output), final
+
+    def no_output(self, index: int, rows: Tensor) -> Tensor:
+        """The output (0, output_size) of one layer-direction where no sequence has a step."""
+        cell = self.cell_at(index)
+        return no_rows([rows, *(self._weights(index).values() if cell.flat else cell.parameters())], cell.output_size)
 
     def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
         """Weights and masks of one layer-direction for this call, in the dtype of rows."""

@@ -41,7 +41,7 @@ def trace(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Trace:
         cell, reverse = module.cell_at(index), index % module.num_directions == 1
         if not packing.batch_sizes:
             records.append({})
-            return rows.new_zeros(0, cell.output_size), state
+            return module.no_output(index, rows), state
         prepared = module.prepare(index, rows, packing.batch_sizes)
         drive = cell.project(packing.flip(rows) if reverse else rows, prepared)
         output, final, found = traced_scan(cell, drive, packing.batch_sizes, state, prepared)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqkit.nn.cells.initialise import refill
-from seqkit.nn.checks import check_goes_with, check_size
+from seqkit.nn.checks import check_choice, check_goes_with, check_size
 
 if TYPE_CHECKING:
     from seqkit.nn.fused.kernel import Kernel
@@ -246,6 +246,22 @@ def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
     """Inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
     mask = torch.empty(rows, size, dtype=_real(like), device=like.device)
     return mask.zero_() if rate == 1 else mask.bernoulli_(1 - rate).div_(1 - rate)
+
+
+DROPOUT_KINDS = ("gal", "semeniuta")
+"""Kinds of recurrent dropout of gated cells."""
+
+
+def gated_masks(
+    cell: Cell, like: Tensor, batch_sizes: Sequence[int], kind: str, rate: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Masks of a gated cell's recurrent dropout: those of the sequence ("recurrent") and of its steps ("update")."""
+    if not rate:
+        return {}, {}
+    # The kind may have been changed since the cell was made.
+    if check_choice("recurrent_dropout_kind", kind, DROPOUT_KINDS) == "gal":
+        return {"recurrent": drop_mask(like, batch_sizes[0], cell.output_size, rate)}, {}
+    return {}, {"update": drop_mask(like, sum(batch_sizes), cell.hidden_size, rate)}
 
 
 def dropped(value: Tensor, rate: float) -> Tensor:

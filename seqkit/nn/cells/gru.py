@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqkit.nn.cells.cell import Cell, Prepared, State, drop_mask, keep_mask, zone
+from seqkit.nn.cells.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, keep_mask, zone
 from seqkit.nn.cells.initialise import initialise
 from seqkit.nn.cells.rnn import dropped_weights
 from seqkit.nn.checks import check_choice, check_flag, check_probability
@@ -68,9 +68,7 @@ class GRUCell(Cell):
         self.layer_norm = check_flag("layer_norm", layer_norm)
         self.zoneout = check_probability("zoneout", zoneout)
         self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
-        self.recurrent_dropout_kind = check_choice(
-            "recurrent_dropout_kind", recurrent_dropout_kind, ("gal", "semeniuta")
-        )
+        self.recurrent_dropout_kind = check_choice("recurrent_dropout_kind", recurrent_dropout_kind, DROPOUT_KINDS)
         self.weight_drop = check_probability("weight_drop", weight_drop)
         self.init = check_choice("init", init, ("torch", "orthogonal"))
         where: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -91,14 +89,10 @@ class GRUCell(Cell):
         weights = dropped_weights(weights, self.weight_drop, self.training)
         if not self.training:
             return Prepared(weights)
-        like, size, rate = weights["weight_hh"], self.hidden_size, self.recurrent_dropout
-        sequence_masks, step_masks = {}, {}
-        if rate and check_choice("recurrent_dropout_kind", self.recurrent_dropout_kind, ("gal", "semeniuta")) == "gal":
-            sequence_masks["recurrent"] = drop_mask(like, batch_sizes[0], size, rate)
-        elif rate:
-            step_masks["update"] = drop_mask(like, sum(batch_sizes), size, rate)
+        like, kind = weights["weight_hh"], self.recurrent_dropout_kind
+        sequence_masks, step_masks = gated_masks(self, like, batch_sizes, kind, self.recurrent_dropout)
         if self.zoneout:
-            step_masks["zoneout"] = keep_mask(like, sum(batch_sizes), size, self.zoneout)
+            step_masks["zoneout"] = keep_mask(like, sum(batch_sizes), self.hidden_size, self.zoneout)
         return Prepared(weights, sequence_masks, step_masks)
 
     def project(self, x: Tensor, prepared: Prepared) -> Tensor:

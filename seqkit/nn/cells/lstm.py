@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqkit.nn.cells.cell import Cell, Prepared, State, drop_mask, keep_mask, zone
+from seqkit.nn.cells.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, keep_mask, zone
 from seqkit.nn.cells.initialise import ACTIVATIONS, initialise
 from seqkit.nn.cells.rnn import dropped_weights
 from seqkit.nn.checks import check_choice, check_flag, check_probability
@@ -93,9 +93,7 @@ class LSTMCell(Cell):
         self.zoneout = check_probability("zoneout", zoneout)
         self.zoneout_cell = check_probability("zoneout_cell", zoneout_cell)
         self.recurrent_dropout = check_probability("recurrent_dropout", recurrent_dropout)
-        self.recurrent_dropout_kind = check_choice(
-            "recurrent_dropout_kind", recurrent_dropout_kind, ("gal", "semeniuta")
-        )
+        self.recurrent_dropout_kind = check_choice("recurrent_dropout_kind", recurrent_dropout_kind, DROPOUT_KINDS)
         self.weight_drop = check_probability("weight_drop", weight_drop)
         if cell_clip is not None and not cell_clip > 0:
             raise ValueError(f"cell_clip must be positive or None, got {cell_clip!r}")
@@ -139,12 +137,8 @@ class LSTMCell(Cell):
         weights = dropped_weights(weights, self.weight_drop, self.training)
         if not self.training:
             return Prepared(weights)
-        like, rate = weights["weight_hh"], self.recurrent_dropout
-        sequence_masks, step_masks = {}, {}
-        if rate and check_choice("recurrent_dropout_kind", self.recurrent_dropout_kind, ("gal", "semeniuta")) == "gal":
-            sequence_masks["recurrent"] = drop_mask(like, batch_sizes[0], self.output_size, rate)
-        elif rate:
-            step_masks["update"] = drop_mask(like, sum(batch_sizes), self.hidden_size, rate)
+        like, kind = weights["weight_hh"], self.recurrent_dropout_kind
+        sequence_masks, step_masks = gated_masks(self, like, batch_sizes, kind, self.recurrent_dropout)
         if self.zoneout:
             step_masks["zoneout"] = keep_mask(like, sum(batch_sizes), self.output_size, self.zoneout)
         if self.zoneout_cell:

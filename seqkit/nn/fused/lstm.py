@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,61 +11,25 @@ from torch import Tensor
 from seqkit.nn.fused.gemm import StepProduct, product
 from seqkit.nn.fused.kernel import (
     MIN_REACH,
-    Kernel,
     Tensors,
     apply_,
     blocks,
     history,
     last,
-    mask_rows,
     quick,
     reaches,
     split,
     tanh_,
 )
 from seqkit.nn.fused.lstm_backward import LSTMBackward
+from seqkit.nn.fused.lstm_options import LSTMOptions
 from seqkit.nn.fused.norm import StepNorm
 from seqkit.nn.packing import Packing
 
 
 @dataclass(frozen=True)
-class LSTMKernel(Kernel):
-    """See `seqkit.nn.LSTMCell` for the equations.
-
-    Gates lie in the order (o, i, f, g), or (o, f, g) if coupled: the sigmoids are neighbours, and so are those gates
-    whose gradient comes from the memory.
-    """
-
-    proj_size: int
-    peephole: bool
-    coupled: bool
-    layer_norm: bool
-    zoneout: float
-    zoneout_cell: float
-    cell_clip: float | None
-    cell_activation: str
-    output_activation: str
-
-    projection_weights = ("weight_ih", "norm_ih", "bias_ih", "bias_hh")
-
-    @property
-    def takes_projected(self) -> bool:
-        return self.layer_norm
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """Position of each of our gate blocks in torch's order (i, f, g, o), or (f, g, o) if coupled."""
-        return (2, 0, 1) if self.coupled else (3, 0, 1, 2)
-
-    @cached_property
-    def is_plain(self) -> bool:
-        """Whether a step is torch's LSTM."""
-        return self == PLAIN
-
-    @cached_property
-    def is_plain_projected(self) -> bool:
-        """Whether a step is torch's LSTM, with or without a projection."""
-        return replace(self, proj_size=0) == PLAIN
+class LSTMKernel(LSTMOptions):
+    """The LSTM; see `LSTMOptions`."""
 
     def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         H, order = given["c0"].size(1), self.order
@@ -99,21 +62,13 @@ class LSTMKernel(Kernel):
         *first, g = (parts[index] for index in self.order)
         return torch.cat([*first, g if scale == 1 else g * scale])
 
-    def masks(self, given: Tensors, packing: Packing) -> dict[str, list[Tensor]]:
-        """Zoneout and update masks as one piece for each step; a rate stands in where evaluation drew no mask."""
-        result = {"update": mask_rows(given.get("mask_update"), packing)}
-        for name, rate, state in (("zoneout", self.zoneout, "h0"), ("zoneout_cell", self.zoneout_cell, "c0")):
-            scalar = given[state].new_full((1, 1), rate)
-            result[name] = mask_rows(given.get(f"mask_{name}", scalar), packing) if rate else []
-        return result
-
     def backward(
         self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
         return LSTMBackward(self, given, saved, packing).run(grads, needed)
 
 
-PLAIN = LSTMKernel(0, False, False, False, 0.0, 0.0, None, "tanh", "tanh")
+PLAIN = LSTMKernel()
 
 
 def _plain_scan(

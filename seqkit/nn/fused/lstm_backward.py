@@ -9,7 +9,6 @@ dh and dc are computed for all steps at once; the scan multiplies them in place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,17 +16,15 @@ from torch import Tensor
 from seqkit.nn.fused.gemm import StepProduct, outer
 from seqkit.nn.fused.incoming import Incoming, weight_gradients
 from seqkit.nn.fused.kernel import SLOPES, Tensors, apply_, blocks, previous, split, unblocks
+from seqkit.nn.fused.lstm_options import LSTMOptions
 from seqkit.nn.fused.norm import StepNormBackward
 from seqkit.nn.packing import Packing
-
-if TYPE_CHECKING:
-    from seqkit.nn.fused.lstm import LSTMKernel
 
 
 class LSTMBackward:
     """One backward pass; `delta` starts as the factors and ends as the gradients of the pre-activations, (N, G)."""
 
-    def __init__(self, kernel: LSTMKernel, given: Tensors, saved: Tensors, packing: Packing) -> None:
+    def __init__(self, kernel: LSTMOptions, given: Tensors, saved: Tensors, packing: Packing) -> None:
         self.kernel, self.given, self.saved, self.packing = kernel, given, saved, packing
         self.H = given["c0"].size(1)
         self.fresh = saved.get("fresh", saved["memory"][packing.batch_size :])
