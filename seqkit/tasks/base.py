@@ -19,6 +19,7 @@ from seqkit.tasks.initial import InitConfig
 from seqkit.tasks.sending import sent
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
+from seqkit.training.progress import require_tensorboard
 from seqkit.training.transfer import Rows
 
 
@@ -69,7 +70,7 @@ class RunTask(Task):
         for module, extra in cls.needs.items():
             require(module, extra)
         if config.training.tensorboard:
-            require("torch.utils.tensorboard", "tensorboard", "tensorboard")
+            require_tensorboard()
 
     @classmethod
     @abstractmethod
