@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, model_validator
 
-from seqkit.config import Section, UserError
+from seqkit.config import Section, UserError, named
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import load_finite
@@ -158,15 +157,6 @@ def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> G
         if name in weights and len(weights[name]) != len(its.names):
             raise UserError(f"{folder.weights}: {name} has not a row for each of {len(its.names):,} names: damaged")
     return Given(str(folder), weights, rows)
-
-
-@contextmanager
-def named(key: str) -> Iterator[None]:
-    """Errors about a path start with the key that names it."""
-    try:
-        yield
-    except UserError as error:
-        raise error.at(key) from None
 
 
 def given_by_torch(init: InitConfig) -> Given:

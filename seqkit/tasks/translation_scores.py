@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.config import UserError, require
-from seqkit.tasks.initial import named
+from seqkit.config import UserError, named, require
 
 _BUCKETS = 4
 
