@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -90,6 +91,23 @@ def generated_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for word in GOOD + BAD + PLAIN[:8]:
             file.write(word + " " + " ".join(f"{generator.gauss(0, 0.4):.4f}" for _ in range(100)) + "\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(generated_data: Path) -> Callable[..., dict[str, Any]]:
+    """`small_run(**training)`: the configuration of a run that takes a moment, one update unless `training` differs."""
+
+    def make(**training: Any) -> dict[str, Any]:
+        return {
+            "task": "slots",
+            "name": "r",
+            "device": "cpu",
+            "data": {"train": str(generated_data / "snips/train.jsonl"), "batch_size": 20},
+            "model": {"embedding": {"size": 4}, "encoder": {"cell": "rnn", "hidden_size": 4}},
+            "training": {"steps": 1, "metric": "loss", **training},
+        }
+
+    return make
 
 
 class _Stream(io.TextIOWrapper):

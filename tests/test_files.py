@@ -154,16 +154,11 @@ def make(root: Path, text: str, *, overwrite: bool = False) -> None:
             made.move(reserved.path)
 
 
-def test_all_of_a_run_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, generated_data: Path, disk: Disk) -> None:
+def test_all_of_a_run_is_on_the_disk_before_it_gets_its_name(
+    tmp_path: Path, small_run: Callable[..., dict[str, Any]], disk: Disk
+) -> None:
     """Not only what this test knows of: every file that is there at that moment."""
-    tree = {
-        "task": "slots",
-        "name": "r",
-        "data": {"train": str(generated_data / "snips/train.jsonl"), "batch_size": 40},
-        "model": {"embedding": {"size": 2}, "encoder": {"cell": "rnn", "hidden_size": 2}},
-        "training": {"steps": 1, "metric": "loss"},
-    }
-    made = run.train(tree, root=tmp_path)
+    made = run.train(small_run(), root=tmp_path)
     rename = disk.calls.index(("rename", ".r~new", "r"))
     assert disk.calls[rename + 1] == ("fsync", ".")
     early = {name for kind, name, *_ in disk.calls[:rename] if kind == "fsync"}

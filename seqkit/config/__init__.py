@@ -6,7 +6,7 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 """
 
 from seqkit.config.document import Document, from_mapping, override, read
-from seqkit.config.errors import UserError, listed, nearest, option, require, shown, visible
+from seqkit.config.errors import UserError, listed, named, nearest, option, require, shown, visible
 from seqkit.config.names import Names, Untrusted, resolve
 from seqkit.config.schema import Section, from_signature
 from seqkit.config.yamltext import dump
@@ -21,6 +21,7 @@ __all__ = [
     "from_mapping",
     "from_signature",
     "listed",
+    "named",
     "nearest",
     "option",
     "override",

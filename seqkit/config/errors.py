@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,15 @@ class UserError(Exception):
         return _OPTION.sub(
             lambda found: found[3] + (f" {found[2]}" if found[2] not in ("", "True") else ""), self._written
         )
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Mistakes inside the block are told with the key, or the place, that they were made at in front."""
+    try:
+        yield
+    except UserError as error:
+        raise error.at(key) from None
 
 
 def option(keyword: str, value: str = "", flag: str = "") -> str:

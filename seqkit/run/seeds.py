@@ -127,9 +127,8 @@ def _dumped(config: RunConfig) -> object:
 def _train(part: _Part, trust: bool) -> Run:
     if part.reserved is None:
         say(f"{part.path}: begun by the same command before; going on with it")
-        return resume(
-            part.path, trust=trust or part.config._names.known
-        )  # what the user's own file names is the user's
+        # What the user's own file names is the user's.
+        return resume(part.path, trust=trust or part.config._names.known)
     with part.reserved:
         return train_reserved(part.reserved, part.config, part.kind, trust)
 

@@ -13,13 +13,13 @@ import torch
 
 from seqkit import config
 from seqkit._version import __version__
-from seqkit.config import UserError
+from seqkit.config import UserError, named
 from seqkit.files import to_json, write_text
 from seqkit.run.configs import Trust, open_run, read_config
 from seqkit.run.resuming import read_change
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.tasks.adapters import adapt
-from seqkit.tasks.initial import given_by_run, given_by_torch, initialise, named
+from seqkit.tasks.initial import given_by_run, given_by_torch, initialise
 from seqkit.training import RunFolder, Stopped, Trainer, pick_device
 from seqkit.training.checkpoint import Checkpoints, seed_all
 from seqkit.training.distributed import held, on_all, on_first, start

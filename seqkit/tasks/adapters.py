@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from seqkit.config import Section, UserError, from_signature, listed
-from seqkit.nn.lora import add_lora, check_numbers
-from seqkit.tasks.initial import Names
+from seqkit.config import UserError, listed
+from seqkit.nn.lora import add_lora
+from seqkit.tasks.base import RunTask
 from seqkit.training.progress import say
 from seqkit.training.transfer import Transfer
-
-if TYPE_CHECKING:
-    from seqkit.tasks.base import RunTask
-
-
-class _Buildable(Section):
-    """`lora:` freeze what `init` gives, but for what `train` names, and train low-rank adapters on the weights `on`.
-
-    The run folder gets plain weights, the adapters added in: whatever loads a run knows nothing of them.
-    """
-
-    @model_validator(mode="after")
-    def _sensible(self) -> _Buildable:
-        check_numbers(**self.model_dump(include={"rank", "alpha", "dropout"}))
-        return self
-
-
-def _patterns(name: str, description: str) -> Any:
-    default = list(inspect.signature(add_lora).parameters[name].default)
-    return Names, Field(default=default, description=description)
-
-
-LoraConfig: Any = from_signature(
-    "LoraConfig",
-    add_lora,
-    skip=("model",),
-    base=_Buildable,
-    on=_patterns("on", "Patterns, as in a shell, of the names of weights that get an adapter."),
-    train=_patterns("train", "Patterns of the names of parameters that are trained whole."),
-)
 
 
 def adapt(task: RunTask, lora: Any, report: Transfer | None) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from seqkit.config import Names, Section, require
 from seqkit.nn.lora import merge_lora, merged
-from seqkit.tasks.adapters import LoraConfig
-from seqkit.tasks.initial import InitConfig
 from seqkit.tasks.sending import sent
+from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
+from seqkit.training.progress import require_tensorboard
 from seqkit.training.transfer import Rows
 
 
@@ -69,7 +69,7 @@ class RunTask(Task):
         for module, extra in cls.needs.items():
             require(module, extra)
         if config.training.tensorboard:
-            require("torch.utils.tensorboard", "tensorboard", "tensorboard")
+            require_tensorboard()
 
     @classmethod
     @abstractmethod

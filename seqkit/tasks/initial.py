@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
 
 import torch
-from pydantic import BeforeValidator, model_validator
 
-from seqkit.config import Section, UserError
+from seqkit.config import UserError, named
+from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.start_config import InitConfig
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import load_finite
-from seqkit.training.choice import Choice
 from seqkit.training.foreign import read_state_dict, read_words
-from seqkit.training.patterns import matches
 from seqkit.training.progress import say
 from seqkit.training.transfer import Given, Transfer, transfer_weights
-
-if TYPE_CHECKING:
-    from seqkit.tasks.base import RunConfig, RunTask
 
 SOURCE_TABLE = "encoder.embedding.table.weight"
 TARGET_TABLE = "decoder.embedding.table.weight"
@@ -30,59 +24,6 @@ _TABLES = {
     "tokenizer.source.json": SOURCE_TABLE,
     "tokenizer.target.json": TARGET_TABLE,
 }
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
-
-
-class InitConfig(Section):
-    """`init:` weights to start from; what is not taken is reported.
-
-    Rows that stand for words, classes or tags are matched by name. A word that both vocabularies have keeps its vector.
-    Where an embedding is taken from a run and there is no `text:` section, the run's tokenizer is kept with it.
-    """
-
-    run: str | None = None
-    """A run folder, of any task."""
-    torch: str | None = None
-    """A state dict of somebody else's torch model instead: safetensors, or written by torch.save. Nothing in it is ever
-    executed."""
-    take: Names = []
-    """Take only the weights whose names in the new model match one of these patterns (`encoder.*`, as in a shell)."""
-    leave: Names = []
-    """Do not take the weights whose names in the new model match one of these."""
-    map: dict[str, Names] = {}
-    """Name of a weight there, or the beginning of names (`lstm.`), -> the same in the new model, or several. The
-    longest that fits holds; a weight without an entry keeps its name."""
-    new_rows: Literal["mean", "fresh"] = "mean"
-    """What the words start from that the earlier vocabulary lacks: the mean of those found, or as they were made. Where
-    the embedding has pretrained vectors, a word of that file has its own. New classes and tags are always as made."""
-    vocabulary: str | None = None
-    """With torch: a file of the words of the embedding's rows there, a word a line."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> InitConfig:
-        if (self.run is None) == (self.torch is None):
-            raise ValueError("give one of run (a run folder) and torch (a state dict)")
-        if self.vocabulary is not None and self.torch is None:
-            raise ValueError("vocabulary: is for torch; a run knows its own")
-        for name, targets in self.map.items():
-            if not targets:
-                raise ValueError(f"map: {name!r} leads nowhere; leave leaves a weight out")
-        return self
-
-    @property
-    def choice(self) -> Choice:
-        """The same for `transfer_weights`."""
-        return Choice(self.take, self.leave, self.map, self.new_rows)
-
-    def takes(self, name: str) -> bool:
-        """Whether a weight of that name here would be taken."""
-        return (not self.take or matches(name, self.take)) and not matches(name, self.leave)
 
 
 def keeps_text(config: RunConfig, table: str = SOURCE_TABLE) -> bool:
@@ -158,15 +99,6 @@ def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> G
         if name in weights and len(weights[name]) != len(its.names):
             raise UserError(f"{folder.weights}: {name} has not a row for each of {len(its.names):,} names: damaged")
     return Given(str(folder), weights, rows)
-
-
-@contextmanager
-def named(key: str) -> Iterator[None]:
-    """Errors about a path start with the key that names it."""
-    try:
-        yield
-    except UserError as error:
-        raise error.at(key) from None
 
 
 def given_by_torch(init: InitConfig) -> Given:

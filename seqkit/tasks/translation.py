@@ -287,9 +287,9 @@ class TranslationTask(RunTask):
         corpus = self._corpus_scores(references, ter=bool(options.get("ter")))
         scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
         outputs = self.outputs(pairs, self.translator)
-        scores.update(corpus(outputs, references))
-        lines = [pairs.counted(), *corpus.lines(outputs, references)]
-        return scores, [*lines, corpus.by_length(outputs, references, pairs.source_lengths)]
+        found, lines = corpus.report(outputs, references)
+        scores.update(found)
+        return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
         """A file or two, or the configuration's test data, or else its dev data; and which of the parts that is."""

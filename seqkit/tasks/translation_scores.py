@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.config import UserError, require
-from seqkit.tasks.initial import named
+from seqkit.config import UserError, named, require
 
 _BUCKETS = 4
 
@@ -66,18 +65,16 @@ class CorpusScores:
 
     def __call__(self, outputs: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         """Scores by name."""
-        return {
-            name: float(metric.corpus_score(list(outputs), [list(references)]).score)
-            for name, metric in self._metrics.items()
-        }
+        return self.report(outputs, references)[0]
 
-    def lines(self, outputs: Sequence[str], references: Sequence[str]) -> list[str]:
-        """A line a score, as sacreBLEU writes it, with its signature."""
-        found = []
-        for metric in self._metrics.values():
+    def report(self, outputs: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], list[str]]:
+        """Scores by name, and a line a score, as sacreBLEU writes it, with its signature."""
+        found, lines = {}, []
+        for name, metric in self._metrics.items():
             score = metric.corpus_score(list(outputs), [list(references)])
-            found.append(score.format(width=2, signature=metric.get_signature().format(short=False)))
-        return found
+            found[name] = float(score.score)
+            lines.append(score.format(width=2, signature=metric.get_signature().format(short=False)))
+        return found, lines
 
     def by_length(self, outputs: Sequence[str], references: Sequence[str], lengths: NDArray[Any]) -> str:
         """BLEU of the sentences whose source is short, longer, and so on: a quarter of the corpus each.

@@ -73,11 +73,12 @@ def spaced(words: Sequence[str], text: str) -> list[str]:
     found: list[str] = []
     place, changed = 0, False  # where the last word ends that was found, and whether others came after it
     lower = text.lower()
+    forms = [text, lower] if len(lower) == len(text) else [text]
     for word in words:
-        at = text.find(word, place) if word else -1
-        if at < 0 and len(lower) == len(text):
-            at = lower.find(word, place) if word else -1
-        if at < 0 or at - place > _FAR:
+        end = place + _FAR + len(word)
+        # The nearest in either form: behind `The`, which became `the`, another `the` may follow.
+        at = min((at for form in forms if word and (at := form.find(word, place, end)) >= 0), default=-1)
+        if at < 0:
             joined, changed = False, True
         else:  # where nothing came between, what stands there was dropped, and no white space may be in it
             joined = bool(found) and not any(map(is_space, text[at - 1 : at] if changed else text[place:at]))

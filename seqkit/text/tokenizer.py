@@ -15,8 +15,8 @@ from seqkit.config import UserError
 from seqkit.files import read_json, write_text
 from seqkit.text import marks, pipeline, storage, training
 from seqkit.text.config import TextConfig
+from seqkit.text.foreign import splitter
 from seqkit.text.texts import take_texts
-from seqkit.text.torchtext import splitter
 
 
 class Tokenizer:

@@ -14,8 +14,8 @@ from tokenizers import models, trainers
 from seqkit.config import UserError
 from seqkit.text import pipeline
 from seqkit.text.config import TextConfig
+from seqkit.text.foreign import splitter
 from seqkit.text.marks import MARK, is_marked, spaced
-from seqkit.text.torchtext import splitter
 
 _SUBWORD_VOCAB_SIZE = 8000
 _STRETCHES = 500_000  # counted before they are split into words; about 60 MB

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 from tqdm import tqdm
@@ -24,6 +25,15 @@ def say(text: str) -> None:
     if first():
         with suppress(OSError):  # a training goes on where nobody listens any more
             tqdm.write(visible(text), file=sys.stderr)
+
+
+def require_tensorboard() -> ModuleType:
+    """torch's module that writes event files.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    return require("torch.utils.tensorboard", "tensorboard", "tensorboard")
 
 
 class Progress:
@@ -52,8 +62,7 @@ class Progress:
         self._shown: dict[str, str] = {}
         self._writer: Any = None
         if tensorboard:
-            module = require("torch.utils.tensorboard", "tensorboard", "tensorboard")
-            self._writer = module.SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+            self._writer = require_tensorboard().SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
         self._first_step = step
         self._start = self._mark = time.perf_counter()
         self._tokens = 0
@@ -117,8 +126,7 @@ class Progress:
         """The run folder has another name; open files go with it, TensorBoard opens its own again and again."""
         if self._writer is not None:
             self._writer.close()
-            module = require("torch.utils.tensorboard", "tensorboard")
-            self._writer = module.SummaryWriter(str(folder.path / "tensorboard"))
+            self._writer = require_tensorboard().SummaryWriter(str(folder.path / "tensorboard"))
 
     def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
         if self._writer is not None:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.config import UserError, nearest, require
+from seqkit.config import UserError, nearest
 from seqkit.training.best import TIES, rank
 from seqkit.training.devices import device_name
 from seqkit.training.freezing import Freezing
 from seqkit.training.optim import make_optimizer, schedule_factor
+from seqkit.training.progress import require_tensorboard
 from seqkit.training.settings import TrainingConfig
 from seqkit.training.task import Task
 
@@ -116,10 +117,10 @@ def early_news(state: State, config: TrainingConfig) -> tuple[str, dict[str, Any
     """What to say and to log when early stopping has ended a training."""
     patience = config.early_stopping.patience if config.early_stopping else 0
     best = f"; the best is {state.best[0][0]:.4f}, of step {state.best[0][1]}" if state.best else ""
-    times = f"{f' by more than {config.margin}' if config.margin else ''} in {patience} evaluations"
-    times = times.replace("in 1 evaluations", "in an evaluation")
+    more = f" by more than {config.margin}" if config.margin else ""
+    times = "an evaluation" if patience == 1 else f"{patience} evaluations"
     line = (
-        f"early stopping after step {state.step}: {config.metric} has not become better{times} "
+        f"early stopping after step {state.step}: {config.metric} has not become better{more} in {times} "
         f"(training.early_stopping.patience: {patience}){best}"
     )
     begun = state.epoch + bool(state.position)
@@ -206,7 +207,7 @@ def check_settings(task: Task, config: TrainingConfig) -> None:
     make_optimizer(task.model, config.optimizer, factors)
     schedule_factor(config.schedule, 0, count_steps(task, config))
     if config.tensorboard:
-        require("torch.utils.tensorboard", "tensorboard", "tensorboard")
+        require_tensorboard()
 
 
 def check_metric(name: str, scores: tuple[str, ...]) -> None:

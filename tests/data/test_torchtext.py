@@ -19,13 +19,13 @@ from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.tagged import open_tagged
 from seqkit.data.torchtext import COLUMNS, Tuples
-from seqkit.text import torchtext as adapter
+from seqkit.text import foreign
 
 FIELDS: dict[str, type] = {"text": str, "label": str}
 REVIEWS = {"pos": ["a good film", "warm"], "neg": ["a dull one", "weak"]}
 PAIRS = [("Ein Hund .", "A dog ."), ("Zwei Katzen .", "Two cats .")]
 try:
-    adapter.load_torchtext()
+    foreign.load_torchtext()
     WHY = ""
 except UserError as error:
     WHY = str(error)
@@ -80,7 +80,7 @@ def rows(path: str, part: str = "train", fields: dict[str, type] = FIELDS, **opt
 
 @real
 def test_every_data_set_that_is_named_is_one_of_torchtexts() -> None:
-    with adapter.quiet():
+    with foreign.quiet():
         from torchtext.datasets import DATASETS
 
     assert COLUMNS.keys() <= DATASETS.keys()

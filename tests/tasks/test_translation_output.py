@@ -115,7 +115,7 @@ def test_scores_and_their_signatures_with_and_without_case() -> None:
         assert scores["bleu"] == metrics.BLEU(lowercase=lowercase).corpus_score(outputs, [references]).score
         assert scores["chrf"] == metrics.CHRF(lowercase=lowercase).corpus_score(outputs, [references]).score
         assert scores["ter"] == metrics.TER(case_sensitive=not lowercase).corpus_score(outputs, [references]).score
-        assert all(name in line for line in corpus.lines(outputs, references)[:2])
+        assert all(name in line for line in corpus.report(outputs, references)[1][:2])
 
 
 def test_bleu_by_length_is_bleu_of_the_parts() -> None:

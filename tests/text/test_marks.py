@@ -196,6 +196,7 @@ def test_settings_resolve_to_marks_where_text_is_written() -> None:
     [
         ("L'homme, ici", ["L", "'", "homme", ",", "ici"], ["\tL", "'", "homme", ",", "\tici"]),
         ("Say It-now", ["say", "it", "-", "now"], ["\tsay", "\tit", "-", "now"]),  # lower-cased there
+        ("(To go, to", ["(", "to", "go", ",", "to"], ["\t(", "to", "\tgo", ",", "\tto"]),  # and the word comes again
         ('he said "no"!', ["he", "said", "no", "!"], ["\the", "\tsaid", "\tno", "!"]),  # quotes are dropped there
         ('a "b" c', ["a", "&quot;", "b", "&quot;", "c"], ["\ta", "\t&quot;", "b", "\t&quot;", "\tc"]),
         ("a  b", ["a", " ", "b"], ["\ta", "\t ", "\tb"]),  # a word of white space

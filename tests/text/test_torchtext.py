@@ -13,13 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from seqkit.config import UserError
-from seqkit.text import TextConfig, Tokenizer
+from seqkit.text import TextConfig, Tokenizer, foreign
 from seqkit.text import torchtext as adapter
 
 TEXTS = ["You can now install TorchText using pip!", "It's \"fine\", <br /> isn't it?", "you <pad> it <unk>"]
 NAME = "torchtext:basic_english"
 try:
-    adapter.load_torchtext()
+    foreign.load_torchtext()
     WHY = ""
 except UserError as error:
     WHY = str(error)
@@ -33,9 +33,9 @@ def split(text: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    adapter.splitter.cache_clear()
+    foreign.splitter.cache_clear()
     yield
-    adapter.splitter.cache_clear()
+    foreign.splitter.cache_clear()
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return split
 
     module = SimpleNamespace(data=SimpleNamespace(get_tokenizer=get_tokenizer))
-    monkeypatch.setattr(adapter, "load_torchtext", lambda: module)
+    monkeypatch.setattr(foreign, "load_torchtext", lambda: module)
     return asked
 
 
@@ -143,8 +143,8 @@ def test_a_run_says_what_its_tokenizer_needs(stand_in: list[str], monkeypatch: p
     def missing() -> ModuleType:
         raise UserError("this needs torchtext")
 
-    adapter.splitter.cache_clear()
-    monkeypatch.setattr(adapter, "load_torchtext", missing)
+    foreign.splitter.cache_clear()
+    monkeypatch.setattr(foreign, "load_torchtext", missing)
     assert tokenizer.lookup(["you"]) != [tokenizer.unk_id]  # what needs no splitting still works
     with pytest.raises(UserError, match="this needs torchtext"):
         tokenizer.encode(TEXTS)
@@ -164,7 +164,7 @@ def test_basic_english_is_torchtexts_own() -> None:
 @real
 def test_a_tokenizer_whose_library_is_missing() -> None:
     with pytest.raises(UserError, match=r"torchtext:revtok cannot be made .*revtok"):
-        adapter.splitter("torchtext:revtok")
+        foreign.splitter("torchtext:revtok")
 
 
 @real

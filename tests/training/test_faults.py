@@ -138,22 +138,10 @@ def test_a_kill_while_a_resumed_run_saves_loses_nothing(faults: Any, tmp_path: P
         assert faults.differing(expected, faults.results(folder)) == []
 
 
-def small(data: Path) -> dict[str, Any]:
-    """A run of one update."""
-    return {
-        "task": "slots",
-        "name": "r",
-        "device": "cpu",
-        "data": {"train": str(data / "snips/train.jsonl"), "batch_size": 40},
-        "model": {"embedding": {"size": 4}, "encoder": {"cell": "rnn", "hidden_size": 4}},
-        "training": {"steps": 1, "metric": "loss"},
-    }
-
-
 def test_a_kill_while_a_run_is_made_leaves_all_of_it_or_nothing(
-    faults: Any, generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    faults: Any, small_run: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tree = small(generated_data)
+    tree = small_run()
     run.train(tree, root=tmp_path / "whole")
     expected = faults.results(tmp_path / "whole/r")
     whole = 0
@@ -176,7 +164,7 @@ def test_a_kill_while_a_run_is_made_leaves_all_of_it_or_nothing(
 @pytest.mark.parametrize("one_step", [True, False], ids=["exchange", "two renames"])
 def test_a_kill_while_a_run_is_replaced_leaves_the_old_one_or_the_new_one(
     faults: Any,
-    generated_data: Path,
+    small_run: Callable[..., dict[str, Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -184,7 +172,7 @@ def test_a_kill_while_a_run_is_replaced_leaves_the_old_one_or_the_new_one(
 ) -> None:
     if not one_step:
         monkeypatch.setattr(reservation, "exchange", lambda one, other: False)
-    old, new = ({**small(generated_data), "seed": seed} for seed in (1, 2))
+    old, new = ({**small_run(), "seed": seed} for seed in (1, 2))
     expected = {}
     for number, tree in enumerate((old, new)):
         run.train(tree, root=tmp_path / f"whole{number}")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +208,13 @@ def test_threads_that_come_and_go_never_share_a_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(generated_data: Path, tmp_path: Path, mask: int) -> None:
+def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(
+    generated_data: Path, small: Trees, tmp_path: Path, mask: int
+) -> None:
     before = os.umask(mask)
     try:
         for number, name in enumerate(("made", "replaced")):
-            tree = {**small(generated_data, keep_best=2, evaluate_every=2), "name": "r"}
+            tree = small(keep_best=2, evaluate_every=2)
             tree["data"]["dev"] = str(generated_data / "snips/dev.jsonl")
             folder = run.train({**tree, "seed": number + 1}, root=tmp_path, overwrite=name == "replaced").folder
             run.resume(folder)
@@ -225,15 +228,13 @@ def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(generated_data: P
 # --- replacing a run ------------------------------------------------------------------------------------------------
 
 
-def small(data: Path, **training: Any) -> dict[str, Any]:
-    return {
-        "task": "slots",
-        "name": "r",
-        "device": "cpu",
-        "data": {"train": str(data / "snips/train.jsonl"), "batch_size": 20},
-        "model": {"embedding": {"size": 4}, "encoder": {"cell": "rnn", "hidden_size": 4}},
-        "training": {"steps": 4, "metric": "loss", "checkpoint_every": 2, **training},
-    }
+Trees = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def small(small_run: Trees) -> Trees:
+    """Of four updates, with a checkpoint after the second."""
+    return partial(small_run, steps=4, checkpoint_every=2)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -261,15 +262,15 @@ def at_update(number: int, call: Callable[[], object]) -> Iterator[None]:
 
 
 @pytest.fixture
-def old(generated_data: Path, tmp_path: Path) -> Path:
+def old(small: Trees, tmp_path: Path) -> Path:
     """A finished run of seed 1."""
-    return run.train({**small(generated_data), "seed": 1}, root=tmp_path).folder
+    return run.train({**small(), "seed": 1}, root=tmp_path).folder
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broke"), KeyboardInterrupt()])
 @pytest.mark.parametrize("early", ["data", "update"])
 def test_a_new_run_that_dies_early_leaves_the_old_one(
-    old: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch, early: str, error: BaseException
+    old: Path, small: Trees, monkeypatch: pytest.MonkeyPatch, early: str, error: BaseException
 ) -> None:
     before = content(old)
 
@@ -280,13 +281,13 @@ def test_a_new_run_that_dies_early_leaves_the_old_one(
         if early == "data":
             monkeypatch.setattr(SlotsTask, "report", die)
         with pytest.raises(type(error)):
-            run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+            run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     assert content(old) == before
     assert list(old.parent.iterdir()) == [old]
 
 
 def test_a_name_means_the_old_run_until_the_new_one_has_weights(
-    old: Path, generated_data: Path, capsys: pytest.CaptureFixture[str]
+    old: Path, small: Trees, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -299,7 +300,7 @@ def test_a_name_means_the_old_run_until_the_new_one_has_weights(
     with ExitStack() as stack:
         for step in range(4):
             stack.enter_context(at_update(step, lambda step=step: look(step)))  # type: ignore[misc]
-        found = run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+        found = run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     assert seen == [(0, 1), (1, 1), (2, 2), (3, 2)]
     assert found.folder == old
     assert f"run folder: {old} (still the run before" in capsys.readouterr().err
@@ -309,58 +310,58 @@ def test_a_name_means_the_old_run_until_the_new_one_has_weights(
         pass
 
 
-def test_a_name_is_said_in_messages_and_not_the_hidden_one(old: Path, generated_data: Path) -> None:
+def test_a_name_is_said_in_messages_and_not_the_hidden_one(old: Path, small: Trees) -> None:
     for step, kept in ((1, "still the run that was to be replaced"), (3, f"`seqkit resume {old}` goes on")):
 
         def spoil() -> None:
             raise OSError(28, "full")
 
         with at_update(step, spoil), pytest.raises(Stopped) as stopped:
-            run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+            run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
         assert kept in str(stopped.value)
         assert "~" not in str(stopped.value)
 
 
-def test_a_loss_that_is_not_finite_early_says_what_is_kept(old: Path, generated_data: Path) -> None:
+def test_a_loss_that_is_not_finite_early_says_what_is_kept(old: Path, small: Trees) -> None:
     def spoil(self: Any, *arguments: Any, **named: Any) -> Any:
         raise NotFinite("loss", float("nan"), None)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Updater, "__call__", spoil)
         with pytest.raises(Stopped, match=r"was to be replaced\. In a new run, a lower"):
-            run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+            run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     assert seed_of(old) == 1
 
 
 def test_a_run_that_somebody_resumes_is_replaced_when_that_has_ended(
-    old: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    old: Path, small: Trees, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = RunFolder(old)
     monkeypatch.setattr(time, "sleep", lambda seconds: other.unlock() if seconds == 1 else None)
     with at_update(1, other.lock), at_update(3, lambda: seeds.append(seed_of(old))):
         seeds: list[int] = []
-        run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+        run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     assert seeds == [1]
     assert seed_of(old) == 2
     assert caplog.text.count("is training in this folder; the new run takes its place when that process has ended") == 1
     assert list(old.parent.iterdir()) == [old]
 
 
-def test_a_stop_while_somebody_resumes_the_old_run_says_what_is_kept(old: Path, generated_data: Path) -> None:
+def test_a_stop_while_somebody_resumes_the_old_run_says_what_is_kept(old: Path, small: Trees) -> None:
     other = RunFolder(old)
     before = content(old)
     stop = at_update(1, lambda: (other.lock(), os.kill(os.getpid(), signal.SIGTERM)))
     with stop, pytest.raises(Stopped, match=r"nothing is kept of it, and .*r is still the run") as stopped:
-        run.train({**small(generated_data), "seed": 2}, root=old.parent, overwrite=True)
+        run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     other.unlock()
     assert stopped.value.exit_code == 143
     assert content(old) == before
     assert list(old.parent.iterdir()) == [old]
 
 
-def test_tensorboard_follows_a_run_to_its_name(old: Path, generated_data: Path) -> None:
+def test_tensorboard_follows_a_run_to_its_name(old: Path, small: Trees) -> None:
     pytest.importorskip("tensorboard")
-    tree = {**small(generated_data, tensorboard=True, log_every=1), "seed": 2}
+    tree = {**small(tensorboard=True, log_every=1), "seed": 2}
     run.train(tree, root=old.parent, overwrite=True)
     assert list((old / "tensorboard").iterdir())
     assert list(old.parent.iterdir()) == [old]
@@ -424,16 +425,9 @@ main(sys.argv[2:])
 class Processes:
     """Trainings in one folder that read until the gate is opened."""
 
-    def __init__(self, home: Path, data: Path) -> None:
+    def __init__(self, home: Path, tree: dict[str, Any]) -> None:
         self.home, self.started = home, []  # type: Path, list[subprocess.Popen[str]]
         (home / "gate").touch()
-        tree = {
-            "task": "slots",
-            "device": "cpu",
-            "data": {"train": str(data / "snips/train.jsonl"), "batch_size": 40},
-            "model": {"embedding": {"size": 4}, "encoder": {"cell": "rnn", "hidden_size": 4}},
-            "training": {"steps": 1, "metric": "loss"},
-        }
         (home / "c.yaml").write_text(json.dumps(tree))
 
     def start(self, tag: str, *arguments: str) -> subprocess.Popen[str]:
@@ -453,8 +447,8 @@ class Processes:
 
 
 @pytest.fixture
-def processes(tmp_path: Path, generated_data: Path) -> Iterator[Processes]:
-    found = Processes(tmp_path, generated_data)
+def processes(tmp_path: Path, small_run: Trees) -> Iterator[Processes]:
+    found = Processes(tmp_path, {**small_run(), "name": None})
     yield found
     for process in found.started:
         process.kill()

@@ -1,0 +1,93 @@
+"""The sections `init:` and `lora:`: what a model starts from, and what is trained of that."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from seqkit.config import Section, from_signature
+from seqkit.nn.lora import add_lora, check_numbers
+from seqkit.training.choice import Choice
+from seqkit.training.patterns import matches
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+
+
+class InitConfig(Section):
+    """`init:` weights to start from; what is not taken is reported.
+
+    Rows that stand for words, classes or tags are matched by name. A word that both vocabularies have keeps its vector.
+    Where an embedding is taken from a run and there is no `text:` section, the run's tokenizer is kept with it.
+    """
+
+    run: str | None = None
+    """A run folder, of any task."""
+    torch: str | None = None
+    """A state dict of somebody else's torch model instead: safetensors, or written by torch.save. Nothing in it is ever
+    executed."""
+    take: Names = []
+    """Take only the weights whose names in the new model match one of these patterns (`encoder.*`, as in a shell)."""
+    leave: Names = []
+    """Do not take the weights whose names in the new model match one of these."""
+    map: dict[str, Names] = {}
+    """Name of a weight there, or the beginning of names (`lstm.`), -> the same in the new model, or several. The
+    longest that fits holds; a weight without an entry keeps its name."""
+    new_rows: Literal["mean", "fresh"] = "mean"
+    """What the words start from that the earlier vocabulary lacks: the mean of those found, or as they were made. Where
+    the embedding has pretrained vectors, a word of that file has its own. New classes and tags are always as made."""
+    vocabulary: str | None = None
+    """With torch: a file of the words of the embedding's rows there, a word a line."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> InitConfig:
+        if (self.run is None) == (self.torch is None):
+            raise ValueError("give one of run (a run folder) and torch (a state dict)")
+        if self.vocabulary is not None and self.torch is None:
+            raise ValueError("vocabulary: is for torch; a run knows its own")
+        for name, targets in self.map.items():
+            if not targets:
+                raise ValueError(f"map: {name!r} leads nowhere; leave leaves a weight out")
+        return self
+
+    @property
+    def choice(self) -> Choice:
+        """The same for `transfer_weights`."""
+        return Choice(self.take, self.leave, self.map, self.new_rows)
+
+    def takes(self, name: str) -> bool:
+        """Whether a weight of that name here would be taken."""
+        return (not self.take or matches(name, self.take)) and not matches(name, self.leave)
+
+
+class _Buildable(Section):
+    """`lora:` freeze what `init` gives, but for what `train` names, and train low-rank adapters on the weights `on`.
+
+    The run folder gets plain weights, the adapters added in: whatever loads a run knows nothing of them.
+    """
+
+    @model_validator(mode="after")
+    def _sensible(self) -> _Buildable:
+        check_numbers(**self.model_dump(include={"rank", "alpha", "dropout"}))
+        return self
+
+
+def _patterns(name: str, description: str) -> Any:
+    default = list(inspect.signature(add_lora).parameters[name].default)
+    return Names, Field(default=default, description=description)
+
+
+LoraConfig: Any = from_signature(
+    "LoraConfig",
+    add_lora,
+    skip=("model",),
+    base=_Buildable,
+    on=_patterns("on", "Patterns, as in a shell, of the names of weights that get an adapter."),
+    train=_patterns("train", "Patterns of the names of parameters that are trained whole."),
+)
