@@ -24,19 +24,6 @@ from seqkit.files import read_lines as raw_lines
 
 Value = str | list[str]
 
-FORMATS = ("tsv", "csv", "jsonl", "parquet", "text", "conll")
-_EXTENSIONS = {
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".conll": "conll",
-    ".iob": "conll",
-    ".bio": "conll",
-}
 _MOST_PARTS = 1 << 20  # brackets in a line of JSON: an empty list takes thirty times the memory of its two characters
 _PARQUET_ROWS = 1000  # read at a time
 
@@ -61,52 +48,6 @@ class BadRow:
 SKIPS = {"error": False, "skip": True}
 """What `data.on_bad_line` may be: whether a bad row is passed over."""
 Rows = Generator[tuple[int, list[Value] | BadRow], None, None]
-
-
-def detect(path: Path) -> str:
-    """The format that the file's name tells, a last `.gz` passed over.
-
-    Raises:
-        UserError: the extension is not a known one.
-    """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    extension = suffixes[-1] if suffixes else ""
-    if extension not in _EXTENSIONS:
-        raise UserError(
-            f"{path}: the name does not tell the format (known: {', '.join(_EXTENSIONS)}, each also with .gz); "
-            f"set format: to one of {', '.join(FORMATS)}"
-        )
-    return _EXTENSIONS[extension]
-
-
-def read(
-    path: Path, form: str, columns: Sequence[Column], *, delimiter: str | None = None, encoding: str = "utf-8"
-) -> Rows:
-    """The rows of a file; `line` is that of the row's first line, counted from 1 (parquet: the row's number).
-
-    Blank lines are passed over, except in `text`, where each is a row, so that parallel files stay aligned. In tsv,
-    csv and text a list is written with spaces between its elements. For conll see `read_conll`.
-
-    Args:
-        path: the file.
-        form: one of `FORMATS`.
-        columns: which to read.
-        delimiter, encoding: see `Form`; Parquet files have none.
-
-    Raises:
-        UserError: a damaged file, no header, or a header without one of the columns.
-    """
-    readers: dict[str, Callable[[Path, Sequence[Column], Form], Rows]] = {
-        "tsv": _tsv,
-        "csv": _csv,
-        "jsonl": _jsonl,
-        "parquet": _parquet,
-        "text": _text,
-        "conll": _conll,
-    }
-    return readers[form](path, columns, Form(delimiter, encoding))
 
 
 def convert(value: Any, column: Column) -> Value | BadRow:
@@ -225,8 +166,8 @@ def wrong_width(found: int, header: Sequence[str]) -> BadRow:
     return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({_listed(header)})")
 
 
-def _tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """Tabs separate, a quote is a character like any other."""
+def read_tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """A row a line: tabs separate, a quote is a character like any other."""
     header: list[str] | None = None
     pick = picker((), ())
     for number, text, problem in read_lines(path, encoding=form.encoding):
@@ -248,13 +189,8 @@ def _tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
             yield number, pick(cells)
 
 
-def _csv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    from seqkit.data.csvfile import read_csv  # which is built on this module
-
-    return read_csv(path, columns, form)
-
-
-def _jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+def read_jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """A JSON object a line."""
     for number, text, problem in read_lines(path, encoding=form.encoding):
         if problem:
             yield number, BadRow(problem)
@@ -290,8 +226,8 @@ def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
     return values
 
 
-def _text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """One row a line."""
+def read_text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """A row a line, blank ones included: all of it is the one column."""
     if len(columns) != 1:
         names = ", ".join(column.name for column in columns)
         raise UserError(f"{path}: a plain text file has one column; needed: {names}")
@@ -300,13 +236,8 @@ def _text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
         yield number, BadRow(problem) if problem else pick([text.rstrip("\r\n")])
 
 
-def _conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    from seqkit.data.conll import read_conll  # which is built on this module
-
-    return read_conll(path, columns, form.encoding)
-
-
-def _parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+def read_parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """The rows of a table; it has no lines and no encoding."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

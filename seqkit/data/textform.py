@@ -5,12 +5,8 @@ from __future__ import annotations
 import codecs
 import encodings.aliases
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from seqkit.config import UserError, nearest
-
-if TYPE_CHECKING:
-    from seqkit.data.sources import SourceConfig
 
 
 @dataclass(frozen=True)
@@ -50,28 +46,3 @@ def check_delimiter(text: str, place: str) -> None:
     """
     if len(text) != 1 or text in '"\r\n\0':
         raise UserError(f"{place}: expected one character that is no quote and no line end, got {text!r}")
-
-
-def check_text_form(config: SourceConfig, kind: str) -> None:
-    """Refuse a delimiter that is none, an encoding that is not known, and either where it has no meaning.
-
-    Raises:
-        ValueError: it begins with the key.
-    """
-    if text_encoding(config.encoding) != "utf-8" and (kind or config.format == "parquet"):
-        raise ValueError(f"encoding: {kind + 'NAME' if kind else 'a Parquet file'} has none; leave it out")
-    if config.delimiter is None:
-        return
-    try:
-        check_delimiter(config.delimiter, "delimiter")
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    if kind or config.format not in ("auto", "csv"):
-        raise ValueError("delimiter: only CSV files have one (format: csv); leave it out")
-
-
-def text_identity(config: SourceConfig) -> list[str]:
-    """What `Job.identity` needs of these two; nothing where they are as ever, so that runs of old find their data."""
-    encoding = text_encoding(config.encoding)
-    named = {"delimiter": config.delimiter, "encoding": None if encoding == "utf-8" else encoding}
-    return [f"{key} {value}" for key, value in named.items() if value is not None]

@@ -15,8 +15,9 @@ from torch.utils.data import IterDataPipe
 
 from seqkit.config import UserError, listed, nearest
 from seqkit.data.hub import check_split, one_line, usual_split
+from seqkit.data.job import Job
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert
-from seqkit.data.sources import TORCHTEXT, Job, Source, SourceConfig
+from seqkit.data.source import TORCHTEXT, Source, SourceConfig
 from seqkit.text.torchtext import load_torchtext, quiet
 
 _CLASSIFIED = ("AG_NEWS", "AmazonReviewFull", "AmazonReviewPolarity", "DBpedia", "IMDB", "SogouNews", "YahooAnswers")
