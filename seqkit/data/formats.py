@@ -11,7 +11,15 @@ from seqkit.data.csvfile import read_csv
 from seqkit.data.readers import Column, Rows, read_jsonl, read_parquet, read_text, read_tsv
 from seqkit.data.textform import Form
 
-FORMATS = ("tsv", "csv", "jsonl", "parquet", "text", "conll")
+_READERS: dict[str, Callable[[Path, Sequence[Column], Form], Rows]] = {
+    "tsv": read_tsv,
+    "csv": read_csv,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "text": read_text,
+    "conll": read_conll,
+}
+FORMATS = tuple(_READERS)
 _EXTENSIONS = {
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -61,12 +69,4 @@ def read(
     Raises:
         UserError: a damaged file, no header, or a header without one of the columns.
     """
-    readers: dict[str, Callable[[Path, Sequence[Column], Form], Rows]] = {
-        "tsv": read_tsv,
-        "csv": read_csv,
-        "jsonl": read_jsonl,
-        "parquet": read_parquet,
-        "text": read_text,
-        "conll": read_conll,
-    }
-    return readers[form](path, columns, Form(delimiter, encoding))
+    return _READERS[form](path, columns, Form(delimiter, encoding))
