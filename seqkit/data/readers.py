@@ -75,7 +75,8 @@ def picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[lis
     return lambda cells: [cells[at].split() if splits else cells[at] for at, splits in pairs]
 
 
-def _converted(values: Sequence[Any], columns: Sequence[Column]) -> list[Value] | BadRow:
+def convert_row(values: Iterable[Any], columns: Iterable[Column]) -> list[Value] | BadRow:
+    """The values of a row as their columns want them, or what is wrong with the first that is not."""
     row: list[Value] = []
     for value, column in zip(values, columns, strict=True):
         found = convert(value, column)
@@ -216,7 +217,7 @@ def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
         if column.name not in row:
             known = _listed(row)
             return BadRow(f"no key {column.name!r} (keys: {known}){nearest(column.name, row)}")
-    values = _converted([row[column.name] for column in columns], columns)
+    values = convert_row([row[column.name] for column in columns], columns)
     if "\\u" in text and isinstance(values, list):
         # JSON can spell half of a surrogate pair, which no encoding of Unicode can hold.
         try:
@@ -248,6 +249,6 @@ def read_parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
             for batch in file.iter_batches(_PARQUET_ROWS, columns=[column.name for column in columns]):
                 for values in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):
                     number += 1
-                    yield number, _converted(values, columns)
+                    yield number, convert_row(values, columns)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a column's name
         raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None

@@ -19,7 +19,7 @@ from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.data.formats import detect, read
 from seqkit.data.hub import hub_job
 from seqkit.data.job import Job, digest
-from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert
+from seqkit.data.readers import SKIPS, Column, Rows, convert_row
 from seqkit.data.skipped import Skipped, good_rows, no_rows
 from seqkit.data.source import BUILTIN, HUB, LINE, TORCHTEXT, Source, SourceConfig, text_identity
 from seqkit.data.textform import text_encoding
@@ -148,9 +148,7 @@ def _builtin_job(config: SourceConfig, columns: dict[str, Column], part: str) ->
 
     def rows() -> Rows:
         for number, row in enumerate(builtin.rows(name, part, seed=seed), 1):
-            values = [convert(row[column.name], column) for column in columns.values()]
-            bad = next((value for value in values if isinstance(value, BadRow)), None)
-            yield number, bad or [value for value in values if not isinstance(value, BadRow)]
+            yield number, convert_row([row[column.name] for column in columns.values()], columns.values())
 
     # The rules decide the rows: a changed rule file or generator must not be served from the cache.
     folder = Path(builtin.__file__).parent
