@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from seqkit.config import UserError, nearest
 
+_ESCAPES = ("idna", "raw-unicode-escape", "unicode-escape")  # Python's for other ends: they decode what is plain ASCII
+
 
 @dataclass(frozen=True)
 class Form:
@@ -26,6 +28,8 @@ def text_encoding(name: str) -> str:
     """
     try:
         found = codecs.lookup(name).name.removesuffix("-sig")
+        if found in _ESCAPES:
+            raise LookupError
         fits = bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
     except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
         known = sorted({*encodings.aliases.aliases, *encodings.aliases.aliases.values()})

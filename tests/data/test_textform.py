@@ -74,8 +74,22 @@ def test_two_readings_of_one_file_are_not_one_in_the_cache(tmp_path: Path) -> No
     assert both == ["Ä", "Д"]
 
 
+CODECS = [
+    "utf-16",
+    "cp037",
+    "utf-7",
+    "rot13",
+    "base64",
+    "utf-32-be",
+    "hex",
+    "unicode_escape",
+    "raw_unicode_escape",
+    "idna",
+]
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.one_of(st.sampled_from(["utf-16", "cp037", "utf-7", "rot13", "base64", "utf-32-be", "hex"]), st.text()))
+@given(name=st.one_of(st.sampled_from(CODECS), st.text()))
 def test_every_name_is_an_encoding_with_lines_or_refused(name: str) -> None:
     try:
         found = text_encoding(name)
@@ -83,6 +97,7 @@ def test_every_name_is_an_encoding_with_lines_or_refused(name: str) -> None:
         assert str(error).startswith("encoding: ")  # noqa: PT017
     else:
         assert b"a\n".decode(found) == "a\n"
+        assert rb"\u0000 \n.xn--nxa".decode(found) == r"\u0000 \n.xn--nxa"  # ASCII is what it says, no escapes
 
 
 @pytest.mark.parametrize(
