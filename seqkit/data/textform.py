@@ -26,20 +26,28 @@ def text_encoding(name: str) -> str:
     Raises:
         ValueError: it begins with `encoding`.
     """
-    try:
-        found = codecs.lookup(name).name.removesuffix("-sig")
-        if found in _ESCAPES:
-            raise LookupError
-        fits = bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
-    except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
-        known = sorted({*encodings.aliases.aliases, *encodings.aliases.aliases.values()})
-        raise ValueError(f"encoding: no text encoding {name!r}{nearest(name, known)}") from None
+    found, fits = _codec(name)
+    if not found:
+        known = {*encodings.aliases.aliases, *encodings.aliases.aliases.values()}
+        usable = sorted(one for one in known if _codec(one)[1])
+        raise ValueError(f"encoding: no text encoding {name!r}{nearest(name, usable)}")
     if not fits:
         raise ValueError(
             f"encoding: {name!r} does not begin with ASCII, so that no lines can be found; iconv -f {found} -t utf-8 "
             "FILE makes another file of it"
         )
     return found
+
+
+def _codec(name: str) -> tuple[str, bool]:
+    """The name that Python has for an encoding of text, "" where it has none, and whether that begins with ASCII."""
+    try:
+        found = codecs.lookup(name).name.removesuffix("-sig")
+        if found in _ESCAPES:
+            return "", False
+        return found, bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
+    except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
+        return "", False
 
 
 def check_delimiter(text: str, place: str) -> None:

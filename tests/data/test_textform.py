@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ CODECS = [
     "base64",
     "utf-32-be",
     "hex",
+    "utf_6",
     "unicode_escape",
     "raw_unicode_escape",
     "idna",
@@ -95,6 +97,8 @@ def test_every_name_is_an_encoding_with_lines_or_refused(name: str) -> None:
         found = text_encoding(name)
     except ValueError as error:
         assert str(error).startswith("encoding: ")  # noqa: PT017
+        if advised := re.search(r"did you mean '(.*)'\?$", str(error)):
+            assert text_encoding(advised[1])
     else:
         assert b"a\n".decode(found) == "a\n"
         assert rb"\u0000 \n.xn--nxa".decode(found) == r"\u0000 \n.xn--nxa"  # ASCII is what it says, no escapes
