@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, nearest, shown
 from seqkit.data.textform import Form
 from seqkit.files import LONGEST_LINE
 from seqkit.files import read_lines as raw_lines
@@ -62,9 +62,7 @@ def convert(value: Any, column: Column) -> Value | BadRow:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         expected = "text"
-    given = repr(value)
-    given = given if len(given) <= 40 else given[:37] + "..."
-    return BadRow(f"{column.name!r}: expected {expected}, got {given}")
+    return BadRow(f"{column.name!r}: expected {expected}, got {shown(value, 40)}")
 
 
 def picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[list[str]], list[Value]]:
@@ -146,7 +144,7 @@ def positions(header: Sequence[str], columns: Sequence[Column], place: str, hint
     for column in columns:
         count = header.count(column.name)
         if count == 0:
-            known = _listed(header)
+            known = listed(header)
             raise UserError(
                 f"{place}: no column {column.name!r} (columns: {known}){nearest(column.name, header)}{hint}"
             )
@@ -156,15 +154,9 @@ def positions(header: Sequence[str], columns: Sequence[Column], place: str, hint
     return found
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Names for a message, of which a hostile file may have any number, of any length."""
-    text = " ".join(", ".join(names).split())
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def wrong_width(found: int, header: Sequence[str]) -> BadRow:
     """A row of another number of cells than the header."""
-    return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({_listed(header)})")
+    return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({listed(header)})")
 
 
 def read_tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
@@ -215,7 +207,7 @@ def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
         return BadRow(f"expected a JSON object, got {type(row).__name__}")
     for column in columns:
         if column.name not in row:
-            known = _listed(row)
+            known = listed(row)
             return BadRow(f"no key {column.name!r} (keys: {known}){nearest(column.name, row)}")
     values = convert_row([row[column.name] for column in columns], columns)
     if "\\u" in text and isinstance(values, list):
