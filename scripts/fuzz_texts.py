@@ -18,8 +18,9 @@ from fuzz_parts import ROOT, WORDS, YAML, Target, Tree, bomb
 
 from seqkit import config, run
 from seqkit.config import UserError
+from seqkit.data.formats import FORMATS, read
 from seqkit.data.pairs import PairConfig, open_pairs
-from seqkit.data.readers import FORMATS, BadRow, Column, read
+from seqkit.data.readers import BadRow, Column
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.tagged import open_tagged
 from seqkit.text import TextConfig, Tokenizer

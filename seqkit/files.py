@@ -17,7 +17,8 @@ from typing import IO, Any
 LONGEST_LINE = 1 << 25
 """Bytes of a line; a file with a longer one is none of lines of text, and would take memory without bound."""
 
-_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029]")  # JSON allows them; terminals and readers of lines do not
+# JSON allows them; terminals, readers of lines and (halves of surrogate pairs, of file names) UTF-8 do not.
+_UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LARGEST = 1 << 28  # bytes of a file that is read whole
 
 

@@ -18,7 +18,8 @@ from torch import nn
 from seqkit.config import UserError, from_mapping, resolve
 from seqkit.data.batching import BatchingConfig, plan_batches
 from seqkit.data.encoding import Encoder as TextEncoder
-from seqkit.data.readers import SKIPS, Column, read
+from seqkit.data.formats import read
+from seqkit.data.readers import SKIPS, Column
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.decoding.penalties import length_penalty
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq

@@ -26,7 +26,8 @@ from seqkit.cli import entry
 from seqkit.cli.app import _groups
 from seqkit.config import UserError
 from seqkit.config import read as read_yaml
-from seqkit.data.readers import BadRow, Column, read
+from seqkit.data.formats import read
+from seqkit.data.readers import BadRow, Column
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.decoding import Search
 from seqkit.files import LONGEST_LINE

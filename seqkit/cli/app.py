@@ -34,6 +34,11 @@ Trust = Annotated[
     bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
+# How tokens are drawn, of predict and translate.
+Temperature = Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")]
+TopK = Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")]
+TopP = Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")]
+SampleSeed = Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from seqkit.cli.app import Config, Device, InputFile, Overrides, RunPath, Trust, app, line_groups, show_scores, tell
+from seqkit.cli.app import (
+    Config,
+    Device,
+    InputFile,
+    Overrides,
+    RunPath,
+    SampleSeed,
+    Temperature,
+    TopK,
+    TopP,
+    Trust,
+    app,
+    line_groups,
+    show_scores,
+    tell,
+)
 from seqkit.cli.streams import finish, put
 from seqkit.config import UserError, dump
 from seqkit.files import to_json
@@ -119,11 +134,11 @@ def predict(
     sample: Annotated[
         bool, typer.Option("--sample", help="Of language models: continue each line; from nothing where it is blank.")
     ] = False,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens after the prompt.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")] = None,
+    seed: SampleSeed = None,
     tokens: Annotated[
         bool,
         typer.Option(

@@ -7,7 +7,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from seqkit.cli.app import Device, InputFile, RunPath, Trust, app, line_groups, tell
+from seqkit.cli.app import (
+    Device,
+    InputFile,
+    RunPath,
+    SampleSeed,
+    Temperature,
+    TopK,
+    TopP,
+    Trust,
+    app,
+    line_groups,
+    tell,
+)
 from seqkit.cli.streams import finish, put
 from seqkit.config import UserError
 
@@ -39,10 +51,10 @@ def translate(
     no_repeat_ngram: Annotated[int | None, typer.Option(help="No n-gram of this size twice; 0: any.")] = None,
     no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never the unknown word.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw each token at random.")] = False,
-    temperature: Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: SampleSeed = None,
     prefix: Annotated[str, typer.Option(help="What every translation begins with.")] = "",
     replace_unknown: Annotated[
         bool, typer.Option("--replace-unknown", help="Copy the source word for an unknown word, by attention.")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from seqkit.config.errors import UserError, nearest
+from seqkit.config.errors import UserError, nearest, shown
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
 
 S = TypeVar("S", bound=BaseModel)
@@ -128,7 +128,7 @@ class Document:
     def _explain(self, item: Any) -> tuple[KeyPath, str]:
         """Pydantic's error, in our words: the path as written in the file, and the message."""
         path = self._written([str(part) for part in item["loc"]])
-        given = _shown(item["input"])
+        given = shown(item["input"])
         context = item.get("ctx") or {}
         if item["type"] == "at_key":
             return (*path, str(context["key"])), item["msg"]
@@ -240,7 +240,7 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
     if base is None:
         return document
     if not isinstance(base, str):
-        raise document.error(("base",), f"expected the path of a YAML file, got {_shown(base)}")
+        raise document.error(("base",), f"expected the path of a YAML file, got {shown(base)}")
     parent = _read_file(path.parent / base, (*above, path.resolve()))
     return _merged(parent, document)
 
@@ -290,15 +290,6 @@ def _bytes(path: Path) -> bytes:
 
 _OPENED = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 _piped: dict[tuple[int, int], bytes] = {}
-
-
-def _shown(value: object) -> str:
-    """A value for a message."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # ValueError: a whole number of more digits than Python writes
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _merged(under: Document, over: Document) -> Document:

@@ -65,7 +65,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def shown(value: object, most: int = 60) -> str:
     """A value for a message, as Python writes it, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # ValueError: a whole number of more digits than Python writes
+        text = f"a {type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -102,9 +102,11 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
         Untrusted: a run folder names it, and the user has not said that it may.
     """
     entry = table.get(name)
+    if isinstance(entry, str):
+        module, _, attribute = entry.partition(":")
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
     if entry is not None:
-        module, _, attribute = entry.partition(":") if isinstance(entry, str) else ("", "", "")
-        return getattr(importlib.import_module(module), attribute) if isinstance(entry, str) else entry
+        return entry
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
         hint = nearest(name, table) or f"; known: {', '.join(table)}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from seqkit.config import UserError
 from seqkit.data.readers import BadRow, Column, Rows, read_lines
+from seqkit.data.textform import Form
 
 _MARK = "-DOCSTART-"  # begins a document in the shared tasks' files
 _TAG = re.compile(r"(O|[BI]-.+)$")
@@ -17,7 +18,7 @@ _HEAD, _HEAD_SIZE = 200, 1 << 20  # lines, and about how many characters, that t
 _LONGEST = 100_000  # tokens of a sentence; in a file without blank lines it would be all of it
 
 
-def read_conll(path: Path, columns: Sequence[Column], encoding: str = "utf-8") -> Rows:
+def read_conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
     """The sentences of a file, each with one list a column; `line` is that of its first token, or of what is wrong.
 
     Tabs separate, and tokens may hold spaces, if the first lines (up to 200) all have as many tabs; else tabs and
@@ -31,7 +32,7 @@ def read_conll(path: Path, columns: Sequence[Column], encoding: str = "utf-8") -
     places = [_place(path, column) for column in columns]
     width, first, rows = 0, 0, list[list[str]]()
     bad: tuple[int, BadRow] | None = None
-    for number, cells, problem in _cells(read_lines(path, encoding=encoding), places):
+    for number, cells, problem in _cells(read_lines(path, encoding=form.encoding), places):
         if cells or problem:
             if not rows:
                 first = number

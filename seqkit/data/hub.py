@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.config import UserError, listed, nearest
+from seqkit.data.job import Job
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, Value, convert
-from seqkit.data.sources import HUB, Job, SourceConfig
+from seqkit.data.source import HUB, SourceConfig
 
 SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
 """Names that the parts of a data set usually have; the first that is there is taken where none is given."""

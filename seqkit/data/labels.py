@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqkit.config import UserError, listed, nearest, shown
-from seqkit.data.sources import Source
+from seqkit.data.source import Source
 
 
 def label_form(label: str) -> str:

@@ -17,26 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from seqkit.config import UserError, nearest
+from seqkit.config import UserError, listed, nearest, shown
 from seqkit.data.textform import Form
 from seqkit.files import LONGEST_LINE
 from seqkit.files import read_lines as raw_lines
 
 Value = str | list[str]
 
-FORMATS = ("tsv", "csv", "jsonl", "parquet", "text", "conll")
-_EXTENSIONS = {
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".conll": "conll",
-    ".iob": "conll",
-    ".bio": "conll",
-}
 _MOST_PARTS = 1 << 20  # brackets in a line of JSON: an empty list takes thirty times the memory of its two characters
 _PARQUET_ROWS = 1000  # read at a time
 
@@ -63,52 +50,6 @@ SKIPS = {"error": False, "skip": True}
 Rows = Generator[tuple[int, list[Value] | BadRow], None, None]
 
 
-def detect(path: Path) -> str:
-    """The format that the file's name tells, a last `.gz` passed over.
-
-    Raises:
-        UserError: the extension is not a known one.
-    """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    extension = suffixes[-1] if suffixes else ""
-    if extension not in _EXTENSIONS:
-        raise UserError(
-            f"{path}: the name does not tell the format (known: {', '.join(_EXTENSIONS)}, each also with .gz); "
-            f"set format: to one of {', '.join(FORMATS)}"
-        )
-    return _EXTENSIONS[extension]
-
-
-def read(
-    path: Path, form: str, columns: Sequence[Column], *, delimiter: str | None = None, encoding: str = "utf-8"
-) -> Rows:
-    """The rows of a file; `line` is that of the row's first line, counted from 1 (parquet: the row's number).
-
-    Blank lines are passed over, except in `text`, where each is a row, so that parallel files stay aligned. In tsv,
-    csv and text a list is written with spaces between its elements. For conll see `read_conll`.
-
-    Args:
-        path: the file.
-        form: one of `FORMATS`.
-        columns: which to read.
-        delimiter, encoding: see `Form`; Parquet files have none.
-
-    Raises:
-        UserError: a damaged file, no header, or a header without one of the columns.
-    """
-    readers: dict[str, Callable[[Path, Sequence[Column], Form], Rows]] = {
-        "tsv": _tsv,
-        "csv": _csv,
-        "jsonl": _jsonl,
-        "parquet": _parquet,
-        "text": _text,
-        "conll": _conll,
-    }
-    return readers[form](path, columns, Form(delimiter, encoding))
-
-
 def convert(value: Any, column: Column) -> Value | BadRow:
     """A value as the column wants it: text (an integer becomes its digits) or a list of strings."""
     if column.kind is list:
@@ -121,9 +62,7 @@ def convert(value: Any, column: Column) -> Value | BadRow:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         expected = "text"
-    given = repr(value)
-    given = given if len(given) <= 40 else given[:37] + "..."
-    return BadRow(f"{column.name!r}: expected {expected}, got {given}")
+    return BadRow(f"{column.name!r}: expected {expected}, got {shown(value, 40)}")
 
 
 def picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[list[str]], list[Value]]:
@@ -134,7 +73,8 @@ def picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[lis
     return lambda cells: [cells[at].split() if splits else cells[at] for at, splits in pairs]
 
 
-def _converted(values: Sequence[Any], columns: Sequence[Column]) -> list[Value] | BadRow:
+def convert_row(values: Iterable[Any], columns: Iterable[Column]) -> list[Value] | BadRow:
+    """The values of a row as their columns want them, or what is wrong with the first that is not."""
     row: list[Value] = []
     for value, column in zip(values, columns, strict=True):
         found = convert(value, column)
@@ -204,7 +144,7 @@ def positions(header: Sequence[str], columns: Sequence[Column], place: str, hint
     for column in columns:
         count = header.count(column.name)
         if count == 0:
-            known = _listed(header)
+            known = listed(header)
             raise UserError(
                 f"{place}: no column {column.name!r} (columns: {known}){nearest(column.name, header)}{hint}"
             )
@@ -214,19 +154,13 @@ def positions(header: Sequence[str], columns: Sequence[Column], place: str, hint
     return found
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Names for a message, of which a hostile file may have any number, of any length."""
-    text = " ".join(", ".join(names).split())
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def wrong_width(found: int, header: Sequence[str]) -> BadRow:
     """A row of another number of cells than the header."""
-    return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({_listed(header)})")
+    return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({listed(header)})")
 
 
-def _tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """Tabs separate, a quote is a character like any other."""
+def read_tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """A row a line: tabs separate, a quote is a character like any other."""
     header: list[str] | None = None
     pick = picker((), ())
     for number, text, problem in read_lines(path, encoding=form.encoding):
@@ -248,13 +182,8 @@ def _tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
             yield number, pick(cells)
 
 
-def _csv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    from seqkit.data.csvfile import read_csv  # which is built on this module
-
-    return read_csv(path, columns, form)
-
-
-def _jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+def read_jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """A JSON object a line."""
     for number, text, problem in read_lines(path, encoding=form.encoding):
         if problem:
             yield number, BadRow(problem)
@@ -278,9 +207,9 @@ def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
         return BadRow(f"expected a JSON object, got {type(row).__name__}")
     for column in columns:
         if column.name not in row:
-            known = _listed(row)
+            known = listed(row)
             return BadRow(f"no key {column.name!r} (keys: {known}){nearest(column.name, row)}")
-    values = _converted([row[column.name] for column in columns], columns)
+    values = convert_row([row[column.name] for column in columns], columns)
     if "\\u" in text and isinstance(values, list):
         # JSON can spell half of a surrogate pair, which no encoding of Unicode can hold.
         try:
@@ -290,8 +219,8 @@ def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
     return values
 
 
-def _text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """One row a line."""
+def read_text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """A row a line, blank ones included: all of it is the one column."""
     if len(columns) != 1:
         names = ", ".join(column.name for column in columns)
         raise UserError(f"{path}: a plain text file has one column; needed: {names}")
@@ -300,13 +229,8 @@ def _text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
         yield number, BadRow(problem) if problem else pick([text.rstrip("\r\n")])
 
 
-def _conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    from seqkit.data.conll import read_conll  # which is built on this module
-
-    return read_conll(path, columns, form.encoding)
-
-
-def _parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+def read_parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
+    """The rows of a table; it has no lines and no encoding."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -317,6 +241,6 @@ def _parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
             for batch in file.iter_batches(_PARQUET_ROWS, columns=[column.name for column in columns]):
                 for values in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):
                     number += 1
-                    yield number, _converted(values, columns)
+                    yield number, convert_row(values, columns)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a column's name
         raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})") from None

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seqkit.config import UserError
+from seqkit.data.job import Job
 from seqkit.data.readers import BadRow
-
-if TYPE_CHECKING:
-    from seqkit.data.sources import Job
 
 
 @dataclass

@@ -6,121 +6,45 @@ that file, so a corpus may be larger than memory. The cache knows the file by pa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from seqkit._version import __version__
-from seqkit.config import Section, UserError, nearest
+from seqkit.config import UserError, nearest
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
-from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert, detect, read
-from seqkit.data.skipped import Skipped, good_rows, no_rows, place
-from seqkit.data.textform import check_text_form, text_encoding, text_identity
+from seqkit.data.formats import detect, read
+from seqkit.data.hub import hub_job
+from seqkit.data.job import Job, digest
+from seqkit.data.readers import SKIPS, Column, Rows, convert_row
+from seqkit.data.skipped import Skipped, good_rows, no_rows
+from seqkit.data.source import BUILTIN, HUB, LINE, TORCHTEXT, Source, SourceConfig, text_identity
+from seqkit.data.textform import text_encoding
 from seqkit.files import write_text
 
-LINE = "_line"
-"""Name of the column that holds each row's line number."""
+__all__ = [
+    "BUILTIN",
+    "HUB",
+    "LINE",
+    "TORCHTEXT",
+    "Source",
+    "SourceConfig",
+    "arrow_batches",
+    "arrow_schema",
+    "check_file",
+    "make_job",
+    "open_job",
+    "open_source",
+]
 
-BUILTIN, HUB, TORCHTEXT = _KINDS = ("builtin:", "hub:", "torchtext:")
-# Keys that only some kinds of sources have; a file has none of them.
-_OWN_KEYS = {"seed": (BUILTIN,), "split": (HUB, TORCHTEXT), "revision": (HUB,), "root": (TORCHTEXT,)}
 _BUILTIN_ROWS = {"train": 8000, "dev": 1000, "test": 1000}
 _BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
 
 _log = logging.getLogger("seqkit.data")
-
-
-class SourceConfig(Section):
-    """One part of the data. In YAML a bare string stands for `{path: string}`."""
-
-    path: str = Field(
-        description="A file, plain or gzip; builtin:NAME, data that comes with the package; hub:NAME[/CONFIG] or "
-        "hub:./FOLDER, a data set of the Hugging Face hub; torchtext:NAME."
-    )
-    format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text", "conll"] = Field(
-        default="auto",
-        description="Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line.",
-    )
-    delimiter: str | None = Field(
-        default=None,
-        description="What separates the columns of a CSV file, such as ';'. Default: a comma, or what a first line "
-        "sep=; says, as Excel writes it; nothing is guessed.",
-    )
-    encoding: str = Field(default="utf-8", description="Encoding of the file's text, such as cp1252.")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description="Field name to column name in the file, where the two differ. hub: OUTER.INNER for what is inside.",
-    )
-    split: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Which part of a hub or torchtext data set, for hub such as train[:10%]. Default: the one of that "
-        "name, for dev validation, dev or valid.",
-    )
-    revision: str | None = Field(
-        default=None, min_length=1, description="Commit, branch or tag of a hub data set. Default: the newest commit."
-    )
-    root: str | None = Field(
-        default=None, min_length=1, description="Where torchtext keeps its data, in datasets/NAME. Default: .data."
-    )
-    limit: int | None = Field(
-        default=None,
-        gt=0,
-        description="Use the first N good rows. Default: all; of built-in data 8000 to train, 1000 each for dev and "
-        "test.",
-    )
-    on_bad_line: Literal["error", "skip"] = Field(
-        default="error", description="What to do with a line that cannot be read: stop, or skip and count it."
-    )
-    seed: int | None = Field(default=None, ge=0, description="Seed of built-in data. Default: 0.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SourceConfig:
-        if not self.path:
-            raise ValueError("path: is empty; expected a file, builtin:NAME, hub:NAME or torchtext:NAME")
-        kind = next((kind for kind in _KINDS if self.path.startswith(kind)), "")
-        if kind and self.format != "auto":
-            raise ValueError(f"format: {kind}NAME has none; leave it out")
-        check_text_form(self, kind)
-        for key, owners in _OWN_KEYS.items():
-            if getattr(self, key) is not None and kind not in owners:
-                raise ValueError(f"{key}: only {' and '.join(owners)} data have one; leave it out")
-        return self
-
-
-@dataclass(frozen=True)
-class Source:
-    """The rows of one part.
-
-    Attributes:
-        dataset: a memory-mapped `datasets.Dataset` with one column a field and `_line`, the line each row begins at
-            (Parquet and built-in data: its number), which survives shuffling and filtering.
-        name: the file as the user wrote it, or builtin:NAME, for messages.
-        has_lines: rows stand at lines (else they are counted).
-        skipped: bad lines that were passed over.
-    """
-
-    dataset: Any
-    name: str
-    has_lines: bool
-    skipped: Skipped = field(default_factory=Skipped)
-
-    def place(self, index: int) -> str:
-        """Where row `index` of `dataset` stands: `file:line`, or `file: row N` for Parquet and built-in data."""
-        return place(self.name, self.dataset.select_columns([LINE])[index][LINE], self.has_lines)
 
 
 def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> Source:
@@ -153,57 +77,12 @@ def make_job(config: SourceConfig, fields: Mapping[str, type], part: str) -> Job
             )
     columns = {name: Column(config.columns.get(name, name), kind) for name, kind in fields.items()}
     if config.path.startswith(HUB):
-        from seqkit.data.hub import hub_job  # which is built on this module, as is the next
-
         return hub_job(config, columns, part)
     if config.path.startswith(TORCHTEXT):
-        from seqkit.data.torchtext import torchtext_job
+        from seqkit.data.torchtext import torchtext_job  # which needs torch
 
         return torchtext_job(config, columns, part)
     return _builtin_job(config, columns, part) if config.path.startswith(BUILTIN) else _file_job(config, columns)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to read, under which key the result is cached, and how to speak of it.
-
-    Attributes:
-        name: for messages.
-        identity: what says which source this is and how it is read; `state` the version of it that lies there now.
-        rows: lines with their values or with what is wrong.
-        columns: the fields, in the order of the values.
-        limit: how many good rows to read, None for all.
-        skip_bad: bad rows are counted, not refused.
-        has_lines: rows stand at lines (else they are counted).
-        rows_from: the same rows from a line on, where those before can be passed over unread.
-        changed: when the file system noticed the last change of each file (ctime): nobody can set it back, as the time
-            in `state`. It decides whether a cache is that of the file, and nothing else: a copy of a file has another.
-        form: the format of the file, "" for other sources.
-    """
-
-    name: str
-    identity: list[Any]
-    state: list[Any]
-    rows: Rows
-    columns: dict[str, Column]
-    limit: int | None
-    skip_bad: bool
-    has_lines: bool
-    rows_from: Callable[[int], Rows] | None = None
-    changed: list[int] = field(default_factory=list)
-    form: str = ""
-
-    @property
-    def stem(self) -> str:
-        """Cache file names of all states of one source begin with this."""
-        return _digest([__version__, *self.identity, self.limit, self.skip_bad, self._layout()])
-
-    def _layout(self) -> list[list[str]]:
-        return [[field, column.name, column.kind.__name__] for field, column in self.columns.items()]
-
-
-def _digest(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
@@ -269,9 +148,7 @@ def _builtin_job(config: SourceConfig, columns: dict[str, Column], part: str) ->
 
     def rows() -> Rows:
         for number, row in enumerate(builtin.rows(name, part, seed=seed), 1):
-            values = [convert(row[column.name], column) for column in columns.values()]
-            bad = next((value for value in values if isinstance(value, BadRow)), None)
-            yield number, bad or [value for value in values if not isinstance(value, BadRow)]
+            yield number, convert_row([row[column.name] for column in columns.values()], columns.values())
 
     # The rules decide the rows: a changed rule file or generator must not be served from the cache.
     folder = Path(builtin.__file__).parent
@@ -298,7 +175,7 @@ def _cached(job: Job) -> Source:
     import datasets
 
     folder = cache_folder()
-    target = folder / f"{job.stem}-{_digest([*job.state, *job.changed])}.arrow"
+    target = folder / f"{job.stem}-{digest([*job.state, *job.changed])}.arrow"
     notes = target.with_suffix(".json")
     # The notes are written last: where they are, the Arrow file is whole.
     with suppress(OSError, ValueError, TypeError):

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from seqkit.config import shown
+from seqkit.data.formats import detect
 from seqkit.data.labels import check_label
-from seqkit.data.readers import BadRow, Rows, Value, detect
-from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig, make_job, open_job
+from seqkit.data.readers import BadRow, Rows, Value
+from seqkit.data.source import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
+from seqkit.data.sources import make_job, open_job
 
 
 def has_intents(config: SourceConfig) -> bool:

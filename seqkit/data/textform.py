@@ -5,12 +5,10 @@ from __future__ import annotations
 import codecs
 import encodings.aliases
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from seqkit.config import UserError, nearest
 
-if TYPE_CHECKING:
-    from seqkit.data.sources import SourceConfig
+_ESCAPES = ("idna", "raw-unicode-escape", "unicode-escape")  # Python's for other ends: they decode what is plain ASCII
 
 
 @dataclass(frozen=True)
@@ -28,18 +26,28 @@ def text_encoding(name: str) -> str:
     Raises:
         ValueError: it begins with `encoding`.
     """
-    try:
-        found = codecs.lookup(name).name.removesuffix("-sig")
-        fits = bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
-    except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
-        known = sorted({*encodings.aliases.aliases, *encodings.aliases.aliases.values()})
-        raise ValueError(f"encoding: no text encoding {name!r}{nearest(name, known)}") from None
+    found, fits = _codec(name)
+    if not found:
+        known = {*encodings.aliases.aliases, *encodings.aliases.aliases.values()}
+        usable = sorted(one for one in known if _codec(one)[1])
+        raise ValueError(f"encoding: no text encoding {name!r}{nearest(name, usable)}")
     if not fits:
         raise ValueError(
             f"encoding: {name!r} does not begin with ASCII, so that no lines can be found; iconv -f {found} -t utf-8 "
             "FILE makes another file of it"
         )
     return found
+
+
+def _codec(name: str) -> tuple[str, bool]:
+    """The name that Python has for an encoding of text, "" where it has none, and whether that begins with ASCII."""
+    try:
+        found = codecs.lookup(name).name.removesuffix("-sig")
+        if found in _ESCAPES:
+            return "", False
+        return found, bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
+    except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
+        return "", False
 
 
 def check_delimiter(text: str, place: str) -> None:
@@ -50,28 +58,3 @@ def check_delimiter(text: str, place: str) -> None:
     """
     if len(text) != 1 or text in '"\r\n\0':
         raise UserError(f"{place}: expected one character that is no quote and no line end, got {text!r}")
-
-
-def check_text_form(config: SourceConfig, kind: str) -> None:
-    """Refuse a delimiter that is none, an encoding that is not known, and either where it has no meaning.
-
-    Raises:
-        ValueError: it begins with the key.
-    """
-    if text_encoding(config.encoding) != "utf-8" and (kind or config.format == "parquet"):
-        raise ValueError(f"encoding: {kind + 'NAME' if kind else 'a Parquet file'} has none; leave it out")
-    if config.delimiter is None:
-        return
-    try:
-        check_delimiter(config.delimiter, "delimiter")
-    except UserError as error:
-        raise ValueError(str(error)) from None
-    if kind or config.format not in ("auto", "csv"):
-        raise ValueError("delimiter: only CSV files have one (format: csv); leave it out")
-
-
-def text_identity(config: SourceConfig) -> list[str]:
-    """What `Job.identity` needs of these two; nothing where they are as ever, so that runs of old find their data."""
-    encoding = text_encoding(config.encoding)
-    named = {"delimiter": config.delimiter, "encoding": None if encoding == "utf-8" else encoding}
-    return [f"{key} {value}" for key, value in named.items() if value is not None]

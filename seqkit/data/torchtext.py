@@ -15,8 +15,9 @@ from torch.utils.data import IterDataPipe
 
 from seqkit.config import UserError, listed, nearest
 from seqkit.data.hub import check_split, one_line, usual_split
-from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert
-from seqkit.data.sources import TORCHTEXT, Job, Source, SourceConfig
+from seqkit.data.job import Job
+from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert_row
+from seqkit.data.source import TORCHTEXT, Source, SourceConfig
 from seqkit.text.foreign import load_torchtext, quiet
 
 _CLASSIFIED = ("AG_NEWS", "AmazonReviewFull", "AmazonReviewPolarity", "DBpedia", "IMDB", "SogouNews", "YahooAnswers")
@@ -199,9 +200,7 @@ def _rows(data: _Data, columns: Sequence[Column], positions: Sequence[int]) -> R
             if max(positions) >= len(values):
                 yield number, BadRow(f"{len(values)} values; expected at least {max(positions) + 1}")
                 continue
-            found = [convert(values[at], column) for at, column in zip(positions, columns, strict=True)]
-            bad = next((value for value in found if isinstance(value, BadRow)), None)
-            yield number, bad or [value for value in found if not isinstance(value, BadRow)]
+            yield number, convert_row([values[at] for at in positions], columns)
 
 
 class Tuples(IterDataPipe):  # type: ignore[type-arg]

@@ -13,7 +13,7 @@ from typing import Any
 from seqkit.config import UserError
 from seqkit.data.cache import cache_folder
 from seqkit.data.encoding import code_versions, column_arrays
-from seqkit.data.sources import Source
+from seqkit.data.source import Source
 from seqkit.text import TextConfig, Tokenizer
 
 # Part of the key under which tokenizers are cached: raise it when training one gives another result.

@@ -25,8 +25,10 @@ from seqkit.config import UserError
 from seqkit.data.batching import Plan, Spare, Split, split_rows
 from seqkit.data.cache import cache_folder
 from seqkit.data.encoding import column_arrays
+from seqkit.data.job import Job
 from seqkit.data.skipped import Skipped, good_rows, no_rows
-from seqkit.data.sources import Job, Source, arrow_batches, arrow_schema
+from seqkit.data.source import Source
+from seqkit.data.sources import arrow_batches, arrow_schema
 from seqkit.data.vocabulary import Texts
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from seqkit.config import Section, UserError, from_signature, option, resolve
 from seqkit.data.batching import BatchingConfig
-from seqkit.data.readers import detect
+from seqkit.data.formats import detect
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.vocabulary import Texts, column_texts, train_tokenizer
 from seqkit.models import Embedding, Encoder

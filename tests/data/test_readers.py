@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from seqkit.config import UserError
 from seqkit.data import readers
+from seqkit.data.formats import detect, read
 from seqkit.data.sources import Source, SourceConfig, open_source
 
 TSV = "text\tlabel\na good film\tpos\nein Mädchen, 你好\tneg\n"
@@ -56,7 +57,7 @@ def test_csv_and_jsonl_round_trip(tmp_path: Path, rows: list[tuple[str, str]]) -
 
 def _read(path: Path) -> list[Any]:
     columns = [readers.Column("text", str), readers.Column("label", str)]
-    return list(readers.read(path, readers.detect(path), columns))
+    return list(read(path, detect(path), columns))
 
 
 BAD_LINES = [

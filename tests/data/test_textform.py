@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_encodings(tmp_path: Path, encoding: str, form: str) -> None:
 
 def test_two_readings_of_one_file_are_not_one_in_the_cache(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
-    path.write_bytes("text;label,text\nÄ;b,c\n".encode("latin-1").replace(b"text;label,text", b"text;label"))
+    path.write_bytes("text;label\nÄ;b,c\n".encode("latin-1"))
     found = [load(path, delimiter=";", encoding=encoding) for encoding in ("cp1252", "cp1251", "cp1252")]
     assert [one.dataset["text"][0] for one in found] == ["Ä", "Д", "Ä"]
     sides = {"source": str(tmp_path / "a"), "target": str(tmp_path / "b")}
@@ -74,15 +75,33 @@ def test_two_readings_of_one_file_are_not_one_in_the_cache(tmp_path: Path) -> No
     assert both == ["Ä", "Д"]
 
 
+CODECS = [
+    "utf-16",
+    "cp037",
+    "utf-7",
+    "rot13",
+    "base64",
+    "utf-32-be",
+    "hex",
+    "utf_6",
+    "unicode_escape",
+    "raw_unicode_escape",
+    "idna",
+]
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.one_of(st.sampled_from(["utf-16", "cp037", "utf-7", "rot13", "base64", "utf-32-be", "hex"]), st.text()))
+@given(name=st.one_of(st.sampled_from(CODECS), st.text()))
 def test_every_name_is_an_encoding_with_lines_or_refused(name: str) -> None:
     try:
         found = text_encoding(name)
     except ValueError as error:
         assert str(error).startswith("encoding: ")  # noqa: PT017
+        if advised := re.search(r"did you mean '(.*)'\?$", str(error)):
+            assert text_encoding(advised[1])
     else:
         assert b"a\n".decode(found) == "a\n"
+        assert rb"\u0000 \n.xn--nxa".decode(found) == r"\u0000 \n.xn--nxa"  # ASCII is what it says, no escapes
 
 
 @pytest.mark.parametrize(

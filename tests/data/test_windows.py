@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import threading
 from functools import partial
 from itertools import chain
@@ -149,6 +150,11 @@ def test_bad_lines_and_a_file_that_changes(tmp_path: Path) -> None:
     assert [source.dataset["text"][:] for _, source in found.windows()] == [["good", "fine"], ["last"]]
     assert found.skipped.lines == 1
     assert [source.place(0) for _, source in found.windows(1)] == [f"{path}:4"]
+    before, text = path.stat(), path.read_bytes()
+    path.write_bytes(text.replace(b"last", b"LAST"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as large, and its time set back
+    with pytest.raises(UserError, match=r"a.txt: the file has changed since training began"):
+        list(found.windows())
     path.write_text("other\n")
     with pytest.raises(UserError, match=r"a.txt: the file has changed since training began"):
         list(found.windows())

@@ -146,9 +146,10 @@ def test_a_run_that_has_labels_with_line_ends_answers_line_for_line(tmp_path: Pa
 
 
 def test_json_is_json_whatever_the_numbers() -> None:
-    tree = {"a": [float("nan"), (float("inf"), 1.5)], "b": {"c": -float("inf"), "d": "é\u2028\x85\x9b"}}
+    tree = {"a": [float("nan"), (float("inf"), 1.5)], "b": {"c": -float("inf"), "d": "é\u2028\x85\x9b", "e": "\udce9"}}
     text = to_json(tree)
-    assert text == '{"a": [null, [null, 1.5]], "b": {"c": null, "d": "é\\u2028\\u0085\\u009b"}}'
+    assert text == '{"a": [null, [null, 1.5]], "b": {"c": null, "d": "é\\u2028\\u0085\\u009b", "e": "\\udce9"}}'
+    assert json.loads(text.encode())["b"]["e"] == "\udce9"
     assert json.loads(text)["b"]["d"] == "é\u2028\x85\x9b"
 
 
