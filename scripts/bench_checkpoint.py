@@ -21,10 +21,10 @@ from typing import Any
 from unittest import mock
 
 from seqkit.run import read_config
-from seqkit.training import Trainer, checkpoint, loop
+from seqkit.training import Trainer, checkpoint, trainer
 from seqkit.training.checkpoint import seed_all
-from seqkit.training.progress import Progress
-from seqkit.training.state import count_steps
+from seqkit.training.run_log import Progress
+from seqkit.training.trainer_state import count_steps
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def timed(parts: dict[str, float]) -> Iterator[None]:
         mock.patch.object(checkpoint, "save_file", watch("write", checkpoint.save_file)),
         mock.patch.object(checkpoint, "_digest", watch("checksum", checkpoint._digest)),
         mock.patch.object(checkpoint, "flush", watch("flush", checkpoint.flush)),
-        mock.patch.object(loop, "replace_file", watch("model.safetensors", loop.replace_file)),
+        mock.patch.object(trainer, "replace_file", watch("model.safetensors", trainer.replace_file)),
     ):
         yield
 

@@ -103,7 +103,7 @@ def train(args: argparse.Namespace, pairs: int) -> dict[str, Any]:
 
     import seqkit
     from seqkit.data import pairs as pair_module
-    from seqkit.tasks import translation_data
+    from seqkit.tasks.translation import data as translation_data
     from seqkit.training import update
 
     torch.set_num_threads(args.threads)

@@ -82,7 +82,7 @@ class Injection:
         import torch
 
         from seqkit.training import checkpoint, reservation, update
-        from seqkit.training.folder import JsonLines
+        from seqkit.training.run_folder import JsonLines
 
         for module, name in ((os, "replace"), (os, "rename"), (os, "fsync"), (shutil, "rmtree")):
             patch(module, name, self.operation(f"{module.__name__}.{name}", getattr(module, name)))

@@ -154,7 +154,7 @@ class Runner:
     """Executes inputs and keeps count."""
 
     def __init__(self, target: Callable[[Choices], None], guard: Guard) -> None:
-        from seqkit.config import UserError
+        from seqkit.errors import UserError
         from seqkit.training import Stopped
 
         self.target, self.guard, self.refusals = target, guard, (UserError, Stopped)

@@ -19,16 +19,16 @@ from fuzz_parts import RUNS, WORDS, Target, Tree, make_run
 
 from seqkit import run
 from seqkit.cli.app import _groups
-from seqkit.config import UserError
 from seqkit.data.sources import SourceConfig, open_source
-from seqkit.run.configs import open_run
+from seqkit.errors import UserError
+from seqkit.run.config_files import open_run
 from seqkit.run.doctor import _checks
-from seqkit.tasks.language_model_output import Sampler
+from seqkit.tasks.language_model.predictions import Sampler
 from seqkit.training import RunFolder, Trainer
 from seqkit.training.checkpoint import Checkpoints
-from seqkit.training.folder import check_name
-from seqkit.training.foreign import read_state_dict
 from seqkit.training.reservation import reserve
+from seqkit.training.run_folder import check_name
+from seqkit.training.torch_weights import read_state_dict
 
 
 class CheckpointTarget(Target):

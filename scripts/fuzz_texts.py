@@ -17,12 +17,12 @@ from fuzz import Broken, Choices
 from fuzz_parts import ROOT, WORDS, YAML, Target, Tree, bomb
 
 from seqkit import config, run
-from seqkit.config import UserError
 from seqkit.data.formats import FORMATS, read
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.readers import BadRow, Column
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.tagged import open_tagged
+from seqkit.errors import UserError
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.text.vectors import load_vectors, vector_words
 

@@ -29,9 +29,9 @@ from typing import Any
 import torch
 
 from seqkit.nn.cells import GRUCell, LSTMCell, RNNCell
-from seqkit.nn.fused import kernel_scan
-from seqkit.nn.fused.triton import launch, tiles, triton_kernel
-from seqkit.nn.packing import Packing
+from seqkit.nn.kernels import kernel_scan
+from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.triton import launch, tiles, triton_kernel
 
 CELLS = {"lstm": LSTMCell, "gru": GRUCell, "rnn": RNNCell}
 Shape = tuple[int, int, int]
@@ -242,7 +242,7 @@ def main() -> None:
     arguments = parser.parse_args()
     watchdog = Watchdog()
     if arguments.all_ask:
-        from seqkit.nn.fused.triton import blocks
+        from seqkit.nn.kernels.triton import blocks
 
         blocks.ONE_ASKS = type(blocks.ONE_ASKS)(False)
     if arguments.compile is not None:

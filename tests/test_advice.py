@@ -18,10 +18,10 @@ import typer.main
 import seqkit
 from seqkit import run
 from seqkit.cli.app import app
-from seqkit.config import UserError, option
-from seqkit.tasks.language_model_output import Sampler
-from seqkit.tasks.slots import SlotsTask
-from seqkit.tasks.translation import TranslationTask
+from seqkit.errors import UserError, option
+from seqkit.tasks.language_model.predictions import Sampler
+from seqkit.tasks.slots.task import SlotsTask
+from seqkit.tasks.translation.task import TranslationTask
 
 PACKAGE = Path(seqkit.__file__).parent
 RUNS = Path(__file__).parent / "fixtures" / "2026-11"

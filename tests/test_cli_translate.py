@@ -238,8 +238,8 @@ def test_the_road_to_the_first_sentence_imports_nothing_slow(home: Path) -> None
 def test_what_a_run_needs_is_asked_before_any_data_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not after an epoch, whose weights would be lost."""
     from seqkit import run
-    from seqkit.config import UserError
-    from seqkit.tasks.translation import TranslationTask
+    from seqkit.errors import UserError
+    from seqkit.tasks.translation.task import TranslationTask
 
     def none(*args: object, **options: object) -> None:
         raise AssertionError("data was read")

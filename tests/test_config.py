@@ -11,7 +11,8 @@ import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from seqkit.config import Section, UserError, dump, from_mapping, from_signature, nearest, override, read, require
+from seqkit.config import Section, dump, from_mapping, from_signature, override, read
+from seqkit.errors import UserError, nearest, require
 
 
 class Encoder(Section):

@@ -14,8 +14,8 @@ import torch
 
 import seqkit
 from seqkit import run
-from seqkit.config import UserError
-from seqkit.tasks.sentiment import SentimentTask
+from seqkit.errors import UserError
+from seqkit.tasks.sentiment.task import SentimentTask
 from seqkit.training.checkpoint import digest, load_weights, not_finite, pack, save_weights, unpack
 
 RUNS = Path(__file__).parent / "fixtures" / "2026-11"

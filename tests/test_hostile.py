@@ -24,19 +24,19 @@ import seqkit
 from seqkit import run
 from seqkit.cli import entry
 from seqkit.cli.app import _groups
-from seqkit.config import UserError
 from seqkit.config import read as read_yaml
 from seqkit.data.formats import read
 from seqkit.data.readers import BadRow, Column
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.decoding import Search
+from seqkit.errors import UserError
 from seqkit.files import LONGEST_LINE
 from seqkit.run.doctor import doctor
 from seqkit.text import TextConfig, Tokenizer, load_vectors
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import Checkpoints, load_weights
-from seqkit.training.folder import check_name
 from seqkit.training.reservation import reserve
+from seqkit.training.run_folder import check_name
 
 PACKAGE = Path(seqkit.__file__).parent
 SCRIPTS = Path(__file__).parent.parent / "scripts"

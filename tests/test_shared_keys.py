@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from seqkit import run
-from seqkit.config import UserError
-from seqkit.tasks.parts import PARTS, Parts
+from seqkit.errors import UserError
+from seqkit.tasks.common import PARTS, Parts
 
 RUN = Path(__file__).parent / "fixtures" / "2026-11" / "sentiment-finished"
 OTHER = {

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from seqkit.cli import main
-from seqkit.config import UserError, read
+from seqkit.config import read
+from seqkit.errors import UserError
 from seqkit.text import load_vectors
 
 pty = pytest.importorskip("pty")

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import seqkit
 from seqkit import run
 from seqkit.cli.app import tell
-from seqkit.config import visible
-from seqkit.training.progress import say
+from seqkit.errors import visible
+from seqkit.training.run_log import say
 
 RUNS = Path(__file__).parent / "fixtures" / "2026-11"
 CPU = ("--device", "cpu")

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.nn as snn
 from device.report import Report
-from seqkit.nn.compiled import AVAILABLE
+from seqkit.nn.custom_op import AVAILABLE
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "lstm": [

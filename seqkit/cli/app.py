@@ -13,7 +13,7 @@ import typer
 
 from seqkit._version import __version__
 from seqkit.cli.streams import put_line, show
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.files import LONGEST_LINE, read_lines
 
 app = typer.Typer(

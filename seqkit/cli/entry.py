@@ -15,7 +15,7 @@ import typer
 from seqkit.cli import doctor, runs, translation
 from seqkit.cli.app import app
 from seqkit.cli.streams import OutputFailed, finish, give_up, prepare, show
-from seqkit.config import UserError, visible
+from seqkit.errors import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
 COMMANDS = (runs, translation, doctor)

@@ -25,7 +25,8 @@ from seqkit.cli.app import (
     tell,
 )
 from seqkit.cli.streams import finish, put
-from seqkit.config import UserError, dump
+from seqkit.config import dump
+from seqkit.errors import UserError
 from seqkit.files import to_json
 
 if TYPE_CHECKING:

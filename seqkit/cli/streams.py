@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from seqkit.config import UserError, visible
+from seqkit.errors import UserError, visible
 
 
 class OutputFailed(Exception):

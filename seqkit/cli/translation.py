@@ -21,7 +21,7 @@ from seqkit.cli.app import (
     tell,
 )
 from seqkit.cli.streams import finish, put
-from seqkit.config import UserError
+from seqkit.errors import UserError
 
 _HELP = "; without it what the run says."
 

@@ -6,7 +6,6 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 """
 
 from seqkit.config.document import Document, from_mapping, override, read
-from seqkit.config.errors import UserError, listed, named, nearest, option, require, shown, visible
 from seqkit.config.names import Names, Untrusted, resolve
 from seqkit.config.schema import Section, from_signature
 from seqkit.config.yamltext import dump
@@ -16,18 +15,10 @@ __all__ = [
     "Names",
     "Section",
     "Untrusted",
-    "UserError",
     "dump",
     "from_mapping",
     "from_signature",
-    "listed",
-    "named",
-    "nearest",
-    "option",
     "override",
     "read",
-    "require",
     "resolve",
-    "shown",
-    "visible",
 ]

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from seqkit.config.errors import UserError, nearest, shown
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
+from seqkit.errors import UserError, nearest, shown
 
 S = TypeVar("S", bound=BaseModel)
 _BASES = 20  # files in a chain of `base:`

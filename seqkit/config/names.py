@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from seqkit.config import beside
-from seqkit.config.errors import UserError, nearest, option
+from seqkit.errors import UserError, nearest, option
 
 T = TypeVar("T")
 _DETAILS: Any = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceFileLoader, SOURCE_SUFFIXES))

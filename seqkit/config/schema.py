@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
-from seqkit.config.errors import nearest
+from seqkit.errors import nearest
 
 
 class Section(BaseModel):

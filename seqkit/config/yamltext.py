@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from seqkit.config.errors import UserError
+from seqkit.errors import UserError
 
 KeyPath = tuple[str, ...]
 

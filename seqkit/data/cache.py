@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 
 
 def cache_folder() -> Path:

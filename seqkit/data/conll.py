@@ -8,9 +8,9 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from seqkit.config import UserError
 from seqkit.data.readers import BadRow, Column, Rows, read_lines
 from seqkit.data.textform import Form
+from seqkit.errors import UserError
 
 _MARK = "-DOCSTART-"  # begins a document in the shared tasks' files
 _TAG = re.compile(r"(O|[BI]-.+)$")

@@ -10,9 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError
 from seqkit.data.readers import BadRow, Column, Rows, picker, positions, read_lines, wrong_width
 from seqkit.data.textform import Form, check_delimiter
+from seqkit.errors import UserError
 from seqkit.files import LONGEST_LINE
 
 _REREAD = 1 << 28  # characters that may be read again, beside four times the file: quotes may be open on purpose

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from seqkit.config import UserError
 from seqkit.data.conll import read_conll
 from seqkit.data.csvfile import read_csv
 from seqkit.data.readers import Column, Rows, read_jsonl, read_parquet, read_text, read_tsv
 from seqkit.data.textform import Form
+from seqkit.errors import UserError
 
 _READERS: dict[str, Callable[[Path, Sequence[Column], Form], Rows]] = {
     "tsv": read_tsv,

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError, listed, nearest
 from seqkit.data.job import Job
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, Value, convert
 from seqkit.data.source import HUB, SourceConfig
+from seqkit.errors import UserError, listed, nearest
 
 SPLITS = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
 """Names that the parts of a data set usually have; the first that is there is taken where none is given."""

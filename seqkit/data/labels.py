@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.config import UserError, listed, nearest, shown
 from seqkit.data.source import Source
+from seqkit.errors import UserError, listed, nearest, shown
 
 
 def label_form(label: str) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, model_validator
 
-from seqkit.config import UserError
 from seqkit.data.job import Job
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, read_lines
 from seqkit.data.source import Source, SourceConfig, check_text_form, text_identity
 from seqkit.data.sources import check_file, make_job, open_job
 from seqkit.data.textform import text_encoding
+from seqkit.errors import UserError
 
 SIDES = ("source", "target")
 _FIELDS: dict[str, type] = {"source": str, "target": str}

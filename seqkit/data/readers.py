@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from seqkit.config import UserError, listed, nearest, shown
 from seqkit.data.textform import Form
+from seqkit.errors import UserError, listed, nearest, shown
 from seqkit.files import LONGEST_LINE
 from seqkit.files import read_lines as raw_lines
 

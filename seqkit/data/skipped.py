@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from seqkit.config import UserError
 from seqkit.data.job import Job
 from seqkit.data.readers import BadRow
+from seqkit.errors import UserError
 
 
 @dataclass

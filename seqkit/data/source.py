@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from seqkit.config import Section, UserError
+from seqkit.config import Section
 from seqkit.data.skipped import Skipped, place
 from seqkit.data.textform import check_delimiter, text_encoding
+from seqkit.errors import UserError
 
 LINE = "_line"
 """Name of the column that holds each row's line number."""

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError, nearest
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.data.formats import detect, read
 from seqkit.data.hub import hub_job
@@ -23,6 +22,7 @@ from seqkit.data.readers import SKIPS, Column, Rows, convert_row
 from seqkit.data.skipped import Skipped, good_rows, no_rows
 from seqkit.data.source import BUILTIN, HUB, LINE, TORCHTEXT, Source, SourceConfig, text_identity
 from seqkit.data.textform import text_encoding
+from seqkit.errors import UserError, nearest
 from seqkit.files import write_text
 
 __all__ = [

@@ -6,12 +6,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from seqkit.config import shown
 from seqkit.data.formats import detect
 from seqkit.data.labels import check_label
 from seqkit.data.readers import BadRow, Rows, Value
 from seqkit.data.source import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.sources import make_job, open_job
+from seqkit.errors import shown
 
 
 def has_intents(config: SourceConfig) -> bool:

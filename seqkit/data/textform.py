@@ -6,7 +6,7 @@ import codecs
 import encodings.aliases
 from dataclasses import dataclass
 
-from seqkit.config import UserError, nearest
+from seqkit.errors import UserError, nearest
 
 _ESCAPES = ("idna", "raw-unicode-escape", "unicode-escape")  # Python's for other ends: they decode what is plain ASCII
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch.utils.data import IterDataPipe
 
-from seqkit.config import UserError, listed, nearest
 from seqkit.data.hub import check_split, one_line, usual_split
 from seqkit.data.job import Job
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, convert_row
 from seqkit.data.source import TORCHTEXT, Source, SourceConfig
+from seqkit.errors import UserError, listed, nearest
 from seqkit.text.foreign import load_torchtext, quiet
 
 _CLASSIFIED = ("AG_NEWS", "AmazonReviewFull", "AmazonReviewPolarity", "DBpedia", "IMDB", "SogouNews", "YahooAnswers")

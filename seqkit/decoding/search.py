@@ -9,11 +9,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from seqkit.decoding.choice import Draws
-from seqkit.decoding.history import Hypothesis, gather
-from seqkit.decoding.limits import length_limits
-from seqkit.decoding.loop import Front, Loop, Rules
+from seqkit.decoding.backpointers import Hypothesis, gather
+from seqkit.decoding.beam import Front, Loop, Rules
+from seqkit.decoding.constraints import length_limits
 from seqkit.decoding.penalties import LengthPenaltyKind, length_penalty
+from seqkit.decoding.selection import Draws
 from seqkit.decoding.step import StepFunction, Tree, leaves, precise, reorder
 
 LONGEST = 1_000_000

@@ -14,12 +14,12 @@ from seqkit.models.feeding import feed
 from seqkit.nn import Cell, LockedDropout, Prepared, Recurrent, State, make_attention
 from seqkit.nn.attention import ATTENTIONS
 from seqkit.nn.backends import choose, scan
-from seqkit.nn.cells.cell import drop_mask
+from seqkit.nn.cell import drop_mask
 from seqkit.nn.checks import check_choice, check_flag, check_probability, check_size
-from seqkit.nn.fused.kernel import tanh_
-from seqkit.nn.fused.single import SingleStep
+from seqkit.nn.kernels.decode_step import SingleStep
+from seqkit.nn.kernels.kernel import tanh_
+from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.linear import Linear
-from seqkit.nn.packing import Packing
 
 Memory = tuple[Tensor, ...]
 Layers = tuple[State, ...]

@@ -1,7 +1,7 @@
 """Input feeding: each step of the decoder takes the attentional vector of the one before, so steps run one by one.
 
 `_reference` is the step loop under autograd, for any cell and any attention; it defines what is computed. Plain cells
-with one of our attentions run in `seqkit.nn.fused.feeding` instead, whose backward pass is derived by hand.
+with one of our attentions run in `seqkit.nn.kernels.input_feeding` instead, whose backward pass is derived by hand.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn import Prepared, Recurrent, State
 from seqkit.nn.backends import Choice
-from seqkit.nn.cells.cell import drop_mask
+from seqkit.nn.cell import drop_mask
 from seqkit.nn.checks import autocast_enabled, tracing, transformed
-from seqkit.nn.compiled import outside
-from seqkit.nn.fused.feeding import Plan, feed_scan
-from seqkit.nn.fused.kernel import Tensors
-from seqkit.nn.fused.reading import READERS, reader_weights
-from seqkit.nn.fused.steps import cell_steps
+from seqkit.nn.custom_op import outside
+from seqkit.nn.kernels.attention_step import READERS, reader_weights
+from seqkit.nn.kernels.input_feeding import Plan, feed_scan
+from seqkit.nn.kernels.kernel import Tensors
+from seqkit.nn.kernels.packing import Packing, check_lengths, no_rows
+from seqkit.nn.kernels.pointwise import cell_steps
 from seqkit.nn.linear import Linear
-from seqkit.nn.packing import Packing, check_lengths, no_rows
 
 if TYPE_CHECKING:
     from seqkit.models.decoder import Decoder

@@ -6,13 +6,13 @@ from seqkit.nn.cells import CELLS, Cell, GRUCell, JordanCell, LSTMCell, Prepared
 from seqkit.nn.convert import from_torch, to_torch
 from seqkit.nn.crf import CRF, iob2_allowed
 from seqkit.nn.dropout import EmbeddingDropout, LockedDropout, WordDropout, embedding_dropout
-from seqkit.nn.faces import GRU, LSTM, RNN
 from seqkit.nn.interop import LeafTracer, safe_globals
 from seqkit.nn.lora import add_lora, merge_lora
 from seqkit.nn.loss import linear_cross_entropy
 from seqkit.nn.recurrent import Recurrent
+from seqkit.nn.rnn import GRU, LSTM, RNN
 from seqkit.nn.state import detach_state
-from seqkit.nn.tracing import Trace
+from seqkit.nn.trace import Trace
 
 __all__ = [
     "ATTENTIONS",

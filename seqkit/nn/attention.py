@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.nn.checks import check_size
-from seqkit.nn.fused.additive import additive_scores
+from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.linear import Linear
 
 

@@ -8,15 +8,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from seqkit.nn.cells.cell import Cell, Prepared, State
+from seqkit.nn.aten import surrounded, uses_onednn, vendor_scan, whole_network
+from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import autocast_enabled, check_choice, dtype_name, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
-from seqkit.nn.entering import check_input, initial_states
-from seqkit.nn.fused import kernel_scan, triton
-from seqkit.nn.fused.triton.agreement import agrees
-from seqkit.nn.packing import Packing
-from seqkit.nn.scan import reference_scan
-from seqkit.nn.vendor import surrounded, uses_onednn, vendor_scan, whole_network
+from seqkit.nn.kernels import kernel_scan, triton
+from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.reference import reference_scan
+from seqkit.nn.kernels.triton.agreement import agrees
+from seqkit.nn.layout import check_input, initial_states
 
 if TYPE_CHECKING:
     from seqkit.nn.recurrent import Recurrent

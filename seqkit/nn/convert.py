@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from seqkit.nn.cells import Cell, GRUCell, LSTMCell, RNNCell
-from seqkit.nn.faces import GRU, LSTM, RNN
 from seqkit.nn.recurrent import Recurrent
+from seqkit.nn.rnn import GRU, LSTM, RNN
 
 FROM_TORCH: dict[type[nn.Module], type[nn.Module]] = {
     nn.RNN: RNN,

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqkit.nn.cells.initialise import refill
-from seqkit.nn.chain import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
 from seqkit.nn.checks import check_flag, check_size, dtype_name, tracing, transformed
-from seqkit.nn.compiled import held
-from seqkit.nn.packing import check_lengths, length_vector
+from seqkit.nn.custom_op import held
+from seqkit.nn.initialise import refill
+from seqkit.nn.kernels.crf import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
+from seqkit.nn.kernels.packing import check_lengths, length_vector
 from seqkit.nn.sending import send, sent_back, where_exact
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.cells.cell import Cell, Prepared, State
-from seqkit.nn.fused.function import Call, scanned
-from seqkit.nn.packing import Packing
-from seqkit.nn.scan import reference_scan
+from seqkit.nn.cell import Cell, Prepared, State
+from seqkit.nn.kernels.autograd import Call, scanned
+from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.reference import reference_scan
 
 _ops = torch.ops.aten  # a test puts its own in its place
 MODES = {"RNN_RELU": 0, "RNN_TANH": 1, "LSTM": 2, "GRU": 3}

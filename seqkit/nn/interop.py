@@ -10,8 +10,8 @@ from torch import nn
 
 from seqkit.nn.attention import Attention
 from seqkit.nn.cells import Cell
-from seqkit.nn.compiled import Operator, describe
 from seqkit.nn.crf import CRF
+from seqkit.nn.custom_op import Operator, describe
 from seqkit.nn.recurrent import Recurrent
 
 _PACKAGE = __name__.partition(".")[0]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.checks import autocast_dtype, dtype_name
-from seqkit.nn.fused.gemm import StepProduct, outer, product
-from seqkit.nn.heap import keep_freed_blocks
+from seqkit.nn.kernels.gemm import StepProduct, outer, product
+from seqkit.nn.kernels.malloc import keep_freed_blocks
 
 # Rows whose logits exist at a time. One core of an AMD EPYC (Zen 5, torch 2.13), ms of forward and backward for 832
 # rows of 256 features in chunks of 64, 128, 256, 512, 832 rows, beside F.linear and F.cross_entropy: vocabulary 6,000:

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
+from seqkit.nn.aten import vendor_network
 from seqkit.nn.backends import Choice, choose, scan, whole_batch
+from seqkit.nn.cell import Prepared, drop_mask, dropped
 from seqkit.nn.cells import Cell, State, resolve_cell
-from seqkit.nn.cells.cell import Prepared, drop_mask, dropped
-from seqkit.nn.cells.initialise import refill
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size, tracing
-from seqkit.nn.compiled import compiled_direction, compiling, describe, held, must_run_outside, outside
-from seqkit.nn.entering import Entered, enter, leave
-from seqkit.nn.packing import Packing, no_rows
-from seqkit.nn.tracing import Trace, trace
-from seqkit.nn.vendor import vendor_network
+from seqkit.nn.custom_op import compiled_direction, compiling, describe, held, must_run_outside, outside
+from seqkit.nn.initialise import refill
+from seqkit.nn.kernels.packing import Packing, no_rows
+from seqkit.nn.layout import Entered, enter, leave
+from seqkit.nn.trace import Trace, trace
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
 Backend = Literal["auto", "reference", "fused", "vendor", "triton"]

@@ -1,10 +1,10 @@
 """Train, resume, evaluate and load runs: the only room that joins configuration, tasks and trainer."""
 
 from seqkit.run.averaging import Average, average
-from seqkit.run.configs import read_config
+from seqkit.run.config_files import read_config
+from seqkit.run.launch import Run, resume, train
+from seqkit.run.loading import compare, evaluate, load, load_predictor, load_translator
 from seqkit.run.seeds import Seeds, train_seeds
-from seqkit.run.training import Run, resume, train
-from seqkit.run.using import compare, evaluate, load, load_predictor, load_translator
 from seqkit.training.devices import device_trouble
 from seqkit.training.distributed import GONE, first, is_lost
 from seqkit.training.scores import counted

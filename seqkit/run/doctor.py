@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.config import Untrusted, UserError, listed
+from seqkit.config import Untrusted
+from seqkit.errors import UserError, listed
 from seqkit.files import LONGEST_LINE, read_json, read_lines, to_json
-from seqkit.run import machine as here
-from seqkit.run.configs import read_config
+from seqkit.run import environment as here
+from seqkit.run.config_files import read_config
 from seqkit.tasks import RunTask
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import Checkpoints, digest, load_weights, not_finite
@@ -38,7 +39,7 @@ class Report:
     """What `doctor` found.
 
     Attributes:
-        machine: see `seqkit.run.machine`.
+        machine: see `seqkit.run.environment`.
         run: the run folder, where one was asked for.
         checks: of the run folder.
     """

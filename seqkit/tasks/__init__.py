@@ -3,10 +3,10 @@
 from seqkit.tasks.base import RunConfig, RunTask
 
 TASKS = {
-    "language_model": "seqkit.tasks.language_model:LanguageModelTask",
-    "sentiment": "seqkit.tasks.sentiment:SentimentTask",
-    "slots": "seqkit.tasks.slots:SlotsTask",
-    "translation": "seqkit.tasks.translation:TranslationTask",
+    "language_model": "seqkit.tasks.language_model.task:LanguageModelTask",
+    "sentiment": "seqkit.tasks.sentiment.task:SentimentTask",
+    "slots": "seqkit.tasks.slots.task:SlotsTask",
+    "translation": "seqkit.tasks.translation.task:TranslationTask",
 }
 
 __all__ = ["TASKS", "RunConfig", "RunTask"]

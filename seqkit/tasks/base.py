@@ -12,13 +12,14 @@ import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from seqkit.config import Names, Section, require
+from seqkit.config import Names, Section
+from seqkit.errors import require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.sending import sent
 from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
-from seqkit.training.progress import require_tensorboard
+from seqkit.training.run_log import require_tensorboard
 from seqkit.training.transfer import Rows
 
 

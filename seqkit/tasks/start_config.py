@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from seqkit.config import Section, from_signature
 from seqkit.nn.lora import add_lora, check_numbers
-from seqkit.training.choice import Choice
 from seqkit.training.patterns import matches
+from seqkit.training.weight_map import Choice
 
 
 def _as_list(value: object) -> object:

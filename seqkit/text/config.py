@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from seqkit.config import Section, nearest
+from seqkit.config import Section
+from seqkit.errors import nearest
 
 FOREIGN = "torchtext:"
 _NAMES = ("word", "bpe", "unigram", "char")

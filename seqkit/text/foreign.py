@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from seqkit.config import UserError, named, nearest
+from seqkit.errors import UserError, named, nearest
 from seqkit.text.config import FOREIGN
 
 NAMES = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
-from seqkit.config import UserError, nearest
+from seqkit.errors import UserError, nearest
 from seqkit.files import read_bytes
 from seqkit.text import marks
 from seqkit.text.config import TextConfig

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.text.config import TextConfig
 from seqkit.text.pipeline import BOS, EOS, SPECIAL_TOKENS
 

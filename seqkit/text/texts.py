@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from seqkit.config import shown
+from seqkit.errors import shown
 
 
 def take_texts(texts: Iterable[str], name: str = "texts") -> list[str]:

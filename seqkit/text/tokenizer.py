@@ -11,9 +11,9 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.files import read_json, write_text
-from seqkit.text import marks, pipeline, storage, training
+from seqkit.text import marks, pipeline, storage, train_tokenizer
 from seqkit.text.config import TextConfig
 from seqkit.text.foreign import splitter
 from seqkit.text.texts import take_texts
@@ -73,7 +73,7 @@ class Tokenizer:
         """
         if isinstance(texts, str):  # else its characters would be the texts
             take_texts(texts)
-        return cls(training.train(texts, config, whole=whole), config)
+        return cls(train_tokenizer.train(texts, config, whole=whole), config)
 
     @classmethod
     def train_counted(cls, counts: Mapping[str, int], config: TextConfig) -> Tokenizer:
@@ -82,7 +82,7 @@ class Tokenizer:
         Raises:
             UserError: see `train`.
         """
-        return cls(training.train_counted(counts, config), config)
+        return cls(train_tokenizer.train_counted(counts, config), config)
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
         """Token ids of each text, in the same order; a blank text gives an empty list (plus <bos>, <eos> if set).

@@ -12,7 +12,7 @@ from seqkit.text import pipeline
 from seqkit.text.config import TextConfig
 from seqkit.text.foreign import load_torchtext
 from seqkit.text.tokenizer import Tokenizer
-from seqkit.text.training import assemble
+from seqkit.text.train_tokenizer import assemble
 
 
 def from_vocab(vocab: Any, config: TextConfig | None = None, special: Mapping[str, str] | None = None) -> Tokenizer:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seqkit.config import UserError, nearest
+from seqkit.errors import UserError, nearest
 from seqkit.files import LONGEST_LINE, read_lines
 from seqkit.text.pipeline import SPECIAL_TOKENS
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.files import flush, read_json, write_with_umask
 from seqkit.training.devices import device_random, set_device_random
 

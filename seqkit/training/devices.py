@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqkit.config import UserError, nearest
+from seqkit.errors import UserError, nearest
 
 KINDS = ("cuda", "mps", "xpu")
 """Kinds of accelerators that `auto` looks for, in this order."""

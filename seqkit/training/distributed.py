@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.training.checkpoint import random_state, seed_all, set_random_state
 from seqkit.training.devices import count, find_device, module_of
 from seqkit.training.signals import Stopped

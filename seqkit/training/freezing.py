@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from seqkit.config import UserError, listed
+from seqkit.errors import UserError, listed
+from seqkit.training.config import TrainingConfig, UnfreezeConfig
 from seqkit.training.patterns import matches, matching
-from seqkit.training.settings import TrainingConfig, UnfreezeConfig
 
 _SHOWN, _LENGTH = 6, 400  # names in a message, and characters; the log has them all
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
+from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.patterns import matches, matching
-from seqkit.training.settings import OptimizerConfig, ScheduleConfig
 
 
 def make_optimizer(

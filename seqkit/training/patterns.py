@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Collection, Iterable
 
-from seqkit.config import UserError, listed, nearest
+from seqkit.errors import UserError, listed, nearest
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -22,10 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from seqkit.config import UserError, option
+from seqkit.errors import UserError, option
 from seqkit.files import exchange, flush
-from seqkit.training.folder import RunFolder, check_name, hidden
 from seqkit.training.locks import Gone, Held, take_lock
+from seqkit.training.run_folder import RunFolder, check_name, hidden
 
 _OTHER = "choose another name=..."
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from seqkit.config import UserError, listed
+from seqkit.errors import UserError, listed
 from seqkit.training.checkpoint import not_finite
-from seqkit.training.choice import Choice
+from seqkit.training.weight_map import Choice
 
 
 @dataclass(frozen=True)

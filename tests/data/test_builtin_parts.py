@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import seqkit.data.builtin as package
-from seqkit.config import UserError, read
+from seqkit.config import read
 from seqkit.data.builtin import NAMES, PARTS, columns, grammar, rows
+from seqkit.errors import UserError
 
 SIZES = {"train": 30_000, "dev": 1_500, "test": 2_000}
 

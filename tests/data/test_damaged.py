@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seqkit.config import UserError
 from seqkit.data import csvfile
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.skipped import Skipped, good_rows
 from seqkit.data.sources import Source, SourceConfig, make_job, open_source
+from seqkit.errors import UserError
 
 FIELDS: dict[str, type] = {"text": str, "label": str}
 

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqkit import __version__
-from seqkit.config import UserError
-from seqkit.data import encoding, vocabulary
+from seqkit.data import token_cache, tokenizer_cache
 from seqkit.data.batching import Ragged
-from seqkit.data.encoding import Encoder, column_arrays, encode_column
 from seqkit.data.sources import SourceConfig, open_source
-from seqkit.data.vocabulary import column_texts, train_tokenizer
+from seqkit.data.token_cache import Encoder, column_arrays, encode_column
+from seqkit.data.tokenizer_cache import column_texts, train_tokenizer
+from seqkit.errors import UserError
 from seqkit.text import TextConfig, Tokenizer
 
 WORDS = ["the", "The", "ox", "isn't", "3.14", "Straße", "été", "été", "你好", "<pad>", "x<eos>", "a--b", "▁", "▁x"]
@@ -84,12 +84,12 @@ def test_a_column_is_tokenised_once_and_mapped(
 ) -> None:
     tokenizer = tokenizers["bpe-words-plain"]
     expected = tokenizer.encode(source.dataset["text"][:])
-    monkeypatch.setattr(encoding, "_ROWS", 7)
+    monkeypatch.setattr(token_cache, "_ROWS", 7)
     first = encode_column(source.dataset, "text", tokenizer)
     assert listed(first) == expected
     assert first.lengths.tolist() == [len(row) for row in expected]
     assert first.digest() == Ragged.from_lists(expected).digest()
-    monkeypatch.setattr(encoding, "_encoded", None)  # from here on nothing is tokenised
+    monkeypatch.setattr(token_cache, "_encoded", None)  # from here on nothing is tokenised
     again = encode_column(source.dataset, "text", tokenizer)
     assert listed(again) == expected
     monkeypatch.setattr(Ragged, "_chunks", property(), raising=False)  # known without a look at the ids
@@ -111,7 +111,7 @@ def test_two_columns_through_one_tokenizer_are_two_entries_of_the_cache(
             for column in ("left", "right"):
                 assert listed(encode_column(data, column, tokenizer)) == tokenizer.encode(data[column][:])
         assert pairs["left"][:] == turned["right"][:] != pairs["right"][:]
-        monkeypatch.setattr(encoding, "_encoded", None)  # the second time nothing is tokenised
+        monkeypatch.setattr(token_cache, "_encoded", None)  # the second time nothing is tokenised
 
 
 def test_the_key_is_the_data_the_tokenizer_and_the_code(
@@ -125,10 +125,10 @@ def test_the_key_is_the_data_the_tokenizer_and_the_code(
         assert listed(ids) == tokenizers[name].encode(source.dataset["text"][:])
         assert files() == max(1, number)
     encode_column(source.dataset.select(range(5)), "text", tokenizers["char"])
-    monkeypatch.setattr(encoding, "ENCODING_VERSION", -1)
+    monkeypatch.setattr(token_cache, "ENCODING_VERSION", -1)
     encode_column(source.dataset, "text", tokenizers["char"])
     assert files() == 5
-    monkeypatch.setattr(encoding, "version", lambda name: "99")
+    monkeypatch.setattr(token_cache, "version", lambda name: "99")
     encode_column(source.dataset, "text", tokenizers["char"])
     assert files() == 6
 
@@ -141,12 +141,12 @@ def test_the_versions_of_foreign_code_are_in_the_key(monkeypatch: pytest.MonkeyP
             raise PackageNotFoundError(name)
         return there[name]
 
-    monkeypatch.setattr(encoding, "version", version)
+    monkeypatch.setattr(token_cache, "version", version)
     config = TextConfig(tokenizer="torchtext:moses")
-    before, plain = encoding.code_versions(config), encoding.code_versions(TextConfig())
+    before, plain = token_cache.code_versions(config), token_cache.code_versions(TextConfig())
     there["sacremoses"] = "4"
-    assert encoding.code_versions(config) != before
-    assert encoding.code_versions(TextConfig()) == plain == [__version__, "1"]
+    assert token_cache.code_versions(config) != before
+    assert token_cache.code_versions(TextConfig()) == plain == [__version__, "1"]
 
 
 def test_what_killed_processes_left_goes_after_a_day(
@@ -185,7 +185,7 @@ def test_damaged_ids_are_made_anew(source: Any, cache: Path, tokenizers: dict[st
 def test_without_a_cache_the_ids_are_in_memory(
     source: Any, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(encoding, "cache_folder", lambda: Path("/dev/null/none"))
+    monkeypatch.setattr(token_cache, "cache_folder", lambda: Path("/dev/null/none"))
     with caplog.at_level(logging.WARNING):
         ids = encode_column(source.dataset, "text", tokenizers["char"])
     assert listed(ids) == tokenizers["char"].encode(source.dataset["text"][:])
@@ -209,14 +209,14 @@ def test_a_full_disk(
 
 
 def test_what_is_remembered_is_bounded(tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "_REMEMBERED", 2000)
+    monkeypatch.setattr(token_cache, "_REMEMBERED", 2000)
     tokenizer = tokenizers["bpe-spaces-plain"]
     encode = Encoder(tokenizer)
     for start in range(0, 400, 10):
         part = [f"word{number} the ox" for number in range(start, start + 10)]
         values, lengths = encode(pa.array(part))
         assert np.split(values.tolist(), np.cumsum(lengths)[:-1])[0].tolist() == tokenizer.encode(part)[0]
-        assert encode._stretches._characters <= 2000 + 12 * (encoding._OVERHEAD + 8)
+        assert encode._stretches._characters <= 2000 + 12 * (token_cache._OVERHEAD + 8)
         assert len(encode._stretches._numbers) < 40
 
 
@@ -226,14 +226,14 @@ def test_long_texts_are_tokenised_in_small_parts(
     path = tmp_path / "a.txt"
     path.write_text("".join("the ox " * (20 if number % 5 else 900) + "\n" for number in range(40)))
     source = open_source(SourceConfig(path=str(path), format="text"), {"text": str}, "train")
-    monkeypatch.setattr(encoding, "_BYTES", 1000)
+    monkeypatch.setattr(token_cache, "_BYTES", 1000)
     arrays = list(column_arrays(source.dataset, "text"))
     assert sum(map(len, arrays)) == 40
     assert len(arrays) > 20
     cut = []
-    plain = encoding._Stretches.__call__
+    plain = token_cache._Stretches.__call__
     monkeypatch.setattr(
-        encoding._Stretches, "__call__", lambda self, texts: (cut.append(len(texts)), plain(self, texts))[1]
+        token_cache._Stretches, "__call__", lambda self, texts: (cut.append(len(texts)), plain(self, texts))[1]
     )
     tokenizer = tokenizers["word-words-plain"]
     assert listed(encode_column(source.dataset, "text", tokenizer)) == tokenizer.encode(source.dataset["text"][:])
@@ -268,7 +268,7 @@ def test_words_are_counted_as_the_library_counts(rows: list[str], config: TextCo
     config = config.model_copy(update=limits)
     texts = [*rows, "the ox <unk> <unk> isn't", "ox the <unk>"]
     parts = [pa.array(part, pa.string()) for part in (texts[:2], texts[2:])]
-    counts = vocabulary._counts(vocabulary.Texts(lambda: iter(parts), ""))
+    counts = tokenizer_cache._counts(tokenizer_cache.Texts(lambda: iter(parts), ""))
     assert counts is not None
     assert Tokenizer.train_counted(counts, config).vocabulary == Tokenizer.train(texts, config).vocabulary
 
@@ -276,8 +276,8 @@ def test_words_are_counted_as_the_library_counts(rows: list[str], config: TextCo
 def test_a_vocabulary_too_large_to_count_is_left_to_the_library(
     source: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocabulary, "_STRETCHES", 3)
+    monkeypatch.setattr(tokenizer_cache, "_STRETCHES", 3)
     texts = column_texts([(source, "text")])
-    assert vocabulary._counts(texts) is None
+    assert tokenizer_cache._counts(texts) is None
     found = train_tokenizer(texts, TextConfig())
     assert found.fingerprint == Tokenizer.train(source.dataset["text"][:], found.config).fingerprint

@@ -12,11 +12,11 @@ import datasets
 import pytest
 from pydantic import ValidationError
 
-from seqkit.config import UserError
 from seqkit.data import hub
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.tagged import has_intents, open_tagged
+from seqkit.errors import UserError
 
 FIELDS: dict[str, type] = {"text": str, "label": str}
 LABELS = ["neg", "pos"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkit.config import listed, nearest, shown
 from seqkit.data.labels import Labels, check_label, label_form
+from seqkit.errors import listed, nearest, shown
 
 WORDS = st.text(st.sampled_from("aé\u0301e한 \u00a0\t"), min_size=1, max_size=6).filter(str.strip)
 

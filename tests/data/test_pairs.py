@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from seqkit.config import UserError
 from seqkit.data import readers
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.sources import Source
+from seqkit.errors import UserError
 
 PAIRS = [("ein Hund läuft", "a dog runs"), ("你好", "hello"), (' "drei"\tvier ', "three\u2028four")]
 

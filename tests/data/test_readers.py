@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seqkit.config import UserError
 from seqkit.data import readers
 from seqkit.data.formats import detect, read
 from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.errors import UserError
 
 TSV = "text\tlabel\na good film\tpos\nein Mädchen, 你好\tneg\n"
 FIELDS: dict[str, type] = {"text": str, "label": str}

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from seqkit.config import UserError
 from seqkit.data import readers, sources
 from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.errors import UserError
 
 FIELDS: dict[str, type] = {"text": str, "label": str}
 ROWS = [("a good film", "pos"), ("ein Mädchen, 你好", "neg"), ("says \"no\" 'twice'", "pos")]

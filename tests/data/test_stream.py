@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkit.data.batching import Ragged
-from seqkit.data.stream import TokenStream, plan_windows
+from seqkit.data.bptt import TokenStream, plan_windows
 
 EOS = 3
 ROWS = st.lists(st.lists(st.integers(4, 30), max_size=6), min_size=1, max_size=12)

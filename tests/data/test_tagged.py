@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from seqkit.config import UserError
 from seqkit.data.sources import Source, SourceConfig
 from seqkit.data.tagged import has_intents, open_tagged
+from seqkit.errors import UserError
 
 ROWS = [
     (["fly", "to", "New York", "ü"], ["O", "O", "B-city", "I-city"]),

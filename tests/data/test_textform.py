@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import from_mapping
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.sources import Source, SourceConfig, open_source
 from seqkit.data.textform import text_encoding
-from seqkit.tasks.parts import SplitData, beside
+from seqkit.errors import UserError
+from seqkit.tasks.common import SplitData, beside
 
 FIELDS: dict[str, type] = {"text": str, "label": str}
 

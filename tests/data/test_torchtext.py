@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from seqkit.config import UserError
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.tagged import open_tagged
 from seqkit.data.torchtext import COLUMNS, Tuples
+from seqkit.errors import UserError
 from seqkit.text import foreign
 
 FIELDS: dict[str, type] = {"text": str, "label": str}

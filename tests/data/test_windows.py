@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkit.config import UserError
 from seqkit.data.batching import BatchingConfig, Plan, Spare, plan_batches
 from seqkit.data.pairs import PairConfig, pairs_job
 from seqkit.data.sources import SourceConfig, make_job
-from seqkit.data.windows import Sizes, Stream, WindowBatches
+from seqkit.data.streaming import Sizes, Stream, WindowBatches
+from seqkit.errors import UserError
 
 
 def write(path: Path, lines: list[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seqkit.decoding import Search, ensemble, replace_unknown
-from seqkit.decoding.limits import length_limits
+from seqkit.decoding.constraints import length_limits
 from seqkit.decoding.penalties import coverage_penalty, length_penalty
 from seqkit.decoding.step import leaves, map_tree, reorder, select
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqkit.decoding import Search
-from seqkit.decoding.choice import best_continuations, draw
+from seqkit.decoding.selection import best_continuations, draw
 
 LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.2, -math.inf, 0.9, 2.2, -0.4], dtype=torch.float64)
 

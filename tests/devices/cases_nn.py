@@ -106,7 +106,7 @@ def test_a_layout_is_sent_once(fake: ModuleType, backend: Any) -> None:
     assert len(traffic.sent) == (4 if backend == "fused" else 2), traffic.sent
     with fake.watched() as traffic:
         module(x, lengths=torch.tensor([3, 5, 1]).to(fake.NAME))
-    assert [place.partition(":")[0] for place in traffic.reads] == ["nn/packing.py"]
+    assert [place.partition(":")[0] for place in traffic.reads] == ["nn/kernels/packing.py"]
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
@@ -229,8 +229,8 @@ def test_conversion_from_torch(fake: ModuleType) -> None:
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
 def test_a_kernel_is_asked_whether_it_agrees(fake: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a card, with the hand-derived kernel in the place of Triton's."""
-    from seqkit.nn.fused import triton
-    from seqkit.nn.fused.triton.agreement import agrees
+    from seqkit.nn.kernels import triton
+    from seqkit.nn.kernels.triton.agreement import agrees
 
     kernel = snn.Recurrent(kind, 3, 4).cell_at(0).kernel()
     monkeypatch.setattr(triton, "triton_kernel", lambda kernel: kernel)

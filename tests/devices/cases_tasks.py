@@ -20,7 +20,7 @@ import seqkit
 from seqkit.models import Spelling
 from seqkit.run import average, evaluate, resume, train
 from seqkit.tasks.sending import sent
-from seqkit.tasks.slots_data import TagBatch
+from seqkit.tasks.slots.data import TagBatch
 from seqkit.training.signals import Stopped
 from seqkit.training.update import Done, Updater
 
@@ -200,7 +200,7 @@ def test_translations_of_every_kind(device: str, generated_data: Path, tmp_path:
     ):
         lines = []
         for where in (device, "cpu"):
-            task = seqkit.run.using.load_translator(runs[0], device=where, **options)
+            task = seqkit.run.loading.load_translator(runs[0], device=where, **options)
             lines.append(
                 [task.format(one, "text", alignments="attention" in options) for one in task.predict(TEXTS[:1])]
             )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seqkit.models import Decoder, Embedding, Encoder, LanguageModel, Seq2Seq, SequenceClassifier, Tagger, WindowEncoder
 from seqkit.models.bridge import Bridge
 from seqkit.nn import ATTENTIONS, Recurrent
-from seqkit.nn.compiled import AVAILABLE
+from seqkit.nn.custom_op import AVAILABLE
 
 LENGTHS = torch.tensor([2, 0, 4, 1])
 ROTTEN = [torch.nan, torch.inf, -torch.inf, 3e38]

@@ -11,7 +11,7 @@ import torch
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
 from seqkit.models.decoder import MIN_ROWS
 from seqkit.nn import Recurrent
-from seqkit.nn.fused.single import SingleStep
+from seqkit.nn.kernels.decode_step import SingleStep
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import seqkit.nn as snn
 from seqkit.nn import backends
-from seqkit.nn.fused import Kernel, triton
-from seqkit.nn.fused.kernel import Tensors
-from seqkit.nn.fused.triton import agreement
-from seqkit.nn.packing import Packing
+from seqkit.nn.kernels import Kernel, triton
+from seqkit.nn.kernels.kernel import Tensors
+from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.triton import agreement
 
 CPU = torch.device("cpu")
 

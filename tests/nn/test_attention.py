@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqkit.nn import ATTENTIONS, Attention, make_attention
-from seqkit.nn.fused import additive
+from seqkit.nn.kernels import additive
 
 
 def build(kind: str, query_size: int = 6, memory_size: int = 5) -> Attention:

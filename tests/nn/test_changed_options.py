@@ -10,7 +10,7 @@ import torch
 
 import seqkit.nn as snn
 from seqkit.nn import backends
-from seqkit.nn.compiled import AVAILABLE
+from seqkit.nn.custom_op import AVAILABLE
 
 ROADS = ["reference", "fused", "auto", *(["compiled"] if AVAILABLE else [])]
 CHANGES = [

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqkit.nn import CRF, chain, iob2_allowed
+from seqkit.nn import CRF, iob2_allowed
+from seqkit.nn.kernels import crf as crf_kernel
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 
@@ -130,10 +131,10 @@ def test_probabilities_that_underflow_are_noticed() -> None:
     crf = make(0.0)
     lengths = torch.tensor([3])
     emissions = torch.zeros(1, 3, 5, dtype=torch.float64)
-    plain = chain.sum_paths(chain.time_first(emissions, lengths, *crf._scores(True)))
+    plain = crf_kernel.sum_paths(crf_kernel.time_first(emissions, lengths, *crf._scores(True)))
     emissions[0, 0, 1], emissions[0, 2, 2] = -900.0, 2000.0  # what is hopeless at first wins in the end
     emissions[0, 1, 1] = -2000.0
-    steep = chain.sum_paths(chain.time_first(emissions, lengths, *crf._scores(True)))
+    steep = crf_kernel.sum_paths(crf_kernel.time_first(emissions, lengths, *crf._scores(True)))
     assert type(plain) is not type(steep)
     assert steep.log_partition.item() == pytest.approx(-900 + 2000)
 
@@ -174,14 +175,14 @@ def test_lower_precision_keeps_its_dtype_in_the_gradient(dtype: torch.dtype) -> 
 def test_nothing_of_a_loss_is_left_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the help of the garbage collector, which comes late."""
     made: list[weakref.ref[Any]] = []
-    plain = chain.sum_paths
+    plain = crf_kernel.sum_paths
 
-    def watched(scores: chain.Chain) -> Any:
+    def watched(scores: crf_kernel.Chain) -> Any:
         paths = plain(scores)
         made.append(weakref.ref(paths))
         return paths
 
-    monkeypatch.setattr(chain, "sum_paths", watched)
+    monkeypatch.setattr(crf_kernel, "sum_paths", watched)
     gc.disable()
     try:
         crf, emissions = make(), torch.randn(1, 3, 5, dtype=torch.float64, requires_grad=True)

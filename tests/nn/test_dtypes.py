@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import seqkit.nn as snn
-from seqkit.nn.fused.additive import additive_scores
+from seqkit.nn.kernels.additive import additive_scores
 
 COMPLEX = [
     ("lstm", {}),

@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.nn as snn
-from seqkit.nn.compiled import AVAILABLE
+from seqkit.nn.custom_op import AVAILABLE
 
 OTHERS = [(5, 2), (7, 2), (3, 2), (5, 4), (1, 1)]
 needs_operators = pytest.mark.skipif(not AVAILABLE, reason="torch before 2.4 has no custom operators")

@@ -16,7 +16,7 @@ import seqkit.nn as snn
 from seqkit.models import Decoder, Embedding
 from seqkit.models.feeding import choose_feeding
 from seqkit.nn import Cell, Recurrent
-from seqkit.nn.compiled import AVAILABLE
+from seqkit.nn.custom_op import AVAILABLE
 from seqkit.nn.linear import Linear
 from seqkit.nn.lora import add_lora, merge_lora, merged
 

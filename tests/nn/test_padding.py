@@ -11,7 +11,7 @@ import torch
 import seqkit.nn as snn
 from seqkit.models.classifier import Pooling
 from seqkit.nn.attention import ATTENTIONS
-from seqkit.nn.compiled import AVAILABLE
+from seqkit.nn.custom_op import AVAILABLE
 
 LENGTHS = [5, 2, 0, 3]
 PADDING = torch.arange(5) >= torch.tensor(LENGTHS).unsqueeze(1)  # (B, T)

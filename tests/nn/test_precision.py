@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import seqkit.nn as snn
-from seqkit.nn.fused.kernel import tanh_
-from seqkit.nn.fused.single import SingleStep
+from seqkit.nn.kernels.decode_step import SingleStep
+from seqkit.nn.kernels.kernel import tanh_
 
 SCALES = [1e-8, 1e-6, 1e-4, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0, 1e2]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import seqkit.nn as snn
-from seqkit.nn import CRF, chain
-from seqkit.nn.compiled import AVAILABLE
+from seqkit.nn import CRF
+from seqkit.nn.custom_op import AVAILABLE
+from seqkit.nn.kernels import crf as crf_kernel
 
 # --- dropout between layers, on every backend -----------------------------------------------------------------------
 
@@ -126,7 +127,7 @@ def test_empty_sequences_where_no_tag_may_both_begin_and_end(scale: float) -> No
         torch.nn.init.normal_(value, std=scale)
     lengths = torch.tensor([0, 3, 0, 2, 4])
     emissions = (torch.randn(5, 4, 3, dtype=torch.float64) * scale).requires_grad_()
-    road = chain.sum_paths(chain.time_first(emissions, lengths, *crf._scores(True)))
+    road = crf_kernel.sum_paths(crf_kernel.time_first(emissions, lengths, *crf._scores(True)))
     assert type(road).__name__ == ("_Scaled" if scale == 1 else "_Logarithms")
     total, plain = crf.log_partition(emissions, lengths), enumerated(crf, emissions, lengths)
     torch.testing.assert_close(total, plain, rtol=1e-11, atol=1e-10)
@@ -152,10 +153,10 @@ def test_both_roads_of_a_chain_agree() -> None:
     for value in crf.parameters():
         torch.nn.init.normal_(value)
     lengths, emissions = torch.tensor([5, 0, 1, 3]), torch.randn(4, 5, 4, dtype=torch.float64) * 5
-    given = chain.time_first(emissions, lengths, *crf._scores(True))
-    fast, slow = chain._Scaled.run(given), chain._Logarithms.run(given)
+    given = crf_kernel.time_first(emissions, lengths, *crf._scores(True))
+    fast, slow = crf_kernel._Scaled.run(given), crf_kernel._Logarithms.run(given)
     assert fast.exact()
-    assert isinstance(chain.sum_paths(given), chain._Scaled)
+    assert isinstance(crf_kernel.sum_paths(given), crf_kernel._Scaled)
     torch.testing.assert_close(fast.log_partition, slow.log_partition, rtol=1e-12, atol=1e-12)
     weights = torch.randn(4, 1, dtype=torch.float64) * (lengths > 0).unsqueeze(1)
     for one, other in zip(fast.posterior(weights), slow.posterior(weights), strict=True):
@@ -171,8 +172,8 @@ def test_a_chain_leaves_the_fast_road_where_a_reachable_tag_underflows(place: st
     emissions[row, step, 1] = -800.0
     with torch.no_grad():
         crf.end[1] = 1600.0
-    found = chain.sum_paths(chain.time_first(emissions, lengths, *crf._scores(True)))
-    assert isinstance(found, chain._Scaled if place == "padding" else chain._Logarithms)
+    found = crf_kernel.sum_paths(crf_kernel.time_first(emissions, lengths, *crf._scores(True)))
+    assert isinstance(found, crf_kernel._Scaled if place == "padding" else crf_kernel._Logarithms)
     for one, length in enumerate(lengths.tolist()):
         scores = [
             sum(emissions[one, at, tag].item() for at, tag in enumerate(path)) + 1600.0 * path[-1]

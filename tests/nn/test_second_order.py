@@ -13,7 +13,7 @@ from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 
 import seqkit.nn as snn
-from seqkit.nn.fused.additive import additive_scores
+from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.linear import Linear
 
 # What this file covers; a new one needs a line here, and a test.

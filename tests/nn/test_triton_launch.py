@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from seqkit.nn.fused.triton import launch
-from seqkit.nn.packing import Packing
+from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.triton import launch
 
 
 class Recorder:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import load, read_config, resume, train
-from seqkit.run.configs import open_run
-from seqkit.tasks.initial import SOURCE_TABLE, TARGET_TABLE, given_by_run
+from seqkit.run.config_files import open_run
+from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, given_by_run
 from seqkit.text import Tokenizer
 
 TASKS = ("language_model", "sentiment", "slots", "translation")

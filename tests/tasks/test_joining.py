@@ -11,9 +11,9 @@ from torch import nn
 
 from seqkit.decoding import Hypothesis, Search
 from seqkit.run import read_config
-from seqkit.tasks.language_model import LanguageModelTask
-from seqkit.tasks.translation import TranslationTask
-from seqkit.tasks.translation_decoding import Translator
+from seqkit.tasks.language_model.task import LanguageModelTask
+from seqkit.tasks.translation.decoding import Translator
+from seqkit.tasks.translation.task import TranslationTask
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training.transfer import Given, Rows, transfer_weights
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import counted, evaluate, load, read_config, resume, train
-from seqkit.tasks.sentiment import SentimentTask
-from seqkit.tasks.sentiment_scores import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.task import SentimentTask
 
 TRAIN = [("good", "a warm film"), ("bad", "a dull film"), ("fair", "a plain film"), ("good", "witty"), ("bad", "weak")]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import seqkit
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import counted, evaluate, load, load_predictor, read_config, resume, train
-from seqkit.tasks.language_model import LanguageModelTask
+from seqkit.tasks.language_model.task import LanguageModelTask
 from seqkit.text import Tokenizer
 
 

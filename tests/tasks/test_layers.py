@@ -13,7 +13,7 @@ from seqkit.models import Embedding, Encoder, SequenceClassifier
 from seqkit.nn import CELLS, Recurrent
 from seqkit.nn.lora import add_lora
 from seqkit.run import read_config
-from seqkit.tasks.layers import reader_groups, recurrent_layers
+from seqkit.tasks.layer_groups import reader_groups, recurrent_layers
 from seqkit.training import TrainingConfig
 from seqkit.training.freezing import Freezing
 

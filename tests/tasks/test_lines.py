@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 import seqkit
 from seqkit import run
-from seqkit.config import UserError
 from seqkit.data.builtin import rows
+from seqkit.errors import UserError
 from seqkit.files import to_json
-from seqkit.tasks.language_model_output import Continuation, LineScore, format_line
+from seqkit.tasks.language_model.predictions import Continuation, LineScore, format_line
 from seqkit.tasks.lines import command_on, has_line_end, one_line
-from seqkit.tasks.slots_output import Tagging, format_tagging, make_tagging
-from seqkit.tasks.translation_output import Translation, format_translation, join_tokens
+from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
+from seqkit.tasks.translation.predictions import Translation, format_translation, join_tokens
 from seqkit.text import TextConfig, Tokenizer
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "2026-11"

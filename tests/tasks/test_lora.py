@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import seqkit
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import average, evaluate, read_config, resume, train
 from seqkit.training.checkpoint import load_weights
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from seqkit.config import Section, UserError
+from seqkit.config import Section
 from seqkit.decoding import Search
+from seqkit.errors import UserError
 from seqkit.models import (
     CharacterEncoder,
     Decoder,
@@ -21,11 +22,11 @@ from seqkit.models import (
     WindowEncoder,
 )
 from seqkit.nn import CELLS, Recurrent
-from seqkit.tasks.language_model_config import language_model_schema
-from seqkit.tasks.parts import EmbeddingConfig, encoder_config, make_recurrent
-from seqkit.tasks.sentiment_config import sentiment_schema
-from seqkit.tasks.slots_config import slots_schema
-from seqkit.tasks.translation_config import DecodingConfig, translation_schema
+from seqkit.tasks.common import EmbeddingConfig, encoder_config, make_recurrent
+from seqkit.tasks.language_model.config import language_model_schema
+from seqkit.tasks.sentiment.config import sentiment_schema
+from seqkit.tasks.slots.config import slots_schema
+from seqkit.tasks.translation.config import DecodingConfig, translation_schema
 
 SUPPLIED = {
     Embedding: {"num_embeddings", "padding_idx", "unk_idx"},

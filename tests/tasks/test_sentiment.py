@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import seqkit
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import counted, evaluate, load, read_config, resume, train
-from seqkit.tasks.sentiment import SentimentTask
-from seqkit.tasks.sentiment_scores import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.task import SentimentTask
 
 
 def tree(folder: Path, **sections: Any) -> dict[str, Any]:
@@ -351,7 +351,7 @@ def test_a_users_own_cell_and_task_are_found_by_name(
     generated_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "mine_cells.py").write_text(
-        "from seqkit.nn import CELLS\nfrom seqkit.tasks.sentiment import SentimentTask\n"
+        "from seqkit.nn import CELLS\nfrom seqkit.tasks.sentiment.task import SentimentTask\n"
         "class MyCell(CELLS['gru']):\n    pass\n"
         "class MyTask(SentimentTask):\n    pass\n"
     )

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqkit
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import counted, evaluate, load, read_config, resume, train
-from seqkit.tasks.slots import SlotsTask
-from seqkit.tasks.slots_output import format_tagging, make_tagging
-from seqkit.tasks.slots_scores import Span, SpanCounts, spans
+from seqkit.tasks.slots.metrics import Span, SpanCounts, spans
+from seqkit.tasks.slots.predictions import format_tagging, make_tagging
+from seqkit.tasks.slots.task import SlotsTask
 
 CITIES = ["Boston", "Lima", "New York", "Oslo", "Rio de Janeiro"]
 
@@ -601,7 +601,7 @@ def test_conll_files_and_no_intent(files: dict[str, str], tmp_path: Path) -> Non
 def test_a_text_of_too_many_tokens_is_cut(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seqkit.tasks.slots.LONGEST", 1000)
+    monkeypatch.setattr("seqkit.tasks.slots.task.LONGEST", 1000)
     found = load(trained).predict(["Oslo " * 1005, "book"])
     assert [len(one.tokens) for one in found] == [1000, 1]
     assert "cut to the first 1,000" in capsys.readouterr().err

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import load, read_config, train
-from seqkit.tasks.slots import SlotsTask
-from seqkit.tasks.slots_data import plain_lists
-from seqkit.tasks.slots_fit import fitted, misfit
+from seqkit.tasks.slots.data import plain_lists
+from seqkit.tasks.slots.split_fit import fitted, misfit
+from seqkit.tasks.slots.task import SlotsTask
 from seqkit.text import TextConfig, Tokenizer
 
 PLACES = ["o'hare", "st.louis", "new york", "la-guardia"]

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqkit import run
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.tasks import RunTask
 from seqkit.text import TextConfig, Tokenizer, take_texts
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import seqkit
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.run import resume
 from seqkit.training.checkpoint import load_weights
 

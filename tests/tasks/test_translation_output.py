@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkit import run
-from seqkit.config import UserError
 from seqkit.decoding import Hypothesis, Search
-from seqkit.tasks.translation_decoding import Translator
-from seqkit.tasks.translation_output import Translation, format_translation, join_tokens, plot_attention
-from seqkit.tasks.translation_scores import CorpusScores, compare_outputs
+from seqkit.errors import UserError
+from seqkit.tasks.translation.decoding import Translator
+from seqkit.tasks.translation.metrics import CorpusScores, compare_outputs
+from seqkit.tasks.translation.predictions import Translation, format_translation, join_tokens, plot_attention
 from seqkit.text import TextConfig, Tokenizer
 
 SENTENCES = [

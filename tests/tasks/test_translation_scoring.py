@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkit import run
-from seqkit.config import UserError
-from seqkit.tasks.translation import TranslationTask
-from seqkit.tasks.translation_config import ScoringConfig
-from seqkit.tasks.translation_scores import CorpusScores, make_bleu
-from seqkit.tasks.translation_scripts import fitting_tokenizer
+from seqkit.errors import UserError
+from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer
+from seqkit.tasks.translation.config import ScoringConfig
+from seqkit.tasks.translation.metrics import CorpusScores, make_bleu
+from seqkit.tasks.translation.task import TranslationTask
 
 sacrebleu = pytest.importorskip("sacrebleu")
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from seqkit.config import UserError
-from seqkit.data import encoding
+from seqkit.data import token_cache
+from seqkit.errors import UserError
 from seqkit.run import read_config, resume, train
-from seqkit.tasks.translation import TranslationTask
-from seqkit.tasks.translation_data import PairBatch
+from seqkit.tasks.translation.data import PairBatch
+from seqkit.tasks.translation.task import TranslationTask
 from seqkit.training import Stopped
 from seqkit.training.checkpoint import load_weights
 
@@ -96,9 +96,9 @@ def test_resumed_in_the_middle_it_ends_with_the_same_weights(
     monkeypatch.setattr(TranslationTask, "loss", loss)
 
     tokenised = []
-    encode = encoding.Encoder.__call__
+    encode = token_cache.Encoder.__call__
     monkeypatch.setattr(
-        encoding.Encoder, "__call__", lambda self, part: (tokenised.append(len(part)), encode(self, part))[1]
+        token_cache.Encoder, "__call__", lambda self, part: (tokenised.append(len(part)), encode(self, part))[1]
     )
     resume(tmp_path / "cut")
     assert tokenised == [40] * 4 + [30] * 2  # the first of the four windows was not tokenised again

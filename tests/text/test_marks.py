@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from seqkit.config import UserError
-from seqkit.data.encoding import Encoder
-from seqkit.tasks.translation_output import join_tokens
-from seqkit.text import TextConfig, Tokenizer, load_vectors
+from seqkit.data.token_cache import Encoder
+from seqkit.errors import UserError
+from seqkit.tasks.translation.predictions import join_tokens
+from seqkit.text import TextConfig, Tokenizer, load_vectors, train_tokenizer
 from seqkit.text.marks import MARK, join, spaced
 
 # Unicode's White_Space; Python's \s counts four control characters more.
@@ -209,13 +209,12 @@ def test_words_of_another_library_are_found_in_the_text(text: str, words: list[s
 
 def test_another_librarys_words_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from seqkit.text import tokenizer as module
-    from seqkit.text import training
 
     def split(name: str) -> Any:
         return lambda text: re.findall(r"New York|<pad>|\w+|[^\w\s]", text)
 
     monkeypatch.setattr(module, "splitter", split)
-    monkeypatch.setattr(training, "splitter", split)
+    monkeypatch.setattr(train_tokenizer, "splitter", split)
     text = "L'homme, New York! (x) ￭a <pad>"
     tokenizer = marked([text], tokenizer="torchtext:moses")
     assert not {0, 1, 2, 3} & set(tokenizer.encode([text])[0])

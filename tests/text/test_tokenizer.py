@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.text import SPECIAL_TOKENS, TextConfig, Tokenizer
 
 KINDS = ("word", "bpe", "unigram", "char")

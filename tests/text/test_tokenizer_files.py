@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from tokenizers import Tokenizer as Backend
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.text import TextConfig, Tokenizer
 
 TEXTS = ["The quick brown fox doesn't jump", "the fox and the dog"]

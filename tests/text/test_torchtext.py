@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.text import TextConfig, Tokenizer, foreign
 from seqkit.text import torchtext as adapter
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.text import SPECIAL_TOKENS, load_vectors
 
 LINES = ["the 0.5 -1.25 3e-2", "Cat 1 2 3", "dog -4 5.5 6", "été 7 8 9", ", 0.1 0.2 0.3"]

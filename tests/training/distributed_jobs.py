@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import from_mapping
 from seqkit.data.batching import Batches
+from seqkit.errors import UserError
 from seqkit.run import counted, evaluate, resume, train
 from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
 from seqkit.training import distributed as processes

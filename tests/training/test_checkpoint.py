@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.files import replace_file, write_text
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import (
@@ -30,7 +30,7 @@ from seqkit.training.checkpoint import (
     unpack,
 )
 from seqkit.training.devices import kept_random
-from seqkit.training.folder import JsonLines, RunFolder
+from seqkit.training.run_folder import JsonLines, RunFolder
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 trees = st.recursive(

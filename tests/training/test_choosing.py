@@ -22,7 +22,7 @@ from seqkit.config import from_mapping
 from seqkit.training import Loss, Task, Trainer, TrainingConfig
 from seqkit.training.best import OLD_TIES
 from seqkit.training.checkpoint import Checkpoints, load_weights
-from seqkit.training.state import State
+from seqkit.training.trainer_state import State
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, math.nan])
 LOSSES = st.sampled_from([0.5, 1.0, math.inf])

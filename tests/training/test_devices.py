@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from seqkit import run
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.training import RunFolder, Stopped, devices, distributed, pick_device
 from seqkit.training.checkpoint import Checkpoints, random_state, seed_all, set_random_state
-from seqkit.training.state import differences, shapes
+from seqkit.training.trainer_state import differences, shapes
 
 
 def there(monkeypatch: pytest.MonkeyPatch, **counts: int) -> None:

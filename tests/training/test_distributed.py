@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from seqkit.config import UserError
 from seqkit.data.batching import Batches, Spare
+from seqkit.errors import UserError
 from seqkit.run import read_config, resume, train
-from seqkit.tasks.language_model import LanguageModelTask
-from seqkit.training import Trainer, TrainingConfig, distributed, loop
+from seqkit.tasks.language_model.task import LanguageModelTask
+from seqkit.training import Trainer, TrainingConfig, distributed
+from seqkit.training import trainer as trainer_module
 from seqkit.training.checkpoint import Checkpoints, load_weights
 
 SCRIPT = Path(__file__).with_name("distributed_jobs.py")
@@ -239,7 +240,7 @@ def test_a_signal_that_comes_while_processes_agree_is_not_lost(tmp_path: Path, m
         trainer._watch.received = 15
         return number
 
-    monkeypatch.setattr(loop, "largest", agree)
+    monkeypatch.setattr(trainer_module, "largest", agree)
     assert not trainer._received()
     assert trainer._received()
 

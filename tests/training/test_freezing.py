@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import from_mapping
+from seqkit.errors import UserError
 from seqkit.models import Decoder, Embedding, Encoder, LanguageModel, Seq2Seq, Tagger
 from seqkit.nn import GRU, LSTM, RNN, Recurrent
 from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig

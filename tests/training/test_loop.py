@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seqkit.config import UserError, from_mapping
-from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig, loop
+from seqkit.config import from_mapping
+from seqkit.errors import UserError
+from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
+from seqkit.training import trainer as trainer_module
 from seqkit.training.checkpoint import Checkpoints, load_weights
 
 
@@ -366,7 +368,7 @@ def test_a_disk_that_is_full_after_a_checkpoint_names_what_is_missing(
     def full(source: Path, target: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(loop, "copyfile", full)
+    monkeypatch.setattr(trainer_module, "copyfile", full)
     with pytest.raises(Stopped) as stopped:
         fit(Regression(), tmp_path, epochs=None, steps=4, checkpoint_every=2)
     assert "cannot write model.safetensors after step 2 (No space left on device)" in str(stopped.value)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRScheduler, OneCycleLR
 
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.training.averaging import MovingAverage
+from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rate
-from seqkit.training.settings import OptimizerConfig, ScheduleConfig
 
 
 def rates(scheduler: LRScheduler, steps: int) -> list[float]:

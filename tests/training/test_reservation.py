@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqkit import run
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.files import exchange
 from seqkit.run.doctor import doctor
-from seqkit.tasks.slots import SlotsTask
-from seqkit.training.folder import RunFolder
+from seqkit.tasks.slots.task import SlotsTask
 from seqkit.training.reservation import Reservation, clear, reserve
+from seqkit.training.run_folder import RunFolder
 from seqkit.training.signals import Stopped
 from seqkit.training.update import NotFinite, Updater
 
@@ -406,7 +406,7 @@ def test_names_are_exchanged_or_nothing_is_done(tmp_path: Path, monkeypatch: pyt
 
 WAITING = """
 import pathlib, sys, time
-from seqkit.tasks.slots import SlotsTask
+from seqkit.tasks.slots.task import SlotsTask
 from seqkit.cli import main
 
 create = SlotsTask.create.__func__

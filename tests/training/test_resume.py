@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from seqkit import run
-from seqkit.config import UserError
+from seqkit.errors import UserError
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import Checkpoints
 from seqkit.training.signals import SignalWatch, Stopped
@@ -274,7 +274,7 @@ def test_a_stop_after_the_last_checkpoint_loses_nothing(
     finished: Path, generated_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
     """A signal while the averaged weights are scored, and a crash while test is scored."""
-    from seqkit.tasks.sentiment import SentimentTask
+    from seqkit.tasks.sentiment.task import SentimentTask
     from seqkit.training import best
 
     tree = configuration(generated_data, average_best=True)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from seqkit.config import UserError, from_mapping
+from seqkit.config import from_mapping
+from seqkit.errors import UserError
 from seqkit.training import TrainingConfig
+from seqkit.training.config import ScheduleConfig
 from seqkit.training.optim import schedule_factor
-from seqkit.training.settings import ScheduleConfig
 
 # Key, the least and the greatest value it takes (None: no bound), and those just beyond.
 BOUNDS: list[tuple[str, Any, Any, list[Any]]] = [

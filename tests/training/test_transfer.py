@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from seqkit.config import UserError
-from seqkit.training.choice import Choice
-from seqkit.training.foreign import read_state_dict, read_words
+from seqkit.errors import UserError
+from seqkit.training.torch_weights import read_state_dict, read_words
 from seqkit.training.transfer import Given, Rows, Transfer, transfer_weights
+from seqkit.training.weight_map import Choice
 
 
 def net(rows: int = 3, size: int = 2) -> nn.ModuleDict:

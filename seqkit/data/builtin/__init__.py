@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError, nearest
 from seqkit.data.builtin.grammar import PARTS, Grammar
+from seqkit.errors import UserError, nearest
 
 NAMES: tuple[str, ...] = ("reviews", "phrases", "travel")
 

@@ -45,8 +45,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seqkit.config import UserError, read
+from seqkit.config import read
 from seqkit.data.builtin.rules import Node, Rule, compile_rules, read_field
+from seqkit.errors import UserError
 
 PARTS = ("train", "dev", "test")
 _TRIES = 100_000

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from seqkit.config import UserError, nearest
+from seqkit.errors import UserError, nearest
 
 # A node of a derivation is a bare tuple, because millions are made: its rule's fields, the place of the head in the
 # tuple (0: none), then the nodes of the parts. The field "" holds the name of the rule.

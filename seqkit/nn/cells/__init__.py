@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from seqkit.nn.cells.cell import Cell, Prepared, State
+from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.cells.gru import GRUCell
 from seqkit.nn.cells.lstm import LSTMCell
 from seqkit.nn.cells.rnn import JordanCell, RNNCell

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqkit.nn.cells.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, keep_mask, zone
-from seqkit.nn.cells.initialise import initialise
+from seqkit.nn.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, keep_mask, zone
 from seqkit.nn.cells.rnn import dropped_weights
 from seqkit.nn.checks import check_choice, check_flag, check_probability
+from seqkit.nn.initialise import initialise
 
 if TYPE_CHECKING:
-    from seqkit.nn.fused.gru import GRUKernel
+    from seqkit.nn.kernels.gru import GRUKernel
 
 
 class GRUCell(Cell):
@@ -130,7 +130,7 @@ class GRUCell(Cell):
         return (new,), {"reset": r, "update": z, "new": n}
 
     def kernel(self) -> GRUKernel | None:
-        from seqkit.nn.fused.gru import GRUKernel
+        from seqkit.nn.kernels.gru import GRUKernel
 
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not GRUCell.step or type(self).project is not GRUCell.project:

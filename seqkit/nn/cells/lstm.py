@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqkit.nn.cells.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, keep_mask, zone
-from seqkit.nn.cells.initialise import ACTIVATIONS, initialise
+from seqkit.nn.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, keep_mask, zone
 from seqkit.nn.cells.rnn import dropped_weights
 from seqkit.nn.checks import check_choice, check_flag, check_probability
+from seqkit.nn.initialise import ACTIVATIONS, initialise
 
 if TYPE_CHECKING:
-    from seqkit.nn.fused.lstm import LSTMKernel
+    from seqkit.nn.kernels.lstm import LSTMKernel
 
 
 class LSTMCell(Cell):
@@ -222,7 +222,7 @@ class LSTMCell(Cell):
 
 @lru_cache(maxsize=64)  # made anew it would cost 10 us a call
 def _kernel(*options: Any) -> LSTMKernel:
-    from seqkit.nn.fused.lstm import LSTMKernel
+    from seqkit.nn.kernels.lstm import LSTMKernel
 
     return LSTMKernel(*options)
 

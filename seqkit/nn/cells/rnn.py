@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqkit.nn.cells.cell import Cell, Prepared, State, drop_mask, dropped, keep_mask, zone
-from seqkit.nn.cells.initialise import ACTIVATIONS, initialise
+from seqkit.nn.cell import Cell, Prepared, State, drop_mask, dropped, keep_mask, zone
 from seqkit.nn.checks import check_choice, check_flag, check_probability
+from seqkit.nn.initialise import ACTIVATIONS, initialise
 
 if TYPE_CHECKING:
-    from seqkit.nn.fused.rnn import RNNKernel
+    from seqkit.nn.kernels.rnn import RNNKernel
 
 NONLINEARITIES = ("tanh", "relu", "identity")
 
@@ -114,7 +114,7 @@ class RNNCell(Cell):
         return (new,), {}
 
     def kernel(self) -> RNNKernel | None:
-        from seqkit.nn.fused.rnn import RNNKernel
+        from seqkit.nn.kernels.rnn import RNNKernel
 
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not RNNCell.step or type(self).project is not RNNCell.project:

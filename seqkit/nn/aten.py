@@ -1,0 +1,248 @@
+"""The machine's own recurrent kernels for plain cells: oneDNN's LSTM, cuDNN's networks, and ATen's loops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.cell import Cell, Prepared, State
+from seqkit.nn.cudnn import network as cudnn_network
+from seqkit.nn.cudnn import serves as cudnn_serves
+from seqkit.nn.kernels.autograd import kernel_scan
+from seqkit.nn.kernels.kernel import Kernel, Tensors
+from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.layout import Entered
+
+if TYPE_CHECKING:
+    from seqkit.nn.recurrent import Recurrent
+
+LSTM_MODE = 2  # oneDNN's number for the LSTM in `mkldnn_rnn_layer`
+SHUT = 1e4  # a pre-activation at which float32's sigmoid is exactly 0 or 1
+
+
+class OneDNNKernel(Kernel):
+    """oneDNN's LSTM layer. Sequences that end early ride in it through one more input feature.
+
+    The feature is 1 on padding, with weight -1e4 into the input gate and +1e4 into the forget gate: both sigmoids
+    saturate exactly, so c passes through the padding bit for bit and no gradient comes back from it. Outputs on the
+    padding are not used; h_n is taken from each sequence's last valid step.
+    """
+
+    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        x, weight_ih = _rectangle(given, packing)
+        steps, rows, hidden_size = len(packing.batch_sizes), packing.batch_sizes[0], given["c0"].size(1)
+        # The workspace that backward needs is only made while gradients are enabled.
+        with torch.set_grad_enabled(save):
+            found = torch.ops.aten.mkldnn_rnn_layer.default(
+                *self._arguments(given, x, weight_ih, rows), *_layout(given, save)
+            )
+        out, _, cy, workspace = found
+        flat = out.view(steps * rows, hidden_size)
+        outputs = flat if packing.is_rectangle else flat.index_select(0, packing.rectangle.to(flat.device))
+        finished = outputs[-rows:].clone() if packing.is_rectangle else outputs.index_select(0, _ends(packing, flat))
+        if rows < packing.batch_size:
+            finished = torch.cat([finished, given["h0"][rows:]])
+        final_c = torch.cat([cy, given["c0"][rows:]]) if rows < packing.batch_size else cy
+        saved = {"x": x, "weight_ih": weight_ih, "out": out, "cy": cy, "workspace": workspace} if save else {}
+        return [outputs, finished, final_c], saved
+
+    def _output_gradient(self, out: Tensor, packing: Packing, grads: Sequence[Tensor | None]) -> Tensor:
+        """The gradient of all outputs on the rectangle; h_n are copies of output rows, so theirs joins there."""
+        rows, outer, final = packing.batch_sizes[0], grads[0], grads[1]
+        if packing.is_rectangle and outer is not None and final is None:
+            return outer.contiguous().view(out.shape)
+        flat = out.new_zeros(out.size(0) * rows, out.size(2))
+        place = packing.rectangle.to(out.device)
+        if outer is not None:
+            flat.index_copy_(0, place, outer)
+        if final is not None:
+            flat.index_add_(0, place.index_select(0, _ends(packing, out)), final[:rows])
+        return flat.view(out.shape)
+
+    def _arguments(self, given: Tensors, x: Tensor, weight_ih: Tensor, rows: int) -> list[Tensor]:
+        none = weight_ih.new_zeros(weight_ih.size(0))
+        biases = [given.get("bias_ih", none), given.get("bias_hh", none)]
+        states = [given["h0"][:rows], given["c0"][:rows]]
+        return [part.contiguous() for part in (x, weight_ih, given["weight_hh"], *biases, *states)]
+
+    def backward(
+        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+    ) -> Tensors:
+        x, weight_ih, out = saved["x"], saved["weight_ih"], saved["out"]
+        steps, rows = x.shape[:2]
+        size, features = out.size(2), given["x"].size(1)
+        d_out = self._output_gradient(out, packing, grads)
+        d_c = torch.zeros_like(saved["cy"]) if grads[2] is None else grads[2][:rows].contiguous()
+        d_h = torch.zeros_like(d_c)
+        arguments = self._arguments(given, x, weight_ih, rows)
+        has_bias = "bias_ih" in given
+        found = torch.ops.aten.mkldnn_rnn_layer_backward.default(
+            *arguments, out, d_h, saved["cy"], d_out, d_h, d_c,
+            False, LSTM_MODE, size, 1, has_bias, True, False, [], False, saved["workspace"],
+        )  # fmt: skip
+        d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_h0, d_c0 = found
+        d_x = d_x.reshape(steps * rows, d_x.size(-1))
+        if not packing.is_rectangle:
+            d_x, d_weight_ih = (
+                d_x.index_select(0, packing.rectangle.to(d_x.device))[:, :features],
+                d_weight_ih[:, :features],
+            )
+        result = {"x": d_x, "weight_ih": d_weight_ih, "weight_hh": d_weight_hh}
+        result |= {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh} if has_bias else {}
+        for name, grad, passed in (("h0", d_h0, grads[1]), ("c0", d_c0, grads[2])):
+            rest = given[name].new_zeros(packing.batch_size - rows, size) if passed is None else passed[rows:]
+            result[name] = torch.cat([grad, rest]) if rows < packing.batch_size else grad
+        return result
+
+
+def _ends(packing: Packing, like: Tensor) -> Tensor:
+    """Where each living sequence's last step lies in the packed outputs (`last_rows` counts initial states first)."""
+    return packing.last_rows[: packing.batch_sizes[0]].to(like.device) - packing.batch_size
+
+
+def _layout(given: Tensors, save: bool) -> list[Any]:
+    """The arguments of `mkldnn_rnn_layer` after its tensors."""
+    return [False, [], LSTM_MODE, given["c0"].size(1), 1, "bias_ih" in given, False, False, save]
+
+
+def _rectangle(given: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
+    """Input (T, b_0, I) and W_ih; with an extra feature each where sequences end early (see `OneDNNKernel`)."""
+    x, weight = given["x"], given["weight_ih"]
+    steps, rows, features = len(packing.batch_sizes), packing.batch_sizes[0], x.size(1)
+    if packing.is_rectangle:
+        return x.reshape(steps, rows, features), weight
+    padded = x.new_zeros(steps * rows, features + 1)
+    padded[:, features] = 1
+    padded.index_copy_(0, packing.rectangle.to(x.device), torch.nn.functional.pad(x, (0, 1)))
+    gate = weight.size(0) // 4
+    column = weight.new_zeros(weight.size(0), 1)
+    column[:gate], column[gate : 2 * gate] = -SHUT, SHUT
+    return padded.view(steps, rows, features + 1), torch.cat([weight, column], 1)
+
+
+@lru_cache(maxsize=1)
+def onednn_lstm() -> OneDNNKernel | None:
+    """The oneDNN kernel if this torch has the operators with the arguments it needs, else None."""
+    try:
+        known = torch.ops.aten.mkldnn_rnn_layer.default._schema.arguments
+        backward = torch.ops.aten.mkldnn_rnn_layer_backward.default._schema.arguments
+    except AttributeError:
+        return None
+    fits = len(known) == 16 and known[-1].name == "train" and len(backward) == 23 and backward[-1].name == "workspace"
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return OneDNNKernel() if fits and available else None
+
+
+def uses_onednn(mode: str, rows: Tensor) -> bool:
+    """Whether oneDNN's LSTM serves this call; everything else goes to ATen's packed kernels."""
+    return bool(
+        mode == "LSTM"
+        and rows.device.type == "cpu"
+        and rows.dtype == torch.float32
+        and torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.enabled takes twice as long
+        and onednn_lstm() is not None
+    )
+
+
+# oneDNN computes on the padding too, so a ragged batch runs in stretches of time with fewer and fewer rows. Training,
+# lengths uniform in T/2..T, one core, ms in 1, 2, 3, 4 stretches: (50,32,128,128) 11.1 10.4 10.3 10.8;
+# (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1 3.5 3.8.
+FALL = 0.7
+
+
+def _stretches(packing: Packing, hidden_size: int) -> int:
+    rows = packing.batch_sizes[0]
+    return 1 if packing.is_rectangle or rows < 32 else 3 if rows * hidden_size >= 16384 else 2
+
+
+def vendor_network(module: Recurrent, entered: Entered) -> tuple[Tensor, State] | None:
+    """All layers and directions in one call of ATen, as torch.nn makes it; None where that is not possible.
+
+    It saves 50 us (with a backward pass 300 us) per layer and direction. Returns outputs, packed (N, size) or for full
+    batches (T, B, size), and the final states (layer-directions, B, size).
+    """
+    packing, mode = entered.packing, module.vendor_mode(entered.x.device.type)
+    if mode is None or surrounded(module, mode, entered.x):
+        return None
+    if packing.is_full:
+        x = entered.x if entered.x.dim() == 3 else entered.x.reshape(packing.num_steps, packing.batch_size, -1)
+        return whole_network(module, mode, x, entered.states, packing)
+    # ATen's packed kernels want every sequence to have a step, never reach oneDNN, and are slow to train.
+    unfit = torch.is_grad_enabled() or uses_onednn(mode, entered.x) or packing.first_rows < packing.batch_size
+    if unfit and not cudnn_serves(mode, entered.x):
+        return None
+    return whole_network(module, mode, entered.data, entered.states, packing)
+
+
+def surrounded(module: Recurrent, mode: str, data: Tensor) -> bool:
+    """Whether something happens between or inside layers that one call for all of them knows nothing of."""
+    return bool(
+        module.residual
+        or (module.locked_dropout and module.training)
+        or (module.checkpoint_chunks > 1 and torch.is_grad_enabled())
+        # Our own dropout, whose masks a second derivative can see; cuDNN's stay inside it.
+        or (module.dropout and module.training and module.num_layers > 1 and cudnn_serves(mode, data))
+    )
+
+
+def whole_network(module: Recurrent, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
+    """One call on (T, B, I) for full batches, else on packed rows (N, I): outputs alike, and final states."""
+    count = module.num_layers * module.num_directions
+    weights = [module.prepare(index, x, (0,)).weights for index in range(count)]
+    if cudnn_serves(mode, x):
+        cells = [module.cell_at(index) for index in range(count)]
+        own = [list(one.values()) for one in weights]
+        return cudnn_network(cells, module.num_directions, mode, x, packing, states, own)
+    flat = [value.contiguous() for one in weights for value in one.values()]
+    dropout = module.dropout if module.training else 0.0
+    options = (flat, "bias_ih" in weights[0], module.num_layers, dropout, module.training, module.bidirectional)
+    run, begin = getattr(torch._VF, mode.lower()), [part.contiguous() for part in states]
+    hx: Any = begin if len(begin) > 1 else begin[0]
+    if packing.is_full:
+        output, *finals = run(x.contiguous(), hx, *options, False)
+    else:
+        output, *finals = run(x, torch.tensor(packing.batch_sizes, device="cpu"), hx, *options)
+    return output, tuple(finals)
+
+
+def vendor_scan(
+    cell: Cell, mode: str, rows: Tensor, packing: Packing, state: State, prepared: Prepared
+) -> tuple[Tensor, State]:
+    """One plain cell in one direction on ATen's kernel; see `reference_scan` for what comes out.
+
+    Args:
+        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
+    """
+    weights, kernel = prepared.weights, onednn_lstm()
+    if kernel is not None and uses_onednn(mode, rows) and "weight_hr" not in weights:
+        parts = packing.falling(FALL, _stretches(packing, state[-1].size(1)))
+        # Not a slice each: the gradient of a slice is as large as the whole, and they would be added up.
+        pieces = rows.split_with_sizes([end - first for _, first, end in parts]) if len(parts) > 1 else [rows]
+        outputs = []
+        for (part, _, _), piece in zip(parts, pieces, strict=True):
+            output, state = kernel_scan(cell, kernel, piece, part, state, prepared)
+            outputs.append(output)
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
+    if cudnn_serves(mode, rows):
+        x = rows.view(packing.num_steps, packing.batch_size, -1) if packing.is_full else rows
+        states = tuple(part.unsqueeze(0) for part in state)
+        output, ends = cudnn_network([cell], 1, mode, x, packing, states, [list(weights.values())])
+        return (output.flatten(0, 1) if packing.is_full else output), tuple(part.squeeze(0) for part in ends)
+    alive = packing.batch_sizes[0]
+    begin = tuple(part[:alive].unsqueeze(0).contiguous() for part in state)
+    flat, bias = list(weights.values()), "bias_ih" in weights
+    run = getattr(torch._VF, mode.lower())
+    hx: Any = begin if len(begin) > 1 else begin[0]
+    if packing.is_rectangle:
+        x = rows.view(len(packing.batch_sizes), alive, -1)
+        output, *final = run(x, hx, flat, bias, 1, 0.0, cell.training, False, False)
+        output = output.flatten(0, 1)
+    else:
+        sizes = torch.tensor(packing.batch_sizes, device="cpu")
+        output, *final = run(rows, sizes, hx, flat, bias, 1, 0.0, cell.training, False)
+    living = zip(final, state, strict=True)
+    return output, tuple(torch.cat([part.squeeze(0), old[alive:]]) for part, old in living)

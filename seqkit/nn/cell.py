@@ -1,0 +1,281 @@
+"""The cell contract: one step of mathematics, and what `Recurrent` needs to know to run it over time."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqkit.nn.checks import check_choice, check_goes_with, check_size
+from seqkit.nn.initialise import refill
+
+if TYPE_CHECKING:
+    from seqkit.nn.kernels.kernel import Kernel
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a cell fixes once per sequence: effective weights and sampled masks.
+
+    Rows are ordered as in the packed layout of `PackedSequence`: sequences sorted by falling length, and at step t
+    only the first b_t rows are alive. B is the batch size and N the sum of all b_t.
+
+    Attributes:
+        weights: the cell's parameters by name, after weight drop.
+        sequence_masks: masks held for the whole sequence, each (B, size).
+        step_masks: masks drawn anew at every step, each (N, size).
+    """
+
+    weights: Mapping[str, Tensor]
+    sequence_masks: Mapping[str, Tensor] = field(default_factory=dict)
+    step_masks: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def mask(self, name: str) -> Tensor | None:
+        """The mask called `name`, or None if none was sampled (evaluation, or a rate of zero)."""
+        found = self.step_masks.get(name)
+        return self.sequence_masks.get(name) if found is None else found
+
+    def cut(self, first: int, end: int) -> Prepared:
+        """The part that belongs to the packed rows [first, end)."""
+        return replace(self, step_masks={name: mask[first:end] for name, mask in self.step_masks.items()})
+
+    def split(self, batch_sizes: Sequence[int]) -> list[Prepared]:
+        """One `Prepared` per step, its masks cut to the rows alive at that step."""
+        if not self.sequence_masks and not self.step_masks:
+            return [self] * len(batch_sizes)
+        cut = {name: mask.split_with_sizes(list(batch_sizes)) for name, mask in self.step_masks.items()}
+        return [
+            replace(
+                self,
+                sequence_masks={name: mask[:size] for name, mask in self.sequence_masks.items()},
+                step_masks={name: pieces[t] for name, pieces in cut.items()},
+            )
+            for t, size in enumerate(batch_sizes)
+        ]
+
+
+class Cell(nn.Module):
+    """Base class of every cell; subclass it, write `step`, and `Recurrent` gives it time, layers, directions, lengths.
+
+    A subclass takes `input_size` and `hidden_size` (and its own keywords), and overrides `step` and usually
+    `project`. Nothing else is required; parameters may be plain `nn.Parameter`s or whole submodules.
+
+    Class attributes:
+        state_names: the names of the state's tensors; the first is the output.
+        flat: True if `Recurrent` shall hold the parameters itself under torch's names (`weight_ih_l0`,
+            `weight_ih_l0_reverse`, ...). The cell must then read its parameters from `prepared.weights` only.
+        fixed: options that decide which parameters there are; setting one to another value later is refused. All
+            others may be changed at any time, and the next call heeds them.
+
+    Args:
+        input_size: features of the input, I.
+        hidden_size: features of the state, H.
+        state_sizes: features of each state tensor; by default H for every name in `state_names`.
+
+    Raises:
+        TypeError, ValueError: a size that is not a positive int.
+    """
+
+    state_names: tuple[str, ...] = ("h",)
+    flat: bool = False
+    fixed: tuple[str, ...] = ("input_size", "hidden_size", "state_sizes")
+    # What `watch` keeps.
+    operator: Any = None
+    has_kernel: bool = False
+
+    def __init__(self, input_size: int, hidden_size: int, *, state_sizes: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.input_size = check_size("input_size", input_size)
+        self.hidden_size = check_size("hidden_size", hidden_size)
+        self.state_sizes = tuple(state_sizes or [hidden_size] * len(self.state_names))
+        self.weight_names: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.fixed and self.__dict__.get(name, value) != value:
+            raise AttributeError(
+                f"{name} of a {type(self).__name__} decides which parameters it has and cannot be changed from "
+                f"{self.__dict__[name]!r} to {value!r}; make a new module"
+            )
+        super().__setattr__(name, value)
+        if "_describe" in self.__dict__ and name not in ("training", "operator", "has_kernel", "_describe"):
+            self.watch(self._describe)
+
+    def watch(self, describe: Callable[[Cell], Any]) -> None:
+        """Keep `operator = describe(self)` and `has_kernel` up to date, whatever option is changed from here on.
+
+        They cost too much to be made at every call, and a compiler could not look inside.
+        """
+        self._describe = describe
+        self.operator, self.has_kernel = describe(self), self.kernel() is not None
+
+    @property
+    def output_size(self) -> int:
+        """Features of the output, which is `state[0]`."""
+        return self.state_sizes[0]
+
+    def declare(
+        self, name: str, *shape: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Register an uninitialised parameter of the given shape, to be found in `prepared.weights[name]`."""
+        self.register_parameter(name, nn.Parameter(torch.empty(*shape, device=device, dtype=dtype)))
+        self.weight_names = (*self.weight_names, name)
+
+    def lift(self) -> dict[str, nn.Parameter]:
+        """Hand the declared parameters over to a `Recurrent` (only for `flat` cells); the cell keeps their names."""
+        lifted = {name: self._parameters.pop(name) for name in self.weight_names}
+        return {name: value for name, value in lifted.items() if value is not None}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The declared parameters by name; parametrizations are honoured."""
+        return {name: getattr(self, name) for name in self.weight_names}
+
+    def reset(self, weights: Mapping[str, Tensor]) -> None:
+        """Initialise the given parameters in place. A cell of submodules has nothing to do here."""
+
+    def reset_parameters(self) -> None:
+        """Initialise the cell's own parameters."""
+        refill(self, {name: name for name in self.weight_names}, self.reset)
+
+    def prepare(self, weights: Mapping[str, Tensor], batch_sizes: Sequence[int]) -> Prepared:
+        """Fix weights and sample masks for one sequence; runs once per layer, direction and call.
+
+        Args:
+            weights: the parameters by name (see `flat`).
+            batch_sizes: rows alive at each step; their sum is N. `batch_sizes[0]` is the largest. (While a compiler
+                traces, the sizes after the first come as one number, so that T stays open.)
+        """
+        return Prepared(weights)
+
+    def project(self, x: Tensor, prepared: Prepared) -> Tensor:
+        """The part of the step that depends on the input alone, for all steps at once: (N, I) -> (N, P)."""
+        return x
+
+    def step(self, projected: Tensor, state: State, prepared: Prepared) -> tuple[State, dict[str, Tensor]]:
+        """One step: (b, P) and the state, each (b, size), to the new state and the named gates, each (b, size).
+
+        Must be pure: no change in place, no randomness (that belongs to `prepare`).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define step(projected, state, prepared)")
+
+    def kernel(self) -> Kernel | None:
+        """The fused kernel that computes exactly this cell, or None if it has none."""
+        return None
+
+    def vendor_mode(self) -> str | None:
+        """ATen's name of this cell in its present mode: "LSTM", "GRU", "RNN_TANH", "RNN_RELU"; None if it has none."""
+        return None
+
+    def cudnn_mode(self) -> str | None:
+        """As `vendor_mode`, of what cuDNN computes, which may be more than ATen does well on the CPU."""
+        return self.vendor_mode()
+
+    def initial_state(self, batch_size: int, like: Tensor) -> State:
+        """Zeros, each (batch_size, size), with the device and dtype of `like`."""
+        return tuple(like.new_zeros(batch_size, size) for size in self.state_sizes)
+
+    def run(self, x: Tensor, state: State | None) -> State:
+        """One step on the cell's own parameters: x (B, I) or (I,), each state (B, size) or (size,)."""
+        self._check(x, state)
+        batched = x.dim() == 2
+        rows = x if batched else x.unsqueeze(0)
+        prepared = self.prepare(self.weights(), [rows.size(0)])
+        projected = self.project(rows, prepared)
+        if state is None:
+            state = self.initial_state(rows.size(0), projected)
+        elif not batched:
+            state = tuple(part.unsqueeze(0) for part in state)
+        new, _ = self.step(projected, state, prepared)
+        return new if batched else tuple(part.squeeze(0) for part in new)
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """One step: input (B, I) or (I,), optional state tuple, each (B, size) or (size,), to the new state tuple."""
+        return self.run(input, hx)
+
+    def extra_repr(self) -> str:
+        """For `print`: the sizes, and the options that are not the constructor's defaults."""
+        parts = [str(self.input_size), str(self.hidden_size)]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if name in ("input_size", "hidden_size", "device", "dtype") or parameter.default is parameter.empty:
+                continue
+            value = getattr(self, name, parameter.default)
+            plain = isinstance(value, (bool, int, float, str))  # a cell of one's own may keep anything under the name
+            default = self.hidden_size if name == "output_size" and not parameter.default else parameter.default
+            if plain and value != default:
+                parts.append(f"{name}={value!r}")
+        return ", ".join(parts)
+
+    def _check(self, x: Tensor, state: State | None) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"input must be a Tensor, got {type(x).__name__}")
+        if x.dim() not in (1, 2):
+            raise ValueError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
+        if x.size(-1) != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {x.size(-1)} expected {self.input_size}")
+        parameter = next(self.parameters(), None)
+        if parameter is not None:
+            check_goes_with("input", x, parameter, RuntimeError)
+        if state is None:
+            return
+        if len(state) != len(self.state_sizes):
+            raise ValueError(f"hx must hold {len(self.state_sizes)} tensors {self.state_names}, got {len(state)}")
+        for label, part, size in zip(self.state_names, state, self.state_sizes, strict=True):
+            if not isinstance(part, Tensor):
+                raise TypeError(f"hx ({label}) must be a Tensor, got {type(part).__name__}")
+            if part.dim() not in (1, 2):
+                raise ValueError(f"{name}: Expected hx ({label}) to be 1D or 2D, got {part.dim()}D instead")
+            if part.shape != (*x.shape[:-1], size):
+                raise RuntimeError(f"hx ({label}) must have shape {(*x.shape[:-1], size)}, got {tuple(part.shape)}")
+            if parameter is not None:
+                check_goes_with(f"hx ({label})", part, parameter, RuntimeError)
+
+
+def _real(like: Tensor) -> torch.dtype:
+    """The dtype of a mask: bernoulli_ takes no complex numbers (and dynamo no `to_real`)."""
+    return like.dtype.to_real() if like.is_complex() else like.dtype
+
+
+def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
+    """Inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
+    mask = torch.empty(rows, size, dtype=_real(like), device=like.device)
+    return mask.zero_() if rate == 1 else mask.bernoulli_(1 - rate).div_(1 - rate)
+
+
+DROPOUT_KINDS = ("gal", "semeniuta")
+"""Kinds of recurrent dropout of gated cells."""
+
+
+def gated_masks(
+    cell: Cell, like: Tensor, batch_sizes: Sequence[int], kind: str, rate: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Masks of a gated cell's recurrent dropout: those of the sequence ("recurrent") and of its steps ("update")."""
+    if not rate:
+        return {}, {}
+    # The kind may have been changed since the cell was made.
+    if check_choice("recurrent_dropout_kind", kind, DROPOUT_KINDS) == "gal":
+        return {"recurrent": drop_mask(like, batch_sizes[0], cell.output_size, rate)}, {}
+    return {}, {"update": drop_mask(like, sum(batch_sizes), cell.hidden_size, rate)}
+
+
+def dropped(value: Tensor, rate: float) -> Tensor:
+    """Inverted dropout, drawn for each element; torch's own takes no complex numbers."""
+    if not value.is_complex():
+        return F.dropout(value, rate)
+    return value * F.dropout(torch.ones_like(value, dtype=_real(value)), rate)
+
+
+def keep_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
+    """Zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
+    return torch.empty(rows, size, dtype=_real(like), device=like.device).bernoulli_(rate)
+
+
+def zone(new: Tensor, old: Tensor, keep: Tensor | float) -> Tensor:
+    """Zoneout: `old` where keep is 1, `new` where it is 0, and their mean weighted by keep in between."""
+    return new + keep * (old - new)

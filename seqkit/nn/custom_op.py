@@ -1,0 +1,292 @@
+"""The road of `torch.compile`, `torch.export` and `torch.jit.trace`: one opaque operator per layer and direction.
+
+A step loop would be unrolled by the compiler, and lengths would break the graph, so a whole scan is one operator,
+`seqkit::scan`, on the padded layout. Its backward, `seqkit::scan_backward`, runs the forward scan again, since the
+sizes of what it would have to keep depend on the lengths.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
+from torch.nn.utils.rnn import PackedSequence
+
+from seqkit.nn.cells import Cell, Prepared, State
+from seqkit.nn.checks import tracing
+from seqkit.nn.kernels import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
+from seqkit.nn.kernels.kernel import Tensors
+from seqkit.nn.kernels.packing import Packing, check_lengths
+from seqkit.nn.kernels.triton.agreement import agrees
+from seqkit.nn.sending import send
+
+if TYPE_CHECKING:
+    from seqkit.nn.recurrent import Recurrent
+
+KERNELS: dict[str, type[Kernel]] = {"lstm": LSTMKernel, "gru": GRUKernel, "rnn": RNNKernel}
+AVAILABLE = hasattr(torch.library, "custom_op")  # torch 2.4 and later
+
+
+class Operator(NamedTuple):
+    """What the operator needs to know of a cell: a text to make its kernel from, and the weights it does not take.
+
+    `left_out` is None where the kernel does the input projection itself.
+    """
+
+    text: str
+    left_out: tuple[str, ...] | None
+
+
+def describe(cell: Cell) -> Operator | None:
+    """The operator's view of a cell, or None if the cell has no kernel or this torch no custom operators."""
+    kernel: Any = cell.kernel()
+    names = [name for name, kind in KERNELS.items() if type(kernel) is kind]
+    if not names or not AVAILABLE:
+        return None
+    text = json.dumps([names[0], asdict(kernel)])
+    return Operator(text, kernel.projection_weights if kernel.takes_projected else None)
+
+
+def compiling(module: Recurrent, data: Tensor) -> bool:
+    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call on `data`, and the operator
+    serves it."""
+    return (
+        (torch.compiler.is_compiling() or tracing())
+        and module.backend != "reference"
+        and not data.is_complex()
+        and all(module.cell_at(index).operator is not None for index in range(len(module.cells)))
+    )
+
+
+def must_run_outside(module: Recurrent, input: Any, lengths: Any) -> bool:
+    """Whether `torch.compile` looks at a call that it cannot take: its steps are known from the data alone, and no
+    operator serves it."""
+    if not torch.compiler.is_compiling():
+        return False
+    if isinstance(input, PackedSequence) or not AVAILABLE:
+        return True
+    return lengths is not None and isinstance(input, Tensor) and not compiling(module, input)
+
+
+@_disable_dynamo
+def _between(function: Callable[..., Any], *given: Any) -> Any:
+    return function(*given)
+
+
+def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function as it is, between two graphs: `torch.compile` breaks its graph here.
+
+    Raises:
+        RuntimeError: `torch.export` is at work, which wants one graph.
+    """
+    if not torch.compiler.is_dynamo_compiling():
+        raise RuntimeError(
+            f"torch.export cannot take {what}: how many steps there are is known from the data alone, and no operator "
+            "serves it"
+        )
+    return _between(function, *given)
+
+
+@lru_cache(maxsize=256)
+def _kernel(text: str) -> Kernel:
+    name, options = json.loads(text)
+    return KERNELS[name](**options)
+
+
+def _kernel_for(text: str, given: Tensors) -> Kernel:
+    """The kernel of a text, on a CUDA device in its Triton form where there is one."""
+    kernel, like = _kernel(text), given["h0"]
+    if like.device.type != "cuda" or like.dtype not in triton.DTYPES:
+        return kernel
+    found = triton.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
+    return kernel if found is None or found.takes_projected != kernel.takes_projected else found
+
+
+def _gather(names: str, reverse: bool, lengths: Tensor | None, tensors: list[Tensor]) -> tuple[Tensors, Packing]:
+    """The operator's padded arguments in the packed layout that kernels take."""
+    given = dict(zip(names.split(","), tensors, strict=True))
+    source = "projected" if "projected" in given else "x"
+    steps, batch = given[source].shape[:2]
+    if lengths is None:
+        packing = Packing.full(steps, batch)
+    else:
+        packing = Packing.from_lengths(check_lengths(lengths, batch, steps), steps, given[source].device)
+    rows = packing.pack(given[source])
+    given[source] = (packing.flip(rows) if reverse else rows).contiguous()
+    for name, value in given.items():
+        if name in ("h0", "c0"):
+            given[name] = packing.sort(value).contiguous()
+        elif name.startswith("mask_") and name != "mask_recurrent":
+            given[name] = value[: rows.size(0)]  # drawn for T * B rows; any N of them are as random
+    return given, packing
+
+
+def _scan(
+    kernel: str, names: str, reverse: bool, lengths: Tensor | None, output_size: int, tensors: list[Tensor]
+) -> list[Tensor]:
+    given, packing = _gather(names, reverse, lengths, tensors)
+    states = [given[name] for name in ("h0", "c0") if name in given]
+    if not packing.batch_sizes:
+        return [_no_outputs(given, packing, output_size), *(packing.unsort(state).clone() for state in states)]
+    (outputs, *finals), _ = _kernel_for(kernel, given).forward(given, packing, False)
+    outputs = packing.flip(outputs) if reverse else outputs
+    return [packing.unpack(outputs).clone(), *(packing.unsort(final).clone() for final in finals)]
+
+
+def _no_outputs(given: Tensors, packing: Packing, output_size: int) -> Tensor:
+    """Outputs (T, B, output_size) where no sequence has a step."""
+    return given["h0"].new_zeros(packing.num_steps, packing.batch_size, output_size)
+
+
+def _scan_backward(
+    kernel: str,
+    names: str,
+    needed: str,
+    reverse: bool,
+    lengths: Tensor | None,
+    grads: list[Tensor],
+    tensors: list[Tensor],
+) -> list[Tensor]:
+    given, packing = _gather(names, reverse, lengths, tensors)
+    wanted = needed.split(",")
+    d_out, *d_states = grads
+    sorted_states = [packing.sort(grad).contiguous() for grad in d_states]
+    result: Tensors = dict(zip(("h0", "c0"), sorted_states, strict=False))
+    if packing.batch_sizes:
+        rows = packing.pack(d_out)
+        form = _kernel_for(kernel, given)
+        _, saved = form.forward(given, packing, True)
+        rows = packing.flip(rows) if reverse else rows
+        result = form.backward(given, saved, packing, [rows, *sorted_states], frozenset(wanted))
+    found = []
+    for name, tensor in zip(names.split(","), tensors, strict=True):
+        if name not in wanted:
+            continue
+        value = result.get(name)
+        if value is not None and name in ("x", "projected"):
+            value = packing.unpack(packing.flip(value) if reverse else value)
+        elif value is not None and name in ("h0", "c0"):
+            value = packing.unsort(value)
+        found.append(torch.zeros_like(tensor) if value is None else value.clone(memory_format=torch.contiguous_format))
+    return found
+
+
+def _held(x: Tensor, dim: int, size: int, what: str) -> Tensor:
+    if x.size(dim) != size:
+        raise RuntimeError(
+            f"this trace of a {what} holds a loop of {size} steps, and the input has {x.size(dim)}; use torch.export, "
+            "or trace again"
+        )
+    return x.clone()
+
+
+def _register() -> None:
+    held = torch.library.custom_op("seqkit::held", _held, mutates_args=())
+    held.register_fake(lambda x, dim, size, what: torch.empty_like(x))
+    held.register_autograd(lambda ctx, grad: (grad, None, None, None))
+    scan = torch.library.custom_op("seqkit::scan", _scan, mutates_args=())
+    scan_backward = torch.library.custom_op("seqkit::scan_backward", _scan_backward, mutates_args=())
+
+    @scan.register_fake
+    def _(
+        kernel: str, names: str, reverse: bool, lengths: Tensor | None, output_size: int, tensors: list[Tensor]
+    ) -> list[Tensor]:
+        given = dict(zip(names.split(","), tensors, strict=True))
+        steps, batch = given["projected" if "projected" in given else "x"].shape[:2]
+        states = [torch.empty_like(given[name]) for name in ("h0", "c0") if name in given]
+        return [given["h0"].new_empty(steps, batch, output_size), *states]
+
+    @scan_backward.register_fake
+    def _(
+        kernel: str,
+        names: str,
+        needed: str,
+        reverse: bool,
+        lengths: Tensor | None,
+        grads: list[Tensor],
+        tensors: list[Tensor],
+    ) -> list[Tensor]:
+        wanted = needed.split(",")
+        return [
+            torch.empty_like(tensor, memory_format=torch.contiguous_format)
+            for name, tensor in zip(names.split(","), tensors, strict=True)
+            if name in wanted
+        ]
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.kernel, ctx.names, ctx.reverse, lengths, _, tensors = inputs
+        ctx.wanted = [tensor.requires_grad for tensor in tensors]
+        ctx.has_lengths = lengths is not None
+        ctx.save_for_backward(*([lengths] if ctx.has_lengths else []), *tensors)
+
+    def backward(ctx: Any, grads: list[Tensor]) -> Any:
+        lengths, tensors = None, list(ctx.saved_tensors)
+        if ctx.has_lengths:
+            lengths, *tensors = tensors
+        needed = [name for name, want in zip(ctx.names.split(","), ctx.wanted, strict=True) if want]
+        found = iter(
+            torch.ops.seqkit.scan_backward(
+                ctx.kernel, ctx.names, ",".join(needed), ctx.reverse, lengths, list(grads), tensors
+            )
+        )
+        return None, None, None, None, None, [next(found) if want else None for want in ctx.wanted]
+
+    def refuse(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "a compiled recurrent module has no second derivative (create_graph=True); the same module without "
+            "torch.compile, or with backend='reference', has one"
+        )
+
+    scan.register_autograd(backward, setup_context=setup)
+    scan_backward.register_autograd(refuse)
+
+
+if AVAILABLE:
+    _register()
+
+
+def held(x: Tensor, dim: int, what: str) -> Tensor:
+    """x itself; in a trace, which unrolls loops over `dim`, with a check that its size is still the same."""
+    if not (AVAILABLE and tracing()):
+        return x
+    same: Tensor = torch.ops.seqkit.held(x, dim, int(x.size(dim)), what)
+    return same
+
+
+def compiled_direction(
+    module: Recurrent, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
+) -> tuple[Tensor, State]:
+    """One layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
+    cell = module.cell_at(index)
+    operator: Operator | None = cell.operator
+    assert operator is not None
+    shape = (packing.num_steps, packing.batch_size)
+    # A list of T sizes would bind the compiled graph to one T.
+    batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
+    prepared: Prepared = module.prepare(index, rows, batch_sizes)
+    given: Tensors = dict(prepared.weights)
+    if operator.left_out is not None:
+        given = {name: value for name, value in given.items() if name not in operator.left_out}
+        if lengths is not None:
+            # Outside the operator the projection sees the padding, and its gradient 0 times what lies there.
+            steps = torch.arange(packing.num_steps, device=rows.device).unsqueeze(1)
+            valid = (steps < send(lengths, rows.device)).view(-1, 1)
+            rows = torch.where(valid, rows, 0.0)
+        projected = cell.project(rows, prepared)
+        given["projected"] = projected.view(*shape, projected.size(-1))
+    else:
+        given["x"] = rows.view(*shape, rows.size(-1))
+    given.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
+    for masks in (prepared.sequence_masks, prepared.step_masks):
+        given.update({f"mask_{name}": mask for name, mask in masks.items()})
+    reverse = index % module.num_directions == 1
+    output, *final = torch.ops.seqkit.scan(
+        operator.text, ",".join(given), reverse, lengths, cell.output_size, list(given.values())
+    )
+    return output.flatten(0, 1), tuple(final)

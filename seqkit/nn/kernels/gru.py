@@ -1,0 +1,189 @@
+"""Fused kernel of the GRU with layer norm, zoneout and both kinds of recurrent dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.kernels.gemm import StepProduct, product
+from seqkit.nn.kernels.kernel import SLOPES, Kernel, Tensors, history, last, mask_rows, previous, split, tanh_
+from seqkit.nn.kernels.norm import StepNorm, StepNormBackward
+from seqkit.nn.kernels.output_grads import Incoming, weight_gradients
+from seqkit.nn.kernels.packing import Packing
+
+
+@dataclass(frozen=True)
+class GRUKernel(Kernel):
+    """See `seqkit.nn.GRUCell` for the equations.
+
+    Buffers: `gates` (N, 3H) holds r, z and the recurrent part of n's sum, m = W_hn h + b_hn; `news` (N, H) holds n.
+    """
+
+    layer_norm: bool
+    zoneout: float
+
+    projection_weights = ("weight_ih", "norm_ih", "bias_ih")
+
+    @property
+    def takes_projected(self) -> bool:
+        return self.layer_norm
+
+    def _drive(self, given: Tensors) -> tuple[Tensor, Tensor]:
+        """What every step adds to W_hh h: (N, 3H) for r, z, m; and the input part of n, (N, H)."""
+        H = given["h0"].size(1)
+        bias_hh = given.get("bias_hh")
+        if self.layer_norm:
+            pair, news = given["projected"].split_with_sizes([2 * H, H], 1)
+            # A copy even where they are one row and so contiguous: the steps write into it.
+            return pair.contiguous(), news.clone(memory_format=torch.contiguous_format)
+        x, weight, bias = given["x"], given["weight_ih"], given.get("bias_ih")
+        drive = x.new_empty(x.size(0), 3 * H)
+        if bias is None or bias_hh is None:
+            drive[:, : 2 * H] = product(x, weight[: 2 * H])
+            drive[:, 2 * H :] = 0
+            return drive, product(x, weight[2 * H :])
+        drive[:, : 2 * H] = product(x, weight[: 2 * H], (bias + bias_hh)[: 2 * H])
+        drive[:, 2 * H :] = bias_hh[2 * H :]
+        return drive, product(x, weight[2 * H :], bias[2 * H :])
+
+    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        h = given["h0"]
+        H = h.size(1)
+        drive, news = self._drive(given)
+        gates = drive if not self.layer_norm else drive.new_empty(drive.size(0), 3 * H)
+        recurrent = StepProduct(given["weight_hh"], packing.batch_sizes[0])
+        norms = self._norms(given)
+        buffer, states = history(h, drive.size(0))
+        keeps, mask, update = self._masks(given, packing)
+        views = zip(
+            split(drive, packing),
+            split(gates[:, : 2 * H], packing),
+            split(gates[:, 2 * H :], packing),
+            split(news, packing),
+            split(states, packing),
+            strict=True,
+        )
+        for t, (rows, rz, m, n, new) in enumerate(views):
+            h = h[: rows.size(0)]
+            h_in = h if mask is None else h * mask[: rows.size(0)]
+            if norms:
+                total = recurrent.times(h_in)
+                torch.add(rows, norms[0].forward(total[:, : 2 * H].contiguous()), out=rz).sigmoid_()
+                m.copy_(norms[1].forward(total[:, 2 * H :].contiguous()))
+            else:
+                total = recurrent.plus_rows(h_in, rows)
+                torch.sigmoid(total[:, : 2 * H], out=rz)
+                m.copy_(total[:, 2 * H :])
+            tanh_(n.addcmul_(rz[:, :H], m), n)
+            torch.lerp(n * update[t] if update else n, h, rz[:, H:], out=new)
+            if keeps:
+                torch.lerp(new, h, keeps[t], out=new)
+            h = new
+        saved = {"buffer": buffer, "gates": gates, "news": news} if save else {}
+        for norm in norms if save else ():
+            saved.update(norm.saved())
+        return [states, last(buffer, packing)], saved
+
+    def _norms(self, given: Tensors) -> list[StepNorm]:
+        if not self.layer_norm:
+            return []
+        cut = 2 * given["h0"].size(1)
+        gain, bias = given["norm_hh"], given.get("bias_hh")
+        return [
+            StepNorm("pair", gain[:cut], None if bias is None else bias[:cut]),
+            StepNorm("new", gain[cut:], None if bias is None else bias[cut:]),
+        ]
+
+    def _masks(self, given: Tensors, packing: Packing) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
+        scalar = given["h0"].new_full((1, 1), self.zoneout)
+        keeps = mask_rows(given.get("mask_zoneout", scalar), packing) if self.zoneout else []
+        return keeps, given.get("mask_recurrent"), mask_rows(given.get("mask_update"), packing)
+
+    def _factors(self, given: Tensors, saved: Tensors, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives with respect to h': of the sums of (r, z, m), (N, 3H); of n's sum; and of h through z."""
+        H = before.size(1)
+        gates, news = saved["gates"], saved["news"]
+        r, z, m = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
+        kept = given.get("mask_zoneout", self.zoneout)
+        update = given.get("mask_update")
+        carry = (1 - z).mul_(1 - kept)  # the share of n in h', until the last line turns it into that of h
+        shown = news if update is None else news * update
+        d_new, factors = torch.empty_like(news), torch.empty_like(gates)
+        SLOPES["tanh"](carry if update is None else carry * update, news, d_new)
+        SLOPES["sigmoid"](torch.sub(before, shown, out=factors[:, :H]).mul_(1 - kept), z, factors[:, H : 2 * H])
+        SLOPES["sigmoid"](torch.mul(d_new, m, out=factors[:, :H]), r, factors[:, :H])
+        torch.mul(d_new, r, out=factors[:, 2 * H :])
+        return factors, d_new, carry.neg_().add_(1)
+
+    def backward(
+        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+    ) -> Tensors:
+        before, H = previous(saved["buffer"], packing), given["h0"].size(1)
+        factors, d_new, carry = self._factors(given, saved, before)
+        mask = given.get("mask_recurrent")
+        norms = (
+            [
+                StepNormBackward(name, gain, saved, packing)
+                for name, gain in zip(("pair", "new"), given["norm_hh"].split_with_sizes([2 * H, H]), strict=True)
+            ]
+            if self.layer_norm
+            else []
+        )
+        back = StepProduct(given["weight_hh"].t(), packing.batch_sizes[0])
+        incoming = Incoming(grads[0], grads[1], given["h0"], packing)
+        pieces, news, carries = (split(part, packing) for part in (factors, d_new, carry))
+        deltas = list(pieces)
+        for t in range(len(pieces) - 1, -1, -1):
+            dh, delta = incoming.flow, pieces[t]
+            size = dh.size(0)
+            delta.view(size, 3, H).mul_(dh.unsqueeze(1))
+            news[t].mul_(dh)
+            if norms:
+                pair = norms[0].backward(t, delta[:, : 2 * H].contiguous())
+                deltas[t] = delta = torch.cat([pair, norms[1].backward(t, delta[:, 2 * H :].contiguous())], 1)
+            carried = carries[t].mul_(dh)
+            if mask is None:
+                incoming.put(t, back, delta, carried)
+            else:
+                incoming.add(t, carried.addcmul_(back.times(delta), mask[:size]))
+        return {
+            **self._gradients(given, packing, factors, d_new, torch.cat(deltas) if norms else factors, before, needed),
+            **self._norm_gradients(norms, factors, H),
+            "h0": incoming.flow,
+        }
+
+    def _gradients(
+        self,
+        given: Tensors,
+        packing: Packing,
+        factors: Tensor,
+        d_new: Tensor,
+        delta_h: Tensor,
+        before: Tensor,
+        needed: frozenset[str],
+    ) -> Tensors:
+        cut = 2 * d_new.size(1)
+        if "mask_recurrent" in given:
+            before = before * packing.spread(given["mask_recurrent"])
+        result = weight_gradients(given, factors, delta_h, before, needed - {"x", "weight_ih"})
+        if "bias_hh" in given:
+            result["bias_hh"] = factors.sum(0)
+        # From here on the third block is the gradient of n's whole sum: what W_ih x and b_ih see.
+        delta_x = factors if not self.layer_norm else factors.clone()
+        delta_x[:, cut:] = d_new
+        if self.layer_norm:
+            return {**result, "projected": delta_x}
+        result |= weight_gradients(given, delta_x, delta_h, before, needed - {"weight_hh"})
+        if "bias_ih" in given:
+            bias = result["bias_hh"]
+            result["bias_ih"] = torch.cat([bias[:cut], d_new.sum(0)])
+        return result
+
+    def _norm_gradients(self, norms: list[StepNormBackward], factors: Tensor, hidden_size: int) -> Tensors:
+        if not norms:
+            return {}
+        pair, new = factors.split_with_sizes([2 * hidden_size, hidden_size], 1)
+        return {"norm_hh": torch.cat([norms[0].gain_gradient(pair), norms[1].gain_gradient(new)])}

@@ -1,0 +1,214 @@
+"""Fused kernel of the LSTM with every variant: the forward scan. Its backward is in `lstm_backward.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.kernels.gemm import StepProduct, product
+from seqkit.nn.kernels.kernel import (
+    MIN_REACH,
+    Tensors,
+    apply_,
+    blocks,
+    history,
+    last,
+    quick,
+    reaches,
+    split,
+    tanh_,
+)
+from seqkit.nn.kernels.lstm_backward import LSTMBackward
+from seqkit.nn.kernels.lstm_options import LSTMOptions
+from seqkit.nn.kernels.norm import StepNorm
+from seqkit.nn.kernels.packing import Packing
+
+
+@dataclass(frozen=True)
+class LSTMKernel(LSTMOptions):
+    """The LSTM; see `LSTMOptions`."""
+
+    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        H, order = given["c0"].size(1), self.order
+        plain = self.is_plain and "mask_recurrent" not in given and "mask_update" not in given
+        scale = 2.0 if plain and quick(given["c0"]) else 1.0
+        if self.layer_norm:
+            gates = torch.cat([given["projected"].chunk(len(order), 1)[index] for index in order], 1)
+        else:
+            bias = given["bias_ih"] + given["bias_hh"] if "bias_ih" in given else None
+            bias = None if bias is None else self._arrange(bias, H, scale)
+            gates = product(given["x"], self._arrange(given["weight_ih"], H, scale), bias)
+        if scale != 1 and not reaches(gates[:, -H:], scale * MIN_REACH):
+            gates[:, -H:] *= 1 / scale
+            scale = 1.0
+        recurrent = StepProduct(self._arrange(given["weight_hh"], H, scale), packing.batch_sizes[0])
+        hidden, outputs = history(given["h0"], gates.size(0))
+        if plain:
+            memory = _plain_scan(given, packing, save, gates, recurrent, outputs, doubled=scale != 1)
+            saved = {"gates": gates, "hidden": hidden, "memory": memory} if save else {}
+        else:
+            steps = _VariantScan(self, given, packing, gates, recurrent, outputs)
+            memory = steps.run()
+            saved = {"gates": gates, "hidden": hidden, "memory": memory, **steps.saved()} if save else {}
+        final_c = last(memory, packing) if save or not plain else memory
+        return [outputs, last(hidden, packing), final_c], saved
+
+    def _arrange(self, weight: Tensor, size: int, scale: float) -> Tensor:
+        """The gate blocks in our order, those of g scaled."""
+        parts = torch.split(weight, size)
+        *first, g = (parts[index] for index in self.order)
+        return torch.cat([*first, g if scale == 1 else g * scale])
+
+    def backward(
+        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+    ) -> Tensors:
+        return LSTMBackward(self, given, saved, packing).run(grads, needed)
+
+
+PLAIN = LSTMKernel()
+
+
+def _plain_scan(
+    given: Tensors,
+    packing: Packing,
+    save: bool,
+    gates: Tensor,
+    recurrent: StepProduct,
+    outputs: Tensor,
+    *,
+    doubled: bool,
+) -> Tensor:
+    """Torch's LSTM in few calls a step. Returns the memory's history (B + N, H), or only c_n if not `save`.
+
+    Where the rows of the weights that belong to g come doubled, one sigmoid serves all: tanh(x) = 2 sigmoid(2x) - 1.
+    Its error is that of float32 beside 1, so this is for float32 and where some g is not small; see `tanh_`.
+    """
+    h, c = given["h0"], given["c0"]
+    H = c.size(1)
+    if save:
+        memory, cells = history(c, gates.size(0))
+        news = split(cells, packing)
+    else:
+        # In place: rows of ended sequences are left alone, so this is the final state at the end.
+        memory = c.clone()
+        news = [memory[:size] for size in packing.batch_sizes]
+        c = memory
+    o_s, i_s, f_s, g_s = (split(part, packing) for part in torch.split(gates, H, 1))
+    shown, minus_one = torch.empty_like(given["c0"]), given["c0"].new_full((), -1.0)
+    sigmoids = split(gates[:, :-H], packing)
+    steps = zip(split(gates, packing), sigmoids, o_s, i_s, f_s, g_s, news, split(outputs, packing), strict=True)
+    for rows, oif, o, i, f, g, new_c, new_h in steps:
+        size = rows.size(0)
+        if size != h.size(0):
+            h, c, shown = h[:size], c[:size], shown[:size]
+        total = recurrent.plus_rows(h, rows, out=rows)
+        if doubled:
+            torch.sigmoid(total, out=rows)
+            torch.add(minus_one, g, alpha=2, out=g)
+        else:
+            torch.sigmoid(total[:, :-H], out=oif)
+            tanh_(total[:, -H:], g)
+        torch.mul(f, c, out=new_c).addcmul_(i, g)
+        torch.mul(o, tanh_(new_c, shown), out=new_h)
+        h, c = new_h, new_c
+    return memory
+
+
+class _VariantScan:
+    """The forward scan with any mixture of variants."""
+
+    def __init__(
+        self,
+        kernel: LSTMKernel,
+        given: Tensors,
+        packing: Packing,
+        gates: Tensor,
+        recurrent: StepProduct,
+        outputs: Tensor,
+    ) -> None:
+        self.kernel, self.given, self.packing, self.recurrent = kernel, given, packing, recurrent
+        H = self.H = given["c0"].size(1)
+        self.split_gates = [split(part, packing) for part in torch.split(gates, H, 1)]
+        self.whole, self.outputs = split(gates, packing), split(outputs, packing)
+        # The gates that see c before the step: (i, f), or f alone.
+        self.inner = split(gates[:, H:-H], packing)
+        self.sigmoids = split(gates[:, :-H], packing)
+        self.masks = kernel.masks(given, packing)
+        self.memory, cells = history(given["c0"], gates.size(0))
+        self.cells = split(cells, packing)
+        # Zoneout hides the new memory, which backward needs, so it gets a buffer of its own.
+        self.fresh = torch.empty_like(cells) if kernel.zoneout_cell else cells
+        self.fresh_steps = split(self.fresh, packing)
+        self.norm_h: StepNorm | None = None
+        if kernel.layer_norm:
+            self.norm_h = StepNorm("norm_hh", blocks(given["norm_hh"], H, kernel.order))
+            self.norm_c = StepNorm("norm_cell", given["norm_cell"], given.get("norm_cell_bias"))
+        self.unprojected = gates.new_empty(given["c0"].shape)
+        if kernel.proj_size:
+            self.projection = StepProduct(given["weight_hr"], packing.batch_sizes[0])
+        if kernel.peephole:
+            self.peeps = given["weight_peephole"].view(-1, H)
+
+    def run(self) -> Tensor:
+        """All steps; returns the memory's history (B + N, H)."""
+        h, c, mask = self.given["h0"], self.given["c0"], self.given.get("mask_recurrent")
+        for t, rows in enumerate(self.whole):
+            size = rows.size(0)
+            h, c = h[:size], c[:size]
+            h_in = h if mask is None else h * mask[:size]
+            if self.norm_h is None:
+                total = self.recurrent.plus_rows(h_in, rows, out=rows)
+            else:
+                total = rows.add_(self.norm_h.forward(self.recurrent.times(h_in)))
+            c = self._memory(t, total, c)
+            h = self._output(t, h)
+        return self.memory
+
+    def _memory(self, t: int, total: Tensor, c: Tensor) -> Tensor:
+        kernel, H, size = self.kernel, self.H, total.size(0)
+        f, g = self.split_gates[-2][t], self.split_gates[-1][t]
+        if kernel.peephole:
+            inner = total[:, H:-H]
+            torch.unflatten(inner, 1, (-1, H)).addcmul_(self.peeps[:-1], c.unsqueeze(1))
+            torch.sigmoid(inner, out=self.inner[t])
+            self.split_gates[0][t].copy_(total[:, :H])
+        else:
+            torch.sigmoid(total[:, :-H], out=self.sigmoids[t])
+        apply_(kernel.cell_activation, total[:, -H:], g)
+        if self.masks["update"]:
+            g = g * self.masks["update"][t]
+        new = self.fresh_steps[t]
+        if kernel.coupled:
+            torch.lerp(g, c, f, out=new)
+        else:
+            torch.mul(f, c, out=new).addcmul_(self.split_gates[1][t], g)
+        if kernel.cell_clip is not None:
+            new.clamp_(-kernel.cell_clip, kernel.cell_clip)
+        if kernel.peephole:
+            self.split_gates[0][t].addcmul_(new, self.peeps[-1].expand(size, H)).sigmoid_()
+        if self.masks["zoneout_cell"]:
+            return torch.lerp(new, c, self.masks["zoneout_cell"][t].expand_as(c), out=self.cells[t])
+        return new
+
+    def _output(self, t: int, h: Tensor) -> Tensor:
+        kernel, new = self.kernel, self.fresh_steps[t]
+        o, out = self.split_gates[0][t], self.outputs[t]
+        shown = self.unprojected[: new.size(0)]
+        apply_(kernel.output_activation, new if self.norm_h is None else self.norm_c.forward(new), shown)
+        if kernel.proj_size:
+            out.copy_(self.projection.times(shown.mul_(o)))
+        else:
+            torch.mul(o, shown, out=out)
+        if self.masks["zoneout"]:
+            torch.lerp(out, h, self.masks["zoneout"][t].expand_as(h), out=out)
+        return out
+
+    def saved(self) -> Tensors:
+        """Buffers beyond the plain ones."""
+        result: Tensors = {"fresh": self.fresh} if self.kernel.zoneout_cell else {}
+        if self.norm_h is not None:
+            result |= {**self.norm_h.saved(), **self.norm_c.saved()}
+        return result

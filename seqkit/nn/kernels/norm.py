@@ -1,0 +1,56 @@
+"""Layer normalisation inside a scan, one step at a time, with the gain's gradient as one sum over all steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.kernels.packing import Packing
+
+EPSILON = 1e-5
+
+
+class StepNorm:
+    """LN(total) * gain + bias at every step (Ba et al. 2016); keeps what its backward needs under `name`."""
+
+    def __init__(self, name: str, gain: Tensor, bias: Tensor | None = None) -> None:
+        self.name, self.gain, self.bias = name, gain, bias
+        self.shape = [gain.numel()]
+        self.totals: list[Tensor] = []
+        self.means: list[Tensor] = []
+        self.scales: list[Tensor] = []
+
+    def forward(self, total: Tensor) -> Tensor:
+        """(b, F) to (b, F)."""
+        normed, mean, scale = torch.native_layer_norm(total, self.shape, self.gain, self.bias, EPSILON)
+        self.totals.append(total)
+        self.means.append(mean)
+        self.scales.append(scale)
+        return normed
+
+    def saved(self) -> dict[str, Tensor]:
+        """The buffers of all steps by name."""
+        parts = {"totals": self.totals, "means": self.means, "scales": self.scales}
+        return {f"{self.name}.{key}": torch.cat(values) for key, values in parts.items()}
+
+
+class StepNormBackward:
+    """The backward of `StepNorm`, from its saved buffers."""
+
+    def __init__(self, name: str, gain: Tensor, saved: dict[str, Tensor], packing: Packing) -> None:
+        self.gain, self.shape = gain, [gain.numel()]
+        self.whole = [saved[f"{name}.{key}"] for key in ("totals", "means", "scales")]
+        self.steps = list(zip(*(part.split_with_sizes(packing.batch_sizes) for part in self.whole), strict=True))
+
+    def backward(self, t: int, grad: Tensor) -> Tensor:
+        """The gradient (b, F) of the input of step t."""
+        total, mean, scale = self.steps[t]
+        only_input = [True, False, False]
+        return torch.ops.aten.native_layer_norm_backward(  # type: ignore[no-any-return]
+            grad, total, self.shape, mean, scale, self.gain, None, only_input
+        )[0]
+
+    def gain_gradient(self, grads: Tensor) -> Tensor:
+        """From the gradients of all outputs (N, F) the gradient of the gain, (F,)."""
+        totals, means, scales = self.whole
+        return ((totals - means) * scales * grads).sum(0)

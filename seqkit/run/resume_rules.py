@@ -1,0 +1,126 @@
+"""What may change in the configuration of a run between its stop and its resume.
+
+run.json keeps the configuration that the run was made with. What config.yaml says today (somebody may have edited it)
+and what the command line lays over it is compared with that, key by key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from seqkit.errors import UserError
+from seqkit.run.config_files import Trust, read_config
+from seqkit.tasks import RunConfig, RunTask
+from seqkit.training import RunFolder, TrainingConfig
+from seqkit.training.checkpoint import Checkpoints
+from seqkit.training.optim import SCHEDULES
+
+# None of these changes an update. Data may move: whether they are the same is checked when they are read.
+_HARMLESS = (
+    "device",
+    "data.train*",
+    "data.extra*",
+    "data.dev*",
+    "data.test*",
+    "data.on_unknown_label",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.tensorboard",
+    "training.samples",
+    "training.keep_best",
+    "training.average_best",
+    "training.early_stopping*",
+)
+_REFUSED = 20  # keys in a message
+_LENGTH = ("training.epochs", "training.steps")
+_EVALUATIONS = ("training.evaluate_every", "training.evaluate_epochs")
+_SCORES = ("decoding*", "scoring*", "training.metric*", "training.dev_*")
+_REASONS = {
+    "task": "the weights are those of this task",
+    "model*": "the weights are those of this model",
+    "text*": "the weights are those of this vocabulary",
+    "init*": "these weights were taken when the run began",
+    "seed": "every random number would be another",
+    "name": "rename the folder instead",
+    "data*": "the batches would be others",
+    "training*": "the updates would be others",
+}
+
+
+def read_change(
+    folder: RunFolder, overrides: list[str], trust: Trust = False
+) -> tuple[RunConfig, type[RunTask], list[str]]:
+    """The configuration with which a run goes on.
+
+    Args:
+        folder: the run.
+        overrides: `KEY.PATH=VALUE` texts, laid over its config.yaml.
+        trust: see `read_config`.
+
+    Returns:
+        the configuration, the class of its task, and a line for each key that is not as it was.
+
+    Raises:
+        UserError: a mistake in config.yaml or the overrides; a key that may not change, with the reason.
+    """
+    now, kind = read_config(folder.config, overrides, trust=trust, folder=folder)
+    made_with = folder.about().get("config")
+    source = made_with if isinstance(made_with, dict) else folder.config
+    before = read_config(source, trust=trust, folder=folder)[0]
+    changes = list(_compare(before.model_dump(mode="json"), now.model_dump(mode="json")))
+    refused = [
+        f"\n  {key}: {reason}" for key, _, _ in changes if (reason := _refusal(key, before.training, now.training))
+    ]
+    if refused:
+        more = f"\n  and {len(refused) - _REFUSED:,} more keys" if len(refused) > _REFUSED else ""
+        raise UserError(
+            f"{folder}: what has been trained does not allow another value of{''.join(refused[:_REFUSED])}{more}\n"
+            f"(A new run may take the weights of this one: init.run={folder})"
+        )
+    if any(key in _LENGTH for key, _, _ in changes):
+        _check_length(folder, now.training)
+    return now, kind, [f"{key}: {old!r} -> {new!r}" for key, old, new in changes]
+
+
+def _check_length(folder: RunFolder, training: TrainingConfig) -> None:
+    """Refuse a training that would have ended before the last checkpoint."""
+    checkpoints = Checkpoints(folder.checkpoints)
+    step = checkpoints.latest()
+    if step is None:
+        return
+    state = checkpoints.load(step)[1]["state"]
+    begun = state["epoch"] + bool(state["position"])
+    for key, asked, done in (("steps", training.steps, step), ("epochs", training.epochs, begun)):
+        if asked is not None and asked < done:
+            raise UserError(f"training.{key}: {asked} is less than the {done} that {folder} has behind it")
+
+
+def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys at which two trees differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            yield from _compare(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+    elif before != now:
+        yield key, before, now
+
+
+def _refusal(key: str, before: TrainingConfig, now: TrainingConfig) -> str:
+    """Why a key may not change, empty where it may."""
+    schedule = before.schedule
+    if key.startswith("training.early_stopping") and schedule.name == "plateau" and before.margin != now.margin:
+        return "the plateau schedule goes by min_delta, too, so the updates would be others"
+    if any(fnmatchcase(key, pattern) for pattern in _HARMLESS):
+        return ""
+    if key in _LENGTH:
+        if not SCHEDULES[schedule.name].spreads and not 0 < schedule.warmup < 1:
+            return ""
+        return f"the {schedule.name} schedule spreads over the whole training, so the updates would be others"
+    if key in _EVALUATIONS:
+        if schedule.name != "plateau":
+            return ""
+        return "the plateau schedule counts evaluations, so the updates would be others"
+    if any(fnmatchcase(key, pattern) for pattern in _SCORES):
+        return "dev scores from before and after could not be compared"
+    return next((reason for pattern, reason in _REASONS.items() if fnmatchcase(key, pattern)), "it decides the result")

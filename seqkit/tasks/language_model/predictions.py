@@ -1,0 +1,191 @@
+"""What a language model says about lines of text: how probable each is, or how it might go on."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from seqkit.data.batching import BatchingConfig, pad, plan_batches
+from seqkit.decoding import Hypothesis, Search
+from seqkit.errors import UserError, option
+from seqkit.files import to_json
+from seqkit.models import LanguageModel, padding_mask
+from seqkit.models.encoder import valid_rows
+from seqkit.nn.sending import send
+from seqkit.tasks.lines import as_json, one_line
+from seqkit.tasks.translation.predictions import join_tokens, scores_expected
+from seqkit.text import Tokenizer
+from seqkit.training.run_log import say
+
+# Tokens in a line. A longer one is no line but a broken file, and would take gigabytes for its states.
+_LONGEST = 50_000
+_TOGETHER = 64
+
+
+@dataclass(frozen=True)
+class LineScore:
+    """How probable a line is, alone: after a line end, up to its own; all but `tokens` None for a blank line.
+
+    Attributes:
+        log_prob: natural logarithm of its probability.
+        tokens: those predicted, <eos> counted.
+        perplexity: of a token.
+        bits_per_character: the line's end counted as one.
+    """
+
+    log_prob: float | None = None
+    tokens: int = 0
+    perplexity: float | None = None
+    bits_per_character: float | None = None
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A text that was continued.
+
+    Attributes:
+        text: the prompt and what follows it.
+        tokens: what follows.
+        log_probs: natural log-probability of each of those under the model, and last of <eos> where `finished`.
+        finished: it ends by itself, and was not cut at the maximum length.
+    """
+
+    text: str
+    tokens: list[str] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    finished: bool = True
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    rows = tokenizer.encode(texts)
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) > _LONGEST:
+            say(f"a line of {len(row):,} tokens is cut to the first {_LONGEST:,}: {text[:40]!r}...")
+    return [row[:_LONGEST] for row in rows]
+
+
+@torch.no_grad()
+def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
+    """The score of each line, whatever stands around it."""
+    rows, found = _encode(tokenizer, texts), [LineScore() for _ in texts]
+    kept = [number for number, row in enumerate(rows) if row]
+    device, eos = next(model.parameters()).device, tokenizer.eos_id
+    sizes = np.array([len(rows[number]) + 1 for number in kept], dtype=np.int64)
+    for plan in plan_batches(sizes, BatchingConfig(batch_size=8192, batch_by="tokens")):
+        numbers = [kept[place] for place in plan]
+        inputs, lengths = pad([[eos, *rows[number]] for number in numbers], tokenizer.pad_id)
+        targets, _ = pad([[*rows[number], eos] for number in numbers], tokenizer.pad_id)
+        valid = ~padding_mask(lengths, inputs.size(1))
+        features = model(send(inputs, device), lengths=lengths).features.flatten(0, 1)
+        read = features.index_select(0, valid_rows(lengths, inputs.size(1), device))
+        wanted = targets[valid] if model.adaptive is not None else send(targets[valid], device)
+        log_probs = torch.zeros(valid.shape, dtype=torch.float64, device="cpu")
+        log_probs[valid] = model.token_log_probs(read, wanted).cpu().double()
+        for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths.tolist(), strict=True):
+            characters = len(texts[number]) + 1
+            perplexity = math.exp(min(-total / size, 700.0))
+            found[number] = LineScore(total, size, perplexity, -total / math.log(2) / characters)
+    return found
+
+
+@dataclass
+class Sampler:
+    """Continues texts, each with a random draw of its own.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its.
+        temperature, top_k, top_p: see `seqkit.decoding.Search`.
+        max_length: most tokens that follow a prompt.
+        seed: each text's draw depends on this and its number, not on what it is batched with.
+
+    Raises:
+        UserError: a setting out of range.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_length: int = 100
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise UserError(f"{option('max_length')}: must be at least 1, got {self.max_length}")
+        settings = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        try:
+            # The "source" that lengths are measured by is the longest output that is allowed.
+            self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise UserError(re.sub(r"^\w+", lambda found: option(found[0]), str(error))) from None
+        self._count = 0  # texts so far
+
+    def __call__(self, texts: Sequence[str]) -> list[Continuation]:
+        """A continuation of each text, up to its line end; of a blank one a line from nothing."""
+        found: list[Continuation] = []
+        for start in range(0, len(texts), _TOGETHER):
+            found += self._batch(texts[start : start + _TOGETHER])
+        return found
+
+    def _batch(self, texts: Sequence[str]) -> list[Continuation]:
+        tokenizer = self.tokenizer
+        prompts = _encode(tokenizer, texts)
+        seeds = [
+            int(np.random.default_rng([self.seed, self._count + number]).integers(2**62))
+            for number in range(len(texts))
+        ]
+        self._count += len(texts)
+        device = next(self.model.parameters()).device
+        with scores_expected():
+            hypotheses = self.search(
+                self.model.step,
+                None,
+                None,
+                source_lengths=torch.tensor([len(row) + self.max_length for row in prompts], device=device),
+                bos_id=tokenizer.eos_id,  # what stands before every line
+                eos_id=tokenizer.eos_id,
+                unk_id=tokenizer.unk_id,
+                forbidden=(tokenizer.pad_id, tokenizer.bos_id),
+                prefix=prompts,
+                seeds=seeds,
+            )
+        return [
+            self._continuation(text, len(prompt), one[0])
+            for text, prompt, one in zip(texts, prompts, hypotheses, strict=True)
+        ]
+
+    def _continuation(self, text: str, length: int, found: Hypothesis) -> Continuation:
+        tokens = [self.tokenizer.vocabulary[index] for index in found.tokens[length:]]
+        pieces = [self.tokenizer.written(*pair) for pair in self.tokenizer.placed(text)[:length]]
+        whole = join_tokens([*pieces, *tokens], self.tokenizer)
+        return Continuation(whole, tokens, found.log_probs[length:], found.finished)
+
+
+def format_line(found: LineScore | Continuation, form: str) -> str:
+    """A prediction as one line: JSON, or as text the continued line, or log-probability and perplexity with a tab."""
+    if isinstance(found, Continuation):
+        if not as_json(form):
+            return one_line(found.text)
+        shown = {
+            "text": found.text,
+            "tokens": found.tokens,
+            "log_probs": [round(value, 6) for value in found.log_probs],
+            "finished": found.finished,
+        }
+        return to_json(shown)
+    if not as_json(form):
+        return "" if found.log_prob is None else f"{found.log_prob:.4f}\t{found.perplexity:.4f}"
+    values = {
+        "log_prob": found.log_prob,
+        "perplexity": found.perplexity,
+        "bits_per_character": found.bits_per_character,
+    }
+    rounded = {name: None if value is None else round(value, 6) for name, value in values.items()}
+    return to_json({**rounded, "tokens": found.tokens})

@@ -1,0 +1,1 @@
+"""Sentiment classification: a label for a text."""

@@ -1,0 +1,382 @@
+"""Sentiment classification: one label for a text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
+from seqkit.data.labels import Labels, label_column, number_column
+from seqkit.data.skipped import counted_line
+from seqkit.data.sources import Source, open_source
+from seqkit.data.token_cache import encode_column
+from seqkit.errors import UserError, listed, shown
+from seqkit.files import read_json, to_json, write_text
+from seqkit.models import SequenceClassifier, worst_shift
+from seqkit.nn.sending import send
+from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.common import column, make_encoder, make_tokenizer, scored, word_rows
+from seqkit.tasks.init_weights import kept_tokenizer
+from seqkit.tasks.layer_groups import reader_groups
+from seqkit.tasks.lines import as_json, command_on, one_line
+from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
+from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.text import Tokenizer, take_texts
+from seqkit.training import Loss
+from seqkit.training.distributed import spread
+from seqkit.training.run_log import say
+from seqkit.training.scores import Scores
+from seqkit.training.transfer import Rows
+
+_FIELDS = {"text": str, "label": str}
+# Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
+_LONGEST = 50_000
+_SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
+_BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one batch: ids (B, T) and lengths (B,) int64, labels (B,) int64, and their rows in the data."""
+
+    ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of the data: tokenised texts, labels (N,) as class numbers, their names, where they come from, and which
+    (N,) are blank: those are not scored, as `predict` gives them no label."""
+
+    ids: Ragged
+    labels: NDArray[np.int64]
+    names: Labels
+    source: Source
+    blank: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes' probabilities for a text; label and probabilities are None and empty for a blank text."""
+
+    label: str | None
+    probabilities: dict[str, float]
+
+
+class SentimentTask(RunTask):
+    """See `RunTask`.
+
+    Args:
+        config: the whole configuration.
+        tokenizer: text to ids.
+        classes: names of the labels, in the order of the logits.
+        load_vectors: read the pretrained vectors that the configuration names.
+    """
+
+    kind = "sentiment"
+    model: SequenceClassifier
+    scores = ("loss", "accuracy", "macro_f1")
+
+    def __init__(
+        self, config: SentimentConfig, tokenizer: Tokenizer, classes: Sequence[str], *, load_vectors: bool
+    ) -> None:
+        self.config, self.tokenizer, self.classes = config, tokenizer, list(classes)
+        encoder, self._lines = make_encoder(config.model.embedding, config.model.encoder, tokenizer, load=load_vectors)
+        self.model = make_classifier(config.model, encoder, len(classes))
+        self.splits: dict[str, Split] = {}
+        self._planner: Planner | None = None
+        self._weights: Tensor | None = None  # of the classes, on the CPU
+        self._there: Tensor | None = None  # the same where the model lies
+
+    @classmethod
+    def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
+        return sentiment_schema(tree)
+
+    @classmethod
+    def create(cls, config: SentimentConfig, folder: Path | None = None, *, fresh: bool = True) -> SentimentTask:
+        sources = {
+            part: open_source(source, _FIELDS, part)
+            for part in ("train", "dev", "test")
+            if (source := getattr(config.data, part)) is not None
+        }
+        train = sources["train"]
+        if folder is not None:
+            tokenizer, classes = cls._read(folder)
+        else:
+            classes = label_column(train, "label", "label").distinct()
+            if len(classes) < 2:
+                raise UserError(f"{train.name}: only one class, {shown(classes[0])}; a classifier needs at least two")
+            tokenizer = kept_tokenizer(config) or make_tokenizer(
+                config.text, config.model.embedding, column(train, "text")
+            )
+            config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
+        task = cls(config, tokenizer, classes, load_vectors=fresh)
+        for part, source in sources.items():
+            task.splits[part] = task._split(source, part)
+        task._refuse_empty(task.splits["train"])
+        task._weights = task._class_weights()
+        return task
+
+    @classmethod
+    def restore(cls, config: SentimentConfig, folder: Path) -> SentimentTask:
+        tokenizer, classes = cls._read(folder)
+        return cls(config, tokenizer, classes, load_vectors=False)
+
+    @staticmethod
+    def _read(folder: Path) -> tuple[Tokenizer, list[str]]:
+        try:
+            classes = [str(name) for name in read_json(folder / "classes.json")]
+            if len(classes) < 2:
+                raise ValueError
+        except (OSError, ValueError, TypeError):
+            raise UserError(f"{folder}: half-written: classes.json is missing or damaged") from None
+        return Tokenizer.load(folder / "tokenizer.json"), classes
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save(folder / "tokenizer.json")
+        write_text(folder / "classes.json", json.dumps(self.classes, ensure_ascii=False) + "\n")
+
+    def _split(self, source: Source, part: str) -> Split:
+        """Tokenise a source and number its labels."""
+        import pyarrow.compute as pc
+
+        blank = pc.match_substring_regex(source.dataset.data.column("text"), _BLANK).to_numpy()
+        if blank.all():
+            raise UserError(f"{source.name}: every text is blank")
+        refuse = self.config.data.refuses_unknown
+        names, labels = number_column(
+            source, "label", self.classes, "texts", refuse=refuse, learned=part == "train", left_out=blank
+        )
+        ids = encode_column(source.dataset, "text", self.tokenizer)
+        if len(ids) and ids.lengths.max() > _LONGEST:
+            row = int(ids.lengths.argmax())
+            raise UserError(
+                f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
+                f"cut texts, or take it out (the most is {_LONGEST:,})"
+            )
+        return Split(ids, labels, names, source, blank)
+
+    def _refuse_empty(self, train: Split) -> None:
+        empty = np.flatnonzero(train.ids.lengths == 0)
+        if len(empty):
+            row = int(empty[0])
+            raise UserError(
+                f"{train.source.place(row)}: nothing is left of this training text after tokenising "
+                f"({len(empty)} such lines): {train.source.dataset[row]['text'][:60]!r}"
+            )
+
+    def _class_weights(self) -> Tensor | None:
+        """(C,) or None."""
+        choice = self.config.training.class_weights
+        if choice == "none":
+            return None
+        if choice == "balanced":
+            counts = np.bincount(self.splits["train"].labels, minlength=len(self.classes))
+            return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32, device="cpu")
+        if not isinstance(choice, dict):
+            raise ValueError(f"training.class_weights: unknown {choice!r}")
+        names = Labels.match(list(choice), self.classes)
+        for name in names.unknown:
+            raise UserError(f"training.class_weights: no class {shown(name)}{names.hint(name)}")
+        for group in names.joined:
+            raise UserError(f"training.class_weights: {listed(map(shown, group))} are one class")
+        weights = dict(zip(names.numbers.tolist(), choice.values(), strict=True))
+        missing = [name for number, name in enumerate(self.classes) if number not in weights]
+        if missing:
+            raise UserError(f"training.class_weights: no weight for {listed(missing)}")
+        return torch.tensor([weights[number] for number in range(len(self.classes))], device="cpu")
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def _collate(self, split: Split, rows: NDArray[np.int64]) -> Batch:
+        ids, lengths = lay_out(*split.ids.take(rows), self.tokenizer.pad_id)
+        return Batch(ids, lengths, torch.from_numpy(split.labels[rows]), rows)
+
+    def batches(self, epoch: int, start: int = 0) -> Iterable[Batch]:
+        split = self.splits["train"]
+        if self._planner is None:
+            self._planner = Planner(split.ids.lengths, self.config.data, self.config.seed)
+        return Batches(self._planner(epoch), lambda rows: self._collate(split, rows), start)
+
+    def loss(self, batch: Batch, carry: Any) -> tuple[dict[str, Loss], None]:
+        size = self.config.training.adversarial
+        if not size:
+            return {"loss": Loss(self._total(batch, None), self.weights(batch)["loss"])}, None
+        table = self.model.encoder.embedding.table
+        shift = torch.zeros(*batch.ids.shape, table.embedding_dim, device=self.device, requires_grad=True)
+        plain = self._total(batch, shift)
+        norm = table.weight.detach()[batch.ids].flatten(1).norm(dim=1)
+        moved = self._total(batch, worst_shift(plain, shift, norm, size))
+        return {"loss": Loss((plain + moved) / 2, self.weights(batch)["loss"])}, None
+
+    def _total(self, batch: Batch, shift: Tensor | None) -> Tensor:
+        """The cross-entropy of a batch, added up."""
+        logits = self.model(batch.ids, batch.lengths, shift).float()
+        smoothing = self.config.training.label_smoothing
+        return F.cross_entropy(
+            logits, batch.labels, self._weights_on(logits.device), reduction="sum", label_smoothing=smoothing
+        )
+
+    def _weights_on(self, device: torch.device) -> Tensor | None:
+        """The weights of the classes, sent once."""
+        if self._weights is not None and (self._there is None or self._there.device != device):
+            self._there = send(self._weights, device)
+        return self._there
+
+    def weights(self, batch: Batch) -> dict[str, float]:
+        if self._weights is None:
+            return {"loss": float(len(batch.labels))}
+        labels = torch.from_numpy(self.splits["train"].labels[batch.rows])
+        return {"loss": float(self._weights[labels].sum())}
+
+    def tokens(self, batch: Batch) -> int:
+        return int(self.splits["train"].ids.lengths[batch.rows].sum())
+
+    def describe(self, batch: Batch) -> list[str]:
+        source = self.splits["train"].source
+        return [f"{source.place(int(row))}: {source.dataset[int(row)]['text']}" for row in batch.rows]
+
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        return reader_groups(self.model.encoder)
+
+    def evaluate(self) -> dict[str, float]:
+        return self._measure(self.splits["dev"])[0] if "dev" in self.splits else {}
+
+    def _measure(self, split: Split) -> tuple[Scores, Outcome]:
+        """The scores of a part, and what they are made from."""
+        outcome, blank = self._outcome(split), int(split.blank.sum())
+        scores = Scores(classification_scores(outcome), len(outcome.labels), split.source.skipped, blank)
+        return scores, outcome
+
+    def _logits(self, ids: Ragged, rows: NDArray[np.int64]) -> Tensor:
+        """(B, C) for some of the sequences, on the CPU."""
+        padded, lengths = lay_out(*ids.take(rows), self.tokenizer.pad_id)
+        logits: Tensor = self.model(send(padded, self.device), lengths)
+        return logits.detach().float().cpu()
+
+    def _outcome(self, split: Split) -> Outcome:
+        """What the model makes of the texts that are not blank; never the logits of more than a batch at a time."""
+        kept, known = np.flatnonzero(~split.blank), len(self.classes)
+        labels, losses = split.labels[kept], np.zeros(len(kept))
+        found = np.zeros_like(labels)
+
+        def compute(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+            logits = self._logits(split.ids, kept[rows])
+            wanted = torch.from_numpy(np.minimum(labels[rows], known - 1))  # an unknown one has no loss; see `Outcome`
+            return logits.argmax(1).numpy(), F.cross_entropy(logits.double(), wanted, reduction="none").numpy()
+
+        plan = plan_batches(split.ids.lengths[kept], _SCORED)
+        for rows, (best, loss) in zip(plan, spread(plan, compute), strict=True):
+            found[rows], losses[rows] = best, loss
+        return Outcome(labels, found, losses, known)
+
+    # --- using --------------------------------------------------------------------------------------------------
+
+    def report(self) -> list[str]:
+        lines = []
+        for part, split in self.splits.items():
+            lengths, counts = split.ids.lengths, np.bincount(split.labels, minlength=len(split.names.names))
+            balance = listed((f"{n} {c / len(split):.1%}" for n, c in zip(split.names.names, counts, strict=True)), 20)
+            known = 1 - split.ids.count(self.tokenizer.unk_id) / max(int(lengths.sum()), 1)
+            skipped = split.source.skipped.note()
+            empty, blank = int((lengths == 0).sum()), int(split.blank.sum())
+            lines.append(
+                f"{part}: {len(split):,} texts ({balance}); length mean {lengths.mean():.1f}, median "
+                f"{np.median(lengths):.0f}, longest {lengths.max()}; {known:.1%} of tokens in the vocabulary"
+                + (f"; {skipped}" if skipped else "")
+                + (f"; {empty} empty" if empty else "")
+                + (f"; {blank} blank, which are not scored" if blank else "")
+            )
+            lines += [*split.names.joined_line(part, "label"), *self._unknown_line(part, split)]
+        lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.tokenizer.config.tokenizer})")
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+
+    @staticmethod
+    def _unknown_line(name: str, split: Split) -> list[str]:
+        labels = split.labels[~split.blank]
+        counts = np.bincount(labels, minlength=len(split.names.names))[split.names.known :].tolist()
+        return split.names.unknown_line(name, "label", counts, f"{sum(counts):,} of {len(labels):,} texts")
+
+    @torch.no_grad()
+    def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
+        source, part = scored(self.config.data, data)
+        split = self._split(open_source(source, _FIELDS, part), part)
+        self.model.eval()
+        scores, outcome = self._measure(split)
+        blank = f"{scores.left_out:,} blank ones left out: they get no label" if scores.left_out else ""
+        lines = [counted_line(split.source.name, len(outcome.labels), "texts", blank, split.source.skipped)]
+        lines += self._unknown_line(split.source.name, split)
+        return scores, lines + classification_report(outcome, split.names.names)
+
+    @torch.no_grad()
+    def predict(self, texts: Iterable[str]) -> list[Prediction]:
+        """Label and probabilities for each text; a text of nothing but white space gets no label.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+        """
+        texts = take_texts(texts)
+        self.model.eval()
+        kept = [number for number, text in enumerate(texts) if text.strip()]
+        found = [Prediction(None, {}) for _ in texts]
+        if not kept:
+            return found
+        rows = self.tokenizer.encode([texts[number] for number in kept])
+        for number, row in zip(kept, rows, strict=True):
+            if len(row) > _LONGEST:
+                say(f"a text of {len(row):,} tokens is cut to the first {_LONGEST:,}: {texts[number][:40]!r}...")
+        ids = Ragged.from_lists([row[:_LONGEST] for row in rows])
+        plan = plan_batches(ids.lengths, _SCORED)
+        for part, logits in zip(plan, spread(plan, partial(self._logits, ids)), strict=True):
+            for number, shares in zip(part.tolist(), torch.softmax(logits, dim=1).tolist(), strict=True):
+                best = max(range(len(shares)), key=shares.__getitem__)
+                found[kept[number]] = Prediction(self.classes[best], dict(zip(self.classes, shares, strict=True)))
+        return found
+
+    def format(self, prediction: Prediction, form: str, **options: Any) -> str:
+        if not as_json(form):
+            return one_line(prediction.label or "")  # an old run may have a label with a line end
+        probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
+        return to_json({"label": prediction.label, "probabilities": probabilities})
+
+    def example(self, folder: Path) -> str:
+        split = self.splits.get("dev") or self.splits["train"]
+        row = int(np.where(split.blank, np.iinfo(np.int64).max, split.ids.lengths).argmin())
+        return command_on(split.source.dataset[row]["text"], folder)
+
+    def fingerprint(self, part: str = "train") -> str:
+        if part not in self.splits:
+            return ""
+        split = self.splits[part]
+        unknown = "\n".join(split.names.unknown).encode()
+        return hashlib.sha256(split.ids.digest().encode() + split.labels.tobytes() + unknown).hexdigest()
+
+    def rows(self) -> dict[str, Rows]:
+        classes = Rows(self.classes)
+        return {
+            **word_rows("encoder", self.model.encoder.embedding, self.tokenizer),
+            "output.weight": classes,
+            "output.bias": classes,
+        }

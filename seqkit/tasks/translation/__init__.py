@@ -1,0 +1,1 @@
+"""Encoder-decoder translation: a text for a text."""

@@ -1,0 +1,207 @@
+"""Translations: what the search found as text, and how a line of output shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from seqkit.decoding import NoFiniteScoreError
+from seqkit.errors import UserError, require
+from seqkit.files import to_json
+from seqkit.tasks.lines import as_json, one_line
+from seqkit.text import Tokenizer
+from seqkit.text.marks import join as join_marked
+
+# Tokens that stand close to the one before (clitics among them), or to the one after.
+_CLOSE_LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
+_CLOSE_RIGHT = re.compile(r"[(\[{$€£#«„]+")
+_BOTH = re.compile(r"[-/]")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translation; a blank text has an empty one.
+
+    Attributes:
+        text: as it would be written.
+        tokens: what `text` was put together from.
+        score: what the search ranks by, None for a blank text.
+        log_probs: natural log-probability of each token, and last of <eos> where `finished`.
+        finished: it ends by itself, and was not cut at the maximum length.
+        source_tokens: of the text that was translated, as it stands there.
+        attention: (T, S) weights over the source tokens, T as in `log_probs`; None where none was kept.
+        n_best: all that was asked for, best first; the first is this one (without its own n_best).
+    """
+
+    text: str
+    tokens: list[str] = field(default_factory=list)
+    score: float | None = None
+    log_probs: list[float] = field(default_factory=list)
+    finished: bool = True
+    source_tokens: list[str] = field(default_factory=list)
+    attention: Tensor | None = None
+    n_best: tuple[Translation, ...] = ()
+
+    def alignment(self) -> list[tuple[int, int]]:
+        """(place in the source, place in the translation): for each token the source token with the most attention.
+
+        Raises:
+            UserError: no attention was kept.
+        """
+        if not self.tokens:
+            return []
+        if self.attention is None:
+            refuse_without_attention()
+        best = self.attention[: len(self.tokens)].argmax(1).tolist()
+        return [(place, number) for number, place in enumerate(best)]
+
+
+def refuse_without_attention() -> NoReturn:
+    """Where attention is needed and was not kept.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        "there is no attention: this model has none, or models with different source tokens decode together"
+    )
+
+
+@contextmanager
+def scores_expected() -> Iterator[None]:
+    """Around a search: a model that gives no finite score is the mistake of its training.
+
+    Raises:
+        UserError: it gives none.
+    """
+    try:
+        yield
+    except NoFiniteScoreError:
+        raise UserError("this model gives a text no finite score: its training diverged; train it again") from None
+
+
+def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
+    """Tokens as a line of text, as far as the tokenizer's kind says where spaces belong.
+
+    The pieces of bpe, unigram and char hold their spaces, and words that are marked say where there is none. Of words
+    without marks those that were split at spaces are joined by them; those that were split from punctuation are put
+    together by rules for European languages: `( well - known , )` becomes `(well-known,)`. Chinese characters that were
+    tokens of their own stand close together. A line end that was learned from a target is written as a space.
+    """
+    config = tokenizer.config
+    if config.marked:
+        text = join_marked(tokens)
+    elif config.kind == "char":
+        text = "".join(tokens)
+    elif config.kind != "word":
+        text = "".join(tokens).replace("▁", " ").removeprefix(" ")
+    else:
+        text = _join_words(tokens, rules=config.split == "words", chinese=config.split_chinese is True)
+    return one_line(text)
+
+
+def _join_words(tokens: Sequence[str], *, rules: bool, chinese: bool) -> str:
+    text, close, quoted, han = "", True, False, False
+    for token in tokens:
+        quote = rules and set(token) == {'"'}
+        was_han, han = han, chinese and bool(_HAN.fullmatch(token))
+        left = rules and (_CLOSE_LEFT.fullmatch(token) or _BOTH.fullmatch(token) or (quote and quoted))
+        text += token if close or left or (han and was_han) else f" {token}"
+        close = rules and bool(_CLOSE_RIGHT.fullmatch(token) or _BOTH.fullmatch(token) or (quote and not quoted))
+        quoted ^= quote
+    return text
+
+
+def format_translation(found: Translation, form: str, *, number: int = 0, alignments: bool = False) -> str:
+    """A translation as one line, or of several n-best as so many lines.
+
+    Args:
+        found: what to show.
+        form: `text` or `jsonl`.
+        number: of the sentence, from 0; n-best lists in the form `text` begin with it, as those of Moses:
+            `number ||| text ||| score`.
+        alignments: add `||| 0-0 1-2 ...`, pairs of places (source-translation), or the same as a key.
+
+    Raises:
+        UserError: alignments are wanted and there was no attention.
+    """
+    if as_json(form):
+        return to_json(_as_dict(found, alignments))
+    if not found.n_best:
+        return one_line(found.text) + _aligned(found, alignments)
+    lines = []
+    for one in found.n_best:
+        score = "" if one.score is None else f"{one.score:.6g}"
+        lines.append(f"{number} ||| {one_line(one.text)} ||| {score}{_aligned(one, alignments)}")
+    return "\n".join(lines)
+
+
+def _aligned(found: Translation, wanted: bool) -> str:
+    return " ||| " + " ".join(f"{s}-{t}" for s, t in found.alignment()) if wanted else ""
+
+
+def _as_dict(found: Translation, alignments: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "translation": found.text,
+        "score": found.score,
+        "finished": found.finished,
+        "tokens": found.tokens,
+        "log_probs": [round(value, 6) for value in found.log_probs],
+    }
+    if alignments:
+        shown["source_tokens"] = found.source_tokens
+        shown["alignment"] = found.alignment()
+    if found.n_best:
+        shown["n_best"] = [_as_dict(one, alignments) for one in found.n_best]
+    return shown
+
+
+def check_plot(path: Path) -> None:
+    """Refuse what `plot_attention` would refuse after the translation.
+
+    Raises:
+        UserError: matplotlib is not installed, or draws no file with this ending.
+    """
+    require("matplotlib", "plot")
+    known = require("matplotlib.backend_bases", "plot").FigureCanvasBase.get_supported_filetypes()
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in known:
+        raise UserError(f"{path}: cannot be written (expected the ending .png, .pdf or .svg, got {path.suffix!r})")
+
+
+def plot_attention(found: Translation, path: Path) -> None:
+    """Draw the attention of a translation: a row a token of it, a column a token of the source.
+
+    Raises:
+        UserError: matplotlib is not installed, no attention was kept, or the file cannot be written.
+    """
+    if found.attention is None:
+        refuse_without_attention()
+    require("matplotlib", "plot")
+    figures = require("matplotlib.figure", "plot")
+    rows = found.tokens + ["<eos>"] * (len(found.log_probs) - len(found.tokens))
+    size = (2 + 0.35 * len(found.source_tokens), 1.5 + 0.3 * len(rows))
+    figure = figures.Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    weights = found.attention[: len(rows)]
+    image = axes.imshow(weights.numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(found.source_tokens)), _drawable(found.source_tokens), rotation=90)
+    axes.set_yticks(range(len(rows)), _drawable(rows))
+    axes.xaxis.tick_top()
+    figure.colorbar(image, label="attention")
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
+        raise UserError(f"{path}: cannot be written ({error})") from None
+
+
+def _drawable(tokens: Sequence[str]) -> list[str]:
+    """`$` begins a formula in matplotlib's texts."""
+    return [token.replace("$", r"\$") for token in tokens]

@@ -1,0 +1,401 @@
+"""Translation: from a sentence of one language to one of another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seqkit.config import from_mapping
+from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_batches
+from seqkit.data.pairs import PairConfig, open_pairs
+from seqkit.data.tokenizer_cache import Texts
+from seqkit.decoding import Search
+from seqkit.errors import UserError, option
+from seqkit.models import Seq2Seq
+from seqkit.tasks.base import RunConfig, RunTask
+from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, word_rows
+from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
+from seqkit.tasks.layer_groups import translation_groups
+from seqkit.tasks.lines import command_on
+from seqkit.tasks.sending import sent
+from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
+from seqkit.tasks.translation.config import TranslationConfig, check_side, make_model, translation_schema
+from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
+from seqkit.tasks.translation.decoding import Translator
+from seqkit.tasks.translation.metrics import CorpusScores, make_bleu
+from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
+from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zero
+from seqkit.tasks.translation.streaming import PairStream
+from seqkit.text import Tokenizer, take_texts
+from seqkit.text.marks import plain
+from seqkit.training import Loss
+from seqkit.training.distributed import spread
+from seqkit.training.scores import Scores
+from seqkit.training.transfer import Rows
+
+_SIDES = ("source", "target")
+_TABLES = dict(zip(_SIDES, (SOURCE_TABLE, TARGET_TABLE), strict=True))
+
+
+class TranslationTask(RunTask):
+    """See `RunTask`.
+
+    Args:
+        config: the whole configuration.
+        source, target: tokenizers of the two sides.
+        load_vectors: read the pretrained vectors that the configuration names.
+    """
+
+    kind = "translation"
+    score_options = frozenset({"reference", "ter"})
+    needs = {"sacrebleu.metrics": "translation"}
+    model: Seq2Seq
+
+    def __init__(self, config: TranslationConfig, source: Tokenizer, target: Tokenizer, *, load_vectors: bool) -> None:
+        self.config, self.source, self.target = config, source, target
+        try:
+            self.model, self._lines = make_model(config.model, source, target, load=load_vectors)
+        except ValueError as error:  # two vocabularies taken over from a run, where the model wants one
+            raise UserError(f"model: {error}") from None
+        self.splits: dict[str, Pairs] = {}
+        self._planner: Planner | None = None
+        self._stream: PairStream | None = None
+        self._samples: list[dict[str, str]] = []
+        decodes = config.training.dev_limit != 0
+        self.scores = ("loss", "perplexity", *(("bleu", "chrf") if decodes else ()))
+        decoding: Any = config.decoding
+        self.translator = self._translator(Search(**decoding.model_dump()))
+
+    @classmethod
+    def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
+        return translation_schema(tree)
+
+    @classmethod
+    def create(cls, config: TranslationConfig, folder: Path | None = None, *, fresh: bool = True) -> TranslationTask:
+        parts = [part for part in ("train", "dev", "test") if getattr(config.data, part) is not None]
+        stream = PairStream(config.data, config.seed) if config.data.window else None
+        origins = {
+            part: open_pairs(getattr(config.data, part), part) for part in parts if part != "train" or stream is None
+        }
+        texts = stream.texts if stream else partial(column, origins["train"])
+        source, target = cls._read(folder) if folder else cls._vocabularies(config, texts)
+        text = config.text.model_copy(update={"source": source.config, "target": target.config})
+        if folder is None:  # those of the earlier run, after init
+            text = text.model_copy(update={"joint": source.fingerprint == target.fingerprint})
+        tokenize, why = settled(config.scoring.tokenize, texts("target")) if folder is None else (None, "")
+        scoring = config.scoring.model_copy(update={"tokenize": tokenize} if tokenize else {})
+        config = config.model_copy(update={"text": text, "scoring": scoring})
+        task = cls(config, source, target, load_vectors=fresh)
+        task._lines += [why] if why else []
+        for part, origin in origins.items():
+            task.splits[part] = tokenise(origin, source, target, config.data if part == "train" else None)
+        if stream:
+            stream.tokenise(source, target)
+            task._stream = stream
+        return task
+
+    @classmethod
+    def _vocabularies(cls, config: TranslationConfig, texts: Callable[..., Texts]) -> tuple[Tokenizer, Tokenizer]:
+        text, model = config.text.resolved(), config.model
+        if text.joint:
+            one = make_tokenizer(text.source, model.source, texts(*_SIDES))
+            return one, one
+        source, target = (
+            kept_tokenizer(config, table, check=partial(check_side, side))
+            or make_tokenizer(getattr(text, side), getattr(model, side), texts(side))
+            for side, table in _TABLES.items()
+        )
+        return source, target
+
+    @classmethod
+    def check_needs(cls, config: Any) -> None:
+        super().check_needs(config)
+        if config.scoring.tokenize != "auto":
+            make_bleu(config.scoring.tokenize)
+
+    @classmethod
+    def restore(cls, config: TranslationConfig, folder: Path) -> TranslationTask:
+        return cls(config, *cls._read(folder), load_vectors=False)
+
+    @staticmethod
+    def _read(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+        source, target = (Tokenizer.load(folder / f"tokenizer.{side}.json") for side in _SIDES)
+        return source, target
+
+    def save(self, folder: Path) -> None:
+        self.source.save(folder / "tokenizer.source.json")
+        self.target.save(folder / "tokenizer.target.json")
+
+    # --- learning -----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def batches(self, epoch: int, start: int = 0) -> Iterable[PairBatch]:
+        rate = self._own_inputs(epoch)
+
+        def make(pairs: Pairs, rows: NDArray[np.int64]) -> PairBatch:
+            return collate(pairs, rows, self.target, rate)
+
+        if self._stream is not None:
+            return self._stream.batches(make, epoch, start)
+        pairs = self.splits["train"]
+        if self._planner is None:
+            self._planner = pairs.planner(self.config.data, self.config.seed)
+        return Batches(self._planner(epoch), partial(make, pairs), start)
+
+    def _own_inputs(self, epoch: int) -> float:
+        """The rate of scheduled sampling in an epoch, counted from 0."""
+        training = self.config.training
+        warmup = training.scheduled_sampling_warmup
+        return float(training.scheduled_sampling * (min(1.0, epoch / warmup) if warmup else 1.0))
+
+    def loss(self, batch: PairBatch, carry: Any) -> tuple[dict[str, Loss], None]:
+        inputs, model = batch.inputs, self.model
+        if batch.own_inputs:
+            inputs = model.mix_inputs(batch.source, batch.source_lengths, inputs, batch.lengths, batch.own_inputs)
+        total, _ = model.loss(
+            batch.source,
+            batch.source_lengths,
+            inputs,
+            batch.targets,
+            batch.lengths,
+            label_smoothing=self.config.training.label_smoothing,
+        )
+        return {"loss": Loss(total, float(batch.tokens))}, None
+
+    def weights(self, batch: PairBatch) -> dict[str, float]:
+        return {"loss": float(batch.tokens)}
+
+    def tokens(self, batch: PairBatch) -> int:
+        return batch.tokens
+
+    def describe(self, batch: PairBatch) -> list[str]:
+        origin = batch.origin
+        rows = [(origin.place(int(row)), origin.dataset[int(row)]) for row in batch.rows]
+        return [f"{place}: {row['source']} ||| {row['target']}" for place, row in rows]
+
+    def layer_groups(self) -> Sequence[Sequence[str]]:
+        return translation_groups(self.model)
+
+    def evaluate(self) -> dict[str, float]:
+        if "dev" not in self.splits:
+            return {}
+        dev, training = self.splits["dev"], self.config.training
+        scores = Scores(self._likelihood(dev), len(dev), dev.origin.skipped)
+        self._samples = []
+        limit = training.dev_limit if training.dev_limit is not None else len(dev)
+        if limit:
+            plain = {"n_best": 1, "sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            settings = {**self.config.decoding.model_dump(), **plain, "beam_size": training.dev_beam_size}
+            dev = replace(dev, kept=dev.kept[:limit])
+            references = dev.texts("target")
+            corpus = self._corpus_scores(references)
+            outputs = self.outputs(dev, self._translator(Search(**settings)))
+            scores.update(corpus(outputs, references))
+            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
+            sources = dev.texts("source")
+            self._samples = [
+                {"source": sources[row], "reference": references[row], "output": outputs[row]} for row in chosen
+            ]
+        return scores
+
+    def why_zero(self, scores: Sequence[str]) -> str:
+        corpus = self._corpus_scores(())
+        why = why_bleu_is_zero(self.splits["dev"], self.config.scoring.tokenize, corpus) if "bleu" in scores else ""
+        return why or super().why_zero(scores)
+
+    def samples(self) -> list[dict[str, str]]:
+        return self._samples
+
+    def _likelihood(self, pairs: Pairs) -> dict[str, float]:
+        """Mean negative log-likelihood of a target token, <eos> among them, and its exponential."""
+        config = BatchingConfig(batch_size=4096, batch_by="tokens")
+        total, count = 0.0, 0
+
+        def compute(rows: NDArray[np.int64]) -> tuple[float, int]:
+            batch = sent(collate(pairs, rows, self.target), self.device)
+            _, loss = self.model.loss(batch.source, batch.source_lengths, batch.inputs, batch.targets, batch.lengths)
+            return float(loss), batch.tokens
+
+        longer = np.maximum(pairs.target.lengths + 1, pairs.source.lengths)
+        plan = plan_batches(longer, config, rows=pairs.kept)
+        for loss, tokens in spread(plan, compute):
+            total, count = total + loss, count + tokens
+        return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0))}
+
+    def _translator(self, search: Search) -> Translator:
+        return Translator([(self.model, self.source)], self.target, search, seed=self.config.seed)
+
+    def outputs(self, pairs: Pairs, translator: Translator) -> list[str]:
+        """The best translation of each source."""
+        ids = Ragged.from_lists([pairs.source[row].tolist() for row in pairs.kept])
+        return [translator.best(hypotheses) for hypotheses in translator.decode([ids])]
+
+    def _corpus_scores(self, references: Sequence[str], *, ter: bool = False) -> CorpusScores:
+        return CorpusScores(lowercase=self.lowercase, tokenize=self.tokenize(references), ter=ter)
+
+    def tokenize(self, references: Sequence[str]) -> str:
+        """The tokenizer that BLEU splits by; a run has a name since it began, and may be asked for `auto` again."""
+        chosen: str = self.config.scoring.tokenize
+        return fitting_tokenizer(references).name if chosen == "auto" else chosen
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether scores compare without case."""
+        chosen = self.config.scoring.lowercase
+        return self.target.config.lowercase if chosen is None else chosen
+
+    # --- using --------------------------------------------------------------------------------------------------
+
+    def report(self) -> list[str]:
+        lines = [
+            line for part, pairs in self.splits.items() for line in describe(part, pairs, self.source, self.target)
+        ]
+        if self._stream is not None:
+            lines.insert(0, self._stream.report())
+        kinds = f"{len(self.source):,} source entries ({self.source.config.tokenizer})"
+        lines.append(
+            f"vocabulary: {len(self.source):,} entries ({self.source.config.tokenizer}), joint"
+            if self.config.text.joint
+            else f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
+        )
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        lines += [*self._lines, f"model: {trained:,} trained parameters"]
+        return lines + reachable(self.splits, self.target, self._corpus_scores(()))
+
+    @torch.no_grad()
+    def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
+        """See `RunTask`.
+
+        Args:
+            data: a file with both columns, or with `reference` the text file of the sources.
+            options: `reference`, the text file of the targets; `ter`, whether TER is wanted.
+        """
+        pairs = self.open(*self.where(data, options.get("reference")))
+        self.model.eval()
+        references = pairs.texts("target")
+        corpus = self._corpus_scores(references, ter=bool(options.get("ter")))
+        scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
+        outputs = self.outputs(pairs, self.translator)
+        found, lines = corpus.report(outputs, references)
+        scores.update(found)
+        return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
+
+    def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
+        """A file or two, or the configuration's test data, or else its dev data; and which of the parts that is."""
+        own = self.config.data
+        like = own.test or own.dev or own.train
+        if reference is not None:
+            if not data or not reference:
+                raise UserError(f"{option('reference')}: give the sources, too: {option('data', 'FILE')}")
+            kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
+            return PairConfig(source=data, target=reference, **kept), "test"
+        if data is not None:
+            hint = f"; for two text files, give the references, too: {option('reference', 'FILE')}"
+            return beside(like, data, hint), "test"
+        if own.test or own.dev:
+            return own.test or own.dev or like, "test" if own.test else "dev"
+        raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
+
+    def open(self, where: PairConfig, part: str) -> Pairs:
+        """The pairs of a place that `where` has returned."""
+        return open_split(where, part, self.source, self.target)
+
+    def join(self, name: str, others: Sequence[tuple[str, TranslationTask]]) -> None:
+        """Let other runs decode together with this one.
+
+        Args:
+            name: of this run, for messages.
+            others: with their names.
+
+        Raises:
+            UserError: the target vocabulary of one is another.
+        """
+        for other_name, other in others:
+            if other.target.vocabulary != self.target.vocabulary:
+                raise UserError(
+                    f"{option('ensemble')}: {name} and {other_name} have different target vocabularies "
+                    f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together"
+                )
+            self.translator.systems.append((other.model, other.source))
+
+    def configure(self, decoding: Mapping[str, Any], prefix: str = "", **options: Any) -> None:
+        """Change how this task translates.
+
+        Args:
+            decoding: settings of `seqkit.decoding.Search` that take the place of the configuration's.
+            prefix: text that every translation begins with.
+            options: attributes of `Translator`.
+
+        Raises:
+            UserError: settings out of range, or that contradict each other; a prefix with an unknown word; a seed where
+                nothing is drawn.
+        """
+        settings = {**self.config.decoding.model_dump(), **decoding}
+        if decoding.get("sample") and "beam_size" not in decoding:
+            settings["beam_size"] = 1
+        checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
+        if "seed" in options and not checked.sample:
+            raise UserError(f"{option('seed')}: only {option('sample', 'True')} has it")
+        try:
+            ids = self.target.encode([prefix])[0]
+        except ValueError:  # bytes of the command line that are no text
+            raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
+        if self.target.unk_id in ids:
+            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary has not")
+        for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
+            setattr(self.translator, name, value)
+
+    def predict(self, texts: Iterable[str]) -> list[Translation]:
+        """A translation for each text; a text of nothing but white space gets an empty one.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+        """
+        return self.translator(take_texts(texts))
+
+    def format(self, prediction: Translation, form: str, **options: Any) -> str:
+        """See `format_translation`, which takes the options."""
+        return format_translation(prediction, form, **options)
+
+    def check_plot(self, path: Path) -> None:
+        """Refuse a file that `plot` could not draw into, before anything is translated."""
+        check_plot(path)
+
+    def plot(self, prediction: Translation, path: Path) -> None:
+        """Draw the attention of a translation into a file; its tokens without marks."""
+        tokens = list(map(plain, prediction.tokens)) if self.target.config.marked else prediction.tokens
+        plot_attention(replace(prediction, tokens=tokens), path)
+
+    def example(self, folder: Path) -> str:
+        part = self.splits.get("dev") or self.splits.get("train")
+        if part is None:
+            return super().example(folder)
+        shortest = part.kept[int(part.source_lengths.argmin())]
+        text = part.origin.dataset[int(shortest)]["source"]
+        return command_on(text, folder, "translate")
+
+    def fingerprint(self, part: str = "train") -> str:
+        if part == "train" and self._stream is not None:
+            return self._stream.fingerprint()
+        return self.splits[part].fingerprint() if part in self.splits else ""
+
+    def rows(self) -> dict[str, Rows]:
+        words = named_rows(self.target)
+        return {
+            **word_rows("encoder", self.model.encoder.embedding, self.source),
+            **word_rows("decoder", self.model.decoder.embedding, self.target),
+            "decoder.output.weight": words,
+            "decoder.output.bias": words,
+        }
