@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -29,6 +29,7 @@ from seqkit.tasks.common import (
     make_recurrent,
 )
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, check_new_words, keeps_text
+from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
 from seqkit.training.optim import schedule_factor
@@ -127,7 +128,8 @@ class ScoringConfig(Section):
 class TranslationTraining(TrainingConfig):
     """`training:` with the loss of a translation model and how it is watched."""
 
-    metric: Literal["bleu", "chrf", "loss", "perplexity"] = "bleu"
+    metrics = METRICS
+    metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "bleu"
     """The dev score that chooses the best checkpoint."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target probability that is spread over all tokens (Szegedy et al. 2016)."""
@@ -145,7 +147,7 @@ class TranslationTraining(TrainingConfig):
 
     @model_validator(mode="after")
     def _decodes(self) -> TranslationTraining:
-        if self.dev_limit == 0 and self.metric in ("bleu", "chrf"):
+        if self.dev_limit == 0 and self.metric not in LIKELIHOOD:
             raise ValueError(f"dev_limit: {self.metric} needs decoded sentences; use metric: loss, or a limit above 0")
         if self.scheduled_sampling_warmup and not self.scheduled_sampling:
             raise ValueError("scheduled_sampling_warmup needs scheduled_sampling above 0")
