@@ -38,7 +38,6 @@ from seqkit.nn.kernels.kernel import SLOPES, apply_
 from seqkit.run.doctor import doctor
 from seqkit.tasks import TASKS, RunTask
 from seqkit.tasks.common import REFUSES
-from seqkit.tasks.language_model.task import LanguageModelTask
 from seqkit.tasks.lines import as_json
 from seqkit.tasks.sentiment.task import SentimentTask
 from seqkit.tasks.slots.data import number_tags
@@ -289,8 +288,8 @@ def tokenize(name: str) -> object:
 
 
 SCORES = {
-    "sentiment": SentimentTask.scores,
-    "language_model": LanguageModelTask.scores,
+    "sentiment": ("loss", "accuracy", "macro_f1"),
+    "language_model": ("loss", "perplexity", "bits_per_character"),
     "translation": ("loss", "perplexity", "bleu", "chrf"),
     "slots": ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy", "intent_accuracy"),
 }

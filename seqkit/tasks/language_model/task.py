@@ -85,12 +85,12 @@ class LanguageModelTask(RunTask):
     kind = "language_model"
     predict_options = frozenset({"sample", "temperature", "top_k", "top_p", "max_length", "seed"})
     model: LanguageModel
-    scores = tuple(METRICS)
 
     def __init__(self, config: LanguageModelConfig, tokenizer: Tokenizer, *, load_vectors: bool) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.model, self._lines = build(config.model, tokenizer, load=load_vectors)
         self.texts: dict[str, Text] = {}
+        self.scores = tuple(METRICS)
         self.sampler: Sampler | None = None
 
     @classmethod
