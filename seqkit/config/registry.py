@@ -111,11 +111,11 @@ class OneOf:
             options = {**value}
             value = options.pop("name")
         entry = self.entry(value)
-        checked = Section() if self.supplied is None else options_of(entry, self.supplied).model_validate(options)
         if value in self.names and not options:
             return str(value)
         named = Named(value)
-        named.entry, named.options = entry, checked
+        section = Section if self.supplied is None else options_of(entry, self.supplied)
+        named.entry, named.options = entry, section.model_validate(options)
         return named
 
 
