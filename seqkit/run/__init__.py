@@ -4,6 +4,7 @@ from seqkit.run.averaging import Average, average
 from seqkit.run.config_files import read_config
 from seqkit.run.launch import Run, resume, train
 from seqkit.run.loading import compare, evaluate, load, load_predictor, load_translator
+from seqkit.run.options import describe_options, spelling
 from seqkit.run.seeds import Seeds, train_seeds
 from seqkit.training.devices import device_trouble
 from seqkit.training.distributed import GONE, first, is_lost
@@ -17,6 +18,7 @@ __all__ = [
     "average",
     "compare",
     "counted",
+    "describe_options",
     "device_trouble",
     "evaluate",
     "first",
@@ -26,6 +28,7 @@ __all__ = [
     "load_translator",
     "read_config",
     "resume",
+    "spelling",
     "train",
     "train_seeds",
 ]
