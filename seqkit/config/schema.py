@@ -93,3 +93,18 @@ def _writable(hint: Any) -> bool:
     except PydanticSchemaGenerationError:
         return False
     return True
+
+
+def with_defaults(schema: type[Section], base: type[Section] = Section, **defaults: Any) -> type[Section]:
+    """A `Section` with some or all fields of another, and other defaults.
+
+    Args:
+        schema: has the fields.
+        base: of the new class; its fields come first.
+        defaults: field name -> default; only these fields are taken over.
+    """
+    fields: dict[str, Any] = {}
+    for name, default in defaults.items():
+        field = schema.model_fields[name]
+        fields[name] = (field.annotation, field.merge_field_infos(field, default=default))
+    return create_model(schema.__name__, __base__=base, **fields)
