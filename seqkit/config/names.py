@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from seqkit.config import beside
-from seqkit.errors import UserError, nearest, option
+from seqkit.errors import Option, UserError, nearest
 
 T = TypeVar("T")
 _DETAILS: Any = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceFileLoader, SOURCE_SUFFIXES))
@@ -110,19 +110,21 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
         hint = nearest(name, table) or f"; known: {', '.join(table)}"
-        raise UserError(f"{key}: unknown {key.rpartition('.')[2]} {name!r}{hint} (or package.module:Class)")
+        raise UserError(f"unknown {key.rpartition('.')[2]} {name!r}{hint} (or package.module:Class)", key=key)
     names = _RULING.get() or Names()
     if name not in names.known:
         if names.runs and not names.trust:
             raise Untrusted(
-                f"{key}: a run folder names {name!r} here, and to import that is to run it; if you trust this run, say "
-                f"so with {option('trust', 'True')}"
+                f"a run folder names {name!r} here",
+                ", and to import that is to run it; if you trust this run, say so with ",
+                Option("trust", "True"),
+                key=key,
             )
         names.known[name] = _attribute(key, name, _load(key, name, module, names), attribute)
     found = names.known[name]
     if not (isinstance(found, type) and issubclass(found, kind)):
         public = ".".join(kind.__module__.split(".")[:2])
-        raise UserError(f"{key}: {name!r} is no class derived from {public}.{kind.__name__}")
+        raise UserError(f"{name!r} is no class derived from {public}.{kind.__name__}", key=key)
     return found
 
 
@@ -130,7 +132,7 @@ def _attribute(key: str, name: str, module: ModuleType, attribute: str) -> Any:
     if not hasattr(module, attribute):
         where = getattr(module, "__file__", None) or "a part of Python"
         classes = [each for each, value in vars(module).items() if isinstance(value, type)]
-        raise UserError(f"{key}: {name!r}: the module ({where}) has no {attribute!r}{nearest(attribute, classes)}")
+        raise UserError(f"{name!r}: the module ({where}) has no {attribute!r}{nearest(attribute, classes)}", key=key)
     return getattr(module, attribute)
 
 
@@ -139,7 +141,7 @@ def _load(key: str, name: str, module: str, names: Names) -> ModuleType:
     importlib.invalidate_caches()
     places = names.places(module)
     if f"{module}.".startswith(beside.PREFIX):
-        raise UserError(f"{key}: {name!r}: a configuration does not name modules of {beside.PREFIX[:-1]}")
+        raise UserError(f"{name!r}: a configuration does not name modules of {beside.PREFIX[:-1]}", key=key)
     installed = _installed(module, names)
     if installed is not None:
         names.found[module] = None
@@ -155,8 +157,9 @@ def _load(key: str, name: str, module: str, names: Names) -> ModuleType:
     hint = nearest(module, others)
     nothing = "; from a run folder nothing is ever imported" if names.runs else ""
     raise UserError(
-        f"{key}: cannot import {name!r}: no module {module!r} is installed, and there is no "
-        f"{module.replace('.', '/')}.py {looked}{hint}{nothing}"
+        f"cannot import {name!r}: no module {module!r} is installed, and there is no "
+        f"{module.replace('.', '/')}.py {looked}{hint}{nothing}",
+        key=key,
     )
 
 
@@ -246,7 +249,7 @@ def _imported(key: str, name: str, module: str, top: ModuleSpec | ModuleType | N
                 raise
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{key}: cannot import {name!r}: {_blamed(error)}") from error
+        raise UserError(f"cannot import {name!r}: {_blamed(error)}", key=key) from error
 
 
 def _blamed(error: BaseException) -> str:

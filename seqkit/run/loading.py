@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.distributed import on_all, start
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.run.config_files import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
@@ -60,7 +60,7 @@ def check_options(path: str | Path, kind: type[RunTask], given: Iterable[str], k
     """
     for name in given:
         if name not in known:
-            raise UserError(f"{option(name)}: this is a {kind.kind} run ({path}), which has no such option")
+            raise UserError(f"this is a {kind.kind} run ({path}), which has no such option", key=Option(name))
 
 
 def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ import torch
 from seqkit.console import say
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.files import to_json
 from seqkit.models import LanguageModel, padding_mask
 from seqkit.models.encoder import valid_rows
@@ -118,13 +117,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise UserError(f"{option('max_length')}: must be at least 1, got {self.max_length}")
+            raise UserError(f"must be at least 1, got {self.max_length}", key=Option("max_length"))
         settings = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         try:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
-            raise UserError(re.sub(r"^\w+", lambda found: option(found[0]), str(error))) from None
+            name, _, message = str(error).partition(": ")
+            raise UserError(message, key=Option(name)) from None
         self._count = 0  # texts so far
 
     def __call__(self, texts: Sequence[str]) -> list[Continuation]:

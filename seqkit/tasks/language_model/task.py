@@ -22,7 +22,7 @@ from seqkit.data.sources import Source, open_source
 from seqkit.data.token_cache import encode_column
 from seqkit.data.tokenizer_cache import column_texts
 from seqkit.distributed import on_first
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.models import LanguageModel
 from seqkit.nn import detach_state
 from seqkit.nn.sending import send
@@ -302,7 +302,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError(f"{option(name)}: only {option('sample', 'True')} has it")
+                raise UserError("only ", Option("sample", "True"), " has it", key=Option(name))
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )
