@@ -9,7 +9,7 @@ from seqkit.data.conll import read_conll
 from seqkit.data.csvfile import read_csv
 from seqkit.data.readers import Column, Rows, read_jsonl, read_parquet, read_text, read_tsv
 from seqkit.data.textform import Form
-from seqkit.errors import UserError
+from seqkit.errors import Part, UserError
 
 _READERS: dict[str, Callable[[Path, Sequence[Column], Form], Rows]] = {
     "tsv": read_tsv,
@@ -34,8 +34,12 @@ _EXTENSIONS = {
 }
 
 
-def detect(path: Path) -> str:
+def detect(path: Path, *advice: Part) -> str:
     """The format that the file's name tells, a last `.gz` passed over.
+
+    Args:
+        path: of the file.
+        advice: what to do where the name does not tell, as parts of a message; by default to set `format`.
 
     Raises:
         UserError: the extension is not a known one.
@@ -46,8 +50,8 @@ def detect(path: Path) -> str:
     extension = suffixes[-1] if suffixes else ""
     if extension not in _EXTENSIONS:
         raise UserError(
-            f"{path}: the name does not tell the format (known: {', '.join(_EXTENSIONS)}, each also with .gz); "
-            f"set format: to one of {', '.join(FORMATS)}"
+            f"{path}: the name does not tell the format (known: {', '.join(_EXTENSIONS)}, each also with .gz); ",
+            *(advice or [f"set format: to one of {', '.join(FORMATS)}"]),
         )
     return _EXTENSIONS[extension]
 

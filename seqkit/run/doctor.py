@@ -121,8 +121,8 @@ def _looked_at(name: str, look: Callable[[], str]) -> Check:
     except FileNotFoundError:
         return Check(name, False, "missing")
     except Untrusted as error:
-        names = " ".join(str(error).split()).partition(" here, and")[0]
-        return Check(name, True, f"not looked into, since doctor imports nothing: {names}", seen=False)
+        why = f"{error.key}: {error.message[0]}"  # without the advice to trust it, which doctor has no option for
+        return Check(name, True, f"not looked into, since doctor imports nothing: {why}", seen=False)
     except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Check(name, False, " ".join(str(error).split()))
 

@@ -218,4 +218,4 @@ def check_metric(name: str, scores: tuple[str, ...]) -> None:
     """
     if name not in scores:
         known = nearest(name, scores) or f"; known: {', '.join(scores)}"
-        raise UserError(f"training.metric: this task has no score {name!r}{known}")
+        raise UserError(f"this task has no score {name!r}{known}", key="training.metric")

@@ -132,13 +132,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise UserError(f"max_length: must be at least 1, got {self.max_length}")
+            raise UserError(f"must be at least 1, got {self.max_length}", key="max_length")
         settings = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         try:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
-            raise UserError(str(error)) from None
+            name, _, message = str(error).partition(": ")
+            raise UserError(message, key=name) from None
         self._count = 0  # texts so far
 
     def __call__(self, texts: Sequence[str]) -> list[Continuation]:

@@ -310,7 +310,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError(f"{name}: only sampling has it (sample=true)")
+                raise UserError("only sampling has it (sample=true)", key=name)
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )

@@ -202,13 +202,13 @@ class SentimentTask(RunTask):
             raise ValueError(f"training.class_weights: unknown {choice!r}")
         names = Labels.match(list(choice), self.classes)
         for name in names.unknown:
-            raise UserError(f"training.class_weights: no class {shown(name)}{names.hint(name)}")
+            raise UserError(f"no class {shown(name)}{names.hint(name)}", key="training.class_weights")
         for group in names.joined:
             raise UserError(f"training.class_weights: {listed(map(shown, group))} are one class")
         weights = dict(zip(names.numbers.tolist(), choice.values(), strict=True))
         missing = [name for number, name in enumerate(self.classes) if number not in weights]
         if missing:
-            raise UserError(f"training.class_weights: no weight for {listed(missing)}")
+            raise UserError(f"no weight for {listed(missing)}", key="training.class_weights")
         return torch.tensor([weights[number] for number in range(len(self.classes))], device="cpu")
 
     # --- learning -----------------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.tokenizer_cache import Texts
 from seqkit.decoding import Search
 from seqkit.distributed import spread
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, vocabulary_line, word_rows
+from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, no_data, vocabulary_line, word_rows
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
@@ -291,15 +291,14 @@ class TranslationTask(RunTask):
         like = own.test or own.dev or own.train
         if reference is not None:
             if not data or not reference:
-                raise UserError(f"reference: give the sources, too: {option('data', 'FILE')}")
+                raise UserError("give the sources, too: ", Option("data", "FILE"), key="reference")
             kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
             return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
-            hint = "; for two text files, give the references, too: reference=FILE"
-            return beside(like, data, hint), "test"
+            return beside(like, data, "; for two text files, give the references, too: reference=FILE"), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
-        raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
+        raise no_data()
 
     def open(self, where: PairConfig, part: str) -> Pairs:
         """The pairs of a place that `where` has returned."""
@@ -318,8 +317,9 @@ class TranslationTask(RunTask):
         for other_name, other in others:
             if other.target.vocabulary != self.target.vocabulary:
                 raise UserError(
-                    f"{option('ensemble')}: {name} and {other_name} have different target vocabularies "
-                    f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together"
+                    f"{name} and {other_name} have different target vocabularies "
+                    f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together",
+                    key=Option("ensemble"),
                 )
             self.translator.systems.append((other.model, other.source))
 
@@ -347,7 +347,7 @@ class TranslationTask(RunTask):
             settings["beam_size"] = 1
         checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
         if "seed" in options and not checked.sample:
-            raise UserError("seed: only sampling has it (sample=true)")
+            raise UserError("only sampling has it (sample=true)", key="seed")
         changes: dict[str, Any] = {"search": Search(**checked.model_dump()), "prefix": self._prefix(options)}
         changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
         if "replace_unknown" in options:
@@ -361,9 +361,9 @@ class TranslationTask(RunTask):
         try:
             ids: list[int] = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text
-            raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
+            raise UserError(f"{prefix!r} is not valid Unicode", key=Option("prefix")) from None
         if self.target.unk_id in ids:
-            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary lacks")
+            raise UserError(f"{prefix!r} holds a word that the target vocabulary lacks", key=Option("prefix"))
         return ids
 
     def predict(self, texts: Iterable[str]) -> list[Translation]:
