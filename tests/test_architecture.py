@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import seqkit
+import seqkit.nn
 
 PACKAGE = Path(seqkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -87,6 +88,16 @@ def test_imports_follow_the_table(path: Path) -> None:
             # Triton's decorators stand at the top of a file; files with kernels are imported only inside functions.
             kernels = {"triton"} if path.is_relative_to(PACKAGE / "nn/kernels/triton") else set()
             assert parts[0] in top | kernels | (lazy if inside else set()), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda path: path.name)
+def test_models_take_public_names_of_nn_alone(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seqkit.nn"):
+            assert node.module == "seqkit.nn"
+            assert {alias.name for alias in node.names} <= set(seqkit.nn.__all__)
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("seqkit.nn") for alias in node.names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

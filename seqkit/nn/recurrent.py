@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from seqkit.nn.aten import vendor_network
 from seqkit.nn.backends import Choice, choose, scan, whole_batch
-from seqkit.nn.cell import Prepared, drop_mask, dropped
+from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size, tracing
 from seqkit.nn.custom_op import compiled_direction, compiling, describe, held, must_run_outside, outside
+from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.packing import Packing, no_rows
 from seqkit.nn.layout import Entered, enter, leave
@@ -348,11 +349,7 @@ class Recurrent(nn.Module):
         """Dropout between layers on packed rows (N, F)."""
         if not self.training:
             return data
-        if self.dropout:
-            data = dropped(data, self.dropout)
-        if self.locked_dropout:
-            data = data * packing.spread(drop_mask(data, packing.batch_size, data.size(-1), self.locked_dropout))
-        return data
+        return between_layers(data, self.dropout, self.locked_dropout, packing.batch_size, packing.spread)
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
