@@ -160,7 +160,7 @@ class _DecodingBase(Section):
         return self
 
 
-DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase)
+DecodingConfig = from_signature("DecodingConfig", Search, skip=("constraints",), base=_DecodingBase)
 
 
 class _DecoderBase(CellSection):
