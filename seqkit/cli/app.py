@@ -1,4 +1,4 @@
-"""The application object, and what its commands share: arguments, reading lines, showing scores."""
+"""The application object, and what its commands share: arguments, and reading lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Annotated
 import typer
 
 from seqkit._version import __version__
-from seqkit.cli.streams import put_line, show
+from seqkit.console import show_error
 from seqkit.errors import UserError
 from seqkit.files import LONGEST_LINE, read_lines
 
@@ -62,7 +62,7 @@ def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
     with opened as source:
         if file is None and source.isatty():
             end = "Ctrl-Z and Enter end" if os.name == "nt" else "Ctrl-D at the beginning of a line ends"
-            show(f"reading from the terminal, one text a line; {end} it")
+            show_error(f"reading from the terminal, one text a line; {end} it")
         yield _groups(source, str(file or "standard input"))
 
 
@@ -89,19 +89,3 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
             size, held, lines = min(size * 2, largest), 0, []
     if lines:
         yield lines
-
-
-def tell(text: str) -> None:
-    """One line on standard output, control characters escaped; of several processes only the first one speaks."""
-    from seqkit import run
-
-    if run.first():
-        put_line(text)
-
-
-def show_scores(title: str, scores: dict[str, float]) -> None:
-    """One line of named numbers, with how many examples they are of; nothing where there is none."""
-    if scores:
-        note = getattr(scores, "note", str)()
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tell(f"{title}: {shown}" + (f"  of {note}" if note else ""))

@@ -21,11 +21,9 @@ from seqkit.cli.app import (
     Trust,
     app,
     line_groups,
-    show_scores,
-    tell,
 )
-from seqkit.cli.streams import finish, put
 from seqkit.config import dump
+from seqkit.console import finish, put, tell, tell_scores
 from seqkit.errors import UserError
 from seqkit.files import to_json
 
@@ -57,7 +55,7 @@ def train(
         return
 
     def ended(seed: int, made: Run) -> None:
-        show_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
+        tell_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
 
     found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, trust=trust, ended=ended)
     for part, spreads in (("dev", found.dev), ("test", found.test)):
@@ -84,8 +82,8 @@ def _show(finished: Run) -> None:
     """Say what a training has come to."""
     if finished.stopped:
         tell(finished.stopped)
-    show_scores("dev", finished.dev)
-    show_scores("test", finished.test)
+    tell_scores("dev", finished.dev)
+    tell_scores("test", finished.test)
     tell(f"run folder: {finished.folder}")
     tell(f"try it: {finished.example}")
 
@@ -117,12 +115,11 @@ def evaluate(
     options = {name: value for name, value in given.items() if value is not None}
     scores, lines = run.evaluate(run_path, data, device, overrides or [], trust=trust, **options)
     if form == "json":
-        if run.first():
-            put(to_json(run.counted(scores)))
+        put(to_json(run.counted(scores)))
         return
     for line in lines:
         tell(line)
-    show_scores("scores", scores)
+    tell_scores("scores", scores)
 
 
 @app.command(epilog='Example: echo "the film is anything but dull ." | seqkit predict runs/first --format jsonl')
@@ -199,8 +196,8 @@ def average(
     from seqkit import run
 
     made = run.average(run_path, best, to, device, trust=trust)
-    show_scores(f"dev, {run_path}", made.before)
-    show_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
+    tell_scores(f"dev, {run_path}", made.before)
+    tell_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
     tell(f"run folder: {made.folder}")
 
 

@@ -7,20 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from seqkit.cli.app import (
-    Device,
-    InputFile,
-    RunPath,
-    SampleSeed,
-    Temperature,
-    TopK,
-    TopP,
-    Trust,
-    app,
-    line_groups,
-    tell,
-)
-from seqkit.cli.streams import finish, put
+from seqkit.cli.app import Device, InputFile, RunPath, SampleSeed, Temperature, TopK, TopP, Trust, app, line_groups
+from seqkit.console import finish, put, tell
 from seqkit.errors import UserError
 
 _HELP = "; without it what the run says."

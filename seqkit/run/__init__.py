@@ -5,22 +5,16 @@ from seqkit.run.config_files import read_config
 from seqkit.run.launch import Run, resume, train
 from seqkit.run.loading import compare, evaluate, load, load_predictor, load_translator
 from seqkit.run.seeds import Seeds, train_seeds
-from seqkit.training.devices import device_trouble
-from seqkit.training.distributed import GONE, first, is_lost
 from seqkit.training.scores import counted
 
 __all__ = [
-    "GONE",
     "Average",
     "Run",
     "Seeds",
     "average",
     "compare",
     "counted",
-    "device_trouble",
     "evaluate",
-    "first",
-    "is_lost",
     "load",
     "load_predictor",
     "load_translator",

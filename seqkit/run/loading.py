@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from seqkit.distributed import on_all, start
 from seqkit.errors import UserError, option
 from seqkit.run.config_files import open_run
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.checkpoint import load_finite
-from seqkit.training.distributed import on_all, start
 
 
 def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = (), *, trust: bool = False) -> RunTask:

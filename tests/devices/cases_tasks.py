@@ -17,11 +17,11 @@ import pytest
 import torch
 
 import seqkit
+from seqkit.errors import Stopped
 from seqkit.models import Spelling
 from seqkit.run import average, evaluate, resume, train
 from seqkit.tasks.sending import sent
 from seqkit.tasks.slots.data import TagBatch
-from seqkit.training.signals import Stopped
 from seqkit.training.update import Done, Updater
 
 ENCODER = {"cell": "lstm", "hidden_size": 6}

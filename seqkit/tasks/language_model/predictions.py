@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from seqkit.console import say
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
 from seqkit.errors import UserError, option
@@ -20,7 +21,6 @@ from seqkit.nn.sending import send
 from seqkit.tasks.lines import as_json, one_line
 from seqkit.tasks.translation.predictions import join_tokens, scores_expected
 from seqkit.text import Tokenizer
-from seqkit.training.run_log import say
 
 # Tokens in a line. A longer one is no line but a broken file, and would take gigabytes for its states.
 _LONGEST = 50_000

@@ -21,6 +21,7 @@ from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source, open_source
 from seqkit.data.token_cache import encode_column
 from seqkit.data.tokenizer_cache import column_texts
+from seqkit.distributed import on_first
 from seqkit.errors import UserError, option
 from seqkit.models import LanguageModel
 from seqkit.nn import detach_state
@@ -34,7 +35,6 @@ from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
-from seqkit.training.distributed import on_first
 from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 

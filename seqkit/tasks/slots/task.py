@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqkit.console import say
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
 from seqkit.data.labels import label_column
 from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source
 from seqkit.data.tagged import open_tagged
+from seqkit.distributed import spread
 from seqkit.errors import UserError, shown
 from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
@@ -48,8 +50,6 @@ from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots.split_fit import fit_lines, fitted, split_of
 from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
-from seqkit.training.distributed import spread
-from seqkit.training.run_log import say
 from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 

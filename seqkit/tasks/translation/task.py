@@ -18,6 +18,7 @@ from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.tokenizer_cache import Texts
 from seqkit.decoding import Search
+from seqkit.distributed import spread
 from seqkit.errors import UserError, option
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
@@ -37,7 +38,6 @@ from seqkit.tasks.translation.streaming import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
 from seqkit.training import Loss
-from seqkit.training.distributed import spread
 from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
