@@ -147,7 +147,7 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
     """
     needs = {
         "early_stopping": training.early_stopping is not None,
-        "schedule: plateau": training.schedule.name == "plateau",
+        f"schedule: {training.schedule.name}": training.schedule.make().reacts,
         "keep_best above 1": training.keep_best > 1,
     }
     for what, asked in needs.items():

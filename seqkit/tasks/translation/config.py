@@ -32,7 +32,7 @@ from seqkit.tasks.common import (
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, check_new_words, keeps_text
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
-from seqkit.training.optim import schedule_factor
+from seqkit.training.schedules import schedule_factor
 
 LONGEST = 5_000
 """Tokens in a sentence. A longer one is no sentence but a broken file, and would take gigabytes."""
