@@ -66,6 +66,7 @@ def from_signature(
             if argument.kind in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL) or argument.name in known:
                 continue
             default = ... if argument.default is argument.empty else argument.default
+            default = list(default) if isinstance(default, tuple) else default
             hint = extra.get(argument.name, hints.get(argument.name, Any))
             if lenient and not _writable(hint):
                 if default is not ...:
