@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from seqkit.config import from_mapping, resolve
+from seqkit.config import OneOf, from_mapping, resolve
 from seqkit.data.batching import BatchingConfig, plan_batches
 from seqkit.data.formats import read
 from seqkit.data.readers import SKIPS, Column
@@ -73,6 +73,8 @@ def choices(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, tup
     for name, field in section.model_fields.items():
         for names in literals(field.annotation):
             yield f"{path}{name}", names
+        for one in [one for one in field.metadata if isinstance(one, OneOf)]:
+            yield f"{path}{name}", one.names
         for inner in sections(field.annotation):
             yield from choices(inner, f"{path}{name}.")
 

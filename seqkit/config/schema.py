@@ -66,7 +66,6 @@ def from_signature(
             if argument.kind in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL) or argument.name in known:
                 continue
             default = ... if argument.default is argument.empty else argument.default
-            default = list(default) if isinstance(default, tuple) else default
             hint = extra.get(argument.name, hints.get(argument.name, Any))
             if lenient and not _writable(hint):
                 if default is not ...:
@@ -74,6 +73,8 @@ def from_signature(
                 hint = Any
             if lenient and typing.get_origin(hint) is tuple:
                 hint = typing.Annotated[hint, Strict(False)]  # a file has lists
+            elif isinstance(default, tuple):
+                default = list(default)
             known.add(argument.name)
             fields[argument.name] = (hint, Field(default=default))
     return create_model(name, __base__=base, **fields)
