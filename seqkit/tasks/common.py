@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import OneOf, Section, arguments, from_signature, resolve
+from seqkit.config import Named, OneOf, Section, arguments, from_signature, resolve
 from seqkit.data.batching import BatchingConfig
-from seqkit.data.formats import detect
+from seqkit.data.formats import detect, reader
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.tokenizer_cache import Texts, column_texts, train_tokenizer
 from seqkit.errors import UserError, option
@@ -98,7 +98,10 @@ def beside(like: _Source, path: str, hint: str = "") -> _Source:
         raise UserError(f"{option('data')}: expected the path of a file, got an empty text")
     form, known = "auto", ""
     try:
-        known = detect(Path(path))
+        if isinstance(like.format, Named) and Path(path).suffixes == Path(like.path).suffixes:
+            form = known = like.format
+        else:
+            known = detect(Path(path))
     except UserError as error:
         form = known = like.format
         if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
@@ -106,11 +109,10 @@ def beside(like: _Source, path: str, hint: str = "") -> _Source:
                 f"{str(error).partition('; set format')[0]}; give the file a name that does{hint}"
             ) from None
     kept = like.model_dump(include={"columns", "on_bad_line"})
-    is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
-    if is_file and known != "parquet":
-        kept["encoding"] = like.encoding
-    if known == "csv":
-        kept["delimiter"] = like.delimiter
+    if not path.startswith((BUILTIN, HUB, TORCHTEXT)):
+        own = reader(known)
+        kept |= {"encoding": like.encoding} if own.has_encoding else {}
+        kept |= {"delimiter": like.delimiter} if own.has_delimiter else {}
     return type(like).model_validate({**kept, "path": path, "format": form})
 
 
