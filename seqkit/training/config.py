@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from seqkit.config import Section, WithOptions
+from seqkit.config import OneOf, Section, WithOptions, maker
+from seqkit.training.loggers import LOGGERS, Logger
 from seqkit.training.optim import OptimizerConfig
 from seqkit.training.schedules import ScheduleConfig
 
@@ -113,8 +114,21 @@ class TrainingConfig(Section):
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     average_best: bool = False
     """At the end, average the weights of the kept best checkpoints, and keep that if dev says it is no worse."""
-    tensorboard: bool = False
-    """Write event files too (needs the tensorboard extra)."""
+    loggers: list[Annotated[str, OneOf("logger", LOGGERS, Logger, supplied=())]] = ["jsonl"]
+    """What follows the training: jsonl (metrics.jsonl and timing.jsonl), tensorboard (event files; needs the
+    tensorboard extra), or `mypackage.module:MyLogger`."""
+    tensorboard: bool | None = Field(default=None, exclude=True)
+    """Short for adding tensorboard to loggers (true), or for leaving it out (false)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_tensorboard(cls, value: object) -> object:
+        if isinstance(value, Mapping) and isinstance(value.get("tensorboard"), bool):
+            loggers = value.get("loggers", ["jsonl"])
+            if isinstance(loggers, list):
+                others = [one for one in loggers if one != "tensorboard"]
+                return {**value, "loggers": [*others, "tensorboard"] if value["tensorboard"] else others}
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +145,17 @@ class TrainingConfig(Section):
             raise ValueError("clip_value and clip_norm exclude each other: give one")
         if self.average_best and self.keep_best < 2:
             raise ValueError("average_best needs keep_best of at least 2")
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"loggers: each can be there once, got {', '.join(self.loggers)}")
         return self
+
+    def make_loggers(self) -> dict[str, Logger]:
+        """Make the loggers, by name.
+
+        Raises:
+            UserError: one needs something that is not installed.
+        """
+        return {str(name): maker(name, LOGGERS)() for name in self.loggers}
 
     @property
     def margin(self) -> float:

@@ -1,8 +1,9 @@
-"""Scores that know how many examples they are of."""
+"""Scores that know how many examples they are of, and what a training leaves behind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from seqkit.data.skipped import Skipped, counted_line
 
@@ -34,3 +35,20 @@ class Scores(dict[str, float]):
 def counted(scores: Mapping[str, float]) -> dict[str, float]:
     """Scores with the numbers of examples, where they are known (a task of yours may return a plain dict)."""
     return {**scores, **(scores.counts() if isinstance(scores, Scores) else {})}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `Trainer.fit` leaves behind.
+
+    Attributes:
+        step: whose weights the model now has.
+        scores: their dev scores.
+        averaged: they are the mean of the best checkpoints.
+        stopped: why training ended before its full length; empty where it did not.
+    """
+
+    step: int
+    scores: dict[str, float]
+    averaged: bool
+    stopped: str = ""
