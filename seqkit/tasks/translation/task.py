@@ -28,7 +28,13 @@ from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.sending import sent
 from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
-from seqkit.tasks.translation.config import TranslationConfig, check_side, make_model, translation_schema
+from seqkit.tasks.translation.config import (
+    TranslationConfig,
+    check_side,
+    make_model,
+    make_search,
+    translation_schema,
+)
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
 from seqkit.tasks.translation.metrics import CorpusScores, make_bleu
@@ -72,7 +78,7 @@ class TranslationTask(RunTask):
         decodes = config.training.dev_limit != 0
         self.scores = ("loss", "perplexity", *(("bleu", "chrf") if decodes else ()))
         decoding: Any = config.decoding
-        self.translator = self._translator(Search(**decoding.model_dump()))
+        self.translator = self._translator(make_search(decoding.model_dump()))
 
     @classmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
@@ -201,7 +207,7 @@ class TranslationTask(RunTask):
             dev = replace(dev, kept=dev.kept[:limit])
             references = dev.texts("target")
             corpus = self._corpus_scores(references)
-            outputs = self.outputs(dev, self._translator(Search(**settings)))
+            outputs = self.outputs(dev, self._translator(make_search(settings)))
             scores.update(corpus(outputs, references))
             chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
             sources = dev.texts("source")
@@ -354,7 +360,7 @@ class TranslationTask(RunTask):
             raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
             raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary has not")
-        for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
+        for name, value in {"search": make_search(checked.model_dump()), "prefix": ids, **options}.items():
             setattr(self.translator, name, value)
 
     def predict(self, texts: Iterable[str]) -> list[Translation]:
