@@ -20,7 +20,6 @@ from seqkit.tasks.sending import sent
 from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
-from seqkit.training.run_log import require_tensorboard
 from seqkit.training.transfer import Rows
 
 
@@ -62,8 +61,7 @@ class RunTask(Task):
         """
         for module, extra in cls.needs.items():
             require(module, extra)
-        if config.training.tensorboard:
-            require_tensorboard()
+        config.training.make_loggers()
 
     @classmethod
     @abstractmethod

@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import OneOf, Section, arguments, from_signature, resolve
+from seqkit.config import Named, OneOf, Section, arguments, from_signature, resolve
 from seqkit.console import say
 from seqkit.data.batching import BatchingConfig
-from seqkit.data.formats import detect
+from seqkit.data.formats import detect, reader
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.tokenizer_cache import Texts, column_texts, train_tokenizer
 from seqkit.errors import Option, Part, UserError
@@ -100,17 +100,19 @@ def beside(like: _Source, path: str, *hint: Part) -> _Source:
         raise UserError("expected the path of a file, got an empty text", key=Option("data"))
     form, known = "auto", ""
     try:
-        known = detect(Path(path), "give the file a name that does", *hint)
+        if isinstance(like.format, Named) and Path(path).suffixes == Path(like.path).suffixes:
+            form = known = like.format
+        else:
+            known = detect(Path(path), "give the file a name that does", *hint)
     except UserError:
         form = known = like.format
         if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
             raise
     kept = like.model_dump(include={"columns", "on_bad_line"})
-    is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
-    if is_file and known != "parquet":
-        kept["encoding"] = like.encoding
-    if known == "csv":
-        kept["delimiter"] = like.delimiter
+    if not path.startswith((BUILTIN, HUB, TORCHTEXT)):
+        own = reader(known)
+        kept |= {"encoding": like.encoding} if own.has_encoding else {}
+        kept |= {"delimiter": like.delimiter} if own.has_delimiter else {}
     return type(like).model_validate({**kept, "path": path, "format": form})
 
 
@@ -154,7 +156,7 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
     """
     needs = {
         "early_stopping": training.early_stopping is not None,
-        "schedule: plateau": training.schedule.name == "plateau",
+        f"schedule: {training.schedule.name}": training.schedule.make().reacts,
         "keep_best above 1": training.keep_best > 1,
     }
     for what, asked in needs.items():

@@ -27,7 +27,13 @@ from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.sending import sent
 from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
-from seqkit.tasks.translation.config import TranslationConfig, check_side, make_model, translation_schema
+from seqkit.tasks.translation.config import (
+    TranslationConfig,
+    check_side,
+    make_model,
+    make_search,
+    translation_schema,
+)
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
 from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, Outcome, make_bleu
@@ -71,7 +77,7 @@ class TranslationTask(RunTask):
         self._samples: list[dict[str, str]] = []
         self.scores = tuple(LIKELIHOOD if config.training.dev_limit == 0 else METRICS)
         decoding: Any = config.decoding
-        self.translator = self._translator(Search(**decoding.model_dump()))
+        self.translator = self._translator(make_search(decoding.model_dump()))
 
     @classmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
@@ -195,7 +201,7 @@ class TranslationTask(RunTask):
             dev = replace(dev, kept=dev.kept[:limit])
             references = dev.texts("target")
             corpus = self._corpus_scores(references)
-            outputs = self.outputs(dev, self._translator(Search(**settings)))
+            outputs = self.outputs(dev, self._translator(make_search(settings)))
             sources = dev.texts("source")
             outcome = Outcome(outcome.loss, sources, references, outputs, corpus(outputs, references))
             chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
@@ -349,7 +355,7 @@ class TranslationTask(RunTask):
         checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
         if "seed" in options and not checked.sample:
             raise UserError("only sampling has it (sample=true)", key="seed")
-        changes: dict[str, Any] = {"search": Search(**checked.model_dump()), "prefix": self._prefix(options)}
+        changes: dict[str, Any] = {"search": make_search(checked.model_dump()), "prefix": self._prefix(options)}
         changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
         if "replace_unknown" in options:
             changes["copy_unknown"] = options["replace_unknown"]
