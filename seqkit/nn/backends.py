@@ -8,14 +8,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from seqkit.nn.agreement import agrees
 from seqkit.nn.aten import surrounded, uses_onednn, vendor_scan, whole_network
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import autocast_enabled, check_choice, dtype_name, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
-from seqkit.nn.kernels import kernel_scan, triton
+from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.reference import reference_scan
-from seqkit.nn.kernels.triton.agreement import agrees
+from seqkit.nn.kernels.triton import counterparts, support
 from seqkit.nn.layout import check_input, initial_states
 
 if TYPE_CHECKING:
@@ -98,12 +99,12 @@ def whole_batch(module: Recurrent, input: Any, hx: Any) -> tuple[Tensor, State] 
 
 def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
     """Why Triton's kernels cannot run a call; None if they can."""
-    if data.device.type != "cuda" and not triton.interpreted():
+    if data.device.type != "cuda" and not support.interpreted():
         return f"it needs a CUDA device, and the input is on {data.device.type}"
-    if not triton.available():
-        least = ".".join(map(str, triton.MIN_VERSION))
+    if not support.available():
+        least = ".".join(map(str, support.MIN_VERSION))
         return f"it needs an NVIDIA card from Ampere on and Triton {least} or later (pip install triton)"
-    if data.dtype not in triton.DTYPES:
+    if data.dtype not in support.DTYPES:
         return f"it computes in float32, float16 and bfloat16, and the input is {dtype_name(data)}"
     if not _served_by_triton(module, data.device, data.dtype):
         return f"no Triton kernel serves this {type(module.cell_at(0)).__name__} here"
@@ -202,7 +203,7 @@ def scan(
     if backend in ("fused", "triton"):
         kernel = cell.kernel()
         if kernel is not None and backend == "triton":
-            kernel = triton.triton_kernel(kernel)
+            kernel = counterparts.triton_kernel(kernel)
         if kernel is not None:
             return kernel_scan(cell, kernel, rows, packing, state, prepared)
     check_choice("backend", backend, ("reference", "fused", "vendor", "triton"))

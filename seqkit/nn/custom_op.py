@@ -18,12 +18,15 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
 from torch.nn.utils.rnn import PackedSequence
 
+from seqkit.nn.agreement import agrees
 from seqkit.nn.cells import Cell, Prepared, State
 from seqkit.nn.checks import tracing
-from seqkit.nn.kernels import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
-from seqkit.nn.kernels.kernel import Tensors
+from seqkit.nn.kernels.gru import GRUKernel
+from seqkit.nn.kernels.kernel import Kernel, Tensors
+from seqkit.nn.kernels.lstm import LSTMKernel
 from seqkit.nn.kernels.packing import Packing, check_lengths
-from seqkit.nn.kernels.triton.agreement import agrees
+from seqkit.nn.kernels.rnn import RNNKernel
+from seqkit.nn.kernels.triton import counterparts, support
 from seqkit.nn.sending import send
 
 if TYPE_CHECKING:
@@ -102,9 +105,9 @@ def _kernel(text: str) -> Kernel:
 def _kernel_for(text: str, given: Tensors) -> Kernel:
     """The kernel of a text, on a CUDA device in its Triton form where there is one."""
     kernel, like = _kernel(text), given["h0"]
-    if like.device.type != "cuda" or like.dtype not in triton.DTYPES:
+    if like.device.type != "cuda" or like.dtype not in support.DTYPES:
         return kernel
-    found = triton.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
+    found = counterparts.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
     return kernel if found is None or found.takes_projected != kernel.takes_projected else found
 
 
