@@ -303,7 +303,7 @@ class Decoder(nn.Module):
         """One step of one layer without gradient: x (N, F), state each (N, size)."""
         recurrent, index = self.layer(number)
         cell = recurrent.cell_at(index)
-        backend = choose(recurrent, x, packing).name if x.size(0) >= MIN_ROWS else "reference"
+        backend = choose(recurrent.network(), x, packing).name if x.size(0) >= MIN_ROWS else "reference"
         if backend == "reference" or torch.is_grad_enabled() or not SingleStep.serves(cell):
             return scan(backend, cell, x, packing, state, recurrent.prepare(index, x, packing.batch_sizes))
         if number not in self._single:

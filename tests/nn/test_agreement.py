@@ -91,5 +91,5 @@ def test_what_does_not_agree_is_named_once_and_not_used(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match=r"^backend 'triton' cannot .*: no Triton kernel serves this"):
         module(x)
     auto = snn.Recurrent(kind, 3, 4)
-    assert backends.triton_refuses(auto, x) is not None
+    assert backends.triton_refuses(auto.cells, x) is not None
     auto(x)
