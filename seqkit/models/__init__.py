@@ -4,7 +4,7 @@ from seqkit.models.adversarial import worst_shift
 from seqkit.models.bridge import Bridge
 from seqkit.models.classifier import Pooling, SequenceClassifier
 from seqkit.models.decoder import Decoder
-from seqkit.models.encoder import Embedding, Encoder, padding_mask
+from seqkit.models.encoder import Embedding, Encoder
 from seqkit.models.language_model import LanguageModel
 from seqkit.models.seq2seq import Seq2Seq
 from seqkit.models.tagger import CharacterEncoder, Spelling, Tagger
@@ -23,6 +23,5 @@ __all__ = [
     "Spelling",
     "Tagger",
     "WindowEncoder",
-    "padding_mask",
     "worst_shift",
 ]

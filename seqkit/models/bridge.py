@@ -7,9 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import padding_mask
-from seqkit.nn import Recurrent, State
-from seqkit.nn.linear import Linear
+from seqkit.nn import Linear, Recurrent, State, padding_mask
 
 BridgeName = Literal["copy", "linear", "zero", "mean"]
 

@@ -8,9 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import Encoder, padding_mask
-from seqkit.nn.linear import Linear
-from seqkit.nn.sending import send
+from seqkit.models.encoder import Encoder
+from seqkit.nn import Linear, padding_mask, send
 
 PoolingName = Literal["last", "mean", "max", "attention"]
 

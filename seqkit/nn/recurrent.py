@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from seqkit.nn.aten import whole_network
 from seqkit.nn.backends import Choice, Route, choose, scan
-from seqkit.nn.cell import Prepared, drop_mask, dropped
+from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size, tracing
 from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
+from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.layout import Entered, enter, leave
@@ -351,7 +352,10 @@ def _over_layers(
     data, finals, count = entered.data, [], network.num_directions
     states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
     for layer in range(network.num_layers):
-        rows = _drop(network, data, entered.packing) if layer and network.training else data
+        rows = data
+        if layer and network.training:
+            packing = entered.packing
+            rows = between_layers(data, network.dropout, network.locked_dropout, packing.batch_size, packing.spread)
         outputs = []
         for index in range(layer * count, (layer + 1) * count):
             output, final = direction(index, rows, entered.packing, states[index])
@@ -361,15 +365,6 @@ def _over_layers(
         data = output + data if network.residual and layer else output
     # A copy even of a single one: `detach_()`, which loops over long texts call on states, refuses views.
     return leave(network, data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), entered)
-
-
-def _drop(network: Network, data: Tensor, packing: Packing) -> Tensor:
-    """Dropout between layers on packed rows (N, F), in training."""
-    if network.dropout:
-        data = dropped(data, network.dropout)
-    if network.locked_dropout:
-        data = data * packing.spread(drop_mask(data, packing.batch_size, data.size(-1), network.locked_dropout))
-    return data
 
 
 def _direction(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
-from seqkit.models.decoder import MIN_ROWS
 from seqkit.nn import Recurrent
+from seqkit.nn.attentional import MIN_ROWS
 from seqkit.nn.kernels.decode_step import SingleStep
 
 

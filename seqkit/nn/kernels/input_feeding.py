@@ -1,6 +1,6 @@
 """Input feeding with a hand-derived backward: a stack of cells, attention and attentional vector, step after step.
 
-`feed_scan` computes what the step loop in `seqkit.models.feeding` defines. The part of a step that depends on the
+`feed_scan` computes what `step_loop` defines. The part of a step that depends on the
 embedded token alone is one product before the loop; each cell is one product a step, [input, h] times both its weights;
 the gradients of all weights are products over all steps after the loop.
 """
@@ -20,13 +20,14 @@ from seqkit.nn.kernels.gemm import StepProduct, outer, product
 from seqkit.nn.kernels.kernel import SLOPES, Tensors, split, tanh_
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.pointwise import CellSteps
+from seqkit.nn.kernels.stack import FedSteps, through_layers
 
 CellFactory = Callable[[int, Packing], CellSteps]
 
 
 @dataclass
 class Plan:
-    """What a call is besides tensors.
+    """What a call is besides tensors; it outlives the call, and so holds none.
 
     Tensors come by name: "rows" (N, E); for layer l "weight_ih.l", "weight_hh.l", maybe "bias_ih.l" and "bias_hh.l",
     "state0.l", "state1.l", ... (b_0, H), "mask_recurrent.l" (b_0, H), and for l > 0 "mask_input.l" (N, H); those
@@ -34,8 +35,7 @@ class Plan:
 
     Attributes:
         cells: makes the steps of each layer's cell.
-        attention_layer: the layer (from 1) whose output is the query; those above take the context, too.
-        residual: every layer but the first adds its input, before the mask, to its output.
+        attention_layer, residual: see `through_layers`.
         states: tensors in a cell's state.
         names: of the tensors, in order.
     """
@@ -159,9 +159,9 @@ class _Loop:
         self.inside, self.outside = weight[:, :cut], weight[:, cut:]
 
     def forward(self) -> tuple[Tensor, Tensor, Tensors]:
-        """vectors (N, F), weights (N, S) and the buffers for the backward loop."""
-        plan, given, reader = self.plan, self.given, self.reader
-        rows, sizes = given["rows"], plan.packing.batch_sizes
+        """Vectors (N, F), weights (N, S) and the buffers for the backward loop."""
+        plan, reader = self.plan, self.reader
+        rows, sizes = self.given["rows"], plan.packing.batch_sizes
         for layer in self.layers:
             layer.start()
         reader.start()
@@ -173,22 +173,39 @@ class _Loop:
         fed = rows.new_zeros(sizes[0], vectors.size(1))
         steps = zip(*(split(part, plan.packing) for part in (vectors, both, asked)), strict=True)
         for t, (vector, together, query) in enumerate(steps):
-            x = context = fed[: sizes[t]]
-            for number, layer in enumerate(self.layers):
-                mask = self.masks[number]
-                inside = x if mask is None else x * mask[t]
-                output = layer.forward(t, [inside, context] if number >= plan.attention_layer else [inside])
-                x = output + x if plan.residual and number else output
-                if number + 1 == plan.attention_layer:
-                    context = reader.forward(t, x)
-                    if not self._reads_last:
-                        query.copy_(x)
+            x, context = self._through(t, fed[: sizes[t]], query)
             torch.cat([x, context], 1, out=together)
             fed = tanh_(forth.plus_rows(together, vector, out=vector), vector)
         saved = {"vectors": vectors, "both": both, "asked": asked, **reader.saved()}
         for layer in self.layers:
             saved |= layer.saved()
         return vectors, reader.mean_weights(), saved
+
+    def _through(self, t: int, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """All layers of step t on what was fed (b, F): the top output and the context; notes the query."""
+
+        def drop(number: int, x: Tensor) -> Tensor:
+            mask = self.masks[number]
+            return x if mask is None else x * mask[t]
+
+        def read(x: Tensor) -> tuple[Tensor, None]:
+            if not self._reads_last:
+                query.copy_(x)
+            return self.reader.forward(t, x), None
+
+        plan, layers = self.plan, self.layers
+        top, context, _ = through_layers(
+            x,
+            None,
+            lambda number, parts: layers[number].forward(t, parts),
+            drop,
+            read,
+            len(layers),
+            plan.attention_layer,
+            plan.residual,
+        )
+        assert context is not None
+        return top, context
 
     @property
     def _reads_last(self) -> bool:
@@ -289,14 +306,34 @@ class FeedScan(torch.autograd.Function):
         return None, *(found[name] if want else None for name, want in zip(plan.names, wanted, strict=True))
 
 
-def feed_scan(plan: Plan, given: Tensors) -> tuple[Tensor, Tensor]:
-    """Run the loop on packed rows.
+def feed_scan(
+    call: FedSteps,
+    cells: Sequence[CellFactory],
+    reader: type[Reader],
+    reader_weights: Tensors,
+    combine_weight: Tensor,
+    combine_bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Run the loop.
 
     Args:
-        plan: its `packing` has no sequence of length 0.
-        given: as in `Plan`, in the order of its `names`.
+        cells: makes the steps of each layer's cell.
+        reader, reader_weights: the attention's.
+        combine_weight, combine_bias: (F, H + C) or, with the input, (F, H + C + E); (F,).
 
     Returns:
-        attentional vectors (N, F), and the attention's weights (N, S), the mean over heads.
+        features (N, F), and the attention's weights (N, S), the mean over heads.
     """
+    given: Tensors = dict(zip(("keys", "values", "padding"), call.memory, strict=True))
+    given |= {"rows": call.rows, "combine_weight": combine_weight, **reader_weights}
+    if combine_bias is not None:
+        given["combine_bias"] = combine_bias
+    for number, (state, ready, mask) in enumerate(zip(call.states, call.prepared, call.masks, strict=True)):
+        here = {**ready.weights, **{f"mask_{name}": value for name, value in ready.sequence_masks.items()}}
+        here |= {f"state{place}": part for place, part in enumerate(state)}
+        if mask is not None:
+            here["mask_input"] = mask
+        given |= {f"{name}.{number}": value for name, value in here.items()}
+    states = len(call.states[0])
+    plan = Plan(call.packing, cells, reader, call.attention_layer, call.residual, states, tuple(given))
     return FeedScan.apply(plan, *(tensor.contiguous() for tensor in given.values()))  # type: ignore[no-any-return, no-untyped-call]

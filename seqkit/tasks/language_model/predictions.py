@@ -14,8 +14,9 @@ from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
 from seqkit.errors import UserError, option
 from seqkit.files import to_json
-from seqkit.models import LanguageModel, padding_mask
+from seqkit.models import LanguageModel
 from seqkit.models.encoder import valid_rows
+from seqkit.nn import padding_mask
 from seqkit.nn.sending import send
 from seqkit.tasks.lines import as_json, one_line
 from seqkit.tasks.translation.predictions import join_tokens, scores_expected

@@ -14,7 +14,7 @@ from seqkit.decoding import Search
 from seqkit.decoding.search import WIDEST
 from seqkit.errors import UserError
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
-from seqkit.nn import Recurrent
+from seqkit.nn import AttentionalRecurrent, Recurrent
 from seqkit.tasks.base import RunConfig
 from seqkit.tasks.common import (
     SUPPLIED,
@@ -182,15 +182,17 @@ def _probe_decoder(section: Any, table: Embedding, memory_size: int) -> Decoder:
 
 
 # Beside what the program supplies, what a decoder cannot have: it has one direction and starts from the bridge.
-_NOT_IN_DECODER = ("embedding", "memory_size", "bidirectional", "learn_initial_state", *SUPPLIED)
+_NOT_IN_DECODER = ("embedding", "memory_size", "feature_size", "bidirectional", "learn_initial_state", *SUPPLIED)
 
 
 def decoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of a decoder section: the arguments of `Decoder`, `Recurrent` and the cell that the section names.
+    """The schema of a decoder section: the arguments of `Decoder`, its bases and the cell that the section names.
 
     See `encoder_config` for the arguments.
     """
-    return cell_section("Decoder", (Decoder, Recurrent), _NOT_IN_DECODER, _DecoderBase, tree, *path)
+    return cell_section(
+        "Decoder", (Decoder, AttentionalRecurrent, Recurrent), _NOT_IN_DECODER, _DecoderBase, tree, *path
+    )
 
 
 class TranslationModel(Section):
@@ -201,7 +203,7 @@ class TranslationModel(Section):
     encoder: Section
     """The arguments of `seqkit.nn.Recurrent` and of the cell."""
     decoder: Section
-    """The arguments of `seqkit.models.Decoder`, of `seqkit.nn.Recurrent` and of the cell."""
+    """The arguments of `seqkit.models.Decoder`, of its bases in `seqkit.nn` and of the cell."""
 
     @model_validator(mode="after")
     def _buildable(self) -> TranslationModel:
