@@ -15,6 +15,7 @@ from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.kernel import Kernel, Tensors
 from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.tuning import LARGE_STEP, MIN_STRETCH_ROWS, STRETCH_FALL
 from seqkit.nn.network import Network, prepare
 
 LSTM_MODE = 2  # oneDNN's number for the LSTM in `mkldnn_rnn_layer`
@@ -145,15 +146,11 @@ def uses_onednn(mode: str, rows: Tensor) -> bool:
     )
 
 
-# oneDNN computes on the padding too, so a ragged batch runs in stretches of time with fewer and fewer rows. Training,
-# lengths uniform in T/2..T, one core, ms in 1, 2, 3, 4 stretches: (50,32,128,128) 11.1 10.4 10.3 10.8;
-# (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1 3.5 3.8.
-FALL = 0.7
-
-
 def _stretches(packing: Packing, hidden_size: int) -> int:
     rows = packing.batch_sizes[0]
-    return 1 if packing.is_rectangle or rows < 32 else 3 if rows * hidden_size >= 16384 else 2
+    if packing.is_rectangle or rows < MIN_STRETCH_ROWS:
+        return 1
+    return 3 if rows * hidden_size >= LARGE_STEP else 2
 
 
 def whole_network(network: Network, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
@@ -196,7 +193,7 @@ def vendor_scan(
     """
     weights, kernel = prepared.weights, onednn_lstm()
     if kernel is not None and uses_onednn(mode, rows) and "weight_hr" not in weights:
-        parts = packing.falling(FALL, _stretches(packing, state[-1].size(1)))
+        parts = packing.falling(STRETCH_FALL, _stretches(packing, state[-1].size(1)))
         # Not a slice each: the gradient of a slice is as large as the whole, and they would be added up.
         pieces = rows.split_with_sizes([end - first for _, first, end in parts]) if len(parts) > 1 else [rows]
         outputs = []

@@ -18,6 +18,14 @@ from seqkit.nn.kernels.kernel import Kernel
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.reference import reference_scan
 from seqkit.nn.kernels.triton import counterparts, support
+from seqkit.nn.kernels.tuning import (
+    FEW_STEPS,
+    FEW_STEPS_TRAINING,
+    FEW_UNITS,
+    LARGE_STEP,
+    MANY_UNITS,
+    SMALL_STEP,
+)
 from seqkit.nn.network import Network
 
 Name = Literal["reference", "fused", "vendor", "triton"]
@@ -201,9 +209,9 @@ def _on_cuda(network: Network, mode: str | None, x: Tensor, packing: Packing) ->
     """
     cudnn = mode is not None and cudnn_serves(mode, x)
     if cudnn and packing.is_full and not _trains(network, x):
-        if network.hidden_size <= 128:
+        if network.hidden_size <= FEW_UNITS:
             return "vendor", "cuDNN's network: inference with few units"
-        if network.hidden_size >= 1024 and mode in ("LSTM", "GRU"):
+        if network.hidden_size >= MANY_UNITS and mode in ("LSTM", "GRU"):
             return "vendor", "cuDNN's network: inference with many units"
     if triton_refuses(network.cells, x) is None:
         return "triton", "all steps in one launch"
@@ -236,13 +244,13 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[N
     """
     rows, hidden_size = packing.first_rows, network.hidden_size
     if uses_onednn(mode, x):
-        if rows * hidden_size >= 16384 and not packing.is_rectangle:
+        if rows * hidden_size >= LARGE_STEP and not packing.is_rectangle:
             return "fused", "LSTM with large steps on uneven lengths: no work is spent on padding"
         return "vendor", "oneDNN's LSTM"
     training = _trains(network, x)
-    if packing.num_steps <= (4 if training else 2):
+    if packing.num_steps <= (FEW_STEPS_TRAINING if training else FEW_STEPS):
         return "vendor", "a few steps: ATen's loop has less overhead"
-    if not training and rows * hidden_size < 4096:
+    if not training and rows * hidden_size < SMALL_STEP:
         return "vendor", "inference with small steps: ATen's loop has less overhead"
     return "fused", "no vendor kernel on this device; hand-derived backward"
 
