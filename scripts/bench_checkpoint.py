@@ -22,7 +22,7 @@ from unittest import mock
 
 from seqkit.run import read_config
 from seqkit.training import Trainer, checkpoint, trainer
-from seqkit.training.checkpoint import seed_all
+from seqkit.training.random_state import seed_all
 from seqkit.training.run_log import Progress
 from seqkit.training.trainer_state import count_steps
 

@@ -37,6 +37,18 @@ class UserError(Exception):
         )
 
 
+class Stopped(Exception):
+    """A run ended before its end, for a reason that is not a defect of the program; its message is for the user.
+
+    Attributes:
+        exit_code: what the process should exit with.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 @contextmanager
 def named(key: str) -> Iterator[None]:
     """Mistakes inside the block are told with the key, or the place, that they were made at in front."""

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from seqkit.cli.app import app
-from seqkit.cli.streams import put
+from seqkit.console import put
 from seqkit.errors import UserError, nearest
 
 PAGES = Path(__file__).parent.parent / "docs"

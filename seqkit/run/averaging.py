@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from seqkit import config
+from seqkit.console import say
 from seqkit.errors import UserError, option
 from seqkit.files import replace_file, to_json, write_text
 from seqkit.run.config_files import open_run
@@ -16,7 +17,6 @@ from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
 from seqkit.training.reservation import Reservation, reserve
-from seqkit.training.run_log import say
 from seqkit.training.scores import counted
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seqkit.config import Untrusted
+from seqkit.console import table
 from seqkit.errors import UserError, listed
 from seqkit.files import LONGEST_LINE, read_json, read_lines, to_json
 from seqkit.run import environment as here
@@ -63,10 +64,8 @@ class Report:
         shown = here.lines(self.machine)
         if self.run is not None:
             shown += ["", f"run {self.run}"]
-            width = max(len(one.file) for one in self.checks)
-            for one in self.checks:
-                verdict = "PROBLEM" if not one.good else "good" if one.seen else "unknown"
-                shown.append(f"  {verdict:<7}  {one.file:<{width}}  {one.says}")
+            verdicts = ["PROBLEM" if not one.good else "good" if one.seen else "unknown" for one in self.checks]
+            shown += table([(verdict, one.file, one.says) for verdict, one in zip(verdicts, self.checks, strict=True)])
             bad = sum(not one.good for one in self.checks)
             whole = "the run folder is whole"
             whole += "" if all(one.seen for one in self.checks) else " in all that was looked into"

@@ -50,8 +50,7 @@ class RunTask(Task):
     """A task described by a configuration: it reads data, saves what prediction needs, predicts and is scored."""
 
     kind: ClassVar[str]
-    score_options: ClassVar[frozenset[str]] = frozenset()  # what `score` takes beside `data`
-    predict_options: ClassVar[frozenset[str]] = frozenset()  # what `adjust` takes
+    options_section: ClassVar[str] = ""  # of the configuration: its keys may be given as options by their names alone
     needs: ClassVar[dict[str, str]] = {}  # optional modules that every training needs, each with the extra it is in
     config: Any  # of the class that `schema` returned; what the run folder keeps
 
@@ -59,6 +58,20 @@ class RunTask(Task):
     @abstractmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
         """The schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
+
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        """What `adjust` takes, and `seqkit predict RUN key=value`: the schema, whose defaults are those of a run.
+
+        Args:
+            config: of the run.
+        """
+        return Section
+
+    @classmethod
+    def score_options(cls, config: Any) -> type[Section]:
+        """What `score` takes beside `data`, and `seqkit evaluate RUN key=value`: the schema."""
+        return Section
 
     @classmethod
     def check_needs(cls, config: Any) -> None:
@@ -100,7 +113,7 @@ class RunTask(Task):
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
         """Scores and a report on a file of the same columns, or on the configuration's test data (or else dev).
 
-        `options` are those that the task names in `score_options`.
+        `options` are those of `score_options`.
 
         Raises:
             UserError: there is no such data.
@@ -111,7 +124,7 @@ class RunTask(Task):
         """One prediction for each text, in their order; `seqkit.text.take_texts` says what is taken for texts."""
 
     def adjust(self, **options: Any) -> None:
-        """Settings of `predict` from now on: those that the task names in `predict_options`.
+        """Settings of `predict` from now on: those of `predict_options`.
 
         Raises:
             UserError: one is out of range, or they contradict each other.

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 
+from seqkit.console import say
 from seqkit.errors import UserError, named
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.start_config import InitConfig
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import load_finite
-from seqkit.training.run_log import say
 from seqkit.training.torch_weights import read_state_dict, read_words
 from seqkit.training.transfer import Given, Transfer, transfer_weights
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from seqkit.console import say
 from seqkit.errors import UserError, listed
 from seqkit.nn.lora import add_lora
 from seqkit.tasks.base import RunTask
-from seqkit.training.run_log import say
 from seqkit.training.transfer import Transfer
 
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from tqdm import tqdm
-
-from seqkit.errors import require, visible
-from seqkit.training.distributed import first
+from seqkit.console import bar, duration, say
+from seqkit.errors import require
 from seqkit.training.run_folder import JsonLines, RunFolder
 from seqkit.training.scores import counted
-
-
-def say(text: str) -> None:
-    """One line for the person who watches, on standard error, above a bar where there is one.
-
-    Of several processes only the first one speaks. Control characters, which may come from data, are escaped.
-    """
-    if first():
-        with suppress(OSError):  # a training goes on where nobody listens any more
-            tqdm.write(visible(text), file=sys.stderr)
 
 
 def require_tensorboard() -> ModuleType:
@@ -54,10 +41,7 @@ class Progress:
     ) -> None:
         self._metrics = JsonLines(folder.metrics, sizes.get("metrics", 0))
         self._timing = JsonLines(folder.timing, sizes.get("timing", 0))
-        self._live = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, initial=step, unit="step", disable=not self._live, dynamic_ncols=True, file=sys.stderr
-        )
+        self._bar = bar(total, step)
         self._total = total
         self._shown: dict[str, str] = {}
         self._writer: Any = None
@@ -88,11 +72,11 @@ class Progress:
         if speed is not None:
             self._shown["tok/s"] = f"{speed:,.0f}"
         self._bar.set_postfix(self._shown, refresh=False)
-        if not self._live:
+        if self._bar.disable:
             left = ""
             if self._total and record["step"] < self._total:
                 rate = (now - self._start) / max(record["step"] - self._first_step, 1)
-                left = f"  left {tqdm.format_interval((self._total - record['step']) * rate)}"
+                left = f"  left {duration((self._total - record['step']) * rate)}"
             of = f"/{self._total}" if self._total else ""
             say(
                 f"step {record['step']}{of}  epoch {record['epoch']}  loss {record['loss']:.4f}  "

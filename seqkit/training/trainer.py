@@ -13,34 +13,21 @@ from typing import Any
 
 import torch
 
-from seqkit.errors import UserError
+from seqkit.console import say
+from seqkit.distributed import GONE, gathered, held, is_lost, largest, on_first, quiet, start, world
+from seqkit.errors import Stopped, UserError
 from seqkit.files import replace_file
 from seqkit.training.ahead import Ahead
 from seqkit.training.averaging import MovingAverage
 from seqkit.training.best import OLD_TIES, choose
-from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights, seed_all
+from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights
 from seqkit.training.config import TrainingConfig
-from seqkit.training.devices import failure, kept_random, repeatable
-from seqkit.training.distributed import (
-    GONE,
-    gathered,
-    held,
-    is_lost,
-    largest,
-    on_first,
-    own_part,
-    own_seed,
-    pick_device,
-    quiet,
-    random_states,
-    relayed,
-    set_random_states,
-    start,
-    world,
-)
+from seqkit.training.data_parallel import own_part
+from seqkit.training.devices import failure, pick_device, repeatable
+from seqkit.training.random_state import kept_random, own_seed, random_states, seed_all, set_random_states
 from seqkit.training.run_folder import RunFolder
-from seqkit.training.run_log import Progress, Silence, say
-from seqkit.training.signals import SignalWatch, Stopped, not_finite
+from seqkit.training.run_log import Progress, Silence
+from seqkit.training.signals import SignalWatch, not_finite
 from seqkit.training.task import Task
 from seqkit.training.trainer_state import (
     Result,
@@ -88,8 +75,7 @@ class Trainer:
         self.state = State()
         self.updater = Updater(task, config, self.device)
         self.average = MovingAverage(task.model, config.ema) if config.ema else None
-        self._store = Checkpoints(self.folder.checkpoints)
-        self._checkpoints = relayed(self._store, ("damaged", "is_whole", "latest", "load", "prune", "save", "steps"))
+        self._checkpoints = Checkpoints(self.folder.checkpoints)  # only the first process reads and writes them
         self._restored = self._asked = False
         self._batch = ""  # the shapes of the one in work
         self._ahead: Ahead | None = None
@@ -112,8 +98,8 @@ class Trainer:
 
     def _find(self) -> int:
         self._asked = True
-        step = self._checkpoints.latest()
-        for damaged in self._checkpoints.damaged():
+        step = on_first(self._checkpoints.latest)
+        for damaged in on_first(self._checkpoints.damaged):
             say(f"{self._checkpoints.path(damaged)}: damaged checkpoint; passed over")
         if step is None:
             say(f"{self.folder}: no whole checkpoint; beginning anew")
@@ -127,7 +113,7 @@ class Trainer:
         return step
 
     def _restore(self, step: int) -> None:
-        weights, saved = self._checkpoints.load(step, self.task.model.state_dict())
+        weights, saved = on_first(lambda: self._checkpoints.load(step, self.task.model.state_dict()))
         if own := saved.get("own_form"):
             weights = {name: value for name, value in weights.items() if name in self.task.model.state_dict()} | own
         self.task.model.load_state_dict(weights)
@@ -136,8 +122,10 @@ class Trainer:
             # The weights file holds the averages, which are for use; the trained ones lie with the trainer's state.
             self.average.restore(**saved["average"])
             self.task.model.load_state_dict(saved["trained"], strict=False)
-        best = [tuple(pair) for pair in saved["state"]["best"] if self._checkpoints.is_whole(pair[1])]
-        self.state = State(**{"ties": OLD_TIES, **saved["state"], "best": best[: self.config.keep_best]})
+        whole = on_first(
+            lambda: [tuple(pair) for pair in saved["state"]["best"] if self._checkpoints.is_whole(pair[1])]
+        )
+        self.state = State(**{"ties": OLD_TIES, **saved["state"], "best": whole[: self.config.keep_best]})
         for line in differences(saved["made_with"], surroundings(self.device)):
             say(f"{self.folder}: {line}")
         set_random_states(saved["random"], self.seed, step)
@@ -154,7 +142,7 @@ class Trainer:
             return self._fit()
 
     def _fit(self) -> Result:
-        if not self._asked and self._checkpoints.steps():
+        if not self._asked and on_first(self._checkpoints.steps):
             raise UserError(
                 f"{self.folder}: holds the checkpoints of an earlier training; call restore() before fit() to go on "
                 "with it, or take another folder"
@@ -328,7 +316,7 @@ class Trainer:
                     weights = copy_weights(model.state_dict())
             plain = self.task.export(weights)
             saved["own_form"] = {name: value for name, value in weights.items() if name not in plain}
-            self._checkpoints.save(state.step, plain, saved)
+            on_first(lambda: self._checkpoints.save(state.step, plain, saved))
             what = f"{self.folder.weights.name} after step {state.step}"
             self._prune()
             source = self._checkpoints.weights(self._chosen()[0])
@@ -342,11 +330,11 @@ class Trainer:
         """A run that replaces another one gets its name as soon as it has weights."""
         if self.folder.becomes is not None and on_first(self.folder.take_place):
             self.folder.move(self.folder.becomes)
-            self._store.folder = self.folder.checkpoints
+            self._checkpoints.folder = self.folder.checkpoints
             self._progress.moved(self.folder)
 
     def _prune(self) -> None:
-        self._checkpoints.prune({self.state.step, *self._chosen()})
+        on_first(lambda: self._checkpoints.prune({self.state.step, *self._chosen()}))
 
     def _say_early(self) -> str:
         """Say that early stopping has ended the training, where it has; returns that line."""
@@ -368,7 +356,7 @@ class Trainer:
 
     def _leave(self) -> None:
         """A signal came: save and say how to go on."""
-        if self._checkpoints.latest() != self.state.step:
+        if on_first(self._checkpoints.latest) != self.state.step:
             self._save()
         how = f"everything is saved. Continue with: {self.folder.resume_command}"
         how = how if self.folder.becomes is None else self.folder.kept()
@@ -381,7 +369,7 @@ class Trainer:
             self._evaluate()
         if self._received():
             self._leave()
-        if self._checkpoints.latest() != state.step:
+        if on_first(self._checkpoints.latest) != state.step:
             self._save()
         self._prune()  # a process that was killed right after it had saved has not
         while self.folder.becomes is not None:  # somebody resumes the run that is to be replaced

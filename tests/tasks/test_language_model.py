@@ -309,7 +309,7 @@ def test_log_probs_of_samples_are_those_of_the_line(trained: Path) -> None:
 
 def test_sampling_options_are_checked(trained: Path, generated_data: Path, tmp_path: Path) -> None:
     for options, message in (
-        ({"top_k": 3}, "top_k: only sample=True has it"),
+        ({"top_k": 3}, "top_k: only sampling has it"),
         ({"sample": True, "top_p": 2.0}, "top_p: must be at most 1"),
         ({"sample": True, "temperature": 0.0}, "temperature: must be above 0"),
         ({"sample": True, "max_length": 0}, "max_length: must be at least 1"),

@@ -15,13 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqkit.config import Section, with_defaults
 from seqkit.data.batching import Batches, Ragged, split_rows
 from seqkit.data.bptt import TokenStream, plan_windows
 from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source, open_source
 from seqkit.data.token_cache import encode_column
 from seqkit.data.tokenizer_cache import column_texts
-from seqkit.errors import UserError, option
+from seqkit.distributed import on_first
+from seqkit.errors import UserError
 from seqkit.models import LanguageModel
 from seqkit.nn import detach_state
 from seqkit.nn.sending import send
@@ -29,12 +31,18 @@ from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.common import make_tokenizer, named_rows, scored, word_rows
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.language_model.config import LanguageModelConfig, build, check_text, language_model_schema
-from seqkit.tasks.language_model.predictions import Continuation, LineScore, Sampler, format_line, score_lines
+from seqkit.tasks.language_model.predictions import (
+    Continuation,
+    LineScore,
+    Sampler,
+    SamplingOptions,
+    format_line,
+    score_lines,
+)
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
-from seqkit.training.distributed import on_first
 from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
@@ -83,7 +91,6 @@ class LanguageModelTask(RunTask):
     """
 
     kind = "language_model"
-    predict_options = frozenset({"sample", "temperature", "top_k", "top_p", "max_length", "seed"})
     model: LanguageModel
     scores = ("loss", "perplexity", "bits_per_character")
 
@@ -290,11 +297,15 @@ class LanguageModelTask(RunTask):
             lines.append(f"{unknown:.2%} of the tokens are unknown words, which all count as the same token")
         return on_first(lambda: self._measure(text)), lines
 
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        return with_defaults(SamplingOptions, SamplingOptions, seed=config.seed)
+
     def adjust(self, **options: Any) -> None:
         """Let `predict` continue texts instead of scoring them.
 
         Args:
-            options: `sample`, and the fields of `Sampler`.
+            options: those of `SamplingOptions`.
 
         Raises:
             UserError: a setting out of range, or one of sampling without `sample`.
@@ -302,7 +313,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError(f"{option(name)}: only {option('sample', 'True')} has it")
+                raise UserError(f"{name}: only sampling has it (sample=true)")
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )
@@ -323,7 +334,7 @@ class LanguageModelTask(RunTask):
     def example(self, folder: Path) -> str:
         source = self.texts["train"].sources[0]
         words = str(source.dataset[int(self.texts["train"].ids.lengths.argmax())]["text"]).split()
-        return command_on(" ".join(words[:2]), folder, flag="--sample")
+        return command_on(" ".join(words[:2]), folder, options="sample=true")
 
     def fingerprint(self, part: str = "train") -> str:
         return hashlib.sha256(self.texts[part].ids.digest().encode()).hexdigest() if part in self.texts else ""

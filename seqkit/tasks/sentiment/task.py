@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqkit.console import say
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source, open_source
 from seqkit.data.token_cache import encode_column
+from seqkit.distributed import spread
 from seqkit.errors import UserError, listed, shown
 from seqkit.files import read_json, to_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
@@ -34,8 +36,6 @@ from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sent
 from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
-from seqkit.training.distributed import spread
-from seqkit.training.run_log import say
 from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 

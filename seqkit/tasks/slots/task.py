@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqkit.config import Section
+from seqkit.console import say
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
 from seqkit.data.labels import label_column
 from seqkit.data.skipped import counted_line
 from seqkit.data.sources import Source
 from seqkit.data.tagged import open_tagged
+from seqkit.distributed import spread
 from seqkit.errors import UserError, shown
 from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
@@ -48,12 +51,17 @@ from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots.split_fit import fit_lines, fitted, split_of
 from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
-from seqkit.training.distributed import spread
-from seqkit.training.run_log import say
 from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _LETTERS = TextConfig(tokenizer="char")
+
+
+class SlotsOptions(Section):
+    """Options of `seqkit predict` for slot filling."""
+
+    tokens: bool = False
+    """Each line is JSON such as {"tokens": ["to", "Rome"]}, as in the training data, and gets a tag for each token."""
 
 
 class SlotsTask(RunTask):
@@ -68,7 +76,6 @@ class SlotsTask(RunTask):
     """
 
     kind = "slots"
-    predict_options = frozenset({"tokens"})
     model: Tagger
 
     def __init__(
@@ -269,12 +276,11 @@ class SlotsTask(RunTask):
         lines = [counted_line(split.source.name, len(split), "sentences", split.source.skipped, repaired)]
         return scores, [*lines, *unknown_lines(split.source.name, split), *counts.report()]
 
-    def adjust(self, **options: Any) -> None:
-        """See `RunTask`.
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        return SlotsOptions
 
-        Args:
-            options: `tokens`, whether each line of a file is JSON with `tokens`, as in the training data, and no text.
-        """
+    def adjust(self, **options: Any) -> None:
         self._takes_tokens = bool(options.get("tokens", self._takes_tokens))
 
     def read_line(self, line: str) -> str | list[str]:
@@ -282,7 +288,7 @@ class SlotsTask(RunTask):
             return read_tokens(line) if line.strip() else []
         if not self._warned and looks_like_tokens(line):
             self._warned = True
-            say("warning: a line is JSON with tokens, taken for text; `seqkit predict --tokens` takes its tokens")
+            say("warning: a line is JSON with tokens, taken for text; `seqkit predict RUN tokens=true` reads tokens")
         return line
 
     def _places(self, text: str) -> list[tuple[int, int]]:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seqkit.console import say
 from seqkit.data.batching import BatchingConfig, Ragged, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search, StepFunction, Tree, ensemble, replace_unknown
+from seqkit.distributed import spread
 from seqkit.errors import UserError, option
 from seqkit.models import Seq2Seq
 from seqkit.nn.sending import send
@@ -18,8 +20,6 @@ from seqkit.tasks.translation.config import LONGEST
 from seqkit.tasks.translation.predictions import Translation, join_tokens, refuse_without_attention, scores_expected
 from seqkit.text import Tokenizer
 from seqkit.text.pipeline import SPACE
-from seqkit.training.distributed import spread
-from seqkit.training.run_log import say
 
 # Source tokens in a batch, for each sentence that `batch_size` allows: long sentences come in smaller batches.
 _TOKENS = 100

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqkit.config import from_mapping
+from seqkit.config import Section, from_mapping
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_batches
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.tokenizer_cache import Texts
 from seqkit.decoding import Search
+from seqkit.distributed import spread
 from seqkit.errors import UserError, option
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
@@ -31,13 +32,13 @@ from seqkit.tasks.translation.config import TranslationConfig, check_side, make_
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
 from seqkit.tasks.translation.metrics import CorpusScores, make_bleu
+from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions, translation_options
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zero
 from seqkit.tasks.translation.streaming import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
 from seqkit.training import Loss
-from seqkit.training.distributed import spread
 from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
@@ -55,7 +56,7 @@ class TranslationTask(RunTask):
     """
 
     kind = "translation"
-    score_options = frozenset({"reference", "ter"})
+    options_section = "decoding"
     needs = {"sacrebleu.metrics": "translation"}
     model: Seq2Seq
 
@@ -280,7 +281,7 @@ class TranslationTask(RunTask):
 
         Args:
             data: a file with both columns, or with `reference` the text file of the sources.
-            options: `reference`, the text file of the targets; `ter`, whether TER is wanted.
+            options: those of `ScoreOptions`.
         """
         pairs = self.open(*self.where(data, options.get("reference")))
         self.model.eval()
@@ -298,11 +299,11 @@ class TranslationTask(RunTask):
         like = own.test or own.dev or own.train
         if reference is not None:
             if not data or not reference:
-                raise UserError(f"{option('reference')}: give the sources, too: {option('data', 'FILE')}")
+                raise UserError(f"reference: give the sources, too: {option('data', 'FILE')}")
             kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
             return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
-            hint = f"; for two text files, give the references, too: {option('reference', 'FILE')}"
+            hint = "; for two text files, give the references, too: reference=FILE"
             return beside(like, data, hint), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
@@ -330,32 +331,48 @@ class TranslationTask(RunTask):
                 )
             self.translator.systems.append((other.model, other.source))
 
-    def configure(self, decoding: Mapping[str, Any], prefix: str = "", **options: Any) -> None:
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        return translation_options(config)
+
+    @classmethod
+    def score_options(cls, config: Any) -> type[Section]:
+        return ScoreOptions
+
+    def adjust(self, **options: Any) -> None:
         """Change how this task translates.
 
         Args:
-            decoding: settings of `seqkit.decoding.Search` that take the place of the configuration's.
-            prefix: text that every translation begins with.
-            options: attributes of `Translator`.
+            options: those of `TranslationOptions`, and keys of the `decoding` section.
 
         Raises:
             UserError: settings out of range, or that contradict each other; a prefix with an unknown word; a seed where
                 nothing is drawn.
         """
+        decoding = {name: value for name, value in options.items() if name not in TranslationOptions.model_fields}
         settings = {**self.config.decoding.model_dump(), **decoding}
         if decoding.get("sample") and "beam_size" not in decoding:
             settings["beam_size"] = 1
         checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
         if "seed" in options and not checked.sample:
-            raise UserError(f"{option('seed')}: only {option('sample', 'True')} has it")
+            raise UserError("seed: only sampling has it (sample=true)")
+        changes: dict[str, Any] = {"search": Search(**checked.model_dump()), "prefix": self._prefix(options)}
+        changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
+        if "replace_unknown" in options:
+            changes["copy_unknown"] = options["replace_unknown"]
+        for name, value in changes.items():
+            setattr(self.translator, name, value)
+
+    def _prefix(self, options: Mapping[str, Any]) -> list[int]:
+        """The ids that every translation begins with."""
+        prefix = options.get("prefix", "")
         try:
-            ids = self.target.encode([prefix])[0]
+            ids: list[int] = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text
             raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
-            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary has not")
-        for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
-            setattr(self.translator, name, value)
+            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary lacks")
+        return ids
 
     def predict(self, texts: Iterable[str]) -> list[Translation]:
         """A translation for each text; a text of nothing but white space gets an empty one.
