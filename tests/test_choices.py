@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from seqkit.config import from_mapping, resolve
+from seqkit.config import OneOf, from_mapping, resolve
 from seqkit.data.batching import BatchingConfig, plan_batches
 from seqkit.data.formats import read
 from seqkit.data.readers import SKIPS, Column
@@ -42,7 +42,8 @@ from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.freezing import Freezing
-from seqkit.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, schedule_factor
+from seqkit.training.optim import OPTIMIZERS, make_optimizer
+from seqkit.training.schedules import SCHEDULES, schedule_factor
 from seqkit.training.trainer_state import State
 from seqkit.training.transfer import Given, Rows, transfer_weights
 from seqkit.training.update import PRECISIONS, Updater
@@ -72,6 +73,8 @@ def choices(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, tup
     for name, field in section.model_fields.items():
         for names in literals(field.annotation):
             yield f"{path}{name}", names
+        for one in [one for one in field.metadata if isinstance(one, OneOf)]:
+            yield f"{path}{name}", one.names
         for inner in sections(field.annotation):
             yield from choices(inner, f"{path}{name}.")
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, create_model, model_validator
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import PydanticCustomError
 
@@ -71,6 +71,10 @@ def from_signature(
                 if default is not ...:
                     continue
                 hint = Any
+            if lenient and typing.get_origin(hint) is tuple:
+                hint = typing.Annotated[hint, Strict(False)]  # a file has lists
+            elif isinstance(default, tuple):
+                default = list(default)
             known.add(argument.name)
             fields[argument.name] = (hint, Field(default=default))
     return create_model(name, __base__=base, **fields)
@@ -79,7 +83,7 @@ def from_signature(
 def _hints(call: Callable[..., Any], lenient: bool) -> dict[str, Any]:
     function = call.__init__ if inspect.isclass(call) else call if inspect.isroutine(call) else type(call).__call__
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except NameError:  # imported for type checkers only
         if not lenient:
             raise

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seqkit.models.encoder import Embedding
 from seqkit.models.feeding import feed
-from seqkit.nn import Cell, LockedDropout, Prepared, Recurrent, State, make_attention
+from seqkit.nn import Attention, Cell, LockedDropout, Prepared, Recurrent, State, make_attention
 from seqkit.nn.attention import ATTENTIONS
 from seqkit.nn.backends import choose, scan
 from seqkit.nn.cell import drop_mask
@@ -55,7 +55,7 @@ class Decoder(nn.Module):
         embedding: of the target.
         memory_size: features of the encoder's outputs.
         cell, hidden_size, num_layers: see `seqkit.nn.Recurrent`.
-        attention: a name in `seqkit.nn.ATTENTIONS`, or "none".
+        attention: a name in `seqkit.nn.ATTENTIONS`, an `Attention` class, or "none".
         attention_size: features inside the attention, where it has a choice; 0: those of the query.
         heads: of `multi_head`.
         attention_layer: k, from 1; 0: the last layer.
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         hidden_size: int = 256,
         num_layers: int = 1,
         *,
-        attention: Literal["none", "bahdanau", "dot", "general", "concat", "scaled_dot", "multi_head"] = "bahdanau",
+        attention: str | Callable[..., Attention] = "bahdanau",
         attention_size: int = 0,
         heads: int = 1,
         attention_layer: int = 0,
@@ -105,7 +105,8 @@ class Decoder(nn.Module):
         self.embedding = embedding
         self.memory_size = check_size("memory_size", memory_size)
         self.num_layers = check_size("num_layers", num_layers)
-        check_choice("attention", attention, ("none", *ATTENTIONS))
+        if isinstance(attention, str):
+            check_choice("attention", attention, ("none", *ATTENTIONS))
         self.input_feeding = check_flag("input_feeding", input_feeding)
         self.feed_context = check_flag("feed_context", feed_context)
         self.output_kind = check_choice("output", output, ("linear", "deep"))
@@ -124,7 +125,7 @@ class Decoder(nn.Module):
         self._build_output(output_dropout, output_bias)
 
     def _check(
-        self, attention: str, attention_layer: int, attention_size: int, heads: int, options: dict[str, Any]
+        self, attention: Any, attention_layer: int, attention_size: int, heads: int, options: dict[str, Any]
     ) -> None:
         for name in ("bidirectional", "batch_first", "learn_initial_state"):
             if name in options:
@@ -159,7 +160,7 @@ class Decoder(nn.Module):
                 )
 
     def _build_layers(
-        self, attention: str, attention_size: int, heads: int, cell: Any, hidden_size: int, options: dict[str, Any]
+        self, attention: Any, attention_size: int, heads: int, cell: Any, hidden_size: int, options: dict[str, Any]
     ) -> None:
         """`lower` holds the layers up to the attention, `upper` one module for each layer above."""
         probe = Recurrent(cell, 1, hidden_size, device="meta", **options)

@@ -6,13 +6,14 @@ All kinds have the same two calls. `keys, values = attention.project(memory)` ru
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from seqkit.nn.checks import check_size
+from seqkit.nn.checks import check_choice, check_size
 from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.linear import Linear
 
@@ -227,34 +228,42 @@ class MultiHeadAttention(Attention):
         return read, weights.mean(1)
 
 
-_MAKERS: dict[str, Callable[[int, int, int, int], Attention]] = {
-    "bahdanau": lambda query_size, memory_size, size, heads: AdditiveAttention(query_size, memory_size, size),
-    "dot": lambda query_size, memory_size, size, heads: DotAttention(query_size, memory_size),
-    "general": lambda query_size, memory_size, size, heads: GeneralAttention(query_size, memory_size),
-    "concat": lambda query_size, memory_size, size, heads: AdditiveAttention(query_size, memory_size, size),
-    "scaled_dot": lambda query_size, memory_size, size, heads: ScaledDotAttention(query_size, memory_size, size),
-    "multi_head": lambda query_size, memory_size, size, heads: MultiHeadAttention(query_size, memory_size, size, heads),
+ATTENTIONS: dict[str, type[Attention]] = {
+    "bahdanau": AdditiveAttention,
+    "dot": DotAttention,
+    "general": GeneralAttention,
+    "concat": AdditiveAttention,
+    "scaled_dot": ScaledDotAttention,
+    "multi_head": MultiHeadAttention,
 }
-ATTENTIONS = tuple(_MAKERS)
 
 
-def make_attention(kind: str, query_size: int, memory_size: int, *, size: int = 0, heads: int = 1) -> Attention:
-    """An attention by name.
+def make_attention(
+    kind: str | Callable[..., Attention], query_size: int, memory_size: int, *, size: int = 0, heads: int = 1
+) -> Attention:
+    """Build an attention by name.
 
     Args:
-        kind: one of `ATTENTIONS`; `dot`, `general` and `concat` are those of Luong et al. 2015, and `concat` is the
-            additive score of `bahdanau`.
+        kind: a name in `ATTENTIONS`, or an `Attention` class; `dot`, `general` and `concat` are those of Luong et al.
+            2015, and `concat` is the additive score of `bahdanau`.
         query_size, memory_size: see `Attention`.
-        size: features inside `bahdanau`, `concat`, `scaled_dot` and `multi_head`; 0: `query_size`.
-        heads: of `multi_head`.
+        size: features inside a kind that has an argument `size` (`bahdanau`, `concat`, `scaled_dot`, `multi_head`);
+            0: `query_size`.
+        heads: of a kind that has an argument `heads` (`multi_head`).
 
     Raises:
         ValueError: an unknown kind, or an argument that the kind has no use for.
     """
-    if kind not in ATTENTIONS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, ATTENTIONS))}; got {kind!r}")
-    if size and kind in ("dot", "general"):
-        raise ValueError(f"size has no meaning for attention {kind!r}, got {size}")
-    if heads != 1 and kind != "multi_head":
-        raise ValueError(f"heads has a meaning for attention 'multi_head' only, got {heads} for {kind!r}")
-    return _MAKERS[kind](query_size, memory_size, size or query_size, heads)
+    if isinstance(kind, str):
+        make: Callable[..., Attention] = ATTENTIONS[check_choice("kind", kind, tuple(ATTENTIONS))]
+    else:
+        make, kind = kind, getattr(kind, "__name__", repr(kind))
+    options: dict[str, int] = {}
+    for name, value, unused in (("size", size, 0), ("heads", heads, 1)):
+        if name in inspect.signature(make).parameters:
+            options[name] = value
+        elif value != unused:
+            raise ValueError(f"{name} has no meaning for attention {kind!r}, got {value}")
+    if options.get("size") == 0:
+        options["size"] = query_size
+    return make(query_size, memory_size, **options)

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from seqkit.config import Section
+from seqkit.config import Section, WithOptions
+from seqkit.training.optim import OptimizerConfig
+from seqkit.training.schedules import ScheduleConfig
 
 
 def _as_list(value: object) -> object:
@@ -16,64 +18,6 @@ def _as_list(value: object) -> object:
 
 
 Patterns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
-
-
-class OptimizerConfig(Section):
-    """`training.optimizer`: which optimiser, with which numbers."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate; the schedule multiplies it."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
-    betas: list[float] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
-    """Adam's two decay rates."""
-    eps: float = Field(default=1e-8, gt=0)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    """For sgd."""
-    nesterov: bool = False
-    """For sgd with momentum."""
-    lr_factors: dict[str, float] = {}
-    """Parameter name pattern (`embedding*`, as in a shell) -> what the learning rate is multiplied by; the first
-    pattern that matches a name holds, and a pattern that matches none is an error."""
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """The rate of each group of layers is that of the next one, nearer the output, times this (Howard & Ruder 2018,
-    section 3.1: 1 / 2.6); lr_factors come on top."""
-
-    @model_validator(mode="after")
-    def _sensible(self) -> OptimizerConfig:
-        only = {"momentum": "sgd", "nesterov": "sgd", "betas": "adamw and adam", "eps": "adamw and adam"}
-        for key, names in only.items():
-            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is for {names}, not for {self.name}")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs momentum above 0")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must each lie in [0, 1), got {self.betas}")
-        return self
-
-
-class ScheduleConfig(Section):
-    """`training.schedule`: how the learning rate moves. A bare name in YAML is short for `{name: ...}`."""
-
-    name: Literal["constant", "linear", "cosine", "one_cycle", "plateau"] = "constant"
-    warmup: float = Field(default=0.0, ge=0)
-    """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps. one_cycle rises for this long
-    (0.3 of all steps where it is 0)."""
-    final: float = Field(default=0.0, ge=0, le=1)
-    """What linear, cosine and one_cycle end at, as a share of the peak."""
-    factor: float = Field(default=0.5, gt=0, lt=1)
-    """plateau: what the rate is multiplied by when the metric stands still."""
-    patience: int = Field(default=2, ge=0)
-    """plateau: how many evaluations without a better metric are borne before that."""
-
-    @model_validator(mode="after")
-    def _sensible(self) -> ScheduleConfig:
-        only = {"factor": "plateau", "patience": "plateau", "final": "linear, cosine and one_cycle"}
-        for key, names in only.items():
-            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is for {names}, not for {self.name}")
-        return self
 
 
 class EarlyStoppingConfig(Section):
@@ -120,10 +64,6 @@ class UnfreezeConfig(Section):
         return self
 
 
-def _named(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class TrainingConfig(Section):
     """The `training:` section: how to learn, whatever is learned."""
 
@@ -131,12 +71,10 @@ class TrainingConfig(Section):
     """How many times to go through the data (10 where steps is not given either)."""
     steps: int | None = Field(default=None, gt=0)
     """How many updates to make, instead of epochs."""
-    optimizer: Annotated[OptimizerConfig, BeforeValidator(_named, json_schema_input_type=str | OptimizerConfig)] = (
-        OptimizerConfig()
+    optimizer: Annotated[OptimizerConfig, WithOptions(("params", "lr"))] = Field(
+        default=OptimizerConfig(), validate_default=True
     )
-    schedule: Annotated[ScheduleConfig, BeforeValidator(_named, json_schema_input_type=str | ScheduleConfig)] = (
-        ScheduleConfig()
-    )
+    schedule: Annotated[ScheduleConfig, WithOptions()] = Field(default=ScheduleConfig(), validate_default=True)
     freeze: Patterns = []
     """Patterns of parameter names (`encoder.embedding*`, as in a shell) that never train; one that matches none is an
     error."""

@@ -15,8 +15,9 @@ from seqkit.training.best import TIES, rank
 from seqkit.training.config import TrainingConfig
 from seqkit.training.devices import device_name
 from seqkit.training.freezing import Freezing
-from seqkit.training.optim import make_optimizer, schedule_factor
+from seqkit.training.optim import make_optimizer
 from seqkit.training.run_log import require_tensorboard
+from seqkit.training.schedules import schedule_factor
 from seqkit.training.task import Task
 
 
@@ -68,8 +69,8 @@ class State:
             self.reference = sign * value
         self.stale = 0 if better else self.stale + 1
         self.plateau_stale = 0 if better else self.plateau_stale + 1
-        if config.schedule.name == "plateau" and self.plateau_stale > config.schedule.patience:
-            self.plateau_factor *= config.schedule.factor
+        if (change := config.schedule.make().after_evaluation(self.plateau_stale)) != 1.0:
+            self.plateau_factor *= change
             self.plateau_stale = 0
         self.dev_losses[self.step] = -loss
         entry = (sign * value, self.step)

@@ -130,7 +130,7 @@ def test_other_activations_equal_the_step_loop(nonlinearity: str) -> None:
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=6),
     cell=st.sampled_from(PLAIN),
-    attention=st.sampled_from(ATTENTIONS),
+    attention=st.sampled_from(list(ATTENTIONS)),
     seed=st.integers(0, 1000),
 )
 def test_any_lengths(pairs: list[tuple[int, int]], cell: str, attention: str, seed: int) -> None:

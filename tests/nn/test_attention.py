@@ -87,7 +87,7 @@ def test_an_empty_source_gives_zeros_and_finite_gradients(kind: str) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(
-    kind=st.sampled_from(ATTENTIONS),
+    kind=st.sampled_from(list(ATTENTIONS)),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     queries=st.integers(1, 4),
     extra=st.integers(0, 3),

@@ -170,6 +170,7 @@ class Sampler:
                 bos_id=tokenizer.eos_id,  # what stands before every line
                 eos_id=tokenizer.eos_id,
                 unk_id=tokenizer.unk_id,
+                words=tokenizer.vocabulary,
                 forbidden=(tokenizer.pad_id, tokenizer.bos_id),
                 prefix=prompts,
                 seeds=seeds,

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
-from seqkit.config import Section, from_signature
+from seqkit.config import Section, arguments, from_signature
 from seqkit.models import Embedding, Encoder, SequenceClassifier
 from seqkit.tasks.base import RunConfig
-from seqkit.tasks.common import EmbeddingConfig, LabelledData, Where, check_dev, encoder_config, make_recurrent
+from seqkit.tasks.common import EmbeddingConfig, LabelledData, Ways, Where, check_dev, encoder_config, make_recurrent
 from seqkit.tasks.init_weights import check_new_words
 from seqkit.text import TextConfig
 from seqkit.training import TrainingConfig
@@ -42,10 +42,6 @@ class SentimentTraining(TrainingConfig):
     """balanced: each class counts alike whatever its size; or a weight for each class by name."""
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 class SentimentModel(Section):
     """`model:` embedding -> encoder -> pooling -> classifier."""
 
@@ -63,17 +59,7 @@ class SentimentModel(Section):
 
 
 _Classifier = from_signature(
-    "_Classifier",
-    SequenceClassifier,
-    skip=("encoder", "num_classes", "pooling"),
-    base=SentimentModel,
-    pooling=(
-        Annotated[
-            list[Literal["last", "mean", "max", "attention"]],
-            BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
-        ],
-        Field(default=["last"], description="Ways to pool the outputs over time; several are concatenated."),
-    ),
+    "_Classifier", SequenceClassifier, skip=("encoder", "num_classes"), base=SentimentModel, pooling=Ways
 )
 
 
@@ -101,5 +87,5 @@ def sentiment_schema(tree: Mapping[str, Any]) -> type[SentimentConfig]:
 
 def make_classifier(config: Any, encoder: Encoder, num_classes: int) -> SequenceClassifier:
     """The model that a `model:` section describes, around an encoder."""
-    own = config.model_dump(exclude={"embedding", "encoder"})
+    own = arguments(config, exclude={"embedding", "encoder"})
     return SequenceClassifier(encoder, num_classes, **own)

@@ -129,6 +129,7 @@ class Translator:
                 bos_id=self.target.bos_id,
                 eos_id=self.target.eos_id,
                 unk_id=self.target.unk_id,
+                words=self.target.vocabulary,
                 forbidden=(self.target.pad_id, self.target.bos_id),
                 prefix=[self.prefix] * len(rows) if self.prefix else None,
                 seeds=seeds,
