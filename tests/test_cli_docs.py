@@ -35,8 +35,9 @@ def test_a_page_is_printed_without_comments_and_targets_of_links(
 
 
 def test_code_is_printed_as_it_is() -> None:
-    text = "# [a](b.md)\n<!-- long: why -->\n```python\nCELLS[name](3)  # <!-- x -->\n```\nsee [c](d.md)\n"
-    assert plain(text) == "# a\n```python\nCELLS[name](3)  # <!-- x -->\n```\nsee c\n"
+    code = "```python\nCELLS[name](3)  # <!-- x --> [a](b.md)\n```\n"
+    text = f"[a](https://b.md/)\n<!-- long: why -->\n{code}[c](d-e.md), [c](#d), [c](d-e.md#f)\n"
+    assert plain(text) == f"a\n{code}`seqkit docs d-e`, c, `seqkit docs d-e`\n"
 
 
 def test_a_wrong_name_is_one_error_with_the_nearest_page(cli: Callable[..., Any], tmp_path: Path) -> None:

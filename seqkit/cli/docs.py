@@ -37,7 +37,8 @@ def summary(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return Markdown as a terminal shows it best: links as their text, no comments; code as it is."""
+    """Return Markdown as a terminal shows it best: a link to a page is the command that prints it, code is as it is."""
     parts = _CODE.split(re.sub(r"^<!--.*?-->\n", "", text, flags=re.M | re.S))
+    parts[::2] = [re.sub(r"\[[^]]+\]\(([\w-]+)\.md[^)]*\)", r"`seqkit docs \1`", part) for part in parts[::2]]
     parts[::2] = [re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", part) for part in parts[::2]]
     return "".join(parts)
