@@ -6,6 +6,7 @@ import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -53,6 +54,8 @@ class RunTask(Task):
     options_section: ClassVar[str] = ""  # of the configuration: its keys may be given as options by their names alone
     needs: ClassVar[dict[str, str]] = {}  # optional modules that every training needs, each with the extra it is in
     config: Any  # of the class that `schema` returned; what the run folder keeps
+    splits: Mapping[str, Any] = MappingProxyType({})  # train, dev, test: data with a `fingerprint()`
+    notes: Sequence[str] = ()  # lines of the report on how the model was built
 
     @classmethod
     @abstractmethod
@@ -105,9 +108,19 @@ class RunTask(Task):
     def save(self, folder: Path) -> None:
         """Write what `restore` needs."""
 
-    @abstractmethod
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def data_lines(self) -> list[str]:
+        """Lines about the data, for the report."""
+        return []
+
     def report(self) -> list[str]:
-        """Lines about the data, printed before training."""
+        """Lines about data and model, printed before training."""
+        trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
+        return [*self.data_lines(), *self.notes, f"model: {trained:,} trained parameters"]
 
     @abstractmethod
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -148,7 +161,7 @@ class RunTask(Task):
 
     def fingerprint(self, part: str = "train") -> str:
         """A digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started with."""
-        return ""
+        return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> Mapping[str, Rows]:
         """Weight name -> what its rows stand for, where they have names (words, classes); see `transfer_weights`."""

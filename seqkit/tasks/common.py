@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -11,6 +11,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from seqkit.config import Named, OneOf, Section, arguments, from_signature, resolve
+from seqkit.console import say
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.formats import detect, reader
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
@@ -83,6 +84,7 @@ class LabelledData(SplitData):
         return REFUSES[self.on_unknown_label]
 
 
+T = TypeVar("T")
 _Source = TypeVar("_Source", bound=SourceConfig)
 
 
@@ -294,6 +296,36 @@ def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> li
     embedding.pretrained = vectors.known
     found = f"{vectors.found} of {len(tokenizer)} words found in {section.vectors}"
     return [f"vectors: {found} ({vectors.coverage:.1%})"]
+
+
+def open_parts(data: Any, open_part: Callable[[Any, str], T]) -> dict[str, T]:
+    """Open the parts of a `data:` section that are given.
+
+    Args:
+        data: the section.
+        open_part: takes what the section says of a part, and the part's name.
+    """
+    return {part: open_part(given, part) for part in PARTS if (given := getattr(data, part)) is not None}
+
+
+def cut(rows: Sequence[Sequence[T]], texts: Sequence[str], longest: int, unit: str = "text") -> list[Sequence[T]]:
+    """Cut tokenised texts that are too long for memory, and say so.
+
+    Args:
+        rows: the tokens of each text.
+        texts: the texts.
+        longest: most tokens that are kept.
+        unit: what to call a text.
+    """
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) > longest:
+            say(f"a {unit} of {len(row):,} tokens is cut to the first {longest:,}: {text[:40]!r}...")
+    return [row[:longest] for row in rows]
+
+
+def vocabulary_line(tokenizer: Tokenizer, note: str = "") -> str:
+    """Line of the report on a vocabulary."""
+    return f"vocabulary: {len(tokenizer):,} entries ({tokenizer.config.tokenizer}){note}"
 
 
 def word_rows(prefix: str, embedding: Embedding, tokenizer: Tokenizer) -> dict[str, Rows]:

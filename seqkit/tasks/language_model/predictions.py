@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 
 from seqkit.config import Section
-from seqkit.console import say
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
 from seqkit.errors import UserError
@@ -19,6 +18,7 @@ from seqkit.files import to_json
 from seqkit.models import LanguageModel, padding_mask
 from seqkit.models.encoder import valid_rows
 from seqkit.nn.sending import send
+from seqkit.tasks.common import cut
 from seqkit.tasks.lines import as_json, one_line
 from seqkit.tasks.translation.predictions import join_tokens, scores_expected
 from seqkit.text import Tokenizer
@@ -63,11 +63,7 @@ class Continuation:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    rows = tokenizer.encode(texts)
-    for text, row in zip(texts, rows, strict=True):
-        if len(row) > _LONGEST:
-            say(f"a line of {len(row):,} tokens is cut to the first {_LONGEST:,}: {text[:40]!r}...")
-    return [row[:_LONGEST] for row in rows]
+    return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
 
 
 @torch.no_grad()

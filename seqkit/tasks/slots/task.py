@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from seqkit.errors import UserError, shown
 from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import column, make_tokenizer, scored, word_rows
+from seqkit.tasks.common import column, cut, make_tokenizer, open_parts, scored, word_rows
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
@@ -90,7 +91,7 @@ class SlotsTask(RunTask):
     ) -> None:
         self.config, self.tokenizer, self.letters = config, tokenizer, letters
         self.tags, self.intents = list(tags), list(intents)
-        self.model, self._lines = make_tagger(
+        self.model, self.notes = make_tagger(
             config.model, tokenizer, letters, self.tags, self.intents, load=load_vectors
         )
         self.splits: dict[str, Tagged] = {}
@@ -105,11 +106,7 @@ class SlotsTask(RunTask):
     @classmethod
     def create(cls, config: SlotsConfig, folder: Path | None = None, *, fresh: bool = True) -> SlotsTask:
         has_intent = config.data.has_intent
-        sources = {
-            part: open_tagged(given, part, intent=has_intent)
-            for part in ("train", "dev", "test")
-            if (given := getattr(config.data, part)) is not None
-        }
+        sources = open_parts(config.data, partial(open_tagged, intent=has_intent))
         train = sources["train"]
         if folder is not None:
             made = cls._read(folder, config)
@@ -172,11 +169,6 @@ class SlotsTask(RunTask):
         return read_tagged(source, *kinds, data.on_bad_tags, refuse=data.refuses_unknown, learned=part == "train")
 
     # --- learning -----------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return next(self.model.parameters()).device
 
     def batches(self, epoch: int, start: int = 0) -> Iterable[TagBatch]:
         data = self.splits["train"]
@@ -256,15 +248,13 @@ class SlotsTask(RunTask):
 
     # --- using --------------------------------------------------------------------------------------------------
 
-    def report(self) -> list[str]:
+    def data_lines(self) -> list[str]:
         lines = [line for part, data in self.splits.items() for line in describe(part, data, self.tokenizer.unk_id)]
         letters = f", {len(self.letters):,} characters" if self.letters is not None else ""
         lines.append(
             f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags; {split_of(self.tokenizer)}"
         )
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        lines += fit_lines(self.tokenizer, self.splits)
-        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+        return [*lines, *fit_lines(self.tokenizer, self.splits)]
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -291,12 +281,6 @@ class SlotsTask(RunTask):
             say("warning: a line is JSON with tokens, taken for text; `seqkit predict RUN tokens=true` reads tokens")
         return line
 
-    def _places(self, text: str) -> list[tuple[int, int]]:
-        places = self.tokenizer.offsets(text)
-        if len(places) > LONGEST:
-            say(f"a text of {len(places):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
-        return places[:LONGEST]
-
     def predict(self, texts: Iterable[Any], *, is_split_into_words: bool | None = None) -> list[Tagging]:
         """Slots and intent of each text; one without tokens gets neither.
 
@@ -315,7 +299,7 @@ class SlotsTask(RunTask):
                 refuse_long(tokens, f"texts[{place}]")
             return self._tag(list(map(" ".join, sentences)), list(map(token_offsets, sentences)))
         taken = take_texts(texts)
-        return self._tag(taken, list(map(self._places, taken)))
+        return self._tag(taken, cut(list(map(self.tokenizer.offsets, taken)), taken, LONGEST))
 
     @torch.no_grad()
     def _tag(self, whole: Sequence[str], offsets: Sequence[Sequence[tuple[int, int]]]) -> list[Tagging]:
@@ -345,9 +329,6 @@ class SlotsTask(RunTask):
         row = int(data.words.lengths.argmin())
         text = " ".join(data.source.dataset[row]["tokens"])
         return command_on(text, folder)
-
-    def fingerprint(self, part: str = "train") -> str:
-        return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> dict[str, Rows]:
         tags, intents = Rows(self.tags), Rows(self.intents)

@@ -22,7 +22,7 @@ from seqkit.distributed import spread
 from seqkit.errors import UserError, option
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, word_rows
+from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, vocabulary_line, word_rows
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
@@ -63,7 +63,7 @@ class TranslationTask(RunTask):
     def __init__(self, config: TranslationConfig, source: Tokenizer, target: Tokenizer, *, load_vectors: bool) -> None:
         self.config, self.source, self.target = config, source, target
         try:
-            self.model, self._lines = make_model(config.model, source, target, load=load_vectors)
+            self.model, self.notes = make_model(config.model, source, target, load=load_vectors)
         except ValueError as error:  # two vocabularies taken over from a run, where the model wants one
             raise UserError(f"model: {error}") from None
         self.splits: dict[str, Pairs] = {}
@@ -95,7 +95,7 @@ class TranslationTask(RunTask):
         scoring = config.scoring.model_copy(update={"tokenize": tokenize} if tokenize else {})
         config = config.model_copy(update={"text": text, "scoring": scoring})
         task = cls(config, source, target, load_vectors=fresh)
-        task._lines += [why] if why else []
+        task.notes = [*task.notes, why] if why else task.notes
         for part, origin in origins.items():
             task.splits[part] = tokenise(origin, source, target, config.data if part == "train" else None)
         if stream:
@@ -136,11 +136,6 @@ class TranslationTask(RunTask):
         self.target.save(folder / "tokenizer.target.json")
 
     # --- learning -----------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return next(self.model.parameters()).device
 
     def batches(self, epoch: int, start: int = 0) -> Iterable[PairBatch]:
         rate = self._own_inputs(epoch)
@@ -259,21 +254,18 @@ class TranslationTask(RunTask):
 
     # --- using --------------------------------------------------------------------------------------------------
 
-    def report(self) -> list[str]:
+    def data_lines(self) -> list[str]:
         lines = [
             line for part, pairs in self.splits.items() for line in describe(part, pairs, self.source, self.target)
         ]
         if self._stream is not None:
             lines.insert(0, self._stream.report())
         kinds = f"{len(self.source):,} source entries ({self.source.config.tokenizer})"
-        lines.append(
-            f"vocabulary: {len(self.source):,} entries ({self.source.config.tokenizer}), joint"
-            if self.config.text.joint
-            else f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
-        )
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        lines += [*self._lines, f"model: {trained:,} trained parameters"]
-        return lines + reachable(self.splits, self.target, self._corpus_scores(()))
+        separate = f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
+        return [*lines, vocabulary_line(self.source, ", joint") if self.config.text.joint else separate]
+
+    def report(self) -> list[str]:
+        return super().report() + reachable(self.splits, self.target, self._corpus_scores(()))
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -406,7 +398,7 @@ class TranslationTask(RunTask):
     def fingerprint(self, part: str = "train") -> str:
         if part == "train" and self._stream is not None:
             return self._stream.fingerprint()
-        return self.splits[part].fingerprint() if part in self.splits else ""
+        return super().fingerprint(part)
 
     def rows(self) -> dict[str, Rows]:
         words = named_rows(self.target)
