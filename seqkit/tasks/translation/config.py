@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import ConfigDict, Field, create_model, model_validator
 
-from seqkit.config import OneOf, Section, arguments, from_signature
+from seqkit.config import OneOf, Section, arguments, from_signature, maker
 from seqkit.data.pairs import PairConfig
-from seqkit.decoding import Search
+from seqkit.decoding import CONSTRAINTS, Constraint, Search
 from seqkit.decoding.search import WIDEST
 from seqkit.errors import UserError
 from seqkit.models import BRIDGES, Bridge, Decoder, Embedding, Encoder, Seq2Seq
-from seqkit.nn import ATTENTIONS, Attention, Recurrent
+from seqkit.nn import ATTENTIONS, Attention, AttentionalRecurrent, Recurrent
 from seqkit.tasks.base import RunConfig
 from seqkit.tasks.common import (
     SUPPLIED,
@@ -32,7 +32,7 @@ from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, check_new_word
 from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
-from seqkit.training.optim import schedule_factor
+from seqkit.training.schedules import schedule_factor
 
 LONGEST = 5_000
 """Tokens in a sentence. A longer one is no sentence but a broken file, and would take gigabytes."""
@@ -157,11 +157,17 @@ class TranslationTraining(TrainingConfig):
 class _DecodingBase(Section):
     @model_validator(mode="after")
     def _buildable(self) -> _DecodingBase:
-        Search(**self.model_dump())
+        make_search(self.model_dump())
         return self
 
 
-DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase)
+def make_search(settings: Mapping[str, Any]) -> Search:
+    """Make the search that the values of a `decoding:` section describe."""
+    return Search(**{**settings, "constraints": [maker(one, CONSTRAINTS)() for one in settings["constraints"]]})
+
+
+_Rule = Annotated[str, OneOf("constraint", CONSTRAINTS, Constraint, supplied=())]
+DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase, constraints=list[_Rule])
 
 
 class _DecoderBase(CellSection):
@@ -183,7 +189,7 @@ def _probe_decoder(section: Any, table: Embedding, memory_size: int) -> Decoder:
 
 
 # Beside what the program supplies, what a decoder cannot have: it has one direction and starts from the bridge.
-_NOT_IN_DECODER = ("embedding", "memory_size", "bidirectional", "learn_initial_state", *SUPPLIED)
+_NOT_IN_DECODER = ("embedding", "memory_size", "feature_size", "bidirectional", "learn_initial_state", *SUPPLIED)
 _READS = ("query_size", "memory_size", "size", "heads")  # `attention_size` and `heads` of the decoder
 _Attention = Annotated[str, OneOf("attention", ATTENTIONS, Attention, supplied=_READS, also=("none",))]
 _JOINS = ("encoder", "state_names", "state_sizes", "num_layers")
@@ -191,11 +197,11 @@ _Bridge = Annotated[str, OneOf("bridge", BRIDGES, Bridge, supplied=_JOINS)]
 
 
 def decoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of a decoder section: the arguments of `Decoder`, `Recurrent` and the cell that the section names.
+    """The schema of a decoder section: the arguments of `Decoder`, its bases and the cell that the section names.
 
     See `encoder_config` for the arguments.
     """
-    modules = (Decoder, Recurrent)
+    modules = (Decoder, AttentionalRecurrent, Recurrent)
     return cell_section("Decoder", modules, _NOT_IN_DECODER, _DecoderBase, tree, *path, attention=_Attention)
 
 
@@ -207,7 +213,7 @@ class TranslationModel(Section):
     encoder: Section
     """The arguments of `seqkit.nn.Recurrent` and of the cell."""
     decoder: Section
-    """The arguments of `seqkit.models.Decoder`, of `seqkit.nn.Recurrent` and of the cell."""
+    """The arguments of `seqkit.models.Decoder`, of its bases in `seqkit.nn` and of the cell."""
 
     @model_validator(mode="after")
     def _buildable(self) -> TranslationModel:
