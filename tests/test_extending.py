@@ -237,7 +237,7 @@ def test_an_attention(tmp_path: Path, input_feeding: bool) -> None:
     assert (found.key.weight.shape, found.sharp) == ((3, 6), 1.0)
     kept = yaml.safe_load((done.folder / "config.yaml").read_text())["model"]["decoder"]
     assert kept["attention"] == {**attention, "sharp": 1.0}
-    task.configure({}, attention=True)
+    task.adjust(attention=True)
     assert task.predict(["the old man sleeps ."])[0].attention.sum(1).allclose(torch.ones(()), atol=1e-5)
 
 
