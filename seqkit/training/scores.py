@@ -6,6 +6,7 @@ A metric is a function of what a task's model made of some data, or a class whos
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,6 +21,18 @@ def lower_is_better(metric: M) -> M:
     """Mark a metric of which less is better: a decorator."""
     metric.higher_is_better = False  # type: ignore[attr-defined]
     return metric
+
+
+@lower_is_better
+def loss(outcome: Any) -> float:
+    """The outcome's `loss`."""
+    return outcome.loss  # type: ignore[no-any-return]
+
+
+@lower_is_better
+def perplexity(outcome: Any) -> float:
+    """The exponential of the loss."""
+    return math.exp(min(outcome.loss, 700.0))
 
 
 def more_is_better(metric: Callable[..., Any]) -> bool:

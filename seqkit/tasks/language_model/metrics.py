@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from seqkit.training.scores import lower_is_better
+from seqkit.training.scores import loss, lower_is_better, perplexity
 
 
 class Outcome(NamedTuple):
@@ -21,17 +21,10 @@ class Outcome(NamedTuple):
     tokens: int
     characters: int
 
-
-@lower_is_better
-def loss(outcome: Outcome) -> float:
-    """Mean negative log-likelihood of a token, in nats."""
-    return outcome.nats / outcome.tokens
-
-
-@lower_is_better
-def perplexity(outcome: Outcome) -> float:
-    """The exponential of the loss."""
-    return math.exp(min(loss(outcome), 700.0))
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood of a token."""
+        return self.nats / self.tokens
 
 
 @lower_is_better

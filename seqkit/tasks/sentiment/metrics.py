@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqkit.tasks.lines import most_wrong, table_name
-from seqkit.training.scores import lower_is_better
+from seqkit.training.scores import loss
 
 _MATRIX = 20  # classes whose confusion matrix fits a terminal
 _PAIRS = 20
@@ -32,11 +32,10 @@ class Outcome(NamedTuple):
     classes: int
     names: Sequence[str] = ()
 
-
-@lower_is_better
-def loss(outcome: Outcome) -> float:
-    """Mean cross-entropy (nats) of the examples whose class is known."""
-    return float(outcome.losses[outcome.labels < outcome.classes].mean())
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy (nats) of the examples whose class is known."""
+        return float(self.losses[self.labels < self.classes].mean())
 
 
 def accuracy(outcome: Outcome) -> float:

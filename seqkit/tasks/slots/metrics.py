@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from seqkit.tasks.lines import most_wrong, table_name
-from seqkit.training.scores import lower_is_better
+from seqkit.training.scores import loss
 
 
 class Span(NamedTuple):
@@ -93,12 +93,6 @@ class Outcome:
         for tags, predicted in zip(self.tags, self.predicted_tags, strict=True):
             counts.add(tags, predicted)
         return counts
-
-
-@lower_is_better
-def loss(outcome: Outcome) -> float:
-    """The loss."""
-    return outcome.loss
 
 
 def span_precision(outcome: Outcome) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqkit.errors import UserError, at_key, require
-from seqkit.training.scores import lower_is_better
+from seqkit.training.scores import loss, perplexity
 
 _BUCKETS = 4
 
@@ -63,18 +62,6 @@ class Outcome:
     references: Sequence[str] = ()
     outputs: Sequence[str] = ()
     corpus: Mapping[str, float] = field(default_factory=dict)
-
-
-@lower_is_better
-def loss(outcome: Outcome) -> float:
-    """Mean negative log-likelihood of a token."""
-    return outcome.loss
-
-
-@lower_is_better
-def perplexity(outcome: Outcome) -> float:
-    """The exponential of the loss."""
-    return math.exp(min(outcome.loss, 700.0))
 
 
 def bleu(outcome: Outcome) -> float:
