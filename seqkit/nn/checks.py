@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +54,12 @@ def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exc
         raise RuntimeError(f"{name} is on device {value.device} but the parameters are on {parameter.device}")
     if value.dtype != parameter.dtype and autocast_dtype(value, parameter) is None:
         raise error(f"{name} must have the type {parameter.dtype}, got type {value.dtype}")
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return "; did you mean 'NAME'?" with the closest of the known names, or "" if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def dtype_name(value: Tensor) -> str:

@@ -36,6 +36,9 @@ AVAILABLE = hasattr(torch.library, "custom_op")  # torch 2.4 and later
 class Operator(NamedTuple):
     """What the operator needs to know of a cell: a text to make its kernel from, and the weights it does not take.
 
+    A text, not a number in a table of this process: exported programs and the compiler's cache on disk name the kernel
+    in other processes, where the number would be another kernel's.
+
     `left_out` is None where the kernel does the input projection itself.
     """
 

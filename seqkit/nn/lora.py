@@ -8,7 +8,6 @@ say, `with torch.nn.utils.parametrize.cached():` around the call computes it onc
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from seqkit.nn.checks import autocast_enabled, check_probability, check_size
+from seqkit.nn.checks import autocast_enabled, check_probability, check_size, did_you_mean
 from seqkit.nn.crf import CRF
 
 PLACE = ".parametrizations."  # where torch keeps what a parametrized weight is made of
@@ -223,8 +222,7 @@ def _nothing(pattern: str, matches: Sequence[str], places: Mapping[str, object],
 
 
 def _hint(pattern: str, names: Sequence[str] | Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(pattern, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
+    return did_you_mean(pattern, names, 0.5) or f"; there are: {', '.join(names)}"
 
 
 def _adapters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Adapter]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +17,15 @@ from seqkit.nn.aten import whole_network
 from seqkit.nn.backends import Choice, Route, choose, scan
 from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, resolve_cell
-from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size, tracing
+from seqkit.nn.checks import (
+    autocast_dtype,
+    check_choice,
+    check_flag,
+    check_probability,
+    check_size,
+    did_you_mean,
+    tracing,
+)
 from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
 from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
@@ -410,9 +417,8 @@ def _build(
     known = [name for name in parameters if name not in ("input_size", "hidden_size", "device", "dtype")]
     for name in options:
         if name not in known and not free:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{name} is not an option of cell {getattr(factory, '__name__', factory)!s}{hint}")
+            cell_name = getattr(factory, "__name__", factory)
+            raise TypeError(f"{name} is not an option of cell {cell_name!s}{did_you_mean(name, known)}")
     cell = factory(input_size, hidden_size, **options, **where)
     if not isinstance(cell, Cell):
         raise TypeError(f"cell must make a seqkit.nn.Cell, got {type(cell).__name__}")

@@ -45,7 +45,13 @@ class RNN(Recurrent):
         checkpoint_chunks: int = 1,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__("rnn", **_given(locals()))
+        super().__init__(
+            "rnn", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, locked_dropout=locked_dropout, residual=residual,
+            learn_initial_state=learn_initial_state, checkpoint_chunks=checkpoint_chunks, backend=backend,
+            device=device, dtype=dtype, bias=bias, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, weight_drop=weight_drop, init=init, nonlinearity=nonlinearity,
+        )  # fmt: skip
         self.bias = bias
 
     @property
@@ -95,7 +101,14 @@ class GRU(Recurrent):
         checkpoint_chunks: int = 1,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__("gru", **_given(locals()))
+        super().__init__(
+            "gru", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, locked_dropout=locked_dropout, residual=residual,
+            learn_initial_state=learn_initial_state, checkpoint_chunks=checkpoint_chunks, backend=backend,
+            device=device, dtype=dtype, bias=bias, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, weight_drop=weight_drop, init=init,
+            recurrent_dropout_kind=recurrent_dropout_kind,
+        )  # fmt: skip
         self.bias = bias
 
     def forward(
@@ -148,14 +161,18 @@ class LSTM(Recurrent):
         checkpoint_chunks: int = 1,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__("lstm", **_given(locals()))
+        super().__init__(
+            "lstm", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, locked_dropout=locked_dropout, residual=residual,
+            learn_initial_state=learn_initial_state, checkpoint_chunks=checkpoint_chunks, backend=backend,
+            device=device, dtype=dtype, bias=bias, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, weight_drop=weight_drop, init=init,
+            recurrent_dropout_kind=recurrent_dropout_kind, proj_size=proj_size, peephole=peephole, coupled=coupled,
+            zoneout_cell=zoneout_cell, cell_clip=cell_clip, forget_bias=forget_bias, cell_activation=cell_activation,
+            output_activation=output_activation,
+        )  # fmt: skip
         self.bias = bias
         self.proj_size = proj_size
-
-
-def _given(names: dict[str, Any]) -> dict[str, Any]:
-    """A constructor's arguments from its `locals()`: each is named once, in the signature."""
-    return {name: value for name, value in names.items() if name not in ("self", "__class__")}
 
 
 def _bare(module: Recurrent, input: Any, hx: Any, lengths: Any) -> tuple[Any, Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.cells.gru import GRUCell
 from seqkit.nn.cells.lstm import LSTMCell
 from seqkit.nn.cells.rnn import JordanCell, RNNCell
+from seqkit.nn.checks import did_you_mean
 
 __all__ = ["CELLS", "Cell", "GRUCell", "JordanCell", "LSTMCell", "Prepared", "RNNCell", "State", "resolve_cell"]
 
@@ -28,7 +28,6 @@ def resolve_cell(cell: str | Callable[..., Cell]) -> Callable[..., Cell]:
         return cell
     if cell in CELLS:
         return CELLS[cell]
-    close = difflib.get_close_matches(cell, CELLS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(cell, CELLS)
     own = "; a name in text is for YAML files: import the class and give it itself" if ":" in cell else ""
     raise ValueError(f"cell {cell!r} is unknown; known are {sorted(CELLS)} and any Cell class{hint}{own}")
