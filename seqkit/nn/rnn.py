@@ -17,7 +17,7 @@ Device = torch.device | str | None
 class RNN(Recurrent):
     """Drop-in for `torch.nn.RNN`: same constructor, parameter names, shapes and results; see `Recurrent`.
 
-    The keyword-only arguments are those of `RNNCell` and `Recurrent`.
+    `RNNCell` and `Recurrent` explain the keyword-only arguments.
     Forward: `(input, hx=None, *, lengths=None) -> (output, h_n)`, h_n (num_layers * num_directions, B, H).
     """
 
@@ -56,7 +56,7 @@ class RNN(Recurrent):
 
     @property
     def nonlinearity(self) -> str:
-        """That of the cells."""
+        """Return the nonlinearity of the cells."""
         return str(self.cell_at(0).nonlinearity)
 
     def forward(
@@ -73,7 +73,7 @@ class RNN(Recurrent):
 class GRU(Recurrent):
     """Drop-in for `torch.nn.GRU`: same constructor, parameter names, shapes and results; see `Recurrent`.
 
-    The keyword-only arguments are those of `GRUCell` and `Recurrent`.
+    `GRUCell` and `Recurrent` explain the keyword-only arguments.
     Forward: `(input, hx=None, *, lengths=None) -> (output, h_n)`, h_n (num_layers * num_directions, B, H).
     """
 
@@ -125,7 +125,7 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """Drop-in for `torch.nn.LSTM`: same constructor, parameter names, shapes and results; see `Recurrent`.
 
-    The keyword-only arguments are those of `LSTMCell` and `Recurrent`.
+    `LSTMCell` and `Recurrent` explain the keyword-only arguments.
     Forward: `(input, hx=None, *, lengths=None) -> (output, (h_n, c_n))`.
     """
 

@@ -29,5 +29,5 @@ def resolve_cell(cell: str | Callable[..., Cell]) -> Callable[..., Cell]:
     if cell in CELLS:
         return CELLS[cell]
     hint = did_you_mean(cell, CELLS)
-    own = "; a name in text is for YAML files: import the class and give it itself" if ":" in cell else ""
-    raise ValueError(f"cell {cell!r} is unknown; known are {sorted(CELLS)} and any Cell class{hint}{own}")
+    advice = "; a name in text is for YAML files: import the class and give it itself" if ":" in cell else ""
+    raise ValueError(f"cell {cell!r} is unknown; known are {sorted(CELLS)} and any Cell class{hint}{advice}")
