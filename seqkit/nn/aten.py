@@ -35,10 +35,10 @@ class OneDNNKernel(Kernel):
         steps, rows, hidden_size = len(packing.batch_sizes), packing.batch_sizes[0], given["c0"].size(1)
         # The workspace that backward needs is only made while gradients are enabled.
         with torch.set_grad_enabled(save):
-            found = torch.ops.aten.mkldnn_rnn_layer.default(
+            results = torch.ops.aten.mkldnn_rnn_layer.default(
                 *self._arguments(given, x, weight_ih, rows), *_layout(given, save)
             )
-        out, _, cy, workspace = found
+        out, _, cy, workspace = results
         flat = out.view(steps * rows, hidden_size)
         outputs = flat if packing.is_rectangle else flat.index_select(0, packing.rectangle.to(flat.device))
         finished = outputs[-rows:].clone() if packing.is_rectangle else outputs.index_select(0, _ends(packing, flat))
@@ -78,11 +78,11 @@ class OneDNNKernel(Kernel):
         d_h = torch.zeros_like(d_c)
         arguments = self._arguments(given, x, weight_ih, rows)
         has_bias = "bias_ih" in given
-        found = torch.ops.aten.mkldnn_rnn_layer_backward.default(
+        gradients = torch.ops.aten.mkldnn_rnn_layer_backward.default(
             *arguments, out, d_h, saved["cy"], d_out, d_h, d_c,
             False, LSTM_MODE, size, 1, has_bias, True, False, [], False, saved["workspace"],
         )  # fmt: skip
-        d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_h0, d_c0 = found
+        d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_h0, d_c0 = gradients
         d_x = d_x.reshape(steps * rows, d_x.size(-1))
         if not packing.is_rectangle:
             d_x, d_weight_ih = (

@@ -36,6 +36,9 @@ AVAILABLE = hasattr(torch.library, "custom_op")  # torch 2.4 and later
 class Operator(NamedTuple):
     """What the operator needs to know of a cell: a text to make its kernel from, and the weights it does not take.
 
+    A text, not a number in a table of this process: exported programs and the compiler's cache on disk name the kernel
+    in other processes, where the number would be another kernel's.
+
     `left_out` is None where the kernel does the input projection itself.
     """
 
@@ -68,11 +71,11 @@ def must_run_outside(network: Network, input: Any, lengths: Any) -> str | None:
 
 
 @_disable_dynamo
-def _between(function: Callable[..., Any], *given: Any) -> Any:
-    return function(*given)
+def _between(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
-def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
+def outside(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function as it is, between two graphs: `torch.compile` breaks its graph here.
 
     Raises:
@@ -83,7 +86,7 @@ def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
             f"torch.export cannot take {what}: how many steps there are is known from the data alone, and no operator "
             "serves it"
         )
-    return _between(function, *given)
+    return _between(function, *arguments)
 
 
 @lru_cache(maxsize=256)
@@ -148,7 +151,7 @@ def _scan_backward(
         _, saved = form.forward(given, packing, True)
         rows = packing.flip(rows) if reverse else rows
         result = form.backward(given, saved, packing, [rows, *sorted_states], frozenset(wanted))
-    found = []
+    gradients = []
     for name, tensor in zip(names.split(","), tensors, strict=True):
         if name not in wanted:
             continue
@@ -157,8 +160,10 @@ def _scan_backward(
             value = packing.unpack(packing.flip(value) if reverse else value)
         elif value is not None and name in ("h0", "c0"):
             value = packing.unsort(value)
-        found.append(torch.zeros_like(tensor) if value is None else value.clone(memory_format=torch.contiguous_format))
-    return found
+        gradients.append(
+            torch.zeros_like(tensor) if value is None else value.clone(memory_format=torch.contiguous_format)
+        )
+    return gradients
 
 
 def _held(x: Tensor, dim: int, size: int, what: str) -> Tensor:
@@ -214,12 +219,12 @@ def _register() -> None:
         if ctx.has_lengths:
             lengths, *tensors = tensors
         needed = [name for name, want in zip(ctx.names.split(","), ctx.wanted, strict=True) if want]
-        found = iter(
+        gradients = iter(
             torch.ops.seqkit.scan_backward(
                 ctx.kernel, ctx.names, ",".join(needed), ctx.reverse, lengths, list(grads), tensors
             )
         )
-        return None, None, None, None, None, [next(found) if want else None for want in ctx.wanted]
+        return None, None, None, None, None, [next(gradients) if want else None for want in ctx.wanted]
 
     def refuse(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(

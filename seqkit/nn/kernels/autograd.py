@@ -30,7 +30,7 @@ class Call:
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        """The gradient of each tensor that is wanted, from those of the results."""
+        """Return the gradient of each tensor that is wanted, from the gradients of the results."""
         raise NotImplementedError
 
     def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -66,8 +66,8 @@ class KernelCall(Call):
     ) -> list[Tensor | None]:
         buffers = dict(zip(self.saved_names, saved, strict=True))
         needed = frozenset(name for name, want in zip(self.names, wanted, strict=True) if want)
-        found = self.kernel.backward(self.named(tensors), buffers, self.packing, grads, needed)
-        return [found[name] if name in needed else None for name in self.names]
+        gradients = self.kernel.backward(self.named(tensors), buffers, self.packing, grads, needed)
+        return [gradients[name] if name in needed else None for name in self.names]
 
     def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         given = self.named(tensors)
@@ -136,12 +136,12 @@ def through_graph(
         results = function(inputs)
     pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
     asked = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
-    found = iter(
+    gradients = iter(
         torch.autograd.grad(
             [pair[0] for pair in pairs], asked, [pair[1] for pair in pairs], create_graph=twice, allow_unused=True
         )
     )
-    return [next(found) if want else None for want in wanted]
+    return [next(gradients) if want else None for want in wanted]
 
 
 def kernel_scan(

@@ -1,4 +1,4 @@
-"""The GRU on Triton: what `fused/gru.py` computes."""
+"""The GRU on Triton: what `kernels/gru.py` computes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NORMED = ("normed", "scales", "scales_n")
 class TritonGRU(Kernel):
     """See `seqkit.nn.GRUCell` for the equations. Gates lie in torch's order (r, z, n).
 
-    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `fused/gru.py` computes.
+    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `kernels/gru.py` computes.
     """
 
     options: GRUKernel
@@ -64,7 +64,7 @@ class TritonGRU(Kernel):
             (zoneout > 0, plan.parts if norm else 0, save),
         )
         named = {"gates": gates, "hidden": hidden, "inner": inner, **dict(zip(NORMED, normed, strict=True))}
-        saved = {name: one for name, one in named.items() if one is not None} if save else {}
+        saved = {name: value for name, value in named.items() if value is not None} if save else {}
         return [hidden[B:], final_h], saved
 
     def backward(

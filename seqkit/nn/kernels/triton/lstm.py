@@ -1,4 +1,4 @@
-"""The LSTM on Triton: what `fused/lstm.py` computes, without its projection."""
+"""The LSTM on Triton: what `kernels/lstm.py` computes, without its projection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NORMED = ("normed", "scales", "normed_c", "scales_c")
 class TritonLSTM(Kernel):
     """See `seqkit.nn.LSTMCell` for the equations. Gates lie in torch's order; the memory is kept in float32.
 
-    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `fused/lstm.py` computes.
+    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `kernels/lstm.py` computes.
     """
 
     options: LSTMKernel
@@ -71,7 +71,7 @@ class TritonLSTM(Kernel):
             (*self._constants, plan.parts if norm else 0, save),
         )
         named = {"gates": gates, "hidden": hidden, "memory": memory, **dict(zip(NORMED, normed, strict=True))}
-        saved = {name: one for name, one in named.items() if one is not None} if save else {}
+        saved = {name: value for name, value in named.items() if value is not None} if save else {}
         return [hidden[B:], final_h, final_c], saved
 
     @property

@@ -23,7 +23,7 @@ def turned(weight: Tensor, holds: bool) -> Tensor:
 
 def optional(given: Tensors, *names: str) -> list[Tensor | None]:
     """Weights and masks that may be missing, contiguous."""
-    return [None if (found := given.get(name)) is None else found.contiguous() for name in names]
+    return [None if (value := given.get(name)) is None else value.contiguous() for name in names]
 
 
 def before_buffer(given: Tensors, packing: Packing, rows: int) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The Elman cell on Triton: what `fused/rnn.py` computes."""
+"""The Elman cell on Triton: what `kernels/rnn.py` computes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MORE = ("norm", "mask_recurrent", "mask_zoneout")
 class TritonRNN(Kernel):
     """See `seqkit.nn.RNNCell` for the equations.
 
-    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `fused/rnn.py` computes.
+    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `kernels/rnn.py` computes.
     """
 
     options: RNNKernel
@@ -54,7 +54,7 @@ class TritonRNN(Kernel):
             (self.options.nonlinearity, zoneout > 0, plan.parts if norm else 0, save, keep),
         )
         named = {"hidden": hidden, "sums": sums if keep else None, "normed": normed[0], "scales": normed[1]}
-        saved = {name: one for name, one in named.items() if one is not None} if save else {}
+        saved = {name: value for name, value in named.items() if value is not None} if save else {}
         return [hidden[B:], final_h], saved
 
     def backward(
