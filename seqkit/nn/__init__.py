@@ -9,9 +9,10 @@ from seqkit.nn.convert import from_torch, to_torch
 from seqkit.nn.crf import CRF, iob2_allowed
 from seqkit.nn.dropout import EmbeddingDropout, LockedDropout, WordDropout, embedding_dropout
 from seqkit.nn.interop import LeafTracer, safe_globals
+from seqkit.nn.kernels.tuning import LOGIT_ROWS
 from seqkit.nn.linear import Linear
 from seqkit.nn.lora import add_lora, merge_lora
-from seqkit.nn.loss import LOGIT_ROWS, linear_cross_entropy
+from seqkit.nn.loss import linear_cross_entropy
 from seqkit.nn.recurrent import Recurrent
 from seqkit.nn.rnn import GRU, LSTM, RNN
 from seqkit.nn.sending import send, send_together

@@ -37,15 +37,11 @@ from seqkit.nn.kernels.kernel import tanh_
 from seqkit.nn.kernels.packing import Packing, check_lengths, length_vector, no_rows
 from seqkit.nn.kernels.pointwise import cell_steps
 from seqkit.nn.kernels.stack import FedSteps, Stack, joined, step_loop
+from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 from seqkit.nn.linear import Linear
 from seqkit.nn.recurrent import Recurrent
 
 Memory = tuple[Tensor, ...]
-
-# Rows of a single step from which a backend earns the weights' new arrangement. One core of an AMD EPYC (Zen 5, torch
-# 2.13), ms for 512 features into 256 units, the cell's own step beside the best backend: LSTM, 5 rows 0.25 beside 0.47,
-# 64 rows 1.35 beside 1.04, 320 rows 9.9 beside 3.0; GRU, 5 rows 0.17 beside 0.17, 320 rows 8.0 beside 2.6.
-MIN_ROWS = 32
 
 
 class AttentionalRecurrent(nn.Module):
@@ -378,7 +374,7 @@ class AttentionalRecurrent(nn.Module):
         """One step of one layer without gradient: x (N, F), state each (N, size)."""
         module, index = self.layer(number)
         cell = module.cell_at(index)
-        backend = choose(module, x, packing).name if x.size(0) >= MIN_ROWS else "reference"
+        backend = choose(module.network(), x, packing).name if x.size(0) >= MIN_DECODE_ROWS else "reference"
         if backend == "reference" or torch.is_grad_enabled() or not SingleStep.serves(cell):
             return scan(backend, cell, x, packing, state, module.prepare(index, x, packing.batch_sizes))
         if number not in self._single:

@@ -10,12 +10,7 @@ from torch import Tensor
 from seqkit.nn.checks import autocast_dtype, dtype_name
 from seqkit.nn.kernels.gemm import StepProduct, outer, product
 from seqkit.nn.kernels.malloc import keep_freed_blocks
-
-# Rows whose logits exist at a time. One core of an AMD EPYC (Zen 5, torch 2.13), ms of forward and backward for 832
-# rows of 256 features in chunks of 64, 128, 256, 512, 832 rows, beside F.linear and F.cross_entropy: vocabulary 6,000:
-# 56, 48, 45, 44, 46, beside 109; 10,000: 94, 84, 77, 74, 82, beside 189.
-LOGIT_ROWS = 512
-"""Rows whose logits over a vocabulary are best computed at a time."""
+from seqkit.nn.kernels.tuning import LOGIT_ROWS
 
 
 def linear_cross_entropy(

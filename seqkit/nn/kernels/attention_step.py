@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.gemm import StepProduct, outer
-from seqkit.nn.kernels.kernel import MIN_REACH, SLOPES, Tensors, quick, reaches
+from seqkit.nn.kernels.kernel import SLOPES, Tensors, quick, reaches
 from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.tuning import MIN_REACH
 
 
 class Reader:

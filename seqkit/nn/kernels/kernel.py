@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.tuning import MIN_REACH, MIN_TANH
 
 Tensors = dict[str, Tensor]
 
@@ -107,11 +108,6 @@ def apply_(name: str, source: Tensor, out: Tensor) -> Tensor:
     return out if source is out else out.copy_(source)
 
 
-# Elements from which four cheap passes beat one tanh: ATen's tanh costs 2 to 4 ns an element on an AMD EPYC (Zen 5,
-# torch 2.13, one core) where its sigmoid costs 0.33, and a call about 1 us.
-MIN_TANH = 1536
-# 2 sigmoid(2x) - 1 is off by up to 1.2e-7 whatever x is: it serves where the largest tanh is not much below 1.
-MIN_REACH = 0.5
 _MINUS_ONE = torch.tensor(-1.0, device="cpu")
 
 

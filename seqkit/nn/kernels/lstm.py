@@ -10,7 +10,6 @@ from torch import Tensor
 
 from seqkit.nn.kernels.gemm import StepProduct, product
 from seqkit.nn.kernels.kernel import (
-    MIN_REACH,
     Tensors,
     apply_,
     blocks,
@@ -25,6 +24,7 @@ from seqkit.nn.kernels.lstm_backward import LSTMBackward
 from seqkit.nn.kernels.lstm_options import LSTMOptions
 from seqkit.nn.kernels.norm import StepNorm
 from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.tuning import MIN_REACH
 
 
 @dataclass(frozen=True)
