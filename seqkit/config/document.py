@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from seqkit.config.names import Untrusted
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
 from seqkit.errors import UserError, nearest, shown
 
@@ -97,6 +98,7 @@ class Document:
 
         Raises:
             UserError: one line a mistake, each with its place, dotted path and what was expected.
+            Untrusted: see `resolve`.
         """
         try:
             return schema.model_validate(self.tree)
@@ -110,6 +112,8 @@ class Document:
             lines: dict[str, None] = {}
             for item in items:
                 path, message = self._explain(item)
+                if isinstance((item.get("ctx") or {}).get("error"), Untrusted):
+                    raise item["ctx"]["error"].at(f"{self.place(path)}: {'.'.join(path)}") from None
                 lines[str(self.error(path, message))] = None
             left = len(lines) - _MISTAKES
             more = [f"... and {left:,} more mistakes"] if left > 0 else []
@@ -132,6 +136,8 @@ class Document:
         context = item.get("ctx") or {}
         if item["type"] == "at_key":
             return (*path, str(context["key"])), item["msg"]
+        if item["type"] == "name":
+            return path, item["msg"]
         if item["type"] == "missing":
             return (*path, str(item["loc"][-1])), "this key is required"
         if item["type"] == "literal_error":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from seqkit.nn.attention import ATTENTIONS, make_attention, padding_mask
+from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
 from seqkit.nn.backends import Choice, choose, scan
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import (
@@ -104,7 +104,7 @@ class AttentionalRecurrent(nn.Module):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        attention: Literal["none", "bahdanau", "dot", "general", "concat", "scaled_dot", "multi_head"] = "bahdanau",
+        attention: str | Callable[..., Attention] = "bahdanau",
         attention_size: int = 0,
         heads: int = 1,
         attention_layer: int = 0,
@@ -164,7 +164,7 @@ class AttentionalRecurrent(nn.Module):
         self._build_vector()
 
     def _check(
-        self, attention: str, attention_layer: int, attention_size: int, heads: int, options: dict[str, Any]
+        self, attention: Any, attention_layer: int, attention_size: int, heads: int, options: dict[str, Any]
     ) -> None:
         for name in ("bidirectional", "batch_first", "learn_initial_state"):
             if name in options:

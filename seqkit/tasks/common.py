@@ -10,13 +10,13 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import Section, from_signature, resolve
+from seqkit.config import OneOf, Section, arguments, from_signature, resolve
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.formats import detect
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.tokenizer_cache import Texts, column_texts, train_tokenizer
 from seqkit.errors import UserError, option
-from seqkit.models import Embedding, Encoder
+from seqkit.models import POOLINGS, Embedding, Encoder, Pooling
 from seqkit.nn import CELLS, Cell, Recurrent
 from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
 from seqkit.training import TrainingConfig
@@ -155,12 +155,20 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
             raise ValueError(f"training.{what} needs data.dev")
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, (str, Mapping)) else value
+
+
+_Way = Annotated[str, OneOf("pooling", POOLINGS, Pooling, supplied=("size",))]
+Ways = Annotated[list[_Way], BeforeValidator(_as_list, json_schema_input_type=_Way | list[_Way])]
+"""The type of a key that says how outputs are pooled."""
+
+
 class CellSection(Section):
     """Base of every section that names a cell; `cell_section` makes it for that cell."""
 
-    cell: str = "lstm"
+    cell: Annotated[str, OneOf("cell", CELLS, Cell)] = "lstm"
     """A cell of seqkit.nn (lstm, gru, rnn, ...) or `mypackage.module:MyCell`."""
-    _kind: ClassVar[type[Cell]] = CELLS["lstm"]  # no option of a cell begins with an underscore
 
 
 class EncoderBase(CellSection):
@@ -218,6 +226,7 @@ def cell_section(
     base: type[CellSection],
     tree: Mapping[str, Any],
     *path: str,
+    **types: Any,
 ) -> type[Section]:
     """The schema of a section that names a cell, an LSTM where it names none.
 
@@ -227,6 +236,7 @@ def cell_section(
         skip: those that the program supplies.
         base: of the schema.
         tree, path, Raises: see `encoder_config`.
+        types: of keys that name a row of another table.
     """
     node: Any = tree
     for key in path:
@@ -236,19 +246,12 @@ def cell_section(
     if not isinstance(cell, str):
         raise UserError(f"{key}: expected the name of a cell, got {cell!r}")
     kind = resolve(key, cell, Cell, CELLS)
-    made: Any = from_signature(f"{kind.__name__}{name}Config", *modules, kind, skip=skip, base=base)
-    made._kind = kind
-    return made  # type: ignore[no-any-return]
-
-
-def cell_arguments(section: Any) -> dict[str, Any]:
-    """The arguments of the module that a section describes which names a cell: that one as a class."""
-    return {**section.model_dump(), "cell": section._kind}
+    return from_signature(f"{kind.__name__}{name}Config", *modules, kind, skip=skip, base=base, **types)
 
 
 def make_recurrent(config: Any, input_size: int, **place: Any) -> Recurrent:
     """The recurrent module that an encoder section describes."""
-    return Recurrent(input_size=input_size, batch_first=True, **cell_arguments(config), **place)
+    return Recurrent(input_size=input_size, batch_first=True, **arguments(config), **place)
 
 
 def _arguments(config: Any) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from seqkit.config import Section
+from seqkit.config import Named, Section
+from seqkit.training.scores import more_is_better
 
 
 def _as_list(value: object) -> object:
@@ -127,6 +128,8 @@ def _named(value: object) -> object:
 class TrainingConfig(Section):
     """The `training:` section: how to learn, whatever is learned."""
 
+    metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}  # of the task
+
     epochs: int | None = Field(default=None, gt=0)
     """How many times to go through the data (10 where steps is not given either)."""
     steps: int | None = Field(default=None, gt=0)
@@ -167,7 +170,8 @@ class TrainingConfig(Section):
     """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step),
     stops early and drives plateau (where an equal one is no better)."""
     metric_mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more is better; auto: less for loss, perplexity and names that end in them, more for the rest."""
+    """Whether more is better; auto: as the metric says, or else less for names that end in loss, perplexity or error
+    and more for the rest."""
     early_stopping: EarlyStoppingConfig | None = None
     keep_best: int = Field(default=1, gt=0)
     """How many of the best checkpoints to keep, beside the last."""
@@ -214,4 +218,5 @@ class TrainingConfig(Section):
         """Whether a higher value of this score is the better one."""
         if name == self.metric and self.metric_mode != "auto":
             return {"max": True, "min": False}[self.metric_mode]
-        return not name.endswith(("loss", "perplexity", "error"))
+        known = {**self.metrics, **({str(self.metric): self.metric.entry} if isinstance(self.metric, Named) else {})}
+        return more_is_better(known[name]) if name in known else not name.endswith(("loss", "perplexity", "error"))

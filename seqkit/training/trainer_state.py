@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqkit.config import Named
 from seqkit.errors import UserError, nearest
 from seqkit.training.best import TIES, rank
 from seqkit.training.config import TrainingConfig
@@ -216,6 +217,6 @@ def check_metric(name: str, scores: tuple[str, ...]) -> None:
     Raises:
         UserError: with the nearest score.
     """
-    if name not in scores:
+    if name not in scores and not isinstance(name, Named):
         known = nearest(name, scores) or f"; known: {', '.join(scores)}"
         raise UserError(f"training.metric: this task has no score {name!r}{known}")

@@ -31,12 +31,12 @@ from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on, one_line
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
-from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
 from seqkit.training.run_log import say
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
@@ -91,7 +91,7 @@ class SentimentTask(RunTask):
 
     kind = "sentiment"
     model: SequenceClassifier
-    scores = ("loss", "accuracy", "macro_f1")
+    scores = tuple(METRICS)
 
     def __init__(
         self, config: SentimentConfig, tokenizer: Tokenizer, classes: Sequence[str], *, load_vectors: bool
@@ -266,8 +266,8 @@ class SentimentTask(RunTask):
     def _measure(self, split: Split) -> tuple[Scores, Outcome]:
         """The scores of a part, and what they are made from."""
         outcome, blank = self._outcome(split), int(split.blank.sum())
-        scores = Scores(classification_scores(outcome), len(outcome.labels), split.source.skipped, blank)
-        return scores, outcome
+        scores = measured(outcome, METRICS, self.config.training.metric)
+        return Scores(scores, len(outcome.labels), split.source.skipped, blank), outcome
 
     def _logits(self, ids: Ragged, rows: NDArray[np.int64]) -> Tensor:
         """(B, C) for some of the sequences, on the CPU."""
@@ -289,7 +289,7 @@ class SentimentTask(RunTask):
         plan = plan_batches(split.ids.lengths[kept], _SCORED)
         for rows, (best, loss) in zip(plan, spread(plan, compute), strict=True):
             found[rows], losses[rows] = best, loss
-        return Outcome(labels, found, losses, known)
+        return Outcome(labels, found, losses, known, split.names.names)
 
     # --- using --------------------------------------------------------------------------------------------------
 

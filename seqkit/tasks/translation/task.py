@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,7 @@ from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
 from seqkit.tasks.translation.config import TranslationConfig, check_side, make_model, translation_schema
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
-from seqkit.tasks.translation.metrics import CorpusScores, make_bleu
+from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, Outcome, make_bleu
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zero
 from seqkit.tasks.translation.streaming import PairStream
@@ -38,7 +37,7 @@ from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
 from seqkit.training import Loss
 from seqkit.training.distributed import spread
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
@@ -69,8 +68,7 @@ class TranslationTask(RunTask):
         self._planner: Planner | None = None
         self._stream: PairStream | None = None
         self._samples: list[dict[str, str]] = []
-        decodes = config.training.dev_limit != 0
-        self.scores = ("loss", "perplexity", *(("bleu", "chrf") if decodes else ()))
+        self.scores = tuple(LIKELIHOOD if config.training.dev_limit == 0 else METRICS)
         decoding: Any = config.decoding
         self.translator = self._translator(Search(**decoding.model_dump()))
 
@@ -192,7 +190,7 @@ class TranslationTask(RunTask):
         if "dev" not in self.splits:
             return {}
         dev, training = self.splits["dev"], self.config.training
-        scores = Scores(self._likelihood(dev), len(dev), dev.origin.skipped)
+        outcome, count = Outcome(self._loss(dev)), len(dev)
         self._samples = []
         limit = training.dev_limit if training.dev_limit is not None else len(dev)
         if limit:
@@ -202,13 +200,14 @@ class TranslationTask(RunTask):
             references = dev.texts("target")
             corpus = self._corpus_scores(references)
             outputs = self.outputs(dev, self._translator(Search(**settings)))
-            scores.update(corpus(outputs, references))
-            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
             sources = dev.texts("source")
+            outcome = Outcome(outcome.loss, sources, references, outputs, corpus(outputs, references))
+            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
             self._samples = [
                 {"source": sources[row], "reference": references[row], "output": outputs[row]} for row in chosen
             ]
-        return scores
+        metrics = {name: METRICS[name] for name in self.scores}
+        return Scores(measured(outcome, metrics, training.metric), count, dev.origin.skipped)
 
     def why_zero(self, scores: Sequence[str]) -> str:
         corpus = self._corpus_scores(())
@@ -218,8 +217,8 @@ class TranslationTask(RunTask):
     def samples(self) -> list[dict[str, str]]:
         return self._samples
 
-    def _likelihood(self, pairs: Pairs) -> dict[str, float]:
-        """Mean negative log-likelihood of a target token, <eos> among them, and its exponential."""
+    def _loss(self, pairs: Pairs) -> float:
+        """Mean negative log-likelihood of a target token, <eos> among them."""
         config = BatchingConfig(batch_size=4096, batch_by="tokens")
         total, count = 0.0, 0
 
@@ -232,7 +231,7 @@ class TranslationTask(RunTask):
         plan = plan_batches(longer, config, rows=pairs.kept)
         for loss, tokens in spread(plan, compute):
             total, count = total + loss, count + tokens
-        return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0))}
+        return total / count
 
     def _translator(self, search: Search) -> Translator:
         return Translator([(self.model, self.source)], self.target, search, seed=self.config.seed)
@@ -286,10 +285,12 @@ class TranslationTask(RunTask):
         self.model.eval()
         references = pairs.texts("target")
         corpus = self._corpus_scores(references, ter=bool(options.get("ter")))
-        scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
-        outputs = self.outputs(pairs, self.translator)
+        likelihood, outputs = self._loss(pairs), self.outputs(pairs, self.translator)
         found, lines = corpus.report(outputs, references)
-        scores.update(found)
+        outcome = Outcome(likelihood, pairs.texts("source"), references, outputs, found)
+        scores = Scores(
+            {**measured(outcome, METRICS, self.config.training.metric), **found}, len(pairs), pairs.origin.skipped
+        )
         return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
