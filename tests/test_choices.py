@@ -47,7 +47,8 @@ from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.freezing import Freezing
-from seqkit.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, schedule_factor
+from seqkit.training.optim import OPTIMIZERS, make_optimizer
+from seqkit.training.schedules import SCHEDULES, schedule_factor
 from seqkit.training.trainer_state import State
 from seqkit.training.transfer import Given, Rows, transfer_weights
 from seqkit.training.update import PRECISIONS, Updater

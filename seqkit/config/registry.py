@@ -12,7 +12,7 @@ constructor has an argument `width`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -119,7 +119,8 @@ class WithOptions:
     """What makes the options of an entry keys of the section whose key `name` is `OneOf` a table.
 
     A bare name is short for `{name: ...}`: `Annotated[OptimizerConfig, WithOptions(("params", "lr"))]`. The value is a
-    section of the class, or of a class derived from it where the entry has options.
+    section of the class, or of a class derived from it where the entry has options. An option of another entry of the
+    table is refused, unless it is at its default there: earlier versions wrote the options of all entries.
 
     Args:
         supplied: arguments of the entry that the program gives; those that are keys of the section anyway are no
@@ -130,17 +131,21 @@ class WithOptions:
         self.supplied = supplied
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        self._source: type[Section] = source
         field = source.model_fields["name"]
         one: OneOf = next(item for item in field.metadata if isinstance(item, OneOf))
 
         def check(value: Any, inner: Callable[[Any], Any]) -> Any:
-            value = {"name": value} if isinstance(value, str) else value
+            value = {"name": value} if isinstance(value, str) else dict(value) if type(value) is source else value
             if not isinstance(value, Mapping):
                 return inner(value)
+            name = value.get("name", field.default)
             try:
-                made = options_of(one.entry(value.get("name", field.default)), self.supplied, source)
+                made = options_of(one.entry(name), self.supplied, source)
             except PydanticCustomError:
                 return inner(value)  # which says where
+            if name in one.table:
+                value = _without_others(value, name, made, self.sections)
             own = made.model_fields.keys() - source.model_fields.keys()
             return made.model_validate(value) if own else inner(value)
 
@@ -150,17 +155,47 @@ class WithOptions:
         serialization = core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
         return core_schema.no_info_wrap_validator_function(check, handler(source), serialization=serialization)
 
+    @property
+    def sections(self) -> dict[str, type[Section]]:
+        """The schema of each entry of the table, once the schema with this field is complete."""
+        one: OneOf = next(item for item in self._source.model_fields["name"].metadata if isinstance(item, OneOf))
+        return {name: options_of(built_in(entry), self.supplied, self._source) for name, entry in one.table.items()}
+
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         inner = handler(schema["schema"])
         section = handler.resolve_ref_schema(inner)
+        for made in self.sections.values():
+            section["properties"] = {**section["properties"], **made.model_json_schema()["properties"]}
         section["additionalProperties"] = True  # options of the user's own
         return {"anyOf": [section["properties"]["name"], inner]}
 
 
 def options_of(entry: Any, supplied: Collection[str], base: type[Section] = Section) -> type[Section]:
     """The schema of the arguments of an entry but for those that the program gives, with the keys of `base`."""
+    return _options_of(entry, tuple(supplied), base)
+
+
+@cache
+def _options_of(entry: Any, supplied: tuple[str, ...], base: type[Section]) -> type[Section]:
+    # One class for an entry: sections of two classes are never equal.
     name = getattr(entry, "__name__", type(entry).__name__)
     return from_signature(f"{name}Options", entry, skip=supplied, base=base, lenient=True)
+
+
+def _without_others(value: Mapping[str, Any], name: str, made: type[Section], sections: Any) -> dict[str, Any]:
+    """The keys of an entry, without options that only other entries have and that are at their defaults there."""
+    kept = {}
+    for key, item in value.items():
+        others = [other for other, section in sections.items() if key in section.model_fields]
+        if key in made.model_fields or not others:
+            kept[key] = item
+            continue
+        default = sections[others[0]].model_fields[key].default
+        if item != (list(default) if isinstance(default, tuple) else default):
+            owners = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+            message = f"{key} is for {owners}, not for {name}"
+            raise PydanticCustomError("at_key", "{message}", {"key": key, "message": message})
+    return kept
 
 
 def maker(value: str | Section, table: Mapping[str, Any], shared: type[Section] = Section) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, create_model, model_validator
 from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import PydanticCustomError
 
@@ -66,12 +66,15 @@ def from_signature(
             if argument.kind in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL) or argument.name in known:
                 continue
             default = ... if argument.default is argument.empty else argument.default
-            default = list(default) if isinstance(default, tuple) else default
             hint = extra.get(argument.name, hints.get(argument.name, Any))
             if lenient and not _writable(hint):
                 if default is not ...:
                     continue
                 hint = Any
+            if lenient and typing.get_origin(hint) is tuple:
+                hint = typing.Annotated[hint, Strict(False)]  # a file has lists
+            elif isinstance(default, tuple):
+                default = list(default)
             known.add(argument.name)
             fields[argument.name] = (hint, Field(default=default))
     return create_model(name, __base__=base, **fields)
@@ -80,7 +83,7 @@ def from_signature(
 def _hints(call: Callable[..., Any], lenient: bool) -> dict[str, Any]:
     function = call.__init__ if inspect.isclass(call) else call if inspect.isroutine(call) else type(call).__call__
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except NameError:  # imported for type checkers only
         if not lenient:
             raise
@@ -94,3 +97,18 @@ def _writable(hint: Any) -> bool:
     except PydanticSchemaGenerationError:
         return False
     return True
+
+
+def with_defaults(schema: type[Section], base: type[Section] = Section, **defaults: Any) -> type[Section]:
+    """A `Section` with some or all fields of another, and other defaults.
+
+    Args:
+        schema: has the fields.
+        base: of the new class; its fields come first.
+        defaults: field name -> default; only these fields are taken over.
+    """
+    fields: dict[str, Any] = {}
+    for name, default in defaults.items():
+        field = schema.model_fields[name]
+        fields[name] = (field.annotation, field.merge_field_infos(field, default=default))
+    return create_model(schema.__name__, __base__=base, **fields)

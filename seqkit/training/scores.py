@@ -1,4 +1,4 @@
-"""Metrics, and scores that know how many examples they are of.
+"""Metrics, scores that know how many examples they are of, and what a training leaves behind.
 
 A metric is a function of what a task's model made of some data, or a class whose instances are:
 `metric(outcome) -> float`. More is better, unless its attribute `higher_is_better` is false.
@@ -7,6 +7,7 @@ A metric is a function of what a task's model made of some data, or a class whos
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from seqkit.config import Named, maker
@@ -69,3 +70,20 @@ class Scores(dict[str, float]):
 def counted(scores: Mapping[str, float]) -> dict[str, float]:
     """Scores with the numbers of examples, where they are known (a task of yours may return a plain dict)."""
     return {**scores, **(scores.counts() if isinstance(scores, Scores) else {})}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `Trainer.fit` leaves behind.
+
+    Attributes:
+        step: whose weights the model now has.
+        scores: their dev scores.
+        averaged: they are the mean of the best checkpoints.
+        stopped: why training ended before its full length; empty where it did not.
+    """
+
+    step: int
+    scores: dict[str, float]
+    averaged: bool
+    stopped: str = ""

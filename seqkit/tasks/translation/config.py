@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import ConfigDict, Field, create_model, model_validator
 
-from seqkit.config import OneOf, Section, arguments, from_signature
+from seqkit.config import OneOf, Section, arguments, from_signature, maker
 from seqkit.data.pairs import PairConfig
-from seqkit.decoding import Search
+from seqkit.decoding import CONSTRAINTS, Constraint, Search
 from seqkit.decoding.search import WIDEST
 from seqkit.errors import UserError
 from seqkit.models import BRIDGES, Bridge, Decoder, Embedding, Encoder, Seq2Seq
@@ -32,7 +32,7 @@ from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, check_new_word
 from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
-from seqkit.training.optim import schedule_factor
+from seqkit.training.schedules import schedule_factor
 
 LONGEST = 5_000
 """Tokens in a sentence. A longer one is no sentence but a broken file, and would take gigabytes."""
@@ -157,11 +157,17 @@ class TranslationTraining(TrainingConfig):
 class _DecodingBase(Section):
     @model_validator(mode="after")
     def _buildable(self) -> _DecodingBase:
-        Search(**self.model_dump())
+        make_search(self.model_dump())
         return self
 
 
-DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase)
+def make_search(settings: Mapping[str, Any]) -> Search:
+    """Make the search that the values of a `decoding:` section describe."""
+    return Search(**{**settings, "constraints": [maker(one, CONSTRAINTS)() for one in settings["constraints"]]})
+
+
+_Rule = Annotated[str, OneOf("constraint", CONSTRAINTS, Constraint, supplied=())]
+DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase, constraints=list[_Rule])
 
 
 class _DecoderBase(CellSection):

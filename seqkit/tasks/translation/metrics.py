@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.errors import UserError, named, require
+from seqkit.errors import UserError, at_key, require
 from seqkit.training.scores import lower_is_better
 
 _BUCKETS = 4
@@ -34,9 +34,11 @@ def make_bleu(tokenize: str, **options: Any) -> Any:
     """
     metrics = require("sacrebleu.metrics", "translation")
     if tokenize not in metrics.BLEU.TOKENIZERS:
-        raise UserError(f"scoring.tokenize: this version of sacreBLEU has no {tokenize!r}: pip install -U sacrebleu")
+        raise UserError(
+            f"this version of sacreBLEU has no {tokenize!r}: pip install -U sacrebleu", key="scoring.tokenize"
+        )
     extra, modules = _NEEDS.get(tokenize, ("", {}))
-    with named(f"scoring.tokenize: {tokenize}"):
+    with at_key("scoring.tokenize", tokenize):
         for module in modules:
             require(module, extra, " ".join(modules.values()))
         try:
