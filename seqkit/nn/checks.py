@@ -67,10 +67,9 @@ def from_table(name: str, value: str | Callable[..., T], table: Mapping[str, Cal
         raise TypeError(f"{name} must be a name or a class, got {value!r}")
     if value in table:
         return table[value]
+    hint = did_you_mean(value, table)
     advice = "; a name in text is for YAML files: import the class and give it itself" if ":" in value else ""
-    raise ValueError(
-        f"{name} must be one of {', '.join(map(repr, table))}, or a class; got {value!r}{did_you_mean(value, table)}{advice}"
-    )
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, or a class; got {value!r}{hint}{advice}")
 
 
 def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exception] = ValueError) -> None:
