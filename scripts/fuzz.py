@@ -154,8 +154,7 @@ class Runner:
     """Executes inputs and keeps count."""
 
     def __init__(self, target: Callable[[Choices], None], guard: Guard) -> None:
-        from seqkit.errors import UserError
-        from seqkit.training import Stopped
+        from seqkit.errors import Stopped, UserError
 
         self.target, self.guard, self.refusals = target, guard, (UserError, Stopped)
         self.begun = self.shown = time.monotonic()

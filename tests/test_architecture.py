@@ -27,25 +27,31 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     "models": ({"nn"}, {"torch"}, set()),
     "errors": (set(), set(), set()),
     "files": (set(), set(), set()),
+    "console": ({"errors"}, {"tqdm"}, set()),
+    "distributed": ({"errors", "console"}, {"torch"}, set()),
     "config": ({"errors"}, {"pydantic", "pydantic_core", "yaml"}, set()),
     "text": ({"config", "errors", "files"}, {"tokenizers", "numpy", "torch", "pydantic"}, {"torchtext"}),
     "data": (
-        {"config", "errors", "files", "text"},
+        {"config", "text", "files", "errors", "console", "distributed"},
         {"torch", "numpy", "pydantic"},
         {"datasets", "huggingface_hub", "pyarrow", "torchdata", "torchtext"},
     ),
     "training": (
-        {"config", "errors", "files", "data"},
-        {"torch", "numpy", "tqdm", "safetensors", "pydantic"},
+        {"config", "files", "errors", "console", "distributed", "data"},
+        {"torch", "numpy", "safetensors", "pydantic"},
         {"tensorboard"},
     ),
     "tasks": (
-        {"config", "errors", "files", "text", "data", "models", "decoding", "training", "nn"},
+        {"config", "files", "errors", "console", "distributed", "text", "data", "models", "decoding", "training", "nn"},
         {"torch", "numpy", "pydantic"},
         {"sacrebleu", "matplotlib", "pyarrow"},
     ),
-    "run": ({"config", "errors", "files", "nn", "data", "tasks", "training"}, {"torch"}, set()),
-    "cli": ({"run", "config", "errors", "files"}, {"typer"}, set()),
+    "run": (
+        {"config", "files", "errors", "console", "distributed", "nn", "data", "tasks", "training"},
+        {"torch"},
+        set(),
+    ),
+    "cli": ({"run", "config", "files", "errors", "console"}, {"typer"}, {"distributed", "training"}),
 }
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import seqkit
-from seqkit import run
+from seqkit import distributed, run
 from seqkit.cli import entry
 from seqkit.cli.runs import _show
-from seqkit.training import Stopped
+from seqkit.errors import Stopped
 
 PUBLIC: list[Callable[..., object]] = [
     *(value for name in run.__all__ if inspect.isfunction(value := getattr(run, name))),
@@ -42,7 +42,7 @@ def test_what_a_training_has_come_to_is_told(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (RuntimeError("Connection closed by peer [127.0.0.1]:1234"), 1, run.GONE),
+        (RuntimeError("Connection closed by peer [127.0.0.1]:1234"), 1, distributed.GONE),
         (Stopped("stopped after step 3; everything is saved", 143), 143, "everything is saved"),
         (Stopped("", 130), 130, ""),  # another process says why
     ],
@@ -52,7 +52,7 @@ def test_other_errors_have_an_exit_code_of_their_own(
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr(entry.time, "sleep", waited.append)
-    monkeypatch.setattr(run, "is_lost", lambda error: "Connection closed" in str(error))
+    monkeypatch.setattr(distributed, "is_lost", lambda error: "Connection closed" in str(error))
     assert entry._other(error) == code
     assert says in capsys.readouterr().err
     assert bool(waited) == (not str(error))

@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seqkit
-from seqkit import run
-from seqkit.cli.app import tell
+from seqkit import console, run
+from seqkit.console import say, tell
 from seqkit.errors import visible
-from seqkit.training.run_log import say
 
 RUNS = Path(__file__).parent / "fixtures" / "2026-11"
 CPU = ("--device", "cpu")
@@ -42,6 +41,25 @@ def test_lines_for_a_person_are_visible(capsys: pytest.CaptureFixture[str]) -> N
     tell(f"a{ESCAPE}b")
     captured = capsys.readouterr()
     assert captured.err == captured.out == "a\\x1b[31m\\x07\\x9b2J\\u202e\\rb\n"
+
+
+def test_a_process_that_is_muted_prints_errors_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_muted", False)
+    console.mute()
+    say("a")
+    tell("b")
+    console.put("c")
+    console.tell_scores("dev", {"loss": 1.0})
+    console.bar(3).update()
+    assert capsys.readouterr() == ("", "")
+    console.show_error("d")
+    assert capsys.readouterr() == ("", "seqkit: d\n")
+
+
+def test_columns_of_a_table_are_aligned() -> None:
+    assert console.table([("a", "bcd", "e"), ("fg", "h", "")]) == ["  a   bcd  e", "  fg  h"]
 
 
 def unsafe(output: bytes) -> set[str]:

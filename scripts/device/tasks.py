@@ -16,7 +16,7 @@ import torch
 import seqkit
 from device.report import Report
 from seqkit import run
-from seqkit.training import Stopped
+from seqkit.errors import Stopped
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UPDATES = 30

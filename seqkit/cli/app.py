@@ -1,22 +1,52 @@
-"""The application object, and what its commands share: arguments, reading lines, showing scores."""
+"""The application object, and what its commands share: arguments, and reading lines."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from seqkit._version import __version__
-from seqkit.cli.streams import put_line, show
-from seqkit.errors import UserError
+from seqkit.console import show_error, tell
+from seqkit.errors import Option, Part, UserError
 from seqkit.files import LONGEST_LINE, read_lines
 
-app = typer.Typer(
+Use = Literal["predict", "evaluate"]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Command(TyperCommand):
+    """A command whose errors name options as the shell has them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        flags = {str(parameter.name): parameter.opts[0] for parameter in self.params}
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise UserError("".join(_spelled(part, flags) for part in error.parts)) from error
+
+
+def _spelled(part: Part, flags: Mapping[str, str]) -> str:
+    if not isinstance(part, Option) or part.keyword not in flags:
+        return str(part)
+    return flags[part.keyword] + (f" {part.value}" if part.value not in ("", "True") else "")
+
+
+class Application(typer.Typer):
+    """Typer's application, whose commands are ours."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[_Function], _Function]:
+        """See `typer.Typer.command`."""
+        return super().command(*arguments, cls=_Command, **options)
+
+
+app = Application(
     help="Recurrent sequence models: train, resume, evaluate and use them.",
     no_args_is_help=True,
     add_completion=False,
@@ -29,16 +59,19 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as name=first training.epochs=3.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
-InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILE] [KEY=VALUE]...", help="One text a line (standard input without it); options of the run."
+    ),
+]
+HelpOptions = Annotated[bool, typer.Option("--help-options", help="List the options of this run, and stop.")]
+# Flags that a command does not know are told how to be written as options of the run.
+OPTIONS_OF_RUN = {"ignore_unknown_options": True}
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
-# How tokens are drawn, of predict and translate.
-Temperature = Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")]
-TopK = Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")]
-TopP = Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")]
-SampleSeed = Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -62,7 +95,7 @@ def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
     with opened as source:
         if file is None and source.isatty():
             end = "Ctrl-Z and Enter end" if os.name == "nt" else "Ctrl-D at the beginning of a line ends"
-            show(f"reading from the terminal, one text a line; {end} it")
+            show_error(f"reading from the terminal, one text a line; {end} it")
         yield _groups(source, str(file or "standard input"))
 
 
@@ -91,17 +124,41 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
         yield lines
 
 
-def tell(text: str) -> None:
-    """One line on standard output, control characters escaped; of several processes only the first one speaks."""
+def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool) -> tuple[Path | None, list[str]]:
+    """Tell the input file from options: what has a `=` and names no file is an option of the run.
+
+    Returns:
+        the file, None for standard input, and the `KEY=VALUE` texts.
+
+    Raises:
+        UserError: two files; a flag that no command has, with how to write it.
+    """
+    files, options = list[Path](), list[str]()
+    for text in arguments:
+        if text.startswith("-") and text != "-" and not Path(text).exists():
+            raise UserError(_as_option(run_path, use, text, trust))
+        if "=" in text and not Path(text).exists():
+            options.append(text)
+        else:
+            files.append(Path(text))
+    if len(files) > 1:
+        raise UserError(f"{files[1]}: expected one FILE, and options as KEY=VALUE; got {files[0]} before it")
+    return (files[0] if files else None), options
+
+
+def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
+    """What to say of a flag that the command lacks."""
     from seqkit import run
 
-    if run.first():
-        put_line(text)
+    name = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    if name == "no_unknown":
+        return f"{flag}: write allow_unknown=false"
+    return f"{flag}: no such flag; options of a run are written like {run.spelling(run_path, use, name, trust=trust)}"
 
 
-def show_scores(title: str, scores: dict[str, float]) -> None:
-    """One line of named numbers, with how many examples they are of; nothing where there is none."""
-    if scores:
-        note = getattr(scores, "note", str)()
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tell(f"{title}: {shown}" + (f"  of {note}" if note else ""))
+def tell_options(run_path: Path, use: Use, trust: bool) -> None:
+    """Print the options of a run, a line each."""
+    from seqkit import run
+
+    for line in run.describe_options(run_path, use, trust=trust):
+        tell(line)

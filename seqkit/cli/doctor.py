@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from seqkit.cli.app import app
-from seqkit.cli.streams import put, put_line
+from seqkit.console import put, tell
 
 
 @app.command(epilog="Example: seqkit doctor runs/first")
@@ -26,6 +26,6 @@ def doctor(
         put(report.as_json())
     else:
         for line in report.lines():
-            put_line(line)
+            tell(line)
     if not report.good:
         raise typer.Exit(1)

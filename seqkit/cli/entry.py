@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import typer
 
-from seqkit.cli import doctor, runs, translation
+from seqkit.cli import docs, doctor, runs, translation
 from seqkit.cli.app import app
-from seqkit.cli.streams import OutputFailed, finish, give_up, prepare, show
+from seqkit.console import OutputFailed, finish, give_up, prepare, show_error
 from seqkit.errors import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
-COMMANDS = (runs, translation, doctor)
+COMMANDS = (runs, translation, doctor, docs)
 
 # Click's base class of usage errors: newer versions of typer carry a click of their own, older ones import it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -39,7 +39,7 @@ def _guarded(call: Callable[[], Any]) -> int:
         if code == 130:  # what newer versions of typer make of Ctrl-C
             raise KeyboardInterrupt
     except UserError as error:
-        show(error)
+        show_error(error)
         return 2
     except _UsageError as error:
         text = io.StringIO()
@@ -48,7 +48,7 @@ def _guarded(call: Callable[[], Any]) -> int:
             print(visible(text.getvalue(), lines=True), end="", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        show("stopped")
+        show_error("stopped")
         return 130
     except BrokenPipeError:
         give_up()
@@ -59,11 +59,11 @@ def _guarded(call: Callable[[], Any]) -> int:
         give_up()
         return 0
     except OutputFailed as error:
-        show(error)
+        show_error(error)
         give_up()
         return 1
     except OSError as error:  # a full disk, a folder that may not be read
-        show(error)
+        show_error(error)
         return 1
     except Exception as error:
         return _other(error)
@@ -72,19 +72,20 @@ def _guarded(call: Callable[[], Any]) -> int:
 
 def _other(error: Exception) -> int:
     """What to exit with for an error that has a reason to be told; others are raised."""
-    from seqkit import run
+    from seqkit import distributed
+    from seqkit.training.devices import device_trouble
 
-    if (why := run.device_trouble(error)) is not None:
-        show(why)
+    if (why := device_trouble(error)) is not None:
+        show_error(why)
         return 1
-    if run.is_lost(error):
-        show(f"{run.GONE}; where the run folder has a checkpoint, `seqkit resume RUN` goes on from it")
+    if distributed.is_lost(error):
+        show_error(f"{distributed.GONE}; where the run folder has a checkpoint, `seqkit resume RUN` goes on from it")
         return 1
     stopped = getattr(error, "exit_code", None)
     if stopped is None:
         raise error
     if str(error):
-        show(error)
+        show_error(error)
     else:  # another process says why, and torchrun ends them all as soon as one has left
         time.sleep(1)
     return int(stopped)

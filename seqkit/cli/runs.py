@@ -9,30 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from seqkit.cli.app import (
+    OPTIONS_OF_RUN,
+    Application,
     Config,
     Device,
-    InputFile,
+    Given,
+    HelpOptions,
     Overrides,
     RunPath,
-    SampleSeed,
-    Temperature,
-    TopK,
-    TopP,
     Trust,
     app,
     line_groups,
-    show_scores,
-    tell,
+    split_arguments,
+    tell_options,
 )
-from seqkit.cli.streams import finish, put
 from seqkit.config import dump
+from seqkit.console import finish, put, tell, tell_scores
 from seqkit.errors import UserError
 from seqkit.files import to_json
 
 if TYPE_CHECKING:
     from seqkit.run import Run
 
-configs = typer.Typer(help="Look at a configuration without running it.", no_args_is_help=True)
+configs = Application(help="Look at a configuration without running it.", no_args_is_help=True)
 app.add_typer(configs, name="config")
 
 
@@ -57,7 +56,7 @@ def train(
         return
 
     def ended(seed: int, made: Run) -> None:
-        show_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
+        tell_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
 
     found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, trust=trust, ended=ended)
     for part, spreads in (("dev", found.dev), ("test", found.test)):
@@ -84,17 +83,20 @@ def _show(finished: Run) -> None:
     """Say what a training has come to."""
     if finished.stopped:
         tell(finished.stopped)
-    show_scores("dev", finished.dev)
-    show_scores("test", finished.test)
+    tell_scores("dev", finished.dev)
+    tell_scores("test", finished.test)
     tell(f"run folder: {finished.folder}")
     tell(f"try it: {finished.example}")
 
 
-@app.command(epilog="Example: seqkit evaluate runs/first --data reviews.tsv")
+@app.command(
+    context_settings=OPTIONS_OF_RUN,
+    epilog="Example: seqkit evaluate runs/first --data reviews.tsv",
+)
 def evaluate(
     run_path: RunPath,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as decoding.beam_size=10.")
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the run, such as beam_size=10.")
     ] = None,
     data: Annotated[
         str | None,
@@ -102,68 +104,52 @@ def evaluate(
             help="A file with the columns of the training data; the run's test (or else dev) data without it."
         ),
     ] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Of translation: the text file of references, --data being that of the sources.")
-    ] = None,
-    ter: Annotated[bool, typer.Option("--ter", help="Of translation: TER, too, which is slow.")] = False,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the scores.")] = "text",
+    help_options: HelpOptions = False,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Score a run on its test data (or else dev), or on a file."""
     from seqkit import run
 
-    given = {"reference": reference, "ter": ter or None}
-    options = {name: value for name, value in given.items() if value is not None}
-    scores, lines = run.evaluate(run_path, data, device, overrides or [], trust=trust, **options)
+    if help_options:
+        tell_options(run_path, "evaluate", trust)
+        return
+    file, texts = split_arguments(run_path, "evaluate", options or [], trust)
+    if file is not None:
+        raise UserError(f"{file}: expected an option, KEY=VALUE; a file of data is given with --data {file}")
+    scores, lines = run.evaluate(run_path, data, device, texts, trust=trust)
     if form == "json":
-        if run.first():
-            put(to_json(run.counted(scores)))
+        put(to_json(run.counted(scores)))
         return
     for line in lines:
         tell(line)
-    show_scores("scores", scores)
+    tell_scores("scores", scores)
 
 
-@app.command(epilog='Example: echo "the film is anything but dull ." | seqkit predict runs/first --format jsonl')
+@app.command(
+    context_settings=OPTIONS_OF_RUN,
+    epilog='Example: echo "the film is anything but dull ." | seqkit predict runs/first --format jsonl',
+)
 def predict(
     run_path: RunPath,
-    file: InputFile = None,
+    given: Given = None,
     form: Annotated[
-        Literal["text", "jsonl"], typer.Option("--format", help="The answer alone, or JSON with probabilities.")
+        Literal["text", "jsonl"], typer.Option("--format", help="The answer alone, or JSON with all that is known.")
     ] = "text",
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Of language models: continue each line; from nothing where it is blank.")
-    ] = False,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens after the prompt.")] = None,
-    seed: SampleSeed = None,
-    tokens: Annotated[
-        bool,
-        typer.Option(
-            "--tokens", help='Of slot filling: each line is JSON, {"tokens": ["to", "Rome"]}; a tag for each token.'
-        ),
-    ] = False,
+    help_options: HelpOptions = False,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """One line out for each line in, blank lines included; language models score each line, or continue it."""
+    """One line out for each line in, blank lines included."""
     from seqkit import run
 
-    given = {
-        "sample": sample or None,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "max_length": max_length,
-        "seed": seed,
-        "tokens": tokens or None,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
+    if help_options:
+        tell_options(run_path, "predict", trust)
+        return
+    file, texts = split_arguments(run_path, "predict", given or [], trust)
     with line_groups(file) as groups:
-        task = run.load_predictor(run_path, device, trust=trust, **options)
+        task = run.load_predictor(run_path, device, texts, trust=trust)
         for rows in _rows(groups, task.read_line, str(file or "standard input")):
             for prediction in task.predict(rows):
                 put(task.format(prediction, form), flush=False)
@@ -191,16 +177,16 @@ def average(
     best: Annotated[
         int | None, typer.Option(min=2, help="How many of the best checkpoints; without it all that were kept.")
     ] = None,
-    to: Annotated[str | None, typer.Option(help="Name of the new run; NAME-average without it.")] = None,
+    name: Annotated[str | None, typer.Option("--to", help="Name of the new run; NAME-average without it.")] = None,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """A new run beside RUN whose weights are the mean of its best checkpoints'; both are scored on dev."""
     from seqkit import run
 
-    made = run.average(run_path, best, to, device, trust=trust)
-    show_scores(f"dev, {run_path}", made.before)
-    show_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
+    made = run.average(run_path, best, name, device, trust=trust)
+    tell_scores(f"dev, {run_path}", made.before)
+    tell_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
     tell(f"run folder: {made.folder}")
 
 

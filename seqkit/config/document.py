@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from seqkit.config.names import Untrusted
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
 from seqkit.errors import UserError, nearest, shown
 
@@ -50,8 +51,7 @@ class Document:
 
     def error(self, path: KeyPath, message: str) -> UserError:
         """A `UserError` that starts with the place and the dotted path."""
-        dotted = ".".join(path)
-        return UserError(f"{self.place(path)}: {dotted + ': ' if dotted else ''}{message}")
+        return UserError(message, key=".".join(path)).at(self.place(path))
 
     def spread(self, section: str, keys: Iterable[str], parts: Iterable[str], short: str) -> None:
         """Let keys that the command line gives for all parts of a section hold for each of them.
@@ -97,6 +97,7 @@ class Document:
 
         Raises:
             UserError: one line a mistake, each with its place, dotted path and what was expected.
+            Untrusted: see `resolve`.
         """
         try:
             return schema.model_validate(self.tree)
@@ -107,13 +108,16 @@ class Document:
                 raise self.error((), "a text holds half of a surrogate pair") from None
             if self._as_typed(items):
                 return self.check(schema)
-            lines: dict[str, None] = {}
             for item in items:
-                path, message = self._explain(item)
-                lines[str(self.error(path, message))] = None
-            left = len(lines) - _MISTAKES
+                if isinstance(mistake := (item.get("ctx") or {}).get("error"), Untrusted):
+                    path, _ = self._explain(item)
+                    raise mistake.about(".".join(path)).at(self.place(path)) from None
+            mistakes = {str(mistake): mistake for mistake in (self.error(*self._explain(item)) for item in items)}
+            if len(mistakes) == 1:
+                raise mistakes.popitem()[1] from None
+            left = len(mistakes) - _MISTAKES
             more = [f"... and {left:,} more mistakes"] if left > 0 else []
-            raise UserError("\n".join([*list(lines)[:_MISTAKES], *more])) from None
+            raise UserError("\n".join([*list(mistakes)[:_MISTAKES], *more])) from None
 
     def _as_typed(self, items: Iterable[Any]) -> bool:
         """Put back as typed what the command line gave as a number or a truth value and the schema wants as text."""
@@ -132,6 +136,8 @@ class Document:
         context = item.get("ctx") or {}
         if item["type"] == "at_key":
             return (*path, str(context["key"])), item["msg"]
+        if item["type"] == "name":
+            return path, item["msg"]
         if item["type"] == "missing":
             return (*path, str(item["loc"][-1])), "this key is required"
         if item["type"] == "literal_error":

@@ -16,15 +16,16 @@ A configuration builds it so (names are the constructors' arguments):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.bridge import Bridge, BridgeName
+from seqkit.models.bridge import BRIDGES, Bridge
 from seqkit.models.decoder import Decoder, Memory
 from seqkit.models.encoder import Encoder, valid_rows
-from seqkit.nn import LOGIT_ROWS, State, linear_cross_entropy, padding_mask, send, send_together
+from seqkit.nn import LOGIT_ROWS, State, from_table, linear_cross_entropy, padding_mask, send, send_together
 
 
 class Seq2Seq(nn.Module):
@@ -33,7 +34,7 @@ class Seq2Seq(nn.Module):
     Args:
         encoder: of the source.
         decoder: of the target, its `memory_size` the encoder's `output_size`.
-        bridge: kind of the bridge; see `Bridge`.
+        bridge: a name in `BRIDGES`, or a `Bridge` class.
 
     Raises:
         ValueError: parts that do not fit; with `tie="all"`, embeddings of different vocabularies or sizes.
@@ -49,17 +50,20 @@ class Seq2Seq(nn.Module):
         logits, state, attention = model.step(bos, state, memory)  # bos (B, 1) -> logits (B, 1, V)
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, bridge: BridgeName = "linear") -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, bridge: str | Callable[..., Bridge] = "linear") -> None:
         super().__init__()
         if decoder.memory_size != encoder.output_size:
             raise ValueError(
                 f"decoder: its memory_size {decoder.memory_size} is not the encoder's output_size {encoder.output_size}"
             )
-        if bridge == "zero" and decoder.attention is None and not decoder.feed_context:
-            raise ValueError("bridge 'zero' with neither attention nor feed_context: the decoder would see no source")
         self.encoder = encoder
         self.decoder = decoder
-        self.bridge = Bridge(bridge, encoder.recurrent, decoder.state_names, decoder.state_sizes, decoder.num_layers)
+        make = from_table("bridge", bridge, BRIDGES)
+        self.bridge = make(encoder.recurrent, decoder.state_names, decoder.state_sizes, decoder.num_layers)
+        if not self.bridge.reads_source and decoder.attention is None and not decoder.feed_context:
+            raise ValueError(
+                f"bridge {bridge!r} with neither attention nor feed_context: the decoder would see no source"
+            )
         if decoder.tie == "all":
             source, target = encoder.embedding.table, decoder.embedding.table
             if source.weight.shape != target.weight.shape:

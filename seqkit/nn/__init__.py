@@ -4,7 +4,7 @@ from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_m
 from seqkit.nn.attentional import AttentionalRecurrent
 from seqkit.nn.backends import Choice
 from seqkit.nn.cells import CELLS, Cell, GRUCell, JordanCell, LSTMCell, Prepared, RNNCell, State, resolve_cell
-from seqkit.nn.checks import check_choice, check_flag, check_probability, check_size
+from seqkit.nn.checks import check_choice, check_flag, check_probability, from_table
 from seqkit.nn.convert import from_torch, to_torch
 from seqkit.nn.crf import CRF, iob2_allowed
 from seqkit.nn.dropout import EmbeddingDropout, LockedDropout, WordDropout, embedding_dropout
@@ -48,9 +48,9 @@ __all__ = [
     "check_choice",
     "check_flag",
     "check_probability",
-    "check_size",
     "detach_state",
     "embedding_dropout",
+    "from_table",
     "from_torch",
     "iob2_allowed",
     "linear_cross_entropy",

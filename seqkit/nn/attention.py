@@ -91,10 +91,8 @@ class Attention(nn.Module):
         if reader is None:
             return None
         weights: Tensors = {}
-        for name in ("query", "score", "output"):
-            part = getattr(self, name, None)
-            if part is None:
-                continue
+        for name in (name for name in ("query", "score", "output") if hasattr(self, name)):
+            part = getattr(self, name)
             if type_before_parametrizations(part) in (Linear, nn.Linear) and part.bias is None:
                 part = part.weight
             if not isinstance(part, Tensor):
@@ -300,16 +298,10 @@ def make_attention(
     Raises:
         ValueError: an unknown kind, or an argument that the kind has no use for.
     """
-    if isinstance(kind, str):
-        make: Callable[..., Attention] = ATTENTIONS[check_choice("kind", kind, tuple(ATTENTIONS))]
-    else:
-        make, kind = kind, getattr(kind, "__name__", repr(kind))
-    options: dict[str, int] = {}
+    make = ATTENTIONS[check_choice("kind", kind, tuple(ATTENTIONS))] if isinstance(kind, str) else kind
+    known = inspect.signature(make).parameters
     for name, value, unused in (("size", size, 0), ("heads", heads, 1)):
-        if name in inspect.signature(make).parameters:
-            options[name] = value
-        elif value != unused:
+        if value != unused and name not in known:
             raise ValueError(f"{name} has no meaning for attention {kind!r}, got {value}")
-    if options.get("size") == 0:
-        options["size"] = query_size
-    return make(query_size, memory_size, **options)
+    options = {"size": size or query_size, "heads": heads}
+    return make(query_size, memory_size, **{name: options[name] for name in options if name in known})

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from seqkit.nn.attention import ATTENTIONS, make_attention, padding_mask
+from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
 from seqkit.nn.backends import Choice, choose, scan
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import (
@@ -35,7 +36,7 @@ from seqkit.nn.kernels.input_feeding import feed_scan
 from seqkit.nn.kernels.kernel import tanh_
 from seqkit.nn.kernels.packing import Packing, check_lengths, length_vector, no_rows
 from seqkit.nn.kernels.pointwise import cell_steps
-from seqkit.nn.kernels.stack import FedSteps, joined, step_loop, through_layers
+from seqkit.nn.kernels.stack import FedSteps, Stack, joined, step_loop
 from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 from seqkit.nn.linear import Linear
 from seqkit.nn.recurrent import Recurrent
@@ -103,7 +104,7 @@ class AttentionalRecurrent(nn.Module):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        attention: Literal["none", "bahdanau", "dot", "general", "concat", "scaled_dot", "multi_head"] = "bahdanau",
+        attention: str | Callable[..., Attention] = "bahdanau",
         attention_size: int = 0,
         heads: int = 1,
         attention_layer: int = 0,
@@ -127,12 +128,12 @@ class AttentionalRecurrent(nn.Module):
         self.feed_context = check_flag("feed_context", feed_context)
         self.output_kind = check_choice("output", output, ("linear", "deep"))
         self.rate = check_probability("dropout", dropout)
-        self.locked_rate = check_probability("locked_dropout", locked_dropout)
-        self.residual = check_flag("residual", residual)
         self.attention_layer = attention_layer or num_layers
         self._check(attention, attention_layer, attention_size, heads, options)
         self._single: dict[int, SingleStep] = {}  # by layer, for `step`
-        probe = Recurrent(cell, 1, hidden_size, device="meta", **options)
+        between: dict[str, Any] = {"locked_dropout": locked_dropout, "residual": residual}
+        probe = Recurrent(cell, 1, hidden_size, num_layers, device="meta", **between, **options)
+        self.locked_rate, self.residual = probe.locked_dropout, probe.residual
         self.query_size = probe.output_size
         self.state_names, self.state_sizes = probe.cell_at(0).state_names, probe.state_sizes
         self.feature_size = check_size("feature_size", feature_size or self.query_size)
@@ -141,14 +142,29 @@ class AttentionalRecurrent(nn.Module):
         if attention != "none":
             self.attention = make_attention(attention, self.query_size, memory_size, size=attention_size, heads=heads)
             self.context_size = self.attention.context_size
-        self._build_layers(cell, hidden_size, options)
+        # Features of what goes into the first layer beside the input.
+        self.feed_size = self.feature_size if input_feeding else self.memory_size if feed_context else 0
+        self.lower = Recurrent(
+            cell,
+            self.input_size + self.feed_size,
+            hidden_size,
+            self.attention_layer,
+            batch_first=True,
+            **(between | {"dropout": self.rate} if self.attention_layer > 1 else {}),
+            **options,
+        )
+        above = self.query_size + self.context_size
+        self.upper = nn.ModuleList(
+            Recurrent(cell, above, hidden_size, batch_first=True, **options)
+            for _ in range(self.num_layers - self.attention_layer)
+        )
         self.memory_dropout = LockedDropout(memory_dropout)
         if memory_dropout and not self.context_size:
             raise ValueError(f"memory_dropout needs an attention or feed_context, got {memory_dropout} with neither")
         self._build_vector()
 
     def _check(
-        self, attention: str, attention_layer: int, attention_size: int, heads: int, options: dict[str, Any]
+        self, attention: Any, attention_layer: int, attention_size: int, heads: int, options: dict[str, Any]
     ) -> None:
         for name in ("bidirectional", "batch_first", "learn_initial_state"):
             if name in options:
@@ -170,33 +186,13 @@ class AttentionalRecurrent(nn.Module):
                     raise ValueError(f"{name} needs an attention, got {value!r} with attention 'none'")
         if self.input_feeding and options.get("checkpoint_chunks", 1) != 1:
             raise ValueError("checkpoint_chunks needs input_feeding=False")
-        if self.num_layers == 1:
-            if self.residual or self.locked_rate:
-                name = "residual" if self.residual else "locked_dropout"
-                raise ValueError(f"{name} acts between layers and needs num_layers >= 2, got num_layers=1")
-            if self.rate:
-                warnings.warn(
-                    f"dropout acts on all layers but the last, so dropout={self.rate} with num_layers=1 does nothing; "
-                    "output_dropout of seqkit.models.Decoder acts before the output layer",
-                    UserWarning,
-                    stacklevel=3 if type(self) is AttentionalRecurrent else 4,
-                )
-
-    def _build_layers(self, cell: Any, hidden_size: int, options: dict[str, Any]) -> None:
-        """`lower` holds the layers up to the attention, `upper` one module for each layer above."""
-        between: dict[str, Any] = {}
-        if self.attention_layer > 1:
-            between = {"dropout": self.rate, "locked_dropout": self.locked_rate, "residual": self.residual}
-        # Features of what goes into the first layer beside the input.
-        self.feed_size = self.feature_size if self.input_feeding else self.memory_size if self.feed_context else 0
-        entering = self.input_size + self.feed_size
-        self.lower = Recurrent(
-            cell, entering, hidden_size, self.attention_layer, batch_first=True, **between, **options
-        )
-        self.upper = nn.ModuleList(
-            Recurrent(cell, self.query_size + self.context_size, hidden_size, batch_first=True, **options)
-            for _ in range(self.num_layers - self.attention_layer)
-        )
+        if self.num_layers == 1 and self.rate:
+            warnings.warn(
+                f"dropout acts on all layers but the last, so dropout={self.rate} with num_layers=1 does nothing; "
+                "output_dropout of seqkit.models.Decoder acts before the output layer",
+                UserWarning,
+                stacklevel=3 if type(self) is AttentionalRecurrent else 4,
+            )
 
     def _build_vector(self) -> None:
         deep = self.output_kind == "deep"
@@ -278,31 +274,30 @@ class AttentionalRecurrent(nn.Module):
 
         def layer(number: int, parts: list[Tensor]) -> Tensor:
             module, _ = self.layer(number)
+            if number and self.training:
+                x = parts[0]
+                parts[0] = between_layers(x, self.rate, self.locked_rate, x.size(0), lambda mask: mask.unsqueeze(1))
             first = tuple(part[number : number + module.num_layers] for part in state)
             output: Tensor = module(joined(parts), first, lengths=lengths)[0]
             return output
 
-        def drop(number: int, x: Tensor) -> Tensor:
-            if not self.training:
-                return x
-            return between_layers(x, self.rate, self.locked_rate, x.size(0), lambda mask: mask.unsqueeze(1))
-
-        def read(query: Tensor) -> tuple[Tensor, Tensor]:
-            return self.attention(query, *memory, clean=True)  # type: ignore[misc,no-any-return]
-
         context = memory[0].unsqueeze(1).expand(-1, input.size(1), -1) if self.feed_context else None
         x = input if context is None else torch.cat([input, context], 2)
-        top, context, weights = self._through(x, context, layer, drop, read, self.attention_layer)
+        attention = self.attention
+        read = None if attention is None else lambda query: attention(query, *memory, clean=True)
+        top, context, weights = self.stack.through(x, context, layer, read, self.attention_layer)
         return self.combine(top, context, input), weights
 
-    def _through(
-        self, x: Tensor, context: Tensor | None, layer: Any, drop: Any, read: Any, first: int = 1
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """See `through_layers`."""
-        read = None if self.attention is None else read
-        return through_layers(
-            x, context, layer, drop, read, self.num_layers, self.attention_layer, self.residual, first
-        )
+    def _read(self, query: Tensor, memory: Memory, hypotheses: int = 1) -> tuple[Tensor, Tensor]:
+        """One step of K hypotheses a source: query (B * K, H) to the context (B * K, C) and the weights (B, K, S)."""
+        assert self.attention is not None
+        context, weights = self.attention(query.view(-1, hypotheses, query.size(1)), *memory, clean=True)
+        return context.flatten(0, 1), weights
+
+    @property
+    def stack(self) -> Stack:
+        """How the layers follow each other."""
+        return Stack(self.num_layers, self.attention_layer, self.residual)
 
     def combine(self, top: Tensor, context: Tensor | None, input: Tensor) -> Tensor:
         """The features: top (..., H), context (..., C), input (..., E) -> (..., F)."""
@@ -369,19 +364,11 @@ class AttentionalRecurrent(nn.Module):
             new.append(tuple(part.view(*shape, part.size(-1)) for part in after))
             return output
 
-        def read(query: Tensor) -> tuple[Tensor, Tensor]:
-            return self._read(query, memory, shape[1])
-
-        top, context, weights = self._through(x, context, layer, None, read)
+        read = None if self.attention is None else partial(self._read, memory=memory, hypotheses=shape[1])
+        top, context, weights = self.stack.through(x, context, layer, read)
         features = self.combine(top, context, rows)
         features = features.view(*shape, features.size(-1))
         return features, (tuple(new), features if self.input_feeding else None), weights
-
-    def _read(self, query: Tensor, memory: Memory, hypotheses: int = 1) -> tuple[Tensor, Tensor]:
-        """The context (N, C) for a query (N, H), which is K hypotheses for each source, and the weights (B, K, S)."""
-        assert self.attention is not None
-        context, weights = self.attention(query.view(-1, hypotheses, query.size(-1)), *memory, clean=True)
-        return context.flatten(0, 1), weights
 
     def _step_layer(self, number: int, x: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
         """One step of one layer without gradient: x (N, F), state each (N, size)."""
@@ -423,9 +410,8 @@ class AttentionalRecurrent(nn.Module):
             order = None if packing.order is None else packing.order[:count]
             memory = tuple(part[:count] if order is None else part.index_select(0, order) for part in memory)
             state = tuple(packing.sort(part)[:, :count] for part in state)
-            inner = Packing.full(len(packing.batch_sizes), count)
-            if not packing.is_rectangle:
-                inner = Packing(packing.batch_sizes, count, len(packing.batch_sizes))
+            sizes = packing.batch_sizes
+            inner = Packing(None if packing.is_rectangle else sizes, count, len(sizes))
             features, weights = self._fed_rows(rows, inner, state, memory)
         return packing.unpack(features).transpose(0, 1), packing.unpack(weights).transpose(0, 1)
 
@@ -437,7 +423,7 @@ class AttentionalRecurrent(nn.Module):
         prepared = self.prepare(rows, packing.batch_sizes)
         masks = [self._input_mask(rows, packing) if number else None for number in range(self.num_layers)]
         states = [tuple(part[number] for part in state) for number in range(self.num_layers)]
-        call = FedSteps(rows, packing, states, memory, prepared, masks, self.attention_layer, self.residual)
+        call = FedSteps(self.stack, rows, packing, states, memory, prepared, masks)
         cells = [self._cell(number) for number in range(self.num_layers)]
         if self.step_backend(rows, prepared).name == "reference":
             return step_loop(call, cells, self._read, self.combine, self.feed_size)
@@ -461,23 +447,23 @@ class AttentionalRecurrent(nn.Module):
             rows: the input, for its device and dtype.
             prepared: of each layer for this call.
         """
-        if self.lower.backend == "reference":
-            return Choice("reference", "asked for")
-        if tracing() or torch.compiler.is_compiling() or transformed():
-            return Choice("reference", "a compiler, torch.func or forward-mode differentiation needs the step loop")
-        if rows.is_complex():
-            return Choice("reference", "complex numbers, whose gradients only the step loop has")
-        if autocast_enabled(rows.device.type):
-            return Choice("reference", "under autocast, which chooses a precision for each product")
-        for cell in map(self._cell, range(self.num_layers)):
-            if cell_steps(cell.kernel()) is None:
-                return Choice(
-                    "reference", f"{type(cell).__name__} with these options has no steps with a hand-derived backward"
-                )
-        if any(one.step_masks for one in prepared):
-            return Choice("reference", "a mask of the cell is drawn at every step")
-        if self.attention is None or self.attention.kernel() is None:
-            return Choice("reference", f"{type(self.attention).__name__} has no reader with a hand-derived backward")
-        if self.vector is None or type_before_parametrizations(self.vector) not in (Linear, nn.Linear):
-            return Choice("reference", f"the features are made by a {type(self.vector).__name__}")
-        return Choice("fused", "hand-derived backward")
+        cells = [self._cell(number) for number in range(self.num_layers)]
+        attention, vector = self.attention, self.vector
+        unserved = [type(cell).__name__ for cell in cells if cell_steps(cell.kernel()) is None]
+        linear = vector is not None and type_before_parametrizations(vector) in (Linear, nn.Linear)
+        recorded = tracing() or torch.compiler.is_compiling() or transformed()
+        reasons = (
+            (self.lower.backend == "reference", "asked for"),
+            (recorded, "a compiler, torch.func or forward-mode differentiation needs the step loop"),
+            (rows.is_complex(), "complex numbers, whose gradients only the step loop has"),
+            (autocast_enabled(rows.device.type), "under autocast, which chooses a precision for each product"),
+            (unserved, f"{''.join(unserved[:1])} with these options has no steps with a hand-derived backward"),
+            (any(one.step_masks for one in prepared), "a mask of the cell is drawn at every step"),
+            (
+                attention is None or attention.kernel() is None,
+                f"{type(attention).__name__} has no reader with a hand-derived backward",
+            ),
+            (not linear, f"the features are made by a {type(vector).__name__}"),
+        )
+        slow = next((reason for applies, reason in reasons if applies), None)
+        return Choice("fused", "hand-derived backward") if slow is None else Choice("reference", slow)

@@ -4,28 +4,25 @@ from seqkit.run.averaging import Average, average
 from seqkit.run.config_files import read_config
 from seqkit.run.launch import Run, resume, train
 from seqkit.run.loading import compare, evaluate, load, load_predictor, load_translator
+from seqkit.run.options import describe_options, spelling
 from seqkit.run.seeds import Seeds, train_seeds
-from seqkit.training.devices import device_trouble
-from seqkit.training.distributed import GONE, first, is_lost
 from seqkit.training.scores import counted
 
 __all__ = [
-    "GONE",
     "Average",
     "Run",
     "Seeds",
     "average",
     "compare",
     "counted",
-    "device_trouble",
+    "describe_options",
     "evaluate",
-    "first",
-    "is_lost",
     "load",
     "load_predictor",
     "load_translator",
     "read_config",
     "resume",
+    "spelling",
     "train",
     "train_seeds",
 ]

@@ -11,18 +11,12 @@ from typing import Any
 import torch
 
 from seqkit._version import __version__
+from seqkit.console import table
 from seqkit.data.cache import cache_folder
 from seqkit.nn import CELLS, Recurrent
 from seqkit.nn.custom_op import describe
-from seqkit.training.devices import (
-    count,
-    device_name,
-    find_device,
-    kept_random,
-    known_kinds,
-    module_of,
-    reason_for_absence,
-)
+from seqkit.training.devices import count, device_name, find_device, known_kinds, module_of, reason_for_absence
+from seqkit.training.random_state import kept_random
 
 # As in pyproject.toml (a test compares them): what must be there, and what each extra is for.
 CORE = {
@@ -175,12 +169,10 @@ def lines(found: dict[str, Any]) -> list[str]:
     said = [f"{name}={value}" for name, value in given["variables"].items() if value is not None]
     shown.append(f"threads: {given['torch']} for one operation ({', '.join(said) or 'OMP_NUM_THREADS is not set'})")
     shown.append(f"backends that `auto` takes ({STEPS} steps, {ROWS} rows, {SIZE} features, float32):")
-    table = [("cell", "training", "training, uneven lengths", "inference", "torch.compile")]
-    table += [tuple(one[key] for key in ("cell", "training", "uneven", "inference", "torch.compile"))
-              for one in found["backends"]]  # fmt: skip
-    widths = [max(len(row[column]) for row in table) for column in range(5)]
-    shown += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-              for row in table]  # fmt: skip
+    rows = [("cell", "training", "training, uneven lengths", "inference", "torch.compile")]
+    rows += [tuple(one[key] for key in ("cell", "training", "uneven", "inference", "torch.compile"))
+             for one in found["backends"]]  # fmt: skip
+    shown += table(rows)
     held = found["cache"]
     shown.append(f"data cache: {held['folder']} ({held['files']} files, {held['bytes'] / 2**20:,.1f} MiB)")
     return shown

@@ -13,18 +13,19 @@ import torch
 
 from seqkit import config
 from seqkit._version import __version__
-from seqkit.errors import UserError, named
+from seqkit.console import say
+from seqkit.distributed import held, on_all, on_first, start
+from seqkit.errors import Stopped, UserError, at_key
 from seqkit.files import to_json, write_text
 from seqkit.run.config_files import Trust, open_run, read_config
 from seqkit.run.resume_rules import read_change
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.tasks.init_weights import given_by_run, given_by_torch, initialise
 from seqkit.tasks.lora import adapt
-from seqkit.training import RunFolder, Stopped, Trainer, pick_device
-from seqkit.training.checkpoint import Checkpoints, seed_all
-from seqkit.training.distributed import held, on_all, on_first, start
+from seqkit.training import RunFolder, Trainer, pick_device
+from seqkit.training.checkpoint import Checkpoints
+from seqkit.training.random_state import seed_all
 from seqkit.training.reservation import Reservation, clear, reserve
-from seqkit.training.run_log import say
 from seqkit.training.scores import counted
 from seqkit.training.trainer_state import check_settings
 from seqkit.training.transfer import Given
@@ -210,7 +211,7 @@ def _given(checked: RunConfig, trust: Trust) -> Given | None:
         return None
     if init.run is None:
         return given_by_torch(init)
-    with named("init.run"):
+    with at_key("init.run"):
         return given_by_run(*open_run(init.run, trust=trust))
 
 

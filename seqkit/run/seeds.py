@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from seqkit.console import say
+from seqkit.distributed import on_all, on_first, start
 from seqkit.errors import UserError
 from seqkit.files import to_json, write_text
 from seqkit.run.config_files import read_config
 from seqkit.run.launch import Run, asked, resume, train_reserved
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder
-from seqkit.training.distributed import on_all, on_first, start
 from seqkit.training.reservation import Reservation, reserve
-from seqkit.training.run_log import say
 from seqkit.training.scores import Scores
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from seqkit.console import say
 from seqkit.errors import UserError, listed
 from seqkit.nn.lora import add_lora
 from seqkit.tasks.base import RunTask
-from seqkit.training.run_log import say
 from seqkit.training.transfer import Transfer
 
 
@@ -33,7 +33,8 @@ def adapt(task: RunTask, lora: Any, report: Transfer | None) -> None:
     lost = [name for name in dict.fromkeys(made) if name in frozen - vectors]
     if lost:
         raise UserError(
-            f"lora.train: must name what has nothing from init and would stay as it was made: {listed(lost, 100, 3000)}"
+            f"must name what has nothing from init and would stay as it was made: {listed(lost, 100, 3000)}",
+            key="lora.train",
         )
     for line in done.lines():
         say(f"lora: {line}")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from seqkit.console import say
+from seqkit.distributed import on_first
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import load_finite
 from seqkit.training.config import TrainingConfig
-from seqkit.training.distributed import on_first
-from seqkit.training.run_log import say
 from seqkit.training.task import Task
 
 TIES = "loss, later"

@@ -6,21 +6,17 @@ import hashlib
 import json
 import math
 import os
-import random
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from seqkit.errors import UserError
 from seqkit.files import flush, read_json, write_with_umask
-from seqkit.training.devices import device_random, set_device_random
 
 
 def copy_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,33 +151,6 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: unpack(item, tensors) for key, item in value}
     items = [unpack(item, tensors) for item in value]
     return {"tuple": tuple, "list": list}[kind](items)
-
-
-def random_state() -> dict[str, Any]:
-    """The state of every global random generator: torch's, those of the present devices, numpy's and Python's."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        **device_random(),
-        "torch": torch.get_rng_state(),
-        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), gauss),
-        "python": random.getstate(),
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` returned."""
-    torch.set_rng_state(state["torch"])
-    set_device_random(state)
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(state["python"])
-
-
-def seed_all(seed: int) -> None:
-    """Seed every global random generator."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
 
 
 _FILES = {"model.safetensors", "trainer.safetensors", "trainer.json"}

@@ -1,18 +1,16 @@
-"""Devices by name: which there are, their random generators, what makes them repeat themselves, how they fail."""
+"""Devices by name: which there are, which one a process takes, what makes them repeat themselves, how they fail."""
 
 from __future__ import annotations
 
 import os
-import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from seqkit import distributed
 from seqkit.errors import UserError, nearest
 
 KINDS = ("cuda", "mps", "xpu")
@@ -92,48 +90,45 @@ def find_device(name: str) -> str:
     return name
 
 
+def pick_device(name: str) -> torch.device:
+    """A device by its name; `auto`: CUDA, else mps, else xpu, else the CPU. Of several processes each gets its own.
+
+    Raises:
+        UserError: a name that is none; a device that is not here, or not for each process.
+    """
+    return own_device(find_device(name))
+
+
+def own_device(name: str) -> torch.device:
+    """This process's device of a kind.
+
+    Raises:
+        UserError: there are more processes on this machine than such devices, or several processes cannot use them.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "cpu" or distributed.world() == 1:
+        return torch.device(name)
+    if kind not in ("cuda", "xpu"):
+        raise UserError(f"several processes train on cpu, cuda or xpu, not on {kind}; use device=cpu", key="device")
+    if number:
+        raise UserError(f"each process takes a device of its own; give {kind} without a number", key="device")
+    local = distributed.local_rank()
+    if local >= count(kind):
+        raise UserError(
+            f"process {local} of this machine has no {kind.upper()} device of its own, there are "
+            f"{count(kind)}; start fewer processes, or use device=cpu",
+            key="device",
+        )
+    module_of(kind).set_device(local)
+    return torch.device(kind, local)
+
+
 def device_name(device: torch.device) -> str:
     """What the maker calls it, or its kind."""
     module = module_of(device.type)
     if device.type != "cpu" and hasattr(module, "get_device_name"):
         return str(module.get_device_name(device))
     return device.type
-
-
-def device_random() -> dict[str, list[Tensor]]:
-    """The random generator of the present device of each kind: other devices belong to other processes, and those of
-    the next machine may be fewer. A kind that keeps no generator of its own is left out."""
-    found: dict[str, list[Tensor]] = {"cuda": []}
-    for kind in known_kinds()[1:]:
-        if is_available(kind) and hasattr(module_of(kind), "get_rng_state"):
-            found[kind] = [module_of(kind).get_rng_state()]
-    return found
-
-
-def set_device_random(states: Mapping[str, list[Tensor]]) -> None:
-    """Put back what `device_random` returned, for those kinds that are here."""
-    for kind in known_kinds()[1:]:
-        if states.get(kind) and is_available(kind) and hasattr(module_of(kind), "set_rng_state"):
-            module_of(kind).set_rng_state(states[kind][0])
-
-
-@contextmanager
-def kept_random(device: torch.device) -> Iterator[None]:
-    """A context after which the random generators of torch (the CPU's and this device's), numpy and Python stand where
-    they stood."""
-    module = module_of(device.type)
-    own = device.type != "cpu" and hasattr(module, "get_rng_state")
-    indexed = (device,) if device.type != "mps" else ()
-    before = torch.get_rng_state(), module.get_rng_state(*indexed) if own else None
-    others = np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(others[0])
-        random.setstate(others[1])
-        if before[1] is not None:
-            module.set_rng_state(before[1], *indexed)
 
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"

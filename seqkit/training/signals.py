@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP, turned into a question the loop asks between two steps; and the ways a run can stop."""
+"""Ctrl-C, SIGTERM and SIGHUP, turned into a question the loop asks between two steps; and a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ import threading
 from collections.abc import Sequence
 from types import FrameType, TracebackType
 
-
-class Stopped(Exception):
-    """A run ended before its end, for a reason that is not a defect of the program; its message is for the user.
-
-    Attributes:
-        exit_code: what the process should exit with.
-    """
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+from seqkit.errors import Stopped
 
 
 def not_finite(update: int, what: str, examples: Sequence[str], kept: str) -> Stopped:

@@ -13,43 +13,32 @@ from typing import Any
 
 import torch
 
-from seqkit.errors import UserError
+from seqkit.console import say
+from seqkit.distributed import GONE, gathered, held, is_lost, largest, on_first, quiet, start, world
+from seqkit.errors import Stopped, UserError
 from seqkit.files import replace_file
 from seqkit.training.ahead import Ahead
 from seqkit.training.averaging import MovingAverage
 from seqkit.training.best import OLD_TIES, choose
-from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights, seed_all
+from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights
 from seqkit.training.config import TrainingConfig
-from seqkit.training.devices import failure, kept_random, repeatable
-from seqkit.training.distributed import (
-    GONE,
-    gathered,
-    held,
-    is_lost,
-    largest,
-    on_first,
-    own_part,
-    own_seed,
-    pick_device,
-    quiet,
-    random_states,
-    relayed,
-    set_random_states,
-    start,
-    world,
-)
+from seqkit.training.data_parallel import own_part
+from seqkit.training.devices import failure, pick_device, repeatable
+from seqkit.training.loggers import Logger
+from seqkit.training.random_state import kept_random, own_seed, random_states, seed_all, set_random_states
 from seqkit.training.run_folder import RunFolder
-from seqkit.training.run_log import Progress, Silence, say
-from seqkit.training.signals import SignalWatch, Stopped, not_finite
+from seqkit.training.run_log import Progress
+from seqkit.training.scores import Result
+from seqkit.training.signals import SignalWatch, not_finite
 from seqkit.training.task import Task
 from seqkit.training.trainer_state import (
-    Result,
     State,
     check_metric,
     check_settings,
     count_steps,
     differences,
     early_news,
+    log_positions,
     shapes,
     surroundings,
 )
@@ -88,8 +77,7 @@ class Trainer:
         self.state = State()
         self.updater = Updater(task, config, self.device)
         self.average = MovingAverage(task.model, config.ema) if config.ema else None
-        self._store = Checkpoints(self.folder.checkpoints)
-        self._checkpoints = relayed(self._store, ("damaged", "is_whole", "latest", "load", "prune", "save", "steps"))
+        self._checkpoints = Checkpoints(self.folder.checkpoints)  # only the first process reads and writes them
         self._restored = self._asked = False
         self._batch = ""  # the shapes of the one in work
         self._ahead: Ahead | None = None
@@ -112,8 +100,8 @@ class Trainer:
 
     def _find(self) -> int:
         self._asked = True
-        step = self._checkpoints.latest()
-        for damaged in self._checkpoints.damaged():
+        step = on_first(self._checkpoints.latest)
+        for damaged in on_first(self._checkpoints.damaged):
             say(f"{self._checkpoints.path(damaged)}: damaged checkpoint; passed over")
         if step is None:
             say(f"{self.folder}: no whole checkpoint; beginning anew")
@@ -127,7 +115,7 @@ class Trainer:
         return step
 
     def _restore(self, step: int) -> None:
-        weights, saved = self._checkpoints.load(step, self.task.model.state_dict())
+        weights, saved = on_first(lambda: self._checkpoints.load(step, self.task.model.state_dict()))
         if own := saved.get("own_form"):
             weights = {name: value for name, value in weights.items() if name in self.task.model.state_dict()} | own
         self.task.model.load_state_dict(weights)
@@ -136,8 +124,12 @@ class Trainer:
             # The weights file holds the averages, which are for use; the trained ones lie with the trainer's state.
             self.average.restore(**saved["average"])
             self.task.model.load_state_dict(saved["trained"], strict=False)
-        best = [tuple(pair) for pair in saved["state"]["best"] if self._checkpoints.is_whole(pair[1])]
-        self.state = State(**{"ties": OLD_TIES, **saved["state"], "best": best[: self.config.keep_best]})
+        whole = on_first(
+            lambda: [tuple(pair) for pair in saved["state"]["best"] if self._checkpoints.is_whole(pair[1])]
+        )
+        known = {**saved["state"], "logs": log_positions(saved["state"]), "best": whole[: self.config.keep_best]}
+        known.pop("sizes", None)
+        self.state = State(**{"ties": OLD_TIES, **known})
         for line in differences(saved["made_with"], surroundings(self.device)):
             say(f"{self.folder}: {line}")
         set_random_states(saved["random"], self.seed, step)
@@ -154,7 +146,7 @@ class Trainer:
             return self._fit()
 
     def _fit(self) -> Result:
-        if not self._asked and self._checkpoints.steps():
+        if not self._asked and on_first(self._checkpoints.steps):
             raise UserError(
                 f"{self.folder}: holds the checkpoints of an earlier training; call restore() before fit() to go on "
                 "with it, or take another folder"
@@ -164,8 +156,10 @@ class Trainer:
         self._total = count_steps(self.task, self.config)
         if late := self.updater.freezing.unreached(None if self.config.steps else self.config.most_epochs, self._total):
             say(late)
-        self._progress: Progress = Silence()
-        on_first(self._open_logs)
+        loggers: dict[str, Logger] = {}
+        on_first(lambda: self._start(loggers))
+        self._progress = Progress(self.state.step, self._total, loggers)
+        result: Result | None = None
         try:
             with self._watch, repeatable(self.config.deterministic):
                 self.task.model.train()
@@ -188,11 +182,16 @@ class Trainer:
             raise
         finally:
             self.updater.freezing.release()
-            self._progress.close()
+            self._progress.close(result)
 
-    def _open_logs(self) -> None:
-        state = self.state
-        self._progress = Progress(self.folder, state.step, self._total, state.sizes, self.config.tensorboard)
+    def _start(self, loggers: dict[str, Logger]) -> None:
+        """Start the loggers of the configuration, and put them into a dict."""
+        settings = self.folder.settings() or {"training": self.config.model_dump(mode="json")}
+        for name, logger in self.config.make_loggers().items():
+            if self._restored:
+                logger.resumed(self.state.step, self.state.logs.get(name))
+            logger.start(self.folder.path, settings)
+            loggers[name] = logger
 
     def _finished(self) -> bool:
         return self.state.complete(self.config) or self.state.lost_patience(self.config)
@@ -284,6 +283,8 @@ class Trainer:
         if verdict is not None:
             self._progress.scores(state.step, state.epoch + bool(state.position), scores, verdict.note)
             self._progress.samples(state.step, self.task.samples())
+            for name, item in self.task.artifacts().items():
+                self._progress.artifact(item, name)
             if state.evaluations == _SOON and not self._finished():
                 self._say_zeros()
         due = self.config.checkpoint_every and state.step % self.config.checkpoint_every == 0
@@ -317,7 +318,7 @@ class Trainer:
         state, model = self.state, self.task.model
         what = f"the checkpoint of step {state.step}"
         try:
-            state.sizes = on_first(self._progress.sizes)
+            state.logs = on_first(self._progress.positions)
             saved = {"state": asdict(state), **self.updater.state(), "random": random_states()}
             saved["made_with"] = surroundings(self.device)
             weights = dict(model.state_dict())
@@ -328,7 +329,7 @@ class Trainer:
                     weights = copy_weights(model.state_dict())
             plain = self.task.export(weights)
             saved["own_form"] = {name: value for name, value in weights.items() if name not in plain}
-            self._checkpoints.save(state.step, plain, saved)
+            on_first(lambda: self._checkpoints.save(state.step, plain, saved))
             what = f"{self.folder.weights.name} after step {state.step}"
             self._prune()
             source = self._checkpoints.weights(self._chosen()[0])
@@ -342,11 +343,11 @@ class Trainer:
         """A run that replaces another one gets its name as soon as it has weights."""
         if self.folder.becomes is not None and on_first(self.folder.take_place):
             self.folder.move(self.folder.becomes)
-            self._store.folder = self.folder.checkpoints
-            self._progress.moved(self.folder)
+            self._checkpoints.folder = self.folder.checkpoints
+            self._progress.moved(self.folder.path)
 
     def _prune(self) -> None:
-        self._checkpoints.prune({self.state.step, *self._chosen()})
+        on_first(lambda: self._checkpoints.prune({self.state.step, *self._chosen()}))
 
     def _say_early(self) -> str:
         """Say that early stopping has ended the training, where it has; returns that line."""
@@ -368,7 +369,7 @@ class Trainer:
 
     def _leave(self) -> None:
         """A signal came: save and say how to go on."""
-        if self._checkpoints.latest() != self.state.step:
+        if on_first(self._checkpoints.latest) != self.state.step:
             self._save()
         how = f"everything is saved. Continue with: {self.folder.resume_command}"
         how = how if self.folder.becomes is None else self.folder.kept()
@@ -381,7 +382,7 @@ class Trainer:
             self._evaluate()
         if self._received():
             self._leave()
-        if self._checkpoints.latest() != state.step:
+        if on_first(self._checkpoints.latest) != state.step:
             self._save()
         self._prune()  # a process that was killed right after it had saved has not
         while self.folder.becomes is not None:  # somebody resumes the run that is to be replaced
@@ -396,5 +397,6 @@ class Trainer:
         files = [self._checkpoints.weights(step) for step in self._chosen()]
         chosen = choose(self.task, files, self._scores, self.config, state.ties)
         on_first(lambda: replace_file(self.folder.weights, lambda path: save_weights(path, chosen.weights)))
+        self._progress.artifact(self.folder.weights, self.folder.weights.name)
         self.task.model.eval()
         return Result(self._chosen()[0], chosen.scores, chosen.averaged, stopped)

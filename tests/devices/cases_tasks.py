@@ -17,11 +17,11 @@ import pytest
 import torch
 
 import seqkit
+from seqkit.errors import Stopped
 from seqkit.models import Spelling
 from seqkit.run import average, evaluate, resume, train
 from seqkit.tasks.sending import sent
 from seqkit.tasks.slots.data import TagBatch
-from seqkit.training.signals import Stopped
 from seqkit.training.update import Done, Updater
 
 ENCODER = {"cell": "lstm", "hidden_size": 6}
@@ -193,10 +193,10 @@ def test_translations_of_every_kind(device: str, generated_data: Path, tmp_path:
         for seed in (1, 2)
     ]
     for options in (
-        {"decoding": {"beam_size": 3, "n_best": 2}, "attention": True},
-        {"decoding": {"sample": True, "n_best": 2}},
-        {"decoding": {"beam_size": 2}, "ensemble": runs[1:], "copy_unknown": True},
-        {"prefix": "mlif", "decoding": {"no_repeat_ngram": 2}},
+        {"beam_size": 3, "n_best": 2, "attention": True},
+        {"sample": True, "n_best": 2},
+        {"beam_size": 2, "ensemble": runs[1:], "replace_unknown": True},
+        {"prefix": "mlif", "no_repeat_ngram": 2},
     ):
         lines = []
         for where in (device, "cpu"):

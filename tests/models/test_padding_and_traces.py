@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models import Decoder, Embedding, Encoder, LanguageModel, Seq2Seq, SequenceClassifier, Tagger, WindowEncoder
-from seqkit.models.bridge import Bridge
+from seqkit.models.bridge import BRIDGES
 from seqkit.nn import ATTENTIONS, Recurrent
 from seqkit.nn.custom_op import AVAILABLE
 
@@ -55,7 +55,7 @@ def assert_padding_is_ignored(run: Any, clean: Tensor, padding: Tensor, paramete
 def test_bridge_ignores_the_padding(kind: Any) -> None:
     torch.manual_seed(0)
     inner = recurrent("lstm", bidirectional=True)
-    bridge = Bridge(kind, inner, ("h", "c"), (8, 8), 1)
+    bridge = BRIDGES[kind](inner, ("h", "c"), (8, 8), 1)
     padding = (torch.arange(4) >= LENGTHS.unsqueeze(1)).unsqueeze(2)
     state = tuple(torch.randn(2, 4, 4, requires_grad=True) for _ in range(2))
 

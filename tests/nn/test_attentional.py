@@ -193,7 +193,7 @@ def test_an_attention_class_of_ones_own(feeding):
     assert torch.allclose(weights, torch.tensor([0.5, 0.5, 0, 0]).double())
     if feeding:
         assert "Halves" in module.step_backend(memory).reason
-    with pytest.raises(ValueError, match=r"^size has no meaning for attention 'Halves'"):
+    with pytest.raises(ValueError, match=r"^size has no meaning for attention .*Halves'"):
         make("gru", Halves, attention_size=3)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import seqkit
 from seqkit import run
-from seqkit.cli.app import show_scores
+from seqkit.console import tell_scores
 
 GOOD: dict[str, list[dict[str, Any]]] = {
     "sentiment": [{"text": f"a {word} film", "label": word} for word in ("good", "bad")] * 4,
@@ -67,7 +67,7 @@ def test_every_report_counts(task: str, tmp_path: Path, capsys: pytest.CaptureFi
     metrics = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     dev = [record for record in metrics if record["split"] == "dev"]
     assert [tuple(record[name] for name in COUNTS) for record in dev] == [wanted["dev"]] * 2
-    show_scores("test", made.test)
+    tell_scores("test", made.test)
     assert f"  of 8 examples ({'1 left out; ' * left_out}{bad}" in capsys.readouterr().out
 
     scores, lines = run.evaluate(made.folder, device="cpu")

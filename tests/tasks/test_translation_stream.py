@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from seqkit.data import token_cache
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.run import read_config, resume, train
 from seqkit.tasks.translation.data import PairBatch
 from seqkit.tasks.translation.task import TranslationTask
-from seqkit.training import Stopped
 from seqkit.training.checkpoint import load_weights
 
 WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four"}

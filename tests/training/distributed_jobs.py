@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqkit import distributed as processes
 from seqkit.config import from_mapping
 from seqkit.data.batching import Batches
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.run import counted, evaluate, resume, train
-from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
-from seqkit.training import distributed as processes
+from seqkit.training import Loss, Task, Trainer, TrainingConfig
 from seqkit.training.update import Done, Updater
 
 STEPS = 50

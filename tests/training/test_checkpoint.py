@@ -19,17 +19,8 @@ from hypothesis import strategies as st
 from seqkit.errors import UserError
 from seqkit.files import replace_file, write_text
 from seqkit.training.averaging import average_weights
-from seqkit.training.checkpoint import (
-    Checkpoints,
-    copy_weights,
-    load_weights,
-    pack,
-    random_state,
-    save_weights,
-    set_random_state,
-    unpack,
-)
-from seqkit.training.devices import kept_random
+from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, pack, save_weights, unpack
+from seqkit.training.random_state import kept_random, random_state, set_random_state
 from seqkit.training.run_folder import JsonLines, RunFolder
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()

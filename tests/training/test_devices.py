@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from seqkit import run
-from seqkit.errors import UserError
-from seqkit.training import RunFolder, Stopped, devices, distributed, pick_device
-from seqkit.training.checkpoint import Checkpoints, random_state, seed_all, set_random_state
+from seqkit import distributed, run
+from seqkit.errors import Stopped, UserError
+from seqkit.training import RunFolder, devices, pick_device
+from seqkit.training import random_state as generators
+from seqkit.training.checkpoint import Checkpoints
+from seqkit.training.random_state import kept_random, random_state, seed_all, set_random_state
 from seqkit.training.trainer_state import differences, shapes
 
 
@@ -69,11 +71,10 @@ def test_a_device_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_processes_take_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
     there(monkeypatch, cuda=2, mps=1)
-    monkeypatch.setattr(distributed, "count", devices.count)
     monkeypatch.setattr(distributed, "world", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     taken: list[int] = []
-    monkeypatch.setattr(distributed, "module_of", lambda kind: SimpleNamespace(set_device=taken.append))
+    monkeypatch.setattr(devices, "module_of", lambda kind: SimpleNamespace(set_device=taken.append))
     assert pick_device("cuda") == torch.device("cuda", 1)
     assert taken == [1]
     with pytest.raises(UserError, match="not on mps; use device=cpu"):
@@ -84,11 +85,11 @@ def test_several_processes_take_a_device_each(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_generator_of_every_kind_of_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """mps takes no device as an argument, and a kind without a generator is left out."""
-    monkeypatch.setattr(devices, "known_kinds", lambda: ("cpu", "cuda", "mps", "own"))
-    monkeypatch.setattr(devices, "is_available", lambda kind: kind in ("cpu", "mps", "own"))
+    monkeypatch.setattr(generators, "known_kinds", lambda: ("cpu", "cuda", "mps", "own"))
+    monkeypatch.setattr(generators, "is_available", lambda kind: kind in ("cpu", "mps", "own"))
     states = [torch.arange(2)]
     fake = SimpleNamespace(get_rng_state=lambda: states[-1], set_rng_state=states.append)
-    monkeypatch.setattr(devices, "module_of", lambda kind: fake if kind == "mps" else SimpleNamespace())
+    monkeypatch.setattr(generators, "module_of", lambda kind: fake if kind == "mps" else SimpleNamespace())
     saved = random_state()
     assert saved["cuda"] == []
     assert saved["mps"][0].tolist() == [0, 1]
@@ -96,7 +97,7 @@ def test_the_generator_of_every_kind_of_device_is_kept(monkeypatch: pytest.Monke
     states.append(torch.arange(3))
     set_random_state(saved)
     assert states[-1].tolist() == [0, 1]
-    with devices.kept_random(torch.device("mps")):
+    with kept_random(torch.device("mps")):
         states.append(torch.arange(4))
     assert states[-1].tolist() == [0, 1]
     set_random_state({name: value for name, value in saved.items() if name != "mps"})  # from another kind of device

@@ -16,13 +16,17 @@ import numpy as np
 import pytest
 import torch
 
+from seqkit import distributed
 from seqkit.data.batching import Batches, Spare
 from seqkit.errors import UserError
 from seqkit.run import read_config, resume, train
 from seqkit.tasks.language_model.task import LanguageModelTask
-from seqkit.training import Trainer, TrainingConfig, distributed
+from seqkit.training import Trainer, TrainingConfig
 from seqkit.training import trainer as trainer_module
 from seqkit.training.checkpoint import Checkpoints, load_weights
+from seqkit.training.data_parallel import own_part
+from seqkit.training.devices import own_device
+from seqkit.training.random_state import own_seed
 
 SCRIPT = Path(__file__).with_name("distributed_jobs.py")
 
@@ -226,11 +230,11 @@ def test_carries_are_shared_and_joined(generated_data: Path) -> None:
 
 def test_alone_nothing_is_changed_or_waited_for() -> None:
     assert (distributed.world(), distributed.rank(), distributed.first()) == (1, 0, True)
-    assert distributed.own_seed(17) == 17
+    assert own_seed(17) == 17
     assert distributed.spread([3, 4], lambda value: value * 2) == [6, 8]
     assert distributed.gathered([1, 2]) == [1, 2]
     batches = [1, 2]
-    assert distributed.own_part(batches) is batches
+    assert own_part(batches) is batches
 
 
 def test_a_signal_that_comes_while_processes_agree_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,13 +253,13 @@ def test_batches_that_cannot_be_shared_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(distributed, "world", lambda: 2)
     monkeypatch.setattr(distributed, "rank", lambda: 0)
     with pytest.raises(UserError, match=r"the list that this task's batches\(\) returns cannot be shared"):
-        distributed.own_part([1, 2])
+        own_part([1, 2])
     with pytest.raises(UserError, match="process 0 of this machine has no CUDA device of its own, there are 0"):
-        distributed.own_device("cuda")
-    assert distributed.own_seed(5, 3) != distributed.own_seed(5, 4) != 5
+        own_device("cuda")
+    assert own_seed(5, 3) != own_seed(5, 4) != 5
     seeds = []
     for rank in range(3):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        seeds.append(distributed.own_seed(5))
+        seeds.append(own_seed(5))
     assert seeds[0] == 5
     assert len(set(seeds)) == 3

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqkit.config import from_mapping
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.models import Decoder, Embedding, Encoder, LanguageModel, Seq2Seq, Tagger
 from seqkit.nn import GRU, LSTM, RNN, Recurrent
-from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
+from seqkit.training import Loss, Task, Trainer, TrainingConfig
 from seqkit.training.checkpoint import Checkpoints
 from seqkit.training.freezing import Freezing
 from seqkit.training.optim import make_optimizer

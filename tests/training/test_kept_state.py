@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from seqkit import run
 from seqkit.config import from_mapping
-from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
+from seqkit.errors import Stopped
+from seqkit.training import Loss, Task, Trainer, TrainingConfig
 from seqkit.training.checkpoint import load_weights
 from seqkit.training.update import _on_cpu
 

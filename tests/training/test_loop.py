@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.config import from_mapping
-from seqkit.errors import UserError
-from seqkit.training import Loss, Stopped, Task, Trainer, TrainingConfig
+from seqkit.errors import Stopped, UserError
+from seqkit.training import Loss, Task, Trainer, TrainingConfig
 from seqkit.training import trainer as trainer_module
 from seqkit.training.checkpoint import Checkpoints, load_weights
 

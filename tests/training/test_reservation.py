@@ -21,13 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqkit import run
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.files import exchange
 from seqkit.run.doctor import doctor
 from seqkit.tasks.slots.task import SlotsTask
 from seqkit.training.reservation import Reservation, clear, reserve
 from seqkit.training.run_folder import RunFolder
-from seqkit.training.signals import Stopped
 from seqkit.training.update import NotFinite, Updater
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from seqkit import run
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import Checkpoints
-from seqkit.training.signals import SignalWatch, Stopped
+from seqkit.training.signals import SignalWatch
 
 SETTINGS = {"epochs": 2, "log_every": 3, "keep_best": 2, "optimizer": {"lr": 0.02}}
 

@@ -20,7 +20,7 @@ from seqkit.nn.kernels.gemm import StepProduct, outer, product
 from seqkit.nn.kernels.kernel import SLOPES, Tensors, split, tanh_
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.pointwise import CellSteps
-from seqkit.nn.kernels.stack import FedSteps, through_layers
+from seqkit.nn.kernels.stack import FedSteps, Stack
 
 CellFactory = Callable[[int, Packing], CellSteps]
 
@@ -34,17 +34,16 @@ class Plan:
     of the `Reader`; "combine_weight" (F, H + C) or (F, H + C + E), maybe "combine_bias".
 
     Attributes:
+        stack, packing: see `FedSteps`.
         cells: makes the steps of each layer's cell.
-        attention_layer, residual: see `through_layers`.
         states: tensors in a cell's state.
         names: of the tensors, in order.
     """
 
+    stack: Stack
     packing: Packing
     cells: Sequence[CellFactory]
     reader: Callable[[Tensors, Packing], Reader]
-    attention_layer: int
-    residual: bool
     states: int
     names: tuple[str, ...]
     saved_names: tuple[str, ...] = field(default=())
@@ -173,43 +172,32 @@ class _Loop:
         fed = rows.new_zeros(sizes[0], vectors.size(1))
         steps = zip(*(split(part, plan.packing) for part in (vectors, both, asked)), strict=True)
         for t, (vector, together, query) in enumerate(steps):
-            x, context = self._through(t, fed[: sizes[t]], query)
-            torch.cat([x, context], 1, out=together)
+            torch.cat(self._through(t, fed[: sizes[t]], query), 1, out=together)
             fed = tanh_(forth.plus_rows(together, vector, out=vector), vector)
         saved = {"vectors": vectors, "both": both, "asked": asked, **reader.saved()}
         for layer in self.layers:
             saved |= layer.saved()
         return vectors, reader.mean_weights(), saved
 
-    def _through(self, t: int, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    def _through(self, t: int, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
         """All layers of step t on what was fed (b, F): the top output and the context; notes the query."""
 
-        def drop(number: int, x: Tensor) -> Tensor:
+        def layer(number: int, parts: list[Tensor]) -> Tensor:
             mask = self.masks[number]
-            return x if mask is None else x * mask[t]
+            if mask is not None:
+                parts[0] = parts[0] * mask[t]
+            return self.layers[number].forward(t, parts)
 
         def read(x: Tensor) -> tuple[Tensor, None]:
             if not self._reads_last:
                 query.copy_(x)
             return self.reader.forward(t, x), None
 
-        plan, layers = self.plan, self.layers
-        top, context, _ = through_layers(
-            x,
-            None,
-            lambda number, parts: layers[number].forward(t, parts),
-            drop,
-            read,
-            len(layers),
-            plan.attention_layer,
-            plan.residual,
-        )
-        assert context is not None
-        return top, context
+        return self.plan.stack.through(x, None, layer, read)[:2]  # type: ignore[return-value]
 
     @property
     def _reads_last(self) -> bool:
-        return self.plan.attention_layer == len(self.layers)
+        return self.plan.stack.attention_layer == len(self.layers)
 
     def _outside(self) -> Tensor:
         """The part of the sums of all attentional vectors that is known before the loop: (N, F)."""
@@ -245,17 +233,17 @@ class _Loop:
         plan, H = self.plan, self.H
         dx, d_context = d_both[:, :H], d_both[:, H:]
         for number in range(len(self.layers) - 1, -1, -1):
-            if number + 1 == plan.attention_layer:
+            if number + 1 == plan.stack.attention_layer:
                 dx = dx + self.reader.backward(t, d_context, d_weights)
             entered = self.layers[number].backward(t, dx)
             if number == 0:
                 d_fed.copy_(entered)
                 return
-            if number >= plan.attention_layer:
+            if number >= plan.stack.attention_layer:
                 d_context = d_context + entered[:, H:]
             mask, below = self.masks[number], entered[:, :H]
             below = below if mask is None else below * mask[t]
-            dx = below + dx if plan.residual else below
+            dx = below + dx if plan.stack.residual else below
 
     def _gradients(self, saved: Tensors, delta: Tensor) -> Tensors:
         """All that is summed over the steps; delta (N, F) is the gradient of the sums of the attentional vectors."""
@@ -334,6 +322,5 @@ def feed_scan(
         if mask is not None:
             here["mask_input"] = mask
         given |= {f"{name}.{number}": value for name, value in here.items()}
-    states = len(call.states[0])
-    plan = Plan(call.packing, cells, reader, call.attention_layer, call.residual, states, tuple(given))
+    plan = Plan(call.stack, call.packing, cells, reader, len(call.states[0]), tuple(given))
     return FeedScan.apply(plan, *(tensor.contiguous() for tensor in given.values()))  # type: ignore[no-any-return, no-untyped-call]

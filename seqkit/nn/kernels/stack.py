@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,51 +14,48 @@ from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.kernels.packing import Packing
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """(..., F1), (..., F2), ... side by side: (..., F1 + F2 + ...)."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)  # type: ignore[arg-type]
+class Stack(NamedTuple):
+    """How layers, an attention and shortcuts follow each other.
 
-
-def through_layers(
-    x: Tensor,
-    context: Tensor | None,
-    layer: Callable[[int, list[Tensor]], Tensor],
-    drop: Callable[[int, Tensor], Tensor] | None,
-    read: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None,
-    num_layers: int,
-    attention_layer: int,
-    residual: bool,
-    first: int = 1,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Run layer after layer, and the attention after layer k.
-
-    With s^0 the input, s^l = layer_l(drop(s^(l-1))) up to k, c = read(s^k), and s^l = layer_l([drop(s^(l-1)); c])
-    above; with `residual` every s^l but the first has s^(l-1) added. The first layer's input is not dropped.
-
-    Args:
-        x: (..., F), what enters the first layer.
-        context: what is known instead of `read`'s result where there is no attention.
-        layer: takes a layer's number, from 0, and what enters it in parts to be joined, [x] or [x, context].
-        drop: takes a layer's number and its input; None: no dropout.
-        read: from the query to the context and the weights; None: no attention.
+    Attributes:
         num_layers: L.
-        attention_layer: k, from 1.
-        residual: see above.
-        first: how many layers the first call of `layer` runs.
-
-    Returns:
-        the output of the top layer, the context and the weights.
+        attention_layer: k, from 1: the attention reads after layer k.
+        residual: every layer but the first adds its input, before dropout, to its output.
     """
-    weights = None
-    for number in (0, *range(first, num_layers)):
-        parts = [drop(number, x) if number and drop is not None else x]
-        if number >= attention_layer and context is not None:
-            parts.append(context)
-        output = layer(number, parts)
-        x = output + x if residual and number else output
-        if read is not None and attention_layer == (number + 1 if number else first):
-            context, weights = read(x)
-    return x, context, weights
+
+    num_layers: int
+    attention_layer: int
+    residual: bool
+
+    def through(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        layer: Callable[[int, list[Tensor]], Tensor],
+        read: Callable[[Tensor], tuple[Tensor, Tensor | None]] | None,
+        first: int = 1,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run layer after layer: s^l = layer_l(s^(l-1)) up to k, c = read(s^k), and s^l = layer_l([s^(l-1); c]) above.
+
+        Args:
+            x: s^0 (..., F).
+            context: what is known instead of `read`'s result where there is no attention.
+            layer: takes a layer's number, from 0, and what enters it in parts to be joined, [x] or [x, context]. It
+                applies the dropout on x.
+            read: from the query to the context and the weights; None: no attention.
+            first: how many layers the first call of `layer` runs.
+
+        Returns:
+            s^L, the context and the weights.
+        """
+        weights = None
+        for number in (0, *range(first, self.num_layers)):
+            parts = [x, context] if number >= self.attention_layer and context is not None else [x]
+            output = layer(number, parts)
+            x = output + x if self.residual and number else output
+            if read is not None and self.attention_layer == (number + 1 if number else first):
+                context, weights = read(x)
+        return x, context, weights
 
 
 @dataclass(frozen=True)
@@ -65,23 +63,27 @@ class FedSteps:
     """A call whose steps run one by one, each fed with the features of the one before; in the packed layout.
 
     Attributes:
+        stack: see there.
         rows: (N, E), the input.
         packing: has no sequence of length 0.
         states: for each layer its first state, each (b_0, size).
         memory: keys, values and padding, each (b_0, ...).
         prepared: weights and masks of each layer's cell.
         masks: for each layer the dropout on its input (N, H), or None.
-        attention_layer, residual: see `through_layers`.
     """
 
+    stack: Stack
     rows: Tensor
     packing: Packing
     states: Sequence[State]
     memory: tuple[Tensor, ...]
     prepared: Sequence[Prepared]
     masks: Sequence[Tensor | None]
-    attention_layer: int
-    residual: bool
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """(..., F1), (..., F2), ... side by side: (..., F1 + F2 + ...)."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)  # type: ignore[arg-type]
 
 
 def step_loop(
@@ -110,24 +112,14 @@ def step_loop(
         memory = tuple(part[:size] for part in memory)
 
         def layer(number: int, parts: list[Tensor], t: int = t, states: list[State] = states) -> Tensor:
-            cell, here = cells[number], ready[number][t]
+            cell, here, mask = cells[number], ready[number][t], masks[number]
+            if mask is not None:
+                parts[0] = parts[0] * mask[t]
             states[number], _ = cell.step(cell.project(joined(parts), here), states[number], here)
             return states[number][0]
 
-        def drop(number: int, x: Tensor, t: int = t) -> Tensor:
-            mask = masks[number]
-            return x if mask is None else x * mask[t]
-
-        top, context, weight = through_layers(
-            torch.cat([input, fed[:size]], 1),
-            None,
-            layer,
-            drop,
-            partial(read, memory=memory),
-            len(cells),
-            call.attention_layer,
-            call.residual,
-        )
+        x = torch.cat([input, fed[:size]], 1)
+        top, context, weight = call.stack.through(x, None, layer, partial(read, memory=memory))
         assert weight is not None
         fed = combine(top, context, input)
         features.append(fed)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from seqkit.console import say
 from seqkit.data.batching import BatchingConfig, Plan, by_sentences, plan_batches
 from seqkit.data.pairs import pairs_job
 from seqkit.data.sources import LINE
@@ -17,7 +18,6 @@ from seqkit.data.token_cache import Encoder, encode_here
 from seqkit.tasks.translation.config import TranslationData
 from seqkit.tasks.translation.data import PairBatch, Pairs, choose, left_out_lines
 from seqkit.text import Tokenizer
-from seqkit.training.run_log import say
 
 
 class PairStream:
