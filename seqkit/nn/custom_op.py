@@ -97,38 +97,38 @@ def _kernel(text: str) -> Kernel:
 
 def _gather(names: str, reverse: bool, lengths: Tensor | None, tensors: list[Tensor]) -> tuple[Tensors, Packing]:
     """The operator's padded arguments in the packed layout that kernels take."""
-    given = dict(zip(names.split(","), tensors, strict=True))
-    source = "projected" if "projected" in given else "x"
-    steps, batch = given[source].shape[:2]
+    named = dict(zip(names.split(","), tensors, strict=True))
+    source = "projected" if "projected" in named else "x"
+    steps, batch = named[source].shape[:2]
     if lengths is None:
         packing = Packing.full(steps, batch)
     else:
-        packing = Packing.from_lengths(check_lengths(lengths, batch, steps), steps, given[source].device)
-    rows = packing.pack(given[source])
-    given[source] = (packing.flip(rows) if reverse else rows).contiguous()
-    for name, value in given.items():
+        packing = Packing.from_lengths(check_lengths(lengths, batch, steps), steps, named[source].device)
+    rows = packing.pack(named[source])
+    named[source] = (packing.flip(rows) if reverse else rows).contiguous()
+    for name, value in named.items():
         if name in ("h0", "c0"):
-            given[name] = packing.sort(value).contiguous()
+            named[name] = packing.sort(value).contiguous()
         elif name.startswith("mask_") and name != "mask_recurrent":
-            given[name] = value[: rows.size(0)]  # drawn for T * B rows; any N of them are as random
-    return given, packing
+            named[name] = value[: rows.size(0)]  # drawn for T * B rows; any N of them are as random
+    return named, packing
 
 
 def _scan(
     kernel: str, names: str, reverse: bool, lengths: Tensor | None, output_size: int, tensors: list[Tensor]
 ) -> list[Tensor]:
-    given, packing = _gather(names, reverse, lengths, tensors)
-    states = [given[name] for name in ("h0", "c0") if name in given]
+    named, packing = _gather(names, reverse, lengths, tensors)
+    states = [named[name] for name in ("h0", "c0") if name in named]
     if not packing.batch_sizes:
-        return [_no_outputs(given, packing, output_size), *(packing.unsort(state).clone() for state in states)]
-    (outputs, *finals), _ = operator_kernel(_kernel(kernel), given["h0"]).forward(given, packing, False)
+        return [_no_outputs(named, packing, output_size), *(packing.unsort(state).clone() for state in states)]
+    (outputs, *finals), _ = operator_kernel(_kernel(kernel), named["h0"]).forward(named, packing, False)
     outputs = packing.flip(outputs) if reverse else outputs
     return [packing.unpack(outputs).clone(), *(packing.unsort(final).clone() for final in finals)]
 
 
-def _no_outputs(given: Tensors, packing: Packing, output_size: int) -> Tensor:
+def _no_outputs(named: Tensors, packing: Packing, output_size: int) -> Tensor:
     """Outputs (T, B, output_size) where no sequence has a step."""
-    return given["h0"].new_zeros(packing.num_steps, packing.batch_size, output_size)
+    return named["h0"].new_zeros(packing.num_steps, packing.batch_size, output_size)
 
 
 def _scan_backward(
@@ -140,17 +140,17 @@ def _scan_backward(
     grads: list[Tensor],
     tensors: list[Tensor],
 ) -> list[Tensor]:
-    given, packing = _gather(names, reverse, lengths, tensors)
+    named, packing = _gather(names, reverse, lengths, tensors)
     wanted = needed.split(",")
     d_out, *d_states = grads
     sorted_states = [packing.sort(grad).contiguous() for grad in d_states]
     result: Tensors = dict(zip(("h0", "c0"), sorted_states, strict=False))
     if packing.batch_sizes:
         rows = packing.pack(d_out)
-        form = operator_kernel(_kernel(kernel), given["h0"])
-        _, saved = form.forward(given, packing, True)
+        form = operator_kernel(_kernel(kernel), named["h0"])
+        _, saved = form.forward(named, packing, True)
         rows = packing.flip(rows) if reverse else rows
-        result = form.backward(given, saved, packing, [rows, *sorted_states], frozenset(wanted))
+        result = form.backward(named, saved, packing, [rows, *sorted_states], frozenset(wanted))
     gradients = []
     for name, tensor in zip(names.split(","), tensors, strict=True):
         if name not in wanted:
@@ -186,10 +186,10 @@ def _register() -> None:
     def _(
         kernel: str, names: str, reverse: bool, lengths: Tensor | None, output_size: int, tensors: list[Tensor]
     ) -> list[Tensor]:
-        given = dict(zip(names.split(","), tensors, strict=True))
-        steps, batch = given["projected" if "projected" in given else "x"].shape[:2]
-        states = [torch.empty_like(given[name]) for name in ("h0", "c0") if name in given]
-        return [given["h0"].new_empty(steps, batch, output_size), *states]
+        named = dict(zip(names.split(","), tensors, strict=True))
+        steps, batch = named["projected" if "projected" in named else "x"].shape[:2]
+        states = [torch.empty_like(named[name]) for name in ("h0", "c0") if name in named]
+        return [named["h0"].new_empty(steps, batch, output_size), *states]
 
     @scan_backward.register_fake
     def _(
@@ -259,23 +259,23 @@ def compiled_direction(
     # A list of T sizes would bind the compiled graph to one T.
     batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
     prepared = prepare(cell, network.weights(index), rows, batch_sizes)
-    given: Tensors = dict(prepared.weights)
+    tensors: Tensors = dict(prepared.weights)
     if operator.left_out is not None:
-        given = {name: value for name, value in given.items() if name not in operator.left_out}
+        tensors = {name: value for name, value in tensors.items() if name not in operator.left_out}
         if lengths is not None:
             # Outside the operator the projection sees the padding, and its gradient 0 times what lies there.
             steps = torch.arange(packing.num_steps, device=rows.device).unsqueeze(1)
             valid = (steps < send(lengths, rows.device)).view(-1, 1)
             rows = torch.where(valid, rows, 0.0)
         projected = cell.project(rows, prepared)
-        given["projected"] = projected.view(*shape, projected.size(-1))
+        tensors["projected"] = projected.view(*shape, projected.size(-1))
     else:
-        given["x"] = rows.view(*shape, rows.size(-1))
-    given.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
+        tensors["x"] = rows.view(*shape, rows.size(-1))
+    tensors.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
     for masks in (prepared.sequence_masks, prepared.step_masks):
-        given.update({f"mask_{name}": mask for name, mask in masks.items()})
+        tensors.update({f"mask_{name}": mask for name, mask in masks.items()})
     reverse = index % network.num_directions == 1
     output, *final = torch.ops.seqkit.scan(
-        operator.text, ",".join(given), reverse, lengths, cell.output_size, list(given.values())
+        operator.text, ",".join(tensors), reverse, lengths, cell.output_size, list(tensors.values())
     )
     return output.flatten(0, 1), tuple(final)

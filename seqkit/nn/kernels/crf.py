@@ -238,13 +238,13 @@ class LogPartition(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or batched(grad):
-            *given, lengths = ctx.saved_tensors
+            *scores, lengths = ctx.saved_tensors
 
             def run(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
                 emissions, transitions, start, end = inputs
                 return (differentiable_log_partition(emissions, transitions, start, end, lengths),)
 
-            return *through_graph(run, given, ctx.needs_input_grad[:4], [grad]), None
+            return *through_graph(run, scores, ctx.needs_input_grad[:4], [grad]), None
         paths = ctx.paths
         counts = paths.posterior((grad * paths.chain.valid[0].squeeze(1)).unsqueeze(1))
         emission_type, parameter_type = ctx.types

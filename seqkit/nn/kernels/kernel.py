@@ -29,12 +29,12 @@ class Kernel:
         """Whether the kernel wants `cell.project`'s result in place of the input."""
         return False
 
-    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+    def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         """Returns [outputs (N, size), final states (B, size)...] and the buffers that backward needs if `save`."""
         raise NotImplementedError
 
     def backward(
-        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+        self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
         """Gradients by name for (at least) the names in `needed`; grads belong to forward's returned list."""
         raise NotImplementedError

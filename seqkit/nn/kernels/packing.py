@@ -214,10 +214,10 @@ class Packing:
         return starts[lengths - 1 - step] + row
 
 
-def no_rows(given: Sequence[Tensor], size: int) -> Tensor:
-    """(0, size) in the dtype of `given[0]`: the output where no sequence has a step. Gradients of `given` are zero."""
-    nothing = torch.stack([value.flatten()[:0].sum().to(given[0].dtype) for value in given]).sum()
-    return given[0].new_zeros(0, size) + nothing
+def no_rows(sources: Sequence[Tensor], size: int) -> Tensor:
+    """(0, size) in the dtype of `sources[0]`: the output where no sequence has a step, with gradients of zero."""
+    nothing = torch.stack([value.flatten()[:0].sum().to(sources[0].dtype) for value in sources]).sum()
+    return sources[0].new_zeros(0, size) + nothing
 
 
 def _range(end: int) -> Tensor:

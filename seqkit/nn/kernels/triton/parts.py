@@ -101,12 +101,12 @@ def factor(drawn, otherwise, place, tile, mask):
 @triton.jit
 def begin(initial, history, final, tile, rows, lives, B, unit_mask, FULL: tl.constexpr, SAVE: tl.constexpr):
     """The initial state's tile. If SAVE it opens the history; for sequences without steps it is the final state."""
-    given = (rows < B)[:, None] & unit_mask
-    value = load_tile(initial, tile, given)
+    valid = (rows < B)[:, None] & unit_mask
+    value = load_tile(initial, tile, valid)
     if not FULL:
         store_tile(final, tile, value, (lives == 0)[:, None] & unit_mask)
     if SAVE:
-        store_tile(history, tile, value, given)
+        store_tile(history, tile, value, valid)
     return value
 
 
