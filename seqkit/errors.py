@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_OPTION = re.compile("\0(\\w+)=([^\0]*)\0([\\w-]+)\0")
+
+@dataclass(frozen=True)
+class Option:
+    """A setting of the caller's, in the message of a `UserError`: `data=FILE` in Python, and the command line's own
+    spelling there.
+
+    Args:
+        keyword: the argument's name in Python, such as `max_length`.
+        value: what to give, such as `FILE`, or `True` for a switch; "" for the name alone.
+    """
+
+    keyword: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.keyword}={self.value}" if self.value else self.keyword
+
+
+Part = str | Option
 
 
 class UserError(Exception):
     """A mistake of the person at the keyboard: shown as its message alone, with exit code 2.
 
-    What `option` names in the message is a keyword argument to those who catch it in Python.
+    Args:
+        message: the text, in parts where it names options.
+        key: the key of the configuration, or the option, that the message is about; it goes in front of the message.
+
+    Attributes:
+        key: the key as text, "" where the message is about none.
+        message: the parts without key and place.
+        parts: the parts with them.
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(_OPTION.sub(lambda found: found[1] + (f"={found[2]}" if found[2] else ""), message))
-        self._written = message
+    def __init__(self, *message: Part, key: Part = "") -> None:
+        self.key, self.message = key.keyword if isinstance(key, Option) else key, message
+        self._place((key, ": ", *message) if key else message)
+
+    def _place(self, parts: tuple[Part, ...]) -> None:
+        self.parts = parts
+        super().__init__("".join(map(str, parts)))
+
+    def about(self, key: Part) -> Self:
+        """Return the same mistake as one about a key, which goes in front of the message."""
+        error = copy.copy(self)
+        error.key, error.message = key.keyword if isinstance(key, Option) else key, self.parts
+        error._place((key, ": ", *self.parts))
+        return error
 
     def at(self, place: str) -> Self:
-        """The same mistake, with the place or the key it was made at in front."""
-        return type(self)(f"{place}: {self._written}")
-
-    def for_shell(self) -> str:
-        """The message with options as a command line has them."""
-        return _OPTION.sub(
-            lambda found: found[3] + (f" {found[2]}" if found[2] not in ("", "True") else ""), self._written
-        )
+        """Return the same mistake with the place where it was made in front, such as a file and a line."""
+        error = copy.copy(self)
+        error._place((f"{place}: ", *self.parts))
+        return error
 
 
 class Stopped(Exception):
@@ -50,23 +84,12 @@ class Stopped(Exception):
 
 
 @contextmanager
-def named(key: str) -> Iterator[None]:
-    """Mistakes inside the block are told with the key, or the place, that they were made at in front."""
+def at_key(key: str, value: str = "") -> Iterator[None]:
+    """Say of mistakes inside the block which key of the configuration led to them, and its value."""
     try:
         yield
     except UserError as error:
-        raise error.at(key) from None
-
-
-def option(keyword: str, value: str = "", flag: str = "") -> str:
-    """A setting of the caller's in the message of a `UserError`.
-
-    Args:
-        keyword: of the functions in Python, such as `max_length`.
-        value: what to give, such as `FILE` (`data=FILE`, `--data FILE`), `True` for a switch; "" for the name alone.
-        flag: what the command line calls it, where that is not the keyword with dashes.
-    """
-    return f"\0{keyword}={value}\0{flag or '--' + keyword.replace('_', '-')}\0"
+        raise UserError(*((f"{value}: ",) if value else ()), *error.parts, key=key) from None
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

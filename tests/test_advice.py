@@ -18,7 +18,7 @@ import typer.main
 import seqkit
 from seqkit import run
 from seqkit.cli.app import app
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.tasks.language_model.predictions import Sampler, SamplingOptions
 from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions
 
@@ -52,19 +52,18 @@ def texts(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
-def options() -> Iterator[tuple[str, str]]:
-    """(keyword, flag) of every constant `option(...)` in the library."""
+def options() -> Iterator[str]:
+    """The keyword of every constant `Option(...)` in the library."""
     for path in LIBRARY:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "option":
-                given = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-                if given and len(given) == len(node.args):
-                    yield given[0], given[2] if len(given) > 2 else "--" + given[0].replace("_", "-")
+            call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Option"
+            if call and isinstance(node.args[0], ast.Constant):  # type: ignore[attr-defined]
+                yield node.args[0].value  # type: ignore[attr-defined]
 
 
 def test_messages_of_the_library_name_no_flag() -> None:
-    """Those who call it in Python meet them too: `option` gives each the name that they know."""
-    named = {"--", "--to", " --trust"}  # given to `option`; the ends of command lines
+    """Those who call it in Python meet them too: an `Option` is spelled as its reader knows it."""
+    named = {"--", " --trust"}  # the ends of command lines
     for path in LIBRARY:
         for text in texts(ast.parse(path.read_text("utf-8"))):
             if "seqkit predict" not in text and text not in named:  # a command line as an example
@@ -78,12 +77,12 @@ def test_every_option_that_a_message_names_exists() -> None:
         *ScoreOptions.model_fields,
         *TranslationOptions.model_fields,
     }
-    every = {flag for name in commands() if name != "config" for flag in flags(name)}
+    every = {parameter.name for name in commands() for parameter in commands()[name].params}
     found = set(options())
     assert len(found) >= 5
-    for keyword, flag in found:
+    for keyword in found:
         assert keyword in keywords
-        assert flag in every
+        assert keyword in every
 
 
 def test_every_command_that_a_message_names_exists() -> None:
@@ -93,12 +92,27 @@ def test_every_command_that_a_message_names_exists() -> None:
                 assert name in commands(), (path, text)
 
 
+def in_shell(error: UserError, command: str) -> str:
+    """What a command says that fails with this error."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    entry = commands()[command]
+    entry.callback = fail
+    with pytest.raises(UserError) as raised, entry.make_context(command, ["RUN"]) as context:
+        entry.invoke(context)
+    return str(raised.value)
+
+
 def test_an_option_has_the_name_that_the_reader_knows() -> None:
-    error = UserError(f"{option('max_length')}: no; give {option('data', 'FILE')}, {option('overwrite', 'True')}")
-    assert str(error) == "max_length: no; give data=FILE, overwrite=True"
-    assert error.for_shell() == "--max-length: no; give --data FILE, --overwrite"
-    named = UserError(option("name", "NAME", "--to"))
-    assert (str(named), named.for_shell()) == ("name=NAME", "--to NAME")
+    error = UserError("no; give ", Option("data", "FILE"), ", ", Option("ter", "True"), key=Option("reference"))
+    assert (str(error), error.key) == ("reference: no; give data=FILE, ter=True", "reference")
+    assert in_shell(error, "evaluate") == "reference: no; give --data FILE, ter=True"
+    named = UserError(Option("name", "NAME"))
+    assert (str(named), in_shell(named, "average")) == ("name=NAME", "--to NAME")
+    other = UserError("no", key=Option("max_ratio"))  # which this command does not have
+    assert in_shell(other, "average") == "max_ratio: no"
 
 
 @pytest.fixture
@@ -152,11 +166,13 @@ def test_a_command_advises_what_it_has(home: Path, cli: Callable[..., Any]) -> N
 
 def test_every_form_of_an_error_in_python_names_keywords() -> None:
     """What is printed, what a log or a test shows of the object, and what comes back from another process."""
-    error = UserError(f"say so with {option('trust', 'True')}").at("config.yaml:3")
+    error = UserError("say so with ", Option("trust", "True"), key="a.b").at("config.yaml:3")
     for one in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert str(one) == one.args[0] == "config.yaml:3: say so with trust=True"
-        assert repr(one) == "UserError('config.yaml:3: say so with trust=True')"
-        assert one.at("here").for_shell() == "here: config.yaml:3: say so with --trust"
+        assert str(one) == one.args[0] == "config.yaml:3: a.b: say so with trust=True"
+        assert repr(one) == "UserError('config.yaml:3: a.b: say so with trust=True')"
+        assert one.key == "a.b"
+        said = in_shell(one.at("here"), "evaluate")
+        assert said == "here: config.yaml:3: a.b: say so with --trust"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare"])

@@ -50,6 +50,17 @@ def test_unknown_key_names_file_line_path_and_the_nearest_key(tmp_path: Path) ->
     assert problem(path) == f"{path}:5: model.encoder.hiden_size: unknown key; did you mean 'hidden_size'?"
 
 
+def test_an_error_about_one_key_has_that_key_as_data(tmp_path: Path) -> None:
+    path = write(tmp_path, "x.yaml", "task: a\nmodel:\n  encoder:\n    hiden_size: 3\n")
+    with pytest.raises(UserError) as caught:
+        read(path).check(Top)
+    assert caught.value.key == "model.encoder.hiden_size"
+    assert caught.value.message == ("unknown key; did you mean 'hidden_size'?",)
+    with pytest.raises(UserError) as caught:
+        read(path, ["lr=fast", "model.encoder={dropout: x}"]).check(Top)
+    assert (caught.value.key, str(caught.value).count("\n")) == ("", 1)  # two mistakes
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

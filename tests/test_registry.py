@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from seqkit.config import Names, OneOf, Section, Untrusted, WithOptions, arguments, dump, from_mapping, maker, read
 from seqkit.config.registry import options_of
-from seqkit.errors import UserError
+from seqkit.errors import Option, UserError
 
 
 class Shape:
@@ -177,7 +177,7 @@ def test_what_a_run_folder_names_is_not_imported(mine: Names, tmp_path: Path, tr
         pytest.raises(Untrusted, match=rf"config: {next(iter(tree))}\S*: a run folder names") as error,
     ):
         from_mapping({**tree, "plain": "rund"}).check(Drawing)
-    assert "--trust" in error.value.for_shell()
+    assert Option("trust", "True") in error.value.parts
 
 
 def test_the_schema_lists_the_names_and_lets_in_the_users_own() -> None:

@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from seqkit._version import __version__
 from seqkit.console import show_error, tell
-from seqkit.errors import UserError
+from seqkit.errors import Option, Part, UserError
 from seqkit.files import LONGEST_LINE, read_lines
 
 Use = Literal["predict", "evaluate"]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-app = typer.Typer(
+
+class _Command(TyperCommand):
+    """A command whose errors name options as the shell has them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        flags = {str(parameter.name): parameter.opts[0] for parameter in self.params}
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise UserError("".join(_spelled(part, flags) for part in error.parts)) from error
+
+
+def _spelled(part: Part, flags: Mapping[str, str]) -> str:
+    if not isinstance(part, Option) or part.keyword not in flags:
+        return str(part)
+    return flags[part.keyword] + (f" {part.value}" if part.value not in ("", "True") else "")
+
+
+class Application(typer.Typer):
+    """Typer's application, whose commands are ours."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[_Function], _Function]:
+        """See `typer.Typer.command`."""
+        return super().command(*arguments, cls=_Command, **options)
+
+
+app = Application(
     help="Recurrent sequence models: train, resume, evaluate and use them.",
     no_args_is_help=True,
     add_completion=False,

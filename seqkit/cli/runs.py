@@ -10,6 +10,7 @@ import typer
 
 from seqkit.cli.app import (
     OPTIONS_OF_RUN,
+    Application,
     Config,
     Device,
     Given,
@@ -30,7 +31,7 @@ from seqkit.files import to_json
 if TYPE_CHECKING:
     from seqkit.run import Run
 
-configs = typer.Typer(help="Look at a configuration without running it.", no_args_is_help=True)
+configs = Application(help="Look at a configuration without running it.", no_args_is_help=True)
 app.add_typer(configs, name="config")
 
 
@@ -176,14 +177,14 @@ def average(
     best: Annotated[
         int | None, typer.Option(min=2, help="How many of the best checkpoints; without it all that were kept.")
     ] = None,
-    to: Annotated[str | None, typer.Option(help="Name of the new run; NAME-average without it.")] = None,
+    name: Annotated[str | None, typer.Option("--to", help="Name of the new run; NAME-average without it.")] = None,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """A new run beside RUN whose weights are the mean of its best checkpoints'; both are scored on dev."""
     from seqkit import run
 
-    made = run.average(run_path, best, to, device, trust=trust)
+    made = run.average(run_path, best, name, device, trust=trust)
     tell_scores(f"dev, {run_path}", made.before)
     tell_scores(f"dev, mean of steps {', '.join(map(str, made.steps))}", made.after)
     tell(f"run folder: {made.folder}")

@@ -51,8 +51,7 @@ class Document:
 
     def error(self, path: KeyPath, message: str) -> UserError:
         """A `UserError` that starts with the place and the dotted path."""
-        dotted = ".".join(path)
-        return UserError(f"{self.place(path)}: {dotted + ': ' if dotted else ''}{message}")
+        return UserError(message, key=".".join(path)).at(self.place(path))
 
     def spread(self, section: str, keys: Iterable[str], parts: Iterable[str], short: str) -> None:
         """Let keys that the command line gives for all parts of a section hold for each of them.
@@ -109,15 +108,16 @@ class Document:
                 raise self.error((), "a text holds half of a surrogate pair") from None
             if self._as_typed(items):
                 return self.check(schema)
-            lines: dict[str, None] = {}
             for item in items:
-                path, message = self._explain(item)
-                if isinstance((item.get("ctx") or {}).get("error"), Untrusted):
-                    raise item["ctx"]["error"].at(f"{self.place(path)}: {'.'.join(path)}") from None
-                lines[str(self.error(path, message))] = None
-            left = len(lines) - _MISTAKES
+                if isinstance(mistake := (item.get("ctx") or {}).get("error"), Untrusted):
+                    path, _ = self._explain(item)
+                    raise mistake.about(".".join(path)).at(self.place(path)) from None
+            mistakes = {str(mistake): mistake for mistake in (self.error(*self._explain(item)) for item in items)}
+            if len(mistakes) == 1:
+                raise mistakes.popitem()[1] from None
+            left = len(mistakes) - _MISTAKES
             more = [f"... and {left:,} more mistakes"] if left > 0 else []
-            raise UserError("\n".join([*list(lines)[:_MISTAKES], *more])) from None
+            raise UserError("\n".join([*list(mistakes)[:_MISTAKES], *more])) from None
 
     def _as_typed(self, items: Iterable[Any]) -> bool:
         """Put back as typed what the command line gave as a number or a truth value and the schema wants as text."""

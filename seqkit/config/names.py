@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from seqkit.config import beside
-from seqkit.errors import UserError, nearest, option
+from seqkit.errors import Option, UserError, nearest
 
 T = TypeVar("T")
 _DETAILS: Any = ((ExtensionFileLoader, EXTENSION_SUFFIXES), (SourceFileLoader, SOURCE_SUFFIXES))
@@ -104,7 +104,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
     try:
         return lookup(key.rpartition(".")[2], name, kind, table)  # type: ignore[no-any-return]
     except UserError as error:
-        raise error.at(key) from error.__cause__
+        raise error.about(key) from error.__cause__
 
 
 def lookup(word: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
@@ -125,8 +125,9 @@ def lookup(word: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
     if name not in names.known:
         if names.runs and not names.trust:
             raise Untrusted(
-                f"a run folder names {name!r} here, and to import that is to run it; if you trust this run, say "
-                f"so with {option('trust', 'True')}"
+                f"a run folder names {name!r} here",
+                ", and to import that is to run it; if you trust this run, say so with ",
+                Option("trust", "True"),
             )
         names.known[name] = _attribute(name, _load(name, module, names), attribute)
     found = names.known[name]

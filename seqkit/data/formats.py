@@ -13,7 +13,7 @@ from seqkit.data.conll import read_conll
 from seqkit.data.csvfile import read_csv
 from seqkit.data.readers import Column, Reader, Rows, read_jsonl, read_parquet, read_text, read_tsv
 from seqkit.data.textform import Form
-from seqkit.errors import UserError
+from seqkit.errors import Part, UserError
 
 
 class Tsv(Reader):
@@ -89,8 +89,12 @@ def reader_state(form: str) -> list[Any]:
     return state
 
 
-def detect(path: Path) -> str:
+def detect(path: Path, *advice: Part) -> str:
     """The format that the file's name tells, a last `.gz` passed over.
+
+    Args:
+        path: of the file.
+        advice: what to do where the name does not tell, as parts of a message; by default to set `format`.
 
     Raises:
         UserError: the extension is not a known one.
@@ -102,8 +106,8 @@ def detect(path: Path) -> str:
     endings = {ending: name for name, kind in READERS.items() for ending in kind.endings}
     if extension not in endings:
         raise UserError(
-            f"{path}: the name does not tell the format (known: {', '.join(endings)}, each also with .gz); "
-            f"set format: to one of {', '.join(READERS)}"
+            f"{path}: the name does not tell the format (known: {', '.join(endings)}, each also with .gz); ",
+            *(advice or [f"set format: to one of {', '.join(READERS)}"]),
         )
     return endings[extension]
 

@@ -4,7 +4,7 @@ from seqkit.models.adversarial import worst_shift
 from seqkit.models.bridge import BRIDGES, Bridge
 from seqkit.models.classifier import SequenceClassifier
 from seqkit.models.decoder import Decoder
-from seqkit.models.encoder import Embedding, Encoder, padding_mask
+from seqkit.models.encoder import Embedding, Encoder
 from seqkit.models.language_model import LanguageModel
 from seqkit.models.pooling import POOLINGS, Pooling, Poolings
 from seqkit.models.seq2seq import Seq2Seq
@@ -27,6 +27,5 @@ __all__ = [
     "Spelling",
     "Tagger",
     "WindowEncoder",
-    "padding_mask",
     "worst_shift",
 ]

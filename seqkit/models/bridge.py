@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import padding_mask
-from seqkit.nn import Recurrent, State
-from seqkit.nn.linear import Linear
+from seqkit.nn import Linear, Recurrent, State, padding_mask
 
 
 class Bridge(nn.Module):

@@ -7,10 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import padding_mask
-from seqkit.nn import from_table
-from seqkit.nn.linear import Linear
-from seqkit.nn.sending import send
+from seqkit.nn import Linear, from_table, padding_mask, send
 
 
 class Pooling(nn.Module):

@@ -24,10 +24,8 @@ from torch import Tensor, nn
 
 from seqkit.models.bridge import BRIDGES, Bridge
 from seqkit.models.decoder import Decoder, Memory
-from seqkit.models.encoder import Encoder, padding_mask, valid_rows
-from seqkit.nn import State, from_table
-from seqkit.nn.loss import CHUNK, linear_cross_entropy
-from seqkit.nn.sending import send, send_together
+from seqkit.models.encoder import Encoder, valid_rows
+from seqkit.nn import LOGIT_ROWS, State, from_table, linear_cross_entropy, padding_mask, send, send_together
 
 
 class Seq2Seq(nn.Module):
@@ -83,7 +81,7 @@ class Seq2Seq(nn.Module):
         top = state[0][-self.encoder.recurrent.num_directions :]
         last = top.transpose(0, 1).flatten(1)  # (B, M)
         lengths = send(lengths, source.device)
-        memory = self.decoder.remember(output, last, padding_mask(lengths, source.size(1)))
+        memory = self.decoder.remember(output, lengths, last)
         return self.bridge(output, state, lengths), memory
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> tuple[Any, Memory]:
@@ -189,7 +187,7 @@ class Seq2Seq(nn.Module):
         rows, columns = send_together(chosen.nonzero(as_tuple=True), inputs.device)
         features = self(source, source_lengths, inputs, lengths)[rows, columns]
         mixed = inputs.clone()
-        own = [self._predict(part, sample) for part in features.split(CHUNK)]
+        own = [self._predict(part, sample) for part in features.split(LOGIT_ROWS)]
         mixed[rows, columns + 1] = torch.cat(own)
         return mixed
 

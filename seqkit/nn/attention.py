@@ -12,10 +12,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn.checks import check_choice, check_size
 from seqkit.nn.kernels.additive import additive_scores
+from seqkit.nn.kernels.attention_step import AdditiveReader, DotReader, Reader
+from seqkit.nn.kernels.kernel import Tensors
 from seqkit.nn.linear import Linear
+from seqkit.nn.sending import send
 
 
 class Attention(nn.Module):
@@ -27,12 +31,18 @@ class Attention(nn.Module):
         query_size: features of a query, A.
         memory_size: features of a vector of the memory, M.
 
+    Class attributes:
+        reader: reads for one step after another with a hand-derived backward; see `kernel`. It is not inherited: a
+            subclass may compute something else.
+
     Attributes:
         context_size: features of a context, C; M unless a subclass says otherwise.
 
     Raises:
         TypeError, ValueError: a size that is not a positive int; the message starts with its name.
     """
+
+    reader: type[Reader] | None = None
 
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__()
@@ -72,8 +82,32 @@ class Attention(nn.Module):
         weights = masked_softmax(self.scores(query, keys), padding.unsqueeze(1))
         return torch.bmm(weights, values), weights
 
+    def kernel(self) -> tuple[type[Reader], Tensors] | None:
+        """The class's `reader` and the weights that it takes, by name.
+
+        None where the class has no reader, or a part was replaced by a module that may compute something else.
+        """
+        reader: type[Reader] | None = vars(type(self)).get("reader")
+        if reader is None:
+            return None
+        weights: Tensors = {}
+        for name in (name for name in ("query", "score", "output") if hasattr(self, name)):
+            part = getattr(self, name)
+            if type_before_parametrizations(part) in (Linear, nn.Linear) and part.bias is None:
+                part = part.weight
+            if not isinstance(part, Tensor):
+                return None
+            weights[name] = part
+        return reader, weights
+
     def extra_repr(self) -> str:
         return f"query_size={self.query_size}, memory_size={self.memory_size}"
+
+
+def padding_mask(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
+    """(B,) lengths to (B, steps) bool, True on padding; on a device, or by default where the lengths lie."""
+    lengths = lengths if device is None else send(lengths, device)
+    return torch.arange(steps, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 def cleared(memory: Tensor, padding: Tensor | None) -> Tensor:
@@ -108,6 +142,8 @@ class AdditiveAttention(Attention):
         size: features inside the tanh.
     """
 
+    reader = AdditiveReader
+
     def __init__(self, query_size: int, memory_size: int, size: int) -> None:
         super().__init__(query_size, memory_size)
         check_size("size", size)
@@ -131,6 +167,8 @@ class DotAttention(Attention):
         ValueError: they have not.
     """
 
+    reader = DotReader
+
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
         if query_size != memory_size:
@@ -145,6 +183,8 @@ class DotAttention(Attention):
 
 class GeneralAttention(Attention):
     """score = q . W k (Luong et al. 2015, eq. 8, `general`)."""
+
+    reader = DotReader
 
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
@@ -165,6 +205,8 @@ class ScaledDotAttention(Attention):
         query_size, memory_size: see `Attention`.
         size: features of W q and U k.
     """
+
+    reader = DotReader
 
     def __init__(self, query_size: int, memory_size: int, size: int) -> None:
         super().__init__(query_size, memory_size)
@@ -194,6 +236,8 @@ class MultiHeadAttention(Attention):
     Raises:
         ValueError: `heads` does not divide `size`.
     """
+
+    reader = DotReader
 
     def __init__(self, query_size: int, memory_size: int, size: int, heads: int) -> None:
         super().__init__(query_size, memory_size)
@@ -254,16 +298,10 @@ def make_attention(
     Raises:
         ValueError: an unknown kind, or an argument that the kind has no use for.
     """
-    if isinstance(kind, str):
-        make: Callable[..., Attention] = ATTENTIONS[check_choice("kind", kind, tuple(ATTENTIONS))]
-    else:
-        make, kind = kind, getattr(kind, "__name__", repr(kind))
-    options: dict[str, int] = {}
+    make = ATTENTIONS[check_choice("kind", kind, tuple(ATTENTIONS))] if isinstance(kind, str) else kind
+    known = inspect.signature(make).parameters
     for name, value, unused in (("size", size, 0), ("heads", heads, 1)):
-        if name in inspect.signature(make).parameters:
-            options[name] = value
-        elif value != unused:
+        if value != unused and name not in known:
             raise ValueError(f"{name} has no meaning for attention {kind!r}, got {value}")
-    if options.get("size") == 0:
-        options["size"] = query_size
-    return make(query_size, memory_size, **options)
+    options = {"size": size or query_size, "heads": heads}
+    return make(query_size, memory_size, **{name: options[name] for name in options if name in known})

@@ -9,7 +9,7 @@ import torch
 
 from seqkit import config
 from seqkit.console import say
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.files import replace_file, to_json, write_text
 from seqkit.run.config_files import open_run
 from seqkit.tasks import RunConfig, RunTask
@@ -70,7 +70,7 @@ def _average(
             "more are kept with training.keep_best=5 (and dev data)"
         )
     name = name or f"{folder.path.resolve().name}-average"
-    other = f"choose another name: {option('name', 'NAME', '--to')}"
+    other = ("choose another name: ", Option("name", "NAME"))
     with reserve(name, kind.kind, root=folder.path.parent, other=other) as reserved:
         return _write(reserved, folder, checked, kind, steps, device)
 

@@ -54,8 +54,7 @@ def read_config(
             task: type[RunTask] = config.resolve("task", name, RunTask, TASKS)  # type: ignore[type-abstract]
             schema = task.schema(document.tree)
         except UserError as error:
-            path = tuple(str(error).partition(":")[0].split("."))
-            raise error.at(document.place(path)) from error.__cause__
+            raise error.at(document.place(tuple(error.key.split(".")))) from error.__cause__
         data = schema.model_fields.get("data")
         if data is not None and isinstance(data.annotation, type) and issubclass(data.annotation, Parts):
             document.spread("data", Parts.shared, PARTS, "path")

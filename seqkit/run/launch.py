@@ -15,7 +15,7 @@ from seqkit import config
 from seqkit._version import __version__
 from seqkit.console import say
 from seqkit.distributed import held, on_all, on_first, start
-from seqkit.errors import Stopped, UserError, named
+from seqkit.errors import Stopped, UserError, at_key
 from seqkit.files import to_json, write_text
 from seqkit.run.config_files import Trust, open_run, read_config
 from seqkit.run.resume_rules import read_change
@@ -211,7 +211,7 @@ def _given(checked: RunConfig, trust: Trust) -> Given | None:
         return None
     if init.run is None:
         return given_by_torch(init)
-    with named("init.run"):
+    with at_key("init.run"):
         return given_by_run(*open_run(init.run, trust=trust))
 
 

@@ -26,7 +26,7 @@ _HARMLESS = (
     "data.on_unknown_label",
     "training.log_every",
     "training.checkpoint_every",
-    "training.tensorboard",
+    "training.loggers*",
     "training.samples",
     "training.keep_best",
     "training.average_best",

@@ -13,38 +13,14 @@ import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from seqkit.config import Names, Section
+from seqkit.config import Names, OneOf, Section
 from seqkit.errors import require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.sending import sent
 from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
-from seqkit.training.run_log import require_tensorboard
 from seqkit.training.transfer import Rows
-
-
-class RunConfig(Section):
-    """The top level of a configuration, whatever the task."""
-
-    task: str
-    """The name of a task, or `mypackage.module:MyTask`."""
-    name: str | None = None
-    """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
-    seed: int = Field(default=1, ge=0, lt=2**62)
-    """Of every random generator."""
-    device: Annotated[str, AfterValidator(check_name)] = "auto"
-    """auto (CUDA, else mps, else xpu, else the CPU), cpu, cuda, mps or xpu; one of several by its number: cuda:1."""
-    init: InitConfig | None = None
-    lora: LoraConfig | None = None
-    training: TrainingConfig = TrainingConfig()
-    _names: Names = PrivateAttr(default_factory=Names)  # how the modules that it names were found
-
-    @model_validator(mode="after")
-    def _something_to_adapt(self) -> RunConfig:
-        if self.lora is not None and self.init is None:
-            raise ValueError("lora needs weights that have learned something: give an init section too")
-        return self
 
 
 class RunTask(Task):
@@ -85,8 +61,7 @@ class RunTask(Task):
         """
         for module, extra in cls.needs.items():
             require(module, extra)
-        if config.training.tensorboard:
-            require_tensorboard()
+        config.training.make_loggers()
 
     @classmethod
     @abstractmethod
@@ -179,3 +154,35 @@ class RunTask(Task):
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of this run."""
         self.model.load_state_dict(dict(weights))
+
+
+TASKS = {
+    "language_model": "seqkit.tasks.language_model.task:LanguageModelTask",
+    "sentiment": "seqkit.tasks.sentiment.task:SentimentTask",
+    "slots": "seqkit.tasks.slots.task:SlotsTask",
+    "translation": "seqkit.tasks.translation.task:TranslationTask",
+}
+"""What `task` may be; each is imported when it is named."""
+
+
+class RunConfig(Section):
+    """The top level of a configuration, whatever the task."""
+
+    task: Annotated[str, OneOf("task", TASKS, RunTask)]
+    """The name of a task, or `mypackage.module:MyTask`."""
+    name: str | None = None
+    """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
+    seed: int = Field(default=1, ge=0, lt=2**62)
+    """Of every random generator."""
+    device: Annotated[str, AfterValidator(check_name)] = "auto"
+    """auto (CUDA, else mps, else xpu, else the CPU), cpu, cuda, mps or xpu; one of several by its number: cuda:1."""
+    init: InitConfig | None = None
+    lora: LoraConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    _names: Names = PrivateAttr(default_factory=Names)  # how the modules that it names were found
+
+    @model_validator(mode="after")
+    def _something_to_adapt(self) -> RunConfig:
+        if self.lora is not None and self.init is None:
+            raise ValueError("lora needs weights that have learned something: give an init section too")
+        return self

@@ -16,7 +16,7 @@ from seqkit.data.batching import BatchingConfig
 from seqkit.data.formats import detect, reader
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.tokenizer_cache import Texts, column_texts, train_tokenizer
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, Part, UserError
 from seqkit.models import POOLINGS, Embedding, Encoder, Pooling
 from seqkit.nn import CELLS, Cell, Recurrent
 from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
@@ -88,28 +88,26 @@ T = TypeVar("T")
 _Source = TypeVar("_Source", bound=SourceConfig)
 
 
-def beside(like: _Source, path: str, hint: str = "") -> _Source:
+def beside(like: _Source, path: str, *hint: Part) -> _Source:
     """Another file, read as `like` is; an ending that says more about its format than `like` does is believed.
 
     Args:
         like: what the run reads.
         path: of the file.
-        hint: what else helps where its name does not tell the format.
+        hint: what else helps where its name does not tell the format, as parts of a message.
     """
     if not path.strip():
-        raise UserError(f"{option('data')}: expected the path of a file, got an empty text")
+        raise UserError("expected the path of a file, got an empty text", key=Option("data"))
     form, known = "auto", ""
     try:
         if isinstance(like.format, Named) and Path(path).suffixes == Path(like.path).suffixes:
             form = known = like.format
         else:
-            known = detect(Path(path))
-    except UserError as error:
+            known = detect(Path(path), "give the file a name that does", *hint)
+    except UserError:
         form = known = like.format
         if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
-            raise UserError(
-                f"{str(error).partition('; set format')[0]}; give the file a name that does{hint}"
-            ) from None
+            raise
     kept = like.model_dump(include={"columns", "on_bad_line"})
     if not path.startswith((BUILTIN, HUB, TORCHTEXT)):
         own = reader(known)
@@ -135,7 +133,14 @@ def scored(given: Any, data: str | None) -> tuple[Any, str]:
         return beside(given.test or given.train, data), "test"
     if given.test or given.dev:
         return given.test or given.dev, "test" if given.test else "dev"
-    raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
+    raise no_data()
+
+
+def no_data() -> UserError:
+    """The error of a run that is to be scored and has nothing to be scored on."""
+    return UserError(
+        "the run's configuration has no test or dev data; give a file: ", Option("data", "FILE"), key="data"
+    )
 
 
 def column(source: Source, *names: str) -> Texts:
@@ -248,7 +253,7 @@ def cell_section(
     cell = node.get("cell", "lstm") if isinstance(node, Mapping) else "lstm"
     key = ".".join((*path, "cell"))
     if not isinstance(cell, str):
-        raise UserError(f"{key}: expected the name of a cell, got {cell!r}")
+        raise UserError(f"expected the name of a cell, got {cell!r}", key=key)
     kind = resolve(key, cell, Cell, CELLS)
     return from_signature(f"{kind.__name__}{name}Config", *modules, kind, skip=skip, base=base, **types)
 

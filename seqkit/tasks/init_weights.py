@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from seqkit.console import say
-from seqkit.errors import UserError, named
+from seqkit.errors import UserError, at_key
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.start_config import InitConfig
 from seqkit.text import TextConfig, Tokenizer
@@ -108,11 +108,11 @@ def given_by_torch(init: InitConfig) -> Given:
         UserError: a file cannot be read; see `read_state_dict` and `read_words`.
     """
     assert init.torch is not None
-    with named("init.torch"):
+    with at_key("init.torch"):
         weights, note = read_state_dict(init.torch)
     if note:
         say(f"init: {note}")
-    with named("init.vocabulary"):
+    with at_key("init.vocabulary"):
         words = None if init.vocabulary is None else read_words(init.vocabulary)
     return Given(init.torch, weights, words=words)
 

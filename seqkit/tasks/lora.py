@@ -33,7 +33,8 @@ def adapt(task: RunTask, lora: Any, report: Transfer | None) -> None:
     lost = [name for name in dict.fromkeys(made) if name in frozen - vectors]
     if lost:
         raise UserError(
-            f"lora.train: must name what has nothing from init and would stay as it was made: {listed(lost, 100, 3000)}"
+            f"must name what has nothing from init and would stay as it was made: {listed(lost, 100, 3000)}",
+            key="lora.train",
         )
     for line in done.lines():
         say(f"lora: {line}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from seqkit.errors import UserError, named, nearest
+from seqkit.errors import UserError, at_key, nearest
 from seqkit.text.config import FOREIGN
 
 NAMES = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")
@@ -64,8 +64,10 @@ def splitter(tokenizer: str) -> Callable[[str], list[str]]:
     """
     name = tokenizer.removeprefix(FOREIGN)
     if name not in NAMES:
-        raise UserError(f"text.tokenizer: torchtext has no {name!r} (it has: {', '.join(NAMES)}){nearest(name, NAMES)}")
-    with named(f"text.tokenizer: {tokenizer}"):
+        raise UserError(
+            f"torchtext has no {name!r} (it has: {', '.join(NAMES)}){nearest(name, NAMES)}", key="text.tokenizer"
+        )
+    with at_key("text.tokenizer", tokenizer):
         get_tokenizer = load_torchtext().data.get_tokenizer
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it then raises

@@ -30,16 +30,18 @@ def take_sentences(sentences: Iterable[Sequence[str]], name: str = "texts") -> l
         TypeError: see `take_texts`; an item that is no such list, or a token that is no str.
         ValueError: a token that is blank, or not valid Unicode.
     """
-    found = []
-    for place, item in enumerate(_items(sentences, name)):
-        if not (isinstance(item, (list, tuple)) or (not isinstance(item, str) and getattr(item, "ndim", 0) == 1)):
-            raise TypeError(f"{name}[{place}] is {shown(item)}; expected a list of tokens")
-        inside = f"{name}[{place}]"
-        found.append([_text(token, inside, at) for at, token in enumerate(item)])
-        for at, token in enumerate(found[-1]):
-            if not token.strip():
-                raise ValueError(f"{inside}[{at}] is {token!r}, a blank token")
-    return found
+    return [take_tokens(item, f"{name}[{place}]") for place, item in enumerate(_items(sentences, name))]
+
+
+def take_tokens(tokens: Sequence[str], name: str = "tokens") -> list[str]:
+    """The tokens of one sentence; see `take_sentences`."""
+    if not (isinstance(tokens, (list, tuple)) or (not isinstance(tokens, str) and getattr(tokens, "ndim", 0) == 1)):
+        raise TypeError(f"{name} is {shown(tokens)}; expected a list of tokens")
+    texts = [_text(token, name, place) for place, token in enumerate(tokens)]
+    for place, token in enumerate(texts):
+        if not token.strip():
+            raise ValueError(f"{name}[{place}] is {token!r}, a blank token")
+    return texts
 
 
 def _items(texts: Iterable[Any], name: str) -> Iterator[Any]:

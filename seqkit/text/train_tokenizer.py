@@ -34,7 +34,9 @@ def train(texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> B
         if config.kind != "word":
             raise ValueError(f"whole: the {config.tokenizer} tokenizer has no words")
         if config.marked:
-            raise UserError("text.mark_joined: words that are given one by one have no text around them; leave it out")
+            raise UserError(
+                "words that are given one by one have no text around them; leave it out", key="text.mark_joined"
+            )
         build = _whole
     elif config.marked:
         build = _marked
@@ -93,8 +95,9 @@ def _complete(model: Any, config: TextConfig) -> Backend:
     backend = assemble(model, config)
     if not {*backend.get_vocab()} - {*_SPECIAL, *([MARK] if config.marked else [])}:
         raise UserError(
-            f"text: no token to train the {config.tokenizer} tokenizer on; "
-            "the training texts are empty, or min_frequency, vocab_size or stop_words leave nothing"
+            f"no token to train the {config.tokenizer} tokenizer on; "
+            "the training texts are empty, or min_frequency, vocab_size or stop_words leave nothing",
+            key="text",
         )
     return backend
 
@@ -142,7 +145,7 @@ def _fit(texts: Iterable[str], backend: Backend, trainer: Any) -> dict[str, Any]
         reason = str(error)
         if "not large enough" in reason:
             reason = "vocab_size is smaller than the number of different characters in the texts"
-        raise UserError(f"text: the tokenizer cannot be trained: {reason}") from error
+        raise UserError(f"the tokenizer cannot be trained: {reason}", key="text") from error
     model: dict[str, Any] = json.loads(backend.to_str())["model"]
     return model
 

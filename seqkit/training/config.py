@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from seqkit.config import Section, WithOptions
+from seqkit.config import Named, OneOf, Section, WithOptions, maker
+from seqkit.training.loggers import LOGGERS, Logger
 from seqkit.training.optim import OptimizerConfig
 from seqkit.training.schedules import ScheduleConfig
+from seqkit.training.scores import more_is_better
 
 
 def _as_list(value: object) -> object:
@@ -67,6 +69,8 @@ class UnfreezeConfig(Section):
 class TrainingConfig(Section):
     """The `training:` section: how to learn, whatever is learned."""
 
+    metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}  # of the task
+
     epochs: int | None = Field(default=None, gt=0)
     """How many times to go through the data (10 where steps is not given either)."""
     steps: int | None = Field(default=None, gt=0)
@@ -105,7 +109,8 @@ class TrainingConfig(Section):
     """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step),
     stops early and drives plateau (where an equal one is no better)."""
     metric_mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more is better; auto: less for loss, perplexity and names that end in them, more for the rest."""
+    """Whether more is better; auto: as the metric says, or else less for names that end in loss, perplexity or error
+    and more for the rest."""
     early_stopping: EarlyStoppingConfig | None = None
     keep_best: int = Field(default=1, gt=0)
     """How many of the best checkpoints to keep, beside the last."""
@@ -113,8 +118,21 @@ class TrainingConfig(Section):
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     average_best: bool = False
     """At the end, average the weights of the kept best checkpoints, and keep that if dev says it is no worse."""
-    tensorboard: bool = False
-    """Write event files too (needs the tensorboard extra)."""
+    loggers: list[Annotated[str, OneOf("logger", LOGGERS, Logger, supplied=())]] = ["jsonl"]
+    """What follows the training: jsonl (metrics.jsonl and timing.jsonl), tensorboard (event files; needs the
+    tensorboard extra), or `mypackage.module:MyLogger`."""
+    tensorboard: bool | None = Field(default=None, exclude=True)
+    """Short for adding tensorboard to loggers (true), or for leaving it out (false)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_tensorboard(cls, value: object) -> object:
+        if isinstance(value, Mapping) and isinstance(value.get("tensorboard"), bool):
+            loggers = value.get("loggers", ["jsonl"])
+            if isinstance(loggers, list):
+                others = [one for one in loggers if one != "tensorboard"]
+                return {**value, "loggers": [*others, "tensorboard"] if value["tensorboard"] else others}
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -131,7 +149,17 @@ class TrainingConfig(Section):
             raise ValueError("clip_value and clip_norm exclude each other: give one")
         if self.average_best and self.keep_best < 2:
             raise ValueError("average_best needs keep_best of at least 2")
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"loggers: each can be there once, got {', '.join(self.loggers)}")
         return self
+
+    def make_loggers(self) -> dict[str, Logger]:
+        """Make the loggers, by name.
+
+        Raises:
+            UserError: one needs something that is not installed.
+        """
+        return {str(name): maker(name, LOGGERS)() for name in self.loggers}
 
     @property
     def margin(self) -> float:
@@ -152,4 +180,5 @@ class TrainingConfig(Section):
         """Whether a higher value of this score is the better one."""
         if name == self.metric and self.metric_mode != "auto":
             return {"max": True, "min": False}[self.metric_mode]
-        return not name.endswith(("loss", "perplexity", "error"))
+        known = {**self.metrics, **({str(self.metric): self.metric.entry} if isinstance(self.metric, Named) else {})}
+        return more_is_better(known[name]) if name in known else not name.endswith(("loss", "perplexity", "error"))

@@ -109,14 +109,15 @@ def own_device(name: str) -> torch.device:
     if kind == "cpu" or distributed.world() == 1:
         return torch.device(name)
     if kind not in ("cuda", "xpu"):
-        raise UserError(f"device: several processes train on cpu, cuda or xpu, not on {kind}; use device=cpu")
+        raise UserError(f"several processes train on cpu, cuda or xpu, not on {kind}; use device=cpu", key="device")
     if number:
-        raise UserError(f"device: each process takes a device of its own; give {kind} without a number")
+        raise UserError(f"each process takes a device of its own; give {kind} without a number", key="device")
     local = distributed.local_rank()
     if local >= count(kind):
         raise UserError(
-            f"device: process {local} of this machine has no {kind.upper()} device of its own, there are "
-            f"{count(kind)}; start fewer processes, or use device=cpu"
+            f"process {local} of this machine has no {kind.upper()} device of its own, there are "
+            f"{count(kind)}; start fewer processes, or use device=cpu",
+            key="device",
         )
     module_of(kind).set_device(local)
     return torch.device(kind, local)

@@ -67,7 +67,7 @@ class Freezing:
         frozen = _chosen(config.freeze, names, "training.freeze")
         trained = {name: every for name, every in names.items() if self._wanted[name] and name not in frozen}
         if not trained:
-            raise UserError("training: every parameter is frozen; there is nothing to train")
+            raise UserError("every parameter is frozen; there is nothing to train", key="training")
         layers = _layers(groups, names)
         self.stages = _stages(config.unfreeze, layers, names, trained)
         ever = {name for stage in self.stages for name in stage.names}
@@ -181,8 +181,9 @@ def _stages(
         parts = [own for layer in layers if (own := tuple(name for name in layer if name in trained))]
         if len(parts) < 2:
             raise UserError(
-                "training.unfreeze: there is nothing to unfreeze: all that trains is in one group of layers "
-                f"({listed(parts[0], _SHOWN, _LENGTH)})"
+                "there is nothing to unfreeze: all that trains is in one group of layers "
+                f"({listed(parts[0], _SHOWN, _LENGTH)})",
+                key="training.unfreeze",
             )
         return tuple(Stage(number * config.every, own) for number, own in enumerate(reversed(parts)))
     stages: list[Stage] = []
@@ -201,5 +202,7 @@ def _stages(
 def _decayed(layers: Sequence[Sequence[str]], decay: float) -> dict[str, float]:
     """What the learning rate of each parameter is multiplied by."""
     if decay != 1 and len(layers) < 2:
-        raise UserError("training.optimizer.layer_decay: this model has one group of layers; there is nothing to decay")
+        raise UserError(
+            "this model has one group of layers; there is nothing to decay", key="training.optimizer.layer_decay"
+        )
     return {name: decay ** (len(layers) - 1 - number) for number, layer in enumerate(layers) for name in layer}

@@ -130,7 +130,7 @@ def make_optimizer(
         factors = {name: 1.0 for name, parameter in model.named_parameters() if parameter.requires_grad}
     named = [(name, parameter) for name, parameter in model.named_parameters() if name in factors]
     if not named:
-        raise UserError("training: every parameter is frozen; there is nothing to train")
+        raise UserError("every parameter is frozen; there is nothing to train", key="training")
     names = [name for name, _ in named]
     matching(config.lr_factors, names, "training.optimizer.lr_factors", "no trained parameter")
     grouped: dict[tuple[float, bool], list[nn.Parameter]] = {}

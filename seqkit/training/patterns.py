@@ -31,7 +31,7 @@ def matching(patterns: Iterable[str], names: Collection[str], key: str, of: str 
         if not matched:
             hint = nearest(pattern, [*names, *(f"{start}.*" for start in beginnings(names))])
             hint = hint or f"; the names are: {listed(names)}"
-            raise UserError(f"{key}: {pattern!r} matches {of}{hint}")
+            raise UserError(f"{pattern!r} matches {of}{hint}", key=key)
         found |= matched
     return found
 

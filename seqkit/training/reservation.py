@@ -15,14 +15,14 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, Part, UserError
 from seqkit.files import exchange, flush
 from seqkit.training.locks import Gone, Held, take_lock
 from seqkit.training.run_folder import RunFolder, check_name, hidden
@@ -173,7 +173,7 @@ class Reservation:
 
 
 def reserve(
-    name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False, other: str | None = None
+    name: str | None, kind: str, *, root: str | Path = "runs", overwrite: bool = False, other: Sequence[Part] = ()
 ) -> Reservation:
     """Take the name of a new run: `name`, or without one the first free of `kind-1`, `kind-2`, ...
 
@@ -182,7 +182,7 @@ def reserve(
         kind: the start of the names of runs without one.
         root: the folder of runs.
         overwrite: a run that has this name may be replaced.
-        other: how to choose another name with a command that can only do that.
+        other: how to choose another name with a command that can only do that, as parts of a message.
 
     Raises:
         UserError: the name is no plain file name, another process makes a run of this name, or there is one that may
@@ -196,14 +196,14 @@ def reserve(
         return next(found for number in count(1) if (found := _free(root / f"{kind}-{number}")) is not None)
     path = root / name
     again = f"continue it with `{RunFolder(path).resume_command}`"
-    ways = other or f"{again}, replace it with {option('overwrite', 'True')}, or {_OTHER}"
-    taken = UserError(f"{path}: this run exists already; {ways}")
+    ways = other or (f"{again}, replace it with ", Option("overwrite", "True"), f", or {_OTHER}")
+    taken = UserError(f"{path}: this run exists already; ", *ways)
     if not overwrite and _taken(path):  # said even where nothing can be locked
         raise taken
     try:
         reserved = Reservation(path)
     except Held as held:
-        raise UserError(f"{path}: process {held} is making this run; wait for it, or {other or _OTHER}") from None
+        raise UserError(f"{path}: process {held} is making this run; wait for it, or ", *(other or [_OTHER])) from None
     try:
         if _taken(path):
             if not overwrite:
@@ -242,7 +242,7 @@ def check_run(path: Path) -> None:
         UserError: there is no run.json, or the folder itself lies elsewhere.
     """
     if path.is_symlink() or not (path / "run.json").exists():
-        raise UserError(f"{path}: this is not a run folder of seqkit; {option('overwrite')} does not touch it")
+        raise UserError(f"{path}: this is not a run folder of seqkit; ", Option("overwrite"), " does not touch it")
 
 
 def clear(path: Path) -> None:

@@ -142,7 +142,7 @@ def transfer_weights(
             f"here are: {listed(own, 100, 3000)} (init.map says what goes where)"
         )
     if given.words is not None and not any(one.is_vocabulary for one in first.values()):
-        raise UserError(f"init.vocabulary: nothing is taken from {given.name} whose rows are words")
+        raise UserError(f"nothing is taken from {given.name} whose rows are words", key="init.vocabulary")
     for name in [name for name in own if name not in offered]:
         mate = first.get(_place(own[name]))
         if mate is None:

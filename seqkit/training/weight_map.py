@@ -77,7 +77,7 @@ class Choice:
                     raise UserError(f"init.map: {entry!r} -> {target!r}: {wrong!r} is no name here{_hint(wrong, here)}")
                 for name, source in pairs.items():
                     if name in placed:
-                        raise UserError(f"init.map: both {placed[name]!r} and {source!r} would become {name!r}")
+                        raise UserError(f"both {placed[name]!r} and {source!r} would become {name!r}", key="init.map")
                     if name in own:
                         placed[name] = source
         found |= placed

@@ -74,7 +74,7 @@ def test_decoder_ignores_the_padding_of_its_memory(kind: str, feeding: bool) -> 
     tokens, state = ids(4, 3), (torch.randn(1, 4, 4),)
 
     def run(output: Tensor) -> Any:
-        memory = decoder.remember(output, output[:, 0].masked_fill(padding[:, :1], 0.0), padding)
+        memory = decoder.remember(output, LENGTHS)
         return decoder(tokens, torch.tensor([3, 1, 2, 3]), state, memory)
 
     parameters = list(decoder.parameters())

@@ -110,7 +110,7 @@ def test_padding_and_neighbours_never_matter(kind: str, lengths: list[int], quer
 
 @pytest.mark.parametrize("block", [1, 30, 10**6])
 def test_additive_scores_have_the_gradient_of_autograd(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(additive, "BLOCK", block)
+    monkeypatch.setattr(additive, "ADDITIVE_TERMS", block)
     torch.manual_seed(0)
     shapes = ((2, 5, 4), (2, 3, 4), (4,))
     given_ = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]

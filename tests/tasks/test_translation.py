@@ -138,7 +138,7 @@ def test_the_loss_is_that_of_a_plain_loop(data: dict[str, Any]) -> None:
                 logits, state, _ = task.model.step(torch.tensor([[before]]), state, memory)
                 total -= float(torch.log_softmax(logits[0, 0], 0)[token])
                 before, count = token, count + 1
-        assert task._likelihood(pairs)["loss"] == pytest.approx(total / count, rel=1e-6)
+        assert task._loss(pairs) == pytest.approx(total / count, rel=1e-6)
         batch = next(iter(task.batches(0)))
         loss = task.loss(batch, None)[0]["loss"]
     assert loss.weight == batch.tokens == int((batch.targets != 0).sum()) == task.weights(batch)["loss"]
@@ -313,7 +313,10 @@ def test_a_line_of_a_hundred_thousand_tokens(trained: Path, data: dict[str, Any]
         ({"text": {"target": {"max_length": 3}}}, r"target: max_length would teach cut sentences"),
         ({"training": {"dev_limit": 0}}, "dev_limit: bleu needs decoded sentences"),
         ({"training": {"scheduled_sampling_warmup": 3}}, "scheduled_sampling_warmup needs scheduled_sampling"),
-        ({"training": {"metric": "accuracy"}}, r"training\.metric: expected 'bleu', 'chrf', 'loss' or 'perplexity'"),
+        (
+            {"training": {"metric": "accuracy"}},
+            r"training\.metric: unknown metric 'accuracy'; known: loss, perplexity, bleu, chrf \(",
+        ),
         ({"decoding": {"beam_size": 0}}, "beam_size: must be at least 1"),
         ({"decoding": {"beam_size": 2, "n_best": 3}}, "n_best: 3 is above beam_size, 2"),
         ({"decoding": {"min_length": 9, "max_length": 3}}, "min_length: 9 is above max_length, 3"),
@@ -322,7 +325,10 @@ def test_a_line_of_a_hundred_thousand_tokens(trained: Path, data: dict[str, Any]
             r"decoding\.coverage_penalty needs an attention",
         ),
         ({"decoding": {"beam": 3}}, r"decoding\.beam: unknown key"),
-        ({"model": decoder(attention="luong")}, r"model\.decoder\.attention: expected 'none', 'bahdanau'"),
+        (
+            {"model": decoder(attention="luong")},
+            r"model\.decoder\.attention: unknown attention 'luong'; known: none, bahdanau",
+        ),
         ({"model": decoder(bidirectional=True)}, r"model\.decoder\.bidirectional: unknown key"),
         ({"model": {**tree({})["model"], "bridge": "copy", "decoder": {"hidden_size": 7}}}, "bridge 'copy'"),
         ({"data": {"dev": None}, "training": {"early_stopping": {}}}, r"early_stopping needs data\.dev"),

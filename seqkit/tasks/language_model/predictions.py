@@ -15,8 +15,9 @@ from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
 from seqkit.errors import UserError
 from seqkit.files import to_json
-from seqkit.models import LanguageModel, padding_mask
+from seqkit.models import LanguageModel
 from seqkit.models.encoder import valid_rows
+from seqkit.nn import padding_mask
 from seqkit.nn.sending import send
 from seqkit.tasks.common import cut
 from seqkit.tasks.lines import as_json, one_line
@@ -132,13 +133,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise UserError(f"max_length: must be at least 1, got {self.max_length}")
+            raise UserError(f"must be at least 1, got {self.max_length}", key="max_length")
         settings = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         try:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
-            raise UserError(str(error)) from None
+            name, _, message = str(error).partition(": ")
+            raise UserError(message, key=name) from None
         self._count = 0  # texts so far
 
     def __call__(self, texts: Sequence[str]) -> list[Continuation]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,6 +30,7 @@ from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.common import make_tokenizer, named_rows, scored, vocabulary_line, word_rows
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.language_model.config import LanguageModelConfig, build, check_text, language_model_schema
+from seqkit.tasks.language_model.metrics import METRICS, Outcome
 from seqkit.tasks.language_model.predictions import (
     Continuation,
     LineScore,
@@ -43,7 +43,7 @@ from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str}
@@ -96,7 +96,7 @@ class LanguageModelTask(RunTask):
 
     kind = "language_model"
     model: LanguageModel
-    scores = ("loss", "perplexity", "bits_per_character")
+    scores = tuple(METRICS)
 
     def __init__(self, config: LanguageModelConfig, tokenizer: Tokenizer, *, load_vectors: bool) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -251,11 +251,9 @@ class LanguageModelTask(RunTask):
             assert state is not None
             window = stream.read(streams * length - 1, rest + 1)[np.newaxis]
             total += self._nats(window, tuple(part[:, -1:] for part in state))[0]
-        mean = total / len(stream)
-        bits = total / math.log(2) / text.characters
-        found = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "bits_per_character": bits}
-        lines = int((text.ids.lengths > 0).sum())
-        return Scores(found, lines, text.sources[0].skipped, len(text.ids) - lines)
+        outcome, lines = Outcome(total, len(stream), text.characters), int((text.ids.lengths > 0).sum())
+        scores = measured(outcome, METRICS, self.config.training.metric)
+        return Scores(scores, lines, text.sources[0].skipped, len(text.ids) - lines)
 
     def _nats(self, window: NDArray[np.int64], state: Any) -> tuple[float, Any]:
         tokens = torch.from_numpy(window)
@@ -310,7 +308,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError(f"{name}: only sampling has it (sample=true)")
+                raise UserError("only sampling has it (sample=true)", key=name)
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )

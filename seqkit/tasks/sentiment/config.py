@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, create_model, model_validator
 
-from seqkit.config import Section, arguments, from_signature
+from seqkit.config import OneOf, Section, arguments, from_signature
 from seqkit.models import Embedding, Encoder, SequenceClassifier
 from seqkit.tasks.base import RunConfig
 from seqkit.tasks.common import EmbeddingConfig, LabelledData, Ways, Where, check_dev, encoder_config, make_recurrent
 from seqkit.tasks.init_weights import check_new_words
+from seqkit.tasks.sentiment.metrics import METRICS
 from seqkit.text import TextConfig
 from seqkit.training import TrainingConfig
 
@@ -31,8 +32,9 @@ class SentimentData(LabelledData):
 class SentimentTraining(TrainingConfig):
     """`training:` with the loss of a classifier."""
 
-    metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
-    """The dev score that chooses the best checkpoint: accuracy, macro_f1 or loss."""
+    metrics = METRICS
+    metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "accuracy"
+    """The dev score that chooses the best checkpoint."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target probability that is spread over all classes (Szegedy et al. 2016)."""
     adversarial: float = Field(default=0.0, ge=0)

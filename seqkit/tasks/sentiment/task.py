@@ -41,10 +41,10 @@ from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on, one_line
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
-from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
@@ -104,7 +104,7 @@ class SentimentTask(RunTask):
 
     kind = "sentiment"
     model: SequenceClassifier
-    scores = ("loss", "accuracy", "macro_f1")
+    scores = tuple(METRICS)
 
     def __init__(
         self, config: SentimentConfig, tokenizer: Tokenizer, classes: Sequence[str], *, load_vectors: bool
@@ -202,13 +202,13 @@ class SentimentTask(RunTask):
             raise ValueError(f"training.class_weights: unknown {choice!r}")
         names = Labels.match(list(choice), self.classes)
         for name in names.unknown:
-            raise UserError(f"training.class_weights: no class {shown(name)}{names.hint(name)}")
+            raise UserError(f"no class {shown(name)}{names.hint(name)}", key="training.class_weights")
         for group in names.joined:
             raise UserError(f"training.class_weights: {listed(map(shown, group))} are one class")
         weights = dict(zip(names.numbers.tolist(), choice.values(), strict=True))
         missing = [name for number, name in enumerate(self.classes) if number not in weights]
         if missing:
-            raise UserError(f"training.class_weights: no weight for {listed(missing)}")
+            raise UserError(f"no weight for {listed(missing)}", key="training.class_weights")
         return torch.tensor([weights[number] for number in range(len(self.classes))], device="cpu")
 
     # --- learning -----------------------------------------------------------------------------------------------
@@ -270,8 +270,8 @@ class SentimentTask(RunTask):
     def _measure(self, split: Split) -> tuple[Scores, Outcome]:
         """The scores of a part, and what they are made from."""
         outcome, blank = self._outcome(split), int(split.blank.sum())
-        scores = Scores(classification_scores(outcome), len(outcome.labels), split.source.skipped, blank)
-        return scores, outcome
+        scores = measured(outcome, METRICS, self.config.training.metric)
+        return Scores(scores, len(outcome.labels), split.source.skipped, blank), outcome
 
     def _logits(self, ids: Ragged, rows: NDArray[np.int64]) -> Tensor:
         """(B, C) for some of the sequences, on the CPU."""
@@ -293,7 +293,7 @@ class SentimentTask(RunTask):
         plan = plan_batches(split.ids.lengths[kept], _SCORED)
         for rows, (best, loss) in zip(plan, spread(plan, compute), strict=True):
             found[rows], losses[rows] = best, loss
-        return Outcome(labels, found, losses, known)
+        return Outcome(labels, found, losses, known, split.names.names)
 
     # --- using --------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, create_model, model_validator
 
-from seqkit.config import Section, arguments, from_signature
+from seqkit.config import OneOf, Section, arguments, from_signature
 from seqkit.data.tagged import has_intents
 from seqkit.models import CharacterEncoder, Embedding, Encoder, Tagger, WindowEncoder
 from seqkit.nn import iob2_allowed
@@ -26,6 +26,7 @@ from seqkit.tasks.common import (
     make_recurrent,
 )
 from seqkit.tasks.init_weights import check_new_words
+from seqkit.tasks.slots.metrics import METRICS
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
 
@@ -58,9 +59,8 @@ class SlotsData(LabelledData):
 class SlotsTraining(TrainingConfig):
     """`training:` with the losses of tags and intent."""
 
-    metric: Literal["span_f1", "span_precision", "span_recall", "intent_accuracy", "sentence_accuracy", "loss"] = (
-        "span_f1"
-    )
+    metrics = METRICS
+    metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "span_f1"
     """The dev score that chooses the best checkpoint."""
     intent_weight: float = Field(default=0.1, ge=0)
     """The loss is that of the tags, a token, plus this much of that of the intent, a sentence."""

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from seqkit.data.readers import BadRow, Column, json_row
 from seqkit.errors import UserError
 from seqkit.tasks.slots.data import LONGEST
-from seqkit.text import take_sentences
+from seqkit.text.texts import take_tokens
 
 _COLUMNS = [Column("tokens", list)]
 
@@ -23,9 +23,9 @@ def read_tokens(line: str) -> list[str]:
     if isinstance(row, BadRow):
         raise UserError(f'{row.message}; with tokens=true, a line is like {{"tokens": ["to", "Rome"]}}')
     try:
-        (tokens,) = take_sentences([row[0]])
+        tokens = take_tokens(row[0])
     except ValueError as error:
-        raise UserError(str(error).replace("texts[0]", "tokens")) from None
+        raise UserError(str(error)) from None
     refuse_long(tokens, "tokens")
     return tokens
 

@@ -47,12 +47,12 @@ from seqkit.tasks.slots.data import (
     unknown_lines,
 )
 from seqkit.tasks.slots.inputs import looks_like_tokens, read_tokens, refuse_long, token_offsets
-from seqkit.tasks.slots.metrics import SpanCounts
+from seqkit.tasks.slots.metrics import METRICS, Outcome, SpanCounts
 from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots.split_fit import fit_lines, fitted, split_of
 from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _LETTERS = TextConfig(tokenizer="char")
@@ -96,8 +96,7 @@ class SlotsTask(RunTask):
         )
         self.splits: dict[str, Tagged] = {}
         self._takes_tokens = self._warned = False
-        slots = ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy")
-        self.scores = (*slots, "intent_accuracy") if self.intents else slots
+        self.scores = tuple(name for name in METRICS if self.intents or name != "intent_accuracy")
 
     @classmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
@@ -205,41 +204,41 @@ class SlotsTask(RunTask):
 
     def _judge(self, data: Tagged) -> tuple[Scores, SpanCounts]:
         """All scores, and slots counted by type."""
-        counts, losses, right, whole = SpanCounts(), {"tags": 0.0, "intent": 0.0}, 0, 0
+        losses = {"tags": 0.0, "intent": 0.0}
+        tags: list[list[str]] = [[] for _ in range(len(data))]
+        intents = [""] * len(data)
 
-        def compute(rows: NDArray[np.int64]) -> tuple[float, float, int, int, list[list[str]]]:
+        def compute(rows: NDArray[np.int64]) -> tuple[float, float, list[int], list[list[str]]]:
             batch = sent(collate(data, rows, self.tokenizer), self.device)
-            scores, intents = self.model(batch.ids, batch.lengths, batch.spelling)
+            scores, classes = self.model(batch.ids, batch.lengths, batch.spelling)
             known = np.flatnonzero(data.known_tags[rows])
             tag_loss = 0.0
             if len(known):
                 kept = torch.from_numpy(known)
                 there = scores[kept.to(scores.device)], batch.tags[kept.to(scores.device)], batch.lengths[kept]
                 tag_loss = float(self.model.tag_loss(*there))
-            found = self.model.decode(scores, batch.lengths)
-            names = self._names(found, data.words.lengths[rows])
-            correct = (found == batch.tags).all(1)  # both are 0 on padding
-            if intents is None or batch.intents is None:
-                return tag_loss, 0.0, 0, int(correct.sum()), names
-            understood = intents.argmax(1) == batch.intents
+            names = self._names(self.model.decode(scores, batch.lengths), data.words.lengths[rows])
+            if classes is None or batch.intents is None:
+                return tag_loss, 0.0, [], names
             kept = torch.from_numpy(np.flatnonzero(data.known_intents[rows]))
-            asked = intents.cpu().double()[kept], batch.intents.cpu()[kept]
-            intent_loss = float(F.cross_entropy(*asked, reduction="sum"))
-            return tag_loss, intent_loss, int(understood.sum()), int((correct & understood).sum()), names
+            asked = classes.cpu().double()[kept], batch.intents.cpu()[kept]
+            return tag_loss, float(F.cross_entropy(*asked, reduction="sum")), classes.argmax(1).tolist(), names
 
         plan = plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
-        for rows, (tag_loss, intent_loss, understood, correct, names) in zip(plan, spread(plan, compute), strict=True):
+        for rows, (tag_loss, intent_loss, numbers, names) in zip(plan, spread(plan, compute), strict=True):
             losses["tags"] += tag_loss
             losses["intent"] += intent_loss
-            right, whole = right + understood, whole + correct
-            for row, found in zip(rows, names, strict=True):
-                counts.add([data.tag_names[tag] for tag in data.tags[row]], found)
+            for place, row in enumerate(rows.tolist()):
+                tags[row] = names[place]
+                if numbers:
+                    intents[row] = self.intents[numbers[place]]
         loss = losses["tags"] / int(data.words.lengths[data.known_tags].sum())
         if data.intents is not None:
             loss += self.config.training.intent_weight * losses["intent"] / int(data.known_intents.sum())
-        precision, recall, f1 = counts.scores()
-        found_scores = (loss, precision, recall, f1, whole / len(data), right / len(data))
-        return Scores(dict(zip(self.scores, found_scores, strict=False)), len(data), data.source.skipped), counts
+        wanted = [[data.tag_names[tag] for tag in data.tags[row]] for row in range(len(data))]
+        outcome = Outcome(wanted, tags, data.intent_labels, intents, loss)
+        scores = measured(outcome, {name: METRICS[name] for name in self.scores}, self.config.training.metric)
+        return Scores(scores, len(data), data.source.skipped), outcome.counts
 
     def _names(self, found: Tensor, lengths: NDArray[np.int32]) -> list[list[str]]:
         """Numbers of tags (B, T) as their names, without padding."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.tasks.translation.metrics import compare_outputs, make_bleu
 from seqkit.tasks.translation.task import TranslationTask
 
@@ -24,8 +24,8 @@ def compare(
     for (name, _), place in zip(tasks, places, strict=True):
         if place != places[0]:
             raise UserError(
-                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for "
-                f"both: {option('data', 'FILE')}"
+                f"compare: {tasks[0][0]} and {name} are tested on different data; give some for both: ",
+                Option("data", "FILE"),
             )
     (first_name, first), *_ = tasks
     pairs = first.open(*places[0])

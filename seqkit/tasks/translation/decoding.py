@@ -12,7 +12,7 @@ from torch import Tensor
 from seqkit.data.batching import BatchingConfig, Ragged, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search, StepFunction, Tree, ensemble, replace_unknown
 from seqkit.distributed import spread
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.nn.sending import send
 from seqkit.tasks.common import cut
@@ -136,8 +136,9 @@ class Translator:
         most = self.search.limits(lengths)[1]
         if len(self.prefix) > int(most.min()):
             raise UserError(
-                f"{option('prefix')}: it has {len(self.prefix)} tokens, and for a source of "
-                f"{int(lengths[most.argmin()])} no more than {int(most.min())} are allowed (max_length, max_ratio)"
+                f"it has {len(self.prefix)} tokens, and for a source of "
+                f"{int(lengths[most.argmin()])} no more than {int(most.min())} are allowed (max_length, max_ratio)",
+                key=Option("prefix"),
             )
 
     def _translation(self, text: str, hypotheses: Sequence[Hypothesis]) -> Translation:

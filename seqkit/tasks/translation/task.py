@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,19 +18,25 @@ from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.tokenizer_cache import Texts
 from seqkit.decoding import Search
 from seqkit.distributed import spread
-from seqkit.errors import UserError, option
+from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, vocabulary_line, word_rows
+from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, no_data, vocabulary_line, word_rows
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.sending import sent
 from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
-from seqkit.tasks.translation.config import TranslationConfig, check_side, make_model, translation_schema
+from seqkit.tasks.translation.config import (
+    TranslationConfig,
+    check_side,
+    make_model,
+    make_search,
+    translation_schema,
+)
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
-from seqkit.tasks.translation.metrics import CorpusScores, make_bleu
+from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, Outcome, make_bleu
 from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions, translation_options
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zero
@@ -39,7 +44,7 @@ from seqkit.tasks.translation.streaming import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
@@ -70,10 +75,9 @@ class TranslationTask(RunTask):
         self._planner: Planner | None = None
         self._stream: PairStream | None = None
         self._samples: list[dict[str, str]] = []
-        decodes = config.training.dev_limit != 0
-        self.scores = ("loss", "perplexity", *(("bleu", "chrf") if decodes else ()))
+        self.scores = tuple(LIKELIHOOD if config.training.dev_limit == 0 else METRICS)
         decoding: Any = config.decoding
-        self.translator = self._translator(Search(**decoding.model_dump()))
+        self.translator = self._translator(make_search(decoding.model_dump()))
 
     @classmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
@@ -188,7 +192,7 @@ class TranslationTask(RunTask):
         if "dev" not in self.splits:
             return {}
         dev, training = self.splits["dev"], self.config.training
-        scores = Scores(self._likelihood(dev), len(dev), dev.origin.skipped)
+        outcome, count = Outcome(self._loss(dev)), len(dev)
         self._samples = []
         limit = training.dev_limit if training.dev_limit is not None else len(dev)
         if limit:
@@ -197,14 +201,15 @@ class TranslationTask(RunTask):
             dev = replace(dev, kept=dev.kept[:limit])
             references = dev.texts("target")
             corpus = self._corpus_scores(references)
-            outputs = self.outputs(dev, self._translator(Search(**settings)))
-            scores.update(corpus(outputs, references))
-            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
+            outputs = self.outputs(dev, self._translator(make_search(settings)))
             sources = dev.texts("source")
+            outcome = Outcome(outcome.loss, sources, references, outputs, corpus(outputs, references))
+            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
             self._samples = [
                 {"source": sources[row], "reference": references[row], "output": outputs[row]} for row in chosen
             ]
-        return scores
+        metrics = {name: METRICS[name] for name in self.scores}
+        return Scores(measured(outcome, metrics, training.metric), count, dev.origin.skipped)
 
     def why_zero(self, scores: Sequence[str]) -> str:
         corpus = self._corpus_scores(())
@@ -214,8 +219,8 @@ class TranslationTask(RunTask):
     def samples(self) -> list[dict[str, str]]:
         return self._samples
 
-    def _likelihood(self, pairs: Pairs) -> dict[str, float]:
-        """Mean negative log-likelihood of a target token, <eos> among them, and its exponential."""
+    def _loss(self, pairs: Pairs) -> float:
+        """Mean negative log-likelihood of a target token, <eos> among them."""
         config = BatchingConfig(batch_size=4096, batch_by="tokens")
         total, count = 0.0, 0
 
@@ -228,7 +233,7 @@ class TranslationTask(RunTask):
         plan = plan_batches(longer, config, rows=pairs.kept)
         for loss, tokens in spread(plan, compute):
             total, count = total + loss, count + tokens
-        return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0))}
+        return total / count
 
     def _translator(self, search: Search) -> Translator:
         return Translator([(self.model, self.source)], self.target, search, seed=self.config.seed)
@@ -279,10 +284,12 @@ class TranslationTask(RunTask):
         self.model.eval()
         references = pairs.texts("target")
         corpus = self._corpus_scores(references, ter=bool(options.get("ter")))
-        scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
-        outputs = self.outputs(pairs, self.translator)
+        likelihood, outputs = self._loss(pairs), self.outputs(pairs, self.translator)
         found, lines = corpus.report(outputs, references)
-        scores.update(found)
+        outcome = Outcome(likelihood, pairs.texts("source"), references, outputs, found)
+        scores = Scores(
+            {**measured(outcome, METRICS, self.config.training.metric), **found}, len(pairs), pairs.origin.skipped
+        )
         return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
@@ -291,15 +298,14 @@ class TranslationTask(RunTask):
         like = own.test or own.dev or own.train
         if reference is not None:
             if not data or not reference:
-                raise UserError(f"reference: give the sources, too: {option('data', 'FILE')}")
+                raise UserError("give the sources, too: ", Option("data", "FILE"), key="reference")
             kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
             return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
-            hint = "; for two text files, give the references, too: reference=FILE"
-            return beside(like, data, hint), "test"
+            return beside(like, data, "; for two text files, give the references, too: reference=FILE"), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
-        raise UserError(f"data: the run's configuration has no test or dev data; give a file: {option('data', 'FILE')}")
+        raise no_data()
 
     def open(self, where: PairConfig, part: str) -> Pairs:
         """The pairs of a place that `where` has returned."""
@@ -318,8 +324,9 @@ class TranslationTask(RunTask):
         for other_name, other in others:
             if other.target.vocabulary != self.target.vocabulary:
                 raise UserError(
-                    f"{option('ensemble')}: {name} and {other_name} have different target vocabularies "
-                    f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together"
+                    f"{name} and {other_name} have different target vocabularies "
+                    f"({len(self.target):,} and {len(other.target):,} entries) and cannot decode together",
+                    key=Option("ensemble"),
                 )
             self.translator.systems.append((other.model, other.source))
 
@@ -347,8 +354,8 @@ class TranslationTask(RunTask):
             settings["beam_size"] = 1
         checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
         if "seed" in options and not checked.sample:
-            raise UserError("seed: only sampling has it (sample=true)")
-        changes: dict[str, Any] = {"search": Search(**checked.model_dump()), "prefix": self._prefix(options)}
+            raise UserError("only sampling has it (sample=true)", key="seed")
+        changes: dict[str, Any] = {"search": make_search(checked.model_dump()), "prefix": self._prefix(options)}
         changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
         if "replace_unknown" in options:
             changes["copy_unknown"] = options["replace_unknown"]
@@ -361,9 +368,9 @@ class TranslationTask(RunTask):
         try:
             ids: list[int] = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text
-            raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
+            raise UserError(f"{prefix!r} is not valid Unicode", key=Option("prefix")) from None
         if self.target.unk_id in ids:
-            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary lacks")
+            raise UserError(f"{prefix!r} holds a word that the target vocabulary lacks", key=Option("prefix"))
         return ids
 
     def predict(self, texts: Iterable[str]) -> list[Translation]:
