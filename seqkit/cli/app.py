@@ -21,7 +21,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Command(TyperCommand):
-    """A command whose errors name options as the shell has them."""
+    """A command whose errors name options as the shell has them, and whose line in a list of commands is not cut."""
+
+    def get_short_help_str(self, limit: int = 1000) -> str:
+        return super().get_short_help_str(max(limit, 1000))
 
     def invoke(self, ctx: Any) -> Any:
         flags = {str(parameter.name): parameter.opts[0] for parameter in self.params}
@@ -48,14 +51,14 @@ class Application(typer.Typer):
 app = Application(
     help="Recurrent sequence models: train, resume, evaluate and use them.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 Config = Annotated[Path, typer.Argument(help="A YAML file, such as configs/sentiment/quickstart.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as name=first training.epochs=3.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as name=first training.epochs=3.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
@@ -71,7 +74,7 @@ SampleSeed = Annotated[int | None, typer.Option(min=0, help="Of sampling; the ru
 
 
 @app.callback(invoke_without_command=True)
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         print(__version__)
         raise typer.Exit
