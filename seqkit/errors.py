@@ -57,6 +57,13 @@ class UserError(Exception):
         self.parts = parts
         super().__init__("".join(map(str, parts)))
 
+    def about(self, key: Part) -> Self:
+        """Return the same mistake as one about a key, which goes in front of the message."""
+        error = copy.copy(self)
+        error.key, error.message = key.keyword if isinstance(key, Option) else key, self.parts
+        error._place((key, ": ", *self.parts))
+        return error
+
     def at(self, place: str) -> Self:
         """Return the same mistake with the place where it was made in front, such as a file and a line."""
         error = copy.copy(self)

@@ -19,9 +19,8 @@ import seqkit
 from seqkit import run
 from seqkit.cli.app import app
 from seqkit.errors import Option, UserError
-from seqkit.tasks.language_model.predictions import Sampler
-from seqkit.tasks.slots.task import SlotsTask
-from seqkit.tasks.translation.task import TranslationTask
+from seqkit.tasks.language_model.predictions import Sampler, SamplingOptions
+from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions
 
 PACKAGE = Path(seqkit.__file__).parent
 RUNS = Path(__file__).parent / "fixtures" / "2026-11"
@@ -64,7 +63,7 @@ def options() -> Iterator[str]:
 
 def test_messages_of_the_library_name_no_flag() -> None:
     """Those who call it in Python meet them too: an `Option` is spelled as its reader knows it."""
-    named = {"--", " --sample", "--sample", " --trust"}  # the ends of command lines
+    named = {"--", " --trust"}  # the ends of command lines
     for path in LIBRARY:
         for text in texts(ast.parse(path.read_text("utf-8"))):
             if "seqkit predict" not in text and text not in named:  # a command line as an example
@@ -73,15 +72,14 @@ def test_messages_of_the_library_name_no_flag() -> None:
 
 def test_every_option_that_a_message_names_exists() -> None:
     calls: list[Callable[..., Any]] = [seqkit.train, run.evaluate, run.average, run.compare, run.load_translator]
-    calls += [TranslationTask.configure, Sampler, run.load]
+    calls += [Sampler, run.load]
     keywords = {name for call in calls for name in inspect.signature(call).parameters} | {
-        *TranslationTask.score_options,
-        "sample",
-        *SlotsTask.predict_options,
+        *ScoreOptions.model_fields,
+        *TranslationOptions.model_fields,
     }
     every = {parameter.name for name in commands() for parameter in commands()[name].params}
     found = set(options())
-    assert len(found) >= 8
+    assert len(found) >= 5
     for keyword in found:
         assert keyword in keywords
         assert keyword in every
@@ -110,7 +108,7 @@ def in_shell(error: UserError, command: str) -> str:
 def test_an_option_has_the_name_that_the_reader_knows() -> None:
     error = UserError("no; give ", Option("data", "FILE"), ", ", Option("ter", "True"), key=Option("reference"))
     assert (str(error), error.key) == ("reference: no; give data=FILE, ter=True", "reference")
-    assert in_shell(error, "evaluate") == "--reference: no; give --data FILE, --ter"
+    assert in_shell(error, "evaluate") == "reference: no; give --data FILE, ter=True"
     named = UserError(Option("name", "NAME"))
     assert (str(named), in_shell(named, "average")) == ("name=NAME", "--to NAME")
     other = UserError("no", key=Option("max_ratio"))  # which this command does not have
@@ -127,24 +125,27 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
+KEY = re.compile(r"\b(\w+)=(?:true|false|FILE)\b")
+OPTIONS = {*ScoreOptions.model_fields, *TranslationOptions.model_fields, *SamplingOptions.model_fields}
 MISTAKES = [
     ["train", "runs/sentiment/config.yaml", "name=sentiment"],
     ["average", "runs/sentiment"],
     ["evaluate", "runs/sentiment", "--data", ""],
     ["evaluate", "runs/sentiment", "--data", "x.dat"],
+    ["evaluate", "runs/sentiment", "x.dat"],
     ["evaluate", "runs/translation", "--data", "x.dat"],
     ["evaluate", "runs/translation", "--data", "x.txt"],
-    ["evaluate", "runs/translation", "--reference", "x.txt"],
+    ["evaluate", "runs/translation", "reference=x.txt"],
     ["evaluate", "runs/slots", "--data", "x.dat"],
-    ["evaluate", "runs/language_model", "--data", "x.dat", "--ter"],
+    ["evaluate", "runs/language_model", "--data", "x.dat", "ter=true"],
     ["translate", "runs/translation", "x.txt", "--prefix", "zzz"],
     ["translate", "runs/sentiment", "x.txt"],
-    ["predict", "runs/language_model", "x.txt", "--temperature", "2"],
-    ["predict", "runs/language_model", "x.txt", "--sample", "--max-length", "0"],
-    ["predict", "runs/language_model", "x.txt", "--sample", "--top-p", "7"],
-    ["predict", "runs/sentiment", "x.txt", "--sample"],
+    ["predict", "runs/language_model", "x.txt", "temperature=2"],
+    ["predict", "runs/language_model", "x.txt", "sample=true", "max_length=0"],
+    ["predict", "runs/language_model", "x.txt", "sample=true", "top_p=7"],
+    ["predict", "runs/sentiment", "x.txt", "sample=true"],
     ["compare", "runs/translation", "runs/sentiment"],
-    ["compare", "runs/translation", "runs/translation", "--reference", "x.txt"],
+    ["compare", "runs/translation", "runs/translation", "reference=x.txt"],
 ]
 
 
@@ -155,9 +156,10 @@ def test_a_command_advises_what_it_has(home: Path, cli: Callable[..., Any]) -> N
         done = cli(home, *command, *device)
         said = done.stderr.decode()
         assert done.returncode == 2, (command, said)
-        found = set(FLAG.findall(said))
-        advised += len(found)
+        found, keys = set(FLAG.findall(said)), set(KEY.findall(said))
+        advised += len(found) + len(keys)
         assert found <= flags(command[0]), (command, said)
+        assert keys <= OPTIONS, (command, said)
         assert "set format" not in said  # a key of the configuration, not of the command line
     assert advised >= 8
 
@@ -179,4 +181,4 @@ def test_sources_alone_are_told_of_the_references(command: str, home: Path, cli:
     runs = ["runs/translation"] * (2 if command == "compare" else 1)
     done = cli(home, command, *runs, "--data", "news.de", *CPU)
     assert done.returncode == 2
-    assert "for two text files, give the references, too: --reference FILE" in done.stderr.decode()
+    assert "for two text files, give the references, too: reference=FILE" in done.stderr.decode()

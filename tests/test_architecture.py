@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import seqkit
+import seqkit.nn
 
 PACKAGE = Path(seqkit.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -87,6 +88,87 @@ def test_imports_follow_the_table(path: Path) -> None:
             # Triton's decorators stand at the top of a file; files with kernels are imported only inside functions.
             kernels = {"triton"} if path.is_relative_to(PACKAGE / "nn/kernels/triton") else set()
             assert parts[0] in top | kernels | (lazy if inside else set()), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda path: path.name)
+def test_models_take_public_names_of_nn_alone(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seqkit.nn"):
+            assert node.module == "seqkit.nn"
+            assert {alias.name for alias in node.names} <= set(seqkit.nn.__all__)
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("seqkit.nn") for alias in node.names)
+
+
+def name_of(path: Path) -> str:
+    return ".".join(("seqkit", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of seqkit that a file imports, wherever the import stands; a package is its `__init__`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module or "" for name in full}
+    return names & MODULES.keys()
+
+
+IMPORTED = {name: imported(path) for name, path in MODULES.items()}
+
+
+def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The sets of modules that reach each other, larger than one (and a module that imports itself)."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        waiting, seen = [start], set()
+        while waiting:
+            new = graph[waiting.pop()] - seen
+            seen |= new
+            waiting += new
+        reached[start] = seen
+    return {frozenset(one for one in reached[name] if name in reached[one]) for name in graph if name in reached[name]}
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert circles(graph) == {frozenset("abc"), frozenset("de")}
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    assert not circles(IMPORTED)
+
+
+def test_nothing_inside_imports_the_package_itself() -> None:
+    for name, others in IMPORTED.items():
+        assert "seqkit" not in others, f"{name} imports seqkit"
+        assert not (name.startswith("seqkit.nn") and "seqkit.nn" in others), f"{name} imports the face of its own room"
+
+
+# The floors of nn, from the ground up: what a file imports from nn lies on its own floor or below.
+FLOORS: list[set[str]] = [
+    {"checks", "sending", "state", "initialise", "cell"},
+    {"kernels"},
+    {"cells"},
+    {"agreement", "aten", "backends", "cudnn", "custom_op", "dropout", "layout", "network", "trace"},
+    {"recurrent"},
+]
+
+
+def floor(name: str) -> int:
+    return next((floor for floor, names in enumerate(FLOORS) if name.split(".")[2] in names), len(FLOORS))
+
+
+def test_arrows_inside_nn_point_down() -> None:
+    inside = {name: others for name, others in IMPORTED.items() if name.startswith("seqkit.nn.")}
+    assert {part for names in FLOORS for part in names} <= {name.split(".")[2] for name in inside}
+    arrows = {(name, other) for name, others in inside.items() for other in others if floor(other) > floor(name)}
+    assert not arrows
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

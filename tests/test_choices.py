@@ -1,21 +1,27 @@
 """Every name of every choice list in a configuration does something of its own, and another name is refused by the code
-that tells them apart: it is not taken for one of them."""
+that tells them apart: it is not taken for one of them. Every row of every table has code, and what a run folder names
+in the place of a row never runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from pydantic import BaseModel
 from torch import nn
 
-from seqkit.config import from_mapping, resolve
+from seqkit import run
+from seqkit.config import OneOf, Untrusted, from_mapping, resolve
+from seqkit.config.names import built_in
+from seqkit.config.registry import options_of
 from seqkit.data.batching import BatchingConfig, plan_batches
 from seqkit.data.formats import read
 from seqkit.data.readers import SKIPS, Column
@@ -23,14 +29,13 @@ from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.token_cache import Encoder as TextEncoder
 from seqkit.decoding.penalties import length_penalty
 from seqkit.errors import UserError
-from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
-from seqkit.models.bridge import Bridge
-from seqkit.models.classifier import Pooling
+from seqkit.models import BRIDGES, POOLINGS, Decoder, Embedding, Encoder, Poolings, Seq2Seq
 from seqkit.models.tagger import Tagger
-from seqkit.nn import ATTENTIONS, CELLS, Recurrent, make_attention
+from seqkit.nn import ATTENTIONS, CELLS, Recurrent, from_table, make_attention
 from seqkit.nn.backends import scan
 from seqkit.nn.initialise import initialise
 from seqkit.nn.kernels.kernel import SLOPES, apply_
+from seqkit.run.doctor import doctor
 from seqkit.tasks import TASKS, RunTask
 from seqkit.tasks.common import REFUSES
 from seqkit.tasks.language_model.task import LanguageModelTask
@@ -42,21 +47,29 @@ from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.freezing import Freezing
-from seqkit.training.optim import OPTIMIZERS, SCHEDULES, make_optimizer, schedule_factor
+from seqkit.training.optim import OPTIMIZERS, make_optimizer
+from seqkit.training.schedules import SCHEDULES, schedule_factor
 from seqkit.training.trainer_state import State
 from seqkit.training.transfer import Given, Rows, transfer_weights
 from seqkit.training.update import PRECISIONS, Updater
 from seqkit.training.weight_map import Choice
 
 MADE_UP: Any = "made_up"
+RUNS = Path(__file__).parent / "fixtures" / "2026-11"
 
 
 def literals(annotation: Any) -> Iterator[tuple[str, ...]]:
     if get_origin(annotation) is Literal:
         yield get_args(annotation)
-    else:
+    elif get_origin(annotation) is not Annotated:
         for part in get_args(annotation):
             yield from literals(part)
+
+
+def tables(annotation: Any, metadata: Iterable[Any]) -> Iterator[OneOf]:
+    yield from (one for one in metadata if isinstance(one, OneOf))
+    for part in get_args(annotation):
+        yield from tables(part, getattr(part, "__metadata__", ()))
 
 
 def sections(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -67,24 +80,32 @@ def sections(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from sections(part)
 
 
-def choices(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Key -> names, for every choice list of a schema."""
+def choices(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, tuple[str, ...] | OneOf]]:
+    """Key -> names, or the table, for every choice list of a schema."""
     for name, field in section.model_fields.items():
         for names in literals(field.annotation):
             yield f"{path}{name}", names
+        for one in tables(field.annotation, field.metadata):
+            yield f"{path}{name}", one
         for inner in sections(field.annotation):
             yield from choices(inner, f"{path}{name}.")
 
 
-def all_choices() -> list[tuple[str, str, tuple[str, ...]]]:
-    """Task, key and names, of every task with every cell."""
-    found = set()
+def walked() -> Iterator[tuple[str, str, tuple[str, ...] | OneOf]]:
+    """Task, key and choice list, of every task with every cell."""
     for task in TASKS:
         for cell in CELLS:
             tree = {"model": {"encoder": {"cell": cell}, "decoder": {"cell": cell}}}
             kind = resolve("task", task, RunTask, TASKS)  # type: ignore[type-abstract]
-            found |= {(task, key, names) for key, names in choices(kind.schema(tree))}
-    return sorted(found)
+            yield from ((task, *pair) for pair in choices(kind.schema(tree)))
+
+
+def all_choices() -> list[tuple[str, str, tuple[str, ...]]]:
+    """The same with the names of a table in its place."""
+    return sorted({(task, key, one.names if isinstance(one, OneOf) else one) for task, key, one in walked()})
+
+
+REGISTRIES = {(task, key): one for task, key, one in walked() if isinstance(one, OneOf)}
 
 
 def with_(config: Any, **values: Any) -> Any:
@@ -245,13 +266,13 @@ def bridge(name: Any) -> object:
     torch.manual_seed(3)
     encoder = Recurrent("gru", 3, 4, batch_first=True)
     output, state = encoder(torch.randn(2, 5, 3))
-    made = Bridge(name, encoder, ("h",), (4,), 1)
+    made = from_table("bridge", name, BRIDGES)(encoder, ("h",), (4,), 1)
     return numbers(made(output, state, torch.tensor([5, 5]))[0])
 
 
 def pooling(name: Any) -> object:
     torch.manual_seed(4)
-    return numbers(Pooling(3, [name])(torch.randn(2, 5, 3), torch.randn(2, 3), torch.tensor([5, 4])))
+    return numbers(Poolings(3, [name])(torch.randn(2, 5, 3), torch.randn(2, 3), torch.tensor([5, 4])))
 
 
 def tagging(name: Any) -> object:
@@ -291,6 +312,8 @@ EFFECTS: dict[str, Any] = {
     "on_unknown_label": lambda name: REFUSES[name],
     "class_weights": class_weights,
     "backend": backend,
+    "task": lambda name: built_in(TASKS[name]),
+    "cell": lambda name: type(Recurrent(name, 3, 4).cell_at(0)),
     "attention": attention,
     "output": {("linear", "deep"): decoder_option("output"), ("crf", "softmax"): tagging},
     "tie": decoder_option("tie"),
@@ -339,7 +362,13 @@ def test_choice_lists_are_those_of_the_tables() -> None:
         "schedule.name": SCHEDULES,
         "precision": PRECISIONS,
         "train.on_bad_line": SKIPS,
+        "task": TASKS,
+        "encoder.cell": CELLS,
+        "decoder.cell": CELLS,
         "decoder.attention": ["none", *ATTENTIONS],
+        "bridge": BRIDGES,
+        "pooling": POOLINGS,
+        "intent_pooling": POOLINGS,
     }
     assert {key: set(table) for key, table in tables.items()} == {key: found[key] for key in tables}
     assert set(SLOPES) == {"tanh", "sigmoid", "relu", "identity"}
@@ -370,16 +399,53 @@ def test_a_kind_of_dropout_that_was_changed_after_construction_is_refused(kind: 
 
 
 def test_a_name_that_was_changed_after_construction_is_refused() -> None:
-    pool = Pooling(3, ["mean"])
-    pool.names = (MADE_UP,)
-    with pytest.raises(ValueError, match=MADE_UP):
-        pool(torch.zeros(1, 2, 3), torch.zeros(1, 3), torch.tensor([2]))
     encoder = Recurrent("gru", 3, 4, batch_first=True)
-    output, state = encoder(torch.randn(2, 5, 3))
     encoder.backend = MADE_UP
     with pytest.raises(ValueError, match=MADE_UP):
         encoder(torch.randn(2, 5, 3))
-    made = Bridge("zero", encoder, ("h",), (4,), 1)
-    made.kind = MADE_UP
-    with pytest.raises(ValueError, match=MADE_UP):
-        made(output, state, torch.tensor([5, 5]))
+
+
+@pytest.mark.parametrize(("task", "key"), REGISTRIES)
+def test_every_row_of_every_table_has_code(task: str, key: str) -> None:
+    one = REGISTRIES[task, key]
+    assert one.table
+    for name in one.table:
+        entry = one.entry(name)
+        assert callable(entry) if one.kind is Callable else issubclass(entry, one.kind)
+        options_of(entry, one.supplied or ())  # every argument is supplied, or one that a file can give
+
+
+@pytest.mark.parametrize("trust", [False, True], ids=["no trust", "trust"])
+@pytest.mark.parametrize(("task", "key"), REGISTRIES)
+def test_what_a_run_folder_names_never_runs(task: str, key: str, trust: bool, tmp_path: Path) -> None:
+    if key == "model.characters.encoder.cell":
+        origin = RUNS.with_name("2026-11-options") / "slots-characters-finished"
+    else:
+        origin = RUNS / f"{task}-finished"
+    tree = yaml.safe_load((origin / "config.yaml").read_text())
+    *path, last = key.split(".")
+    node = tree
+    for part in path:
+        node = node[part]
+    assert last in node
+    node[last] = ["evil:Thing"] if isinstance(node[last], list) else "evil:Thing"
+    for name in ("run.json", "model.safetensors"):
+        shutil.copy(origin / name, tmp_path)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "evil.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_name('was-run').touch()\nThing = 1\n"
+    )
+    about = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**about, "config": tree, "modules": {"evil": str(tmp_path)}}))
+    line = next(
+        n for n, text in enumerate((tmp_path / "config.yaml").read_text().splitlines(), 1) if "evil:Thing" in text
+    )
+    wanted = "cannot import 'evil:Thing'" if trust else "a run folder names 'evil:Thing' here"
+    for open_ in (
+        lambda: run.load(tmp_path, trust=trust),
+        lambda: run.read_config(tmp_path / "config.yaml", trust=trust),
+    ):
+        with pytest.raises(UserError if trust else Untrusted, match=rf"yaml:{line}: {key}(\.0)?: {wanted}"):
+            open_()
+    assert doctor(tmp_path).checks[1].seen is False
+    assert not (tmp_path / "was-run").exists()

@@ -24,7 +24,7 @@ def home(cli: Cli, generated_data: Path, tmp_path_factory: pytest.TempPathFactor
     (folder / "c.yaml").write_text(CONFIG % ((generated_data,) * 2))
     done = cli(folder, "train", "c.yaml", "name=first")
     assert done.returncode == 0, done.stderr.decode()
-    assert b"| seqkit predict runs/first --sample" in done.stdout
+    assert b"| seqkit predict runs/first sample=true" in done.stdout
     (folder / "in.txt").write_bytes(b"\xef\xbb\xbfeht mlif.\r\n\n  \neht")
     return folder
 
@@ -49,21 +49,18 @@ def test_lines_are_continued(cli: Cli, home: Path) -> None:
         "predict",
         "runs/first",
         "in.txt",
-        "--sample",
-        "--top-p",
-        "0.9",
-        "--temperature",
-        "0.8",
-        "--max-length",
-        "7",
+        "sample=true",
+        "top_p=0.9",
+        "temperature=0.8",
+        "max_length=7",
     )
-    done = cli(home, *arguments, "--seed", "3")
+    done = cli(home, *arguments, "seed=3")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode().splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("eht mlif.")
-    assert cli(home, *arguments, "--seed", "3").stdout == done.stdout
-    assert cli(home, *arguments, "--seed", "4").stdout != done.stdout
+    assert cli(home, *arguments, "seed=3").stdout == done.stdout
+    assert cli(home, *arguments, "seed=4").stdout != done.stdout
     found = [json.loads(line) for line in cli(home, *arguments, "--format", "jsonl").stdout.splitlines()]
     assert all(len(one["tokens"]) <= 7 for one in found)
 
@@ -71,9 +68,9 @@ def test_lines_are_continued(cli: Cli, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--temperature", "2"], "--temperature: only --sample has it"),
-        (["--sample", "--top-k", "-1"], "--top-k: must be at least 0, got -1"),
-        (["--sample", "--max-length", "0"], "--max-length: must be at least 1, got 0"),
+        (["temperature=2"], "temperature: only sampling has it (sample=true)"),
+        (["sample=true", "top_k=-1"], "top_k: must be at least 0, got -1"),
+        (["sample=true", "max_length=0"], "max_length: must be at least 1, got 0"),
     ],
 )
 def test_mistakes(cli: Cli, home: Path, arguments: list[str], message: str) -> None:

@@ -54,26 +54,26 @@ def home(cli: Cli, generated_data: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_a_line_for_each_line_in_order(cli: Cli, home: Path) -> None:
-    done = cli(home, "translate", "runs/first", "in.txt", "--beam-size", "3")
+    done = cli(home, "translate", "runs/first", "in.txt", "beam_size=3")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode().split("\n")
     assert len(lines) == 6
     assert lines[1:3] == ["", ""]
     assert lines[5] == ""
-    again = cli(home, "translate", "runs/first", "--beam-size", "3", text=(home / "in.txt").read_bytes())
+    again = cli(home, "translate", "runs/first", "beam_size=3", text=(home / "in.txt").read_bytes())
     assert again.stdout == done.stdout
-    many = cli(home, "translate", "runs/first", "--beam-size", "3", text="the film.\n\nand\n" * 40).stdout.decode()
+    many = cli(home, "translate", "runs/first", "beam_size=3", text="the film.\n\nand\n" * 40).stdout.decode()
     assert many.split("\n")[:-1] == [lines[0], "", lines[4]] * 40
     assert cli(home, "predict", "runs/first", "in.txt").stdout.count(b"\n") == 5
 
 
 def test_n_best_lists_and_json(cli: Cli, home: Path) -> None:
-    shown = cli(home, "translate", "runs/first", "in.txt", "--beam-size", "4", "--n-best", "3").stdout.decode()
+    shown = cli(home, "translate", "runs/first", "in.txt", "beam_size=4", "n_best=3").stdout.decode()
     rows = [line.split(" ||| ") for line in shown.splitlines()]
     assert [row[0] for row in rows] == ["0"] * 3 + ["1", "2"] + ["3"] * 3 + ["4"] * 3
     scores = [float(row[2]) for row in rows if row[0] == "3"]
     assert scores == sorted(scores, reverse=True)
-    arguments = ("--beam-size", "4", "--n-best", "3", "--format", "jsonl", "--alignments")
+    arguments = ("beam_size=4", "n_best=3", "--format", "jsonl", "--alignments")
     found = [
         json.loads(line) for line in cli(home, "translate", "runs/first", "in.txt", *arguments).stdout.splitlines()
     ]
@@ -95,27 +95,23 @@ def test_options_reach_the_search(cli: Cli, home: Path) -> None:
         assert done.returncode == 0, done.stderr
         return [len(json.loads(line)["tokens"]) for line in done.stdout.splitlines()]
 
-    assert lengths("--max-length", "2") == [2, 2]
-    assert lengths("--min-length", "9", "--max-length", "9") == [9, 9]
-    assert lengths("--max-ratio", "0.5") == [3, 3]
-    assert min(lengths("--min-ratio", "2")) >= 12
+    assert lengths("max_length=2") == [2, 2]
+    assert lengths("min_length=9", "max_length=9") == [9, 9]
+    assert lengths("max_ratio=0.5") == [3, 3]
+    assert min(lengths("min_ratio=2")) >= 12
     prefixed = cli(home, "translate", "runs/first", "--prefix", "mlif dna", text="the film.\n").stdout.decode()
     assert prefixed.startswith("mlif dna")
     sampled = [
-        cli(
-            home, "translate", "runs/first", "--sample", "--temperature", "3", "--seed", seed, text="the film.\n"
-        ).stdout
+        cli(home, "translate", "runs/first", "sample=true", "temperature=3", f"seed={seed}", text="the film.\n").stdout
         for seed in ("1", "1", "2")
     ]
     assert sampled[0] == sampled[1] != sampled[2]
-    refused = cli(home, "translate", "runs/first", "--seed", "1", text="the film.\n")
+    refused = cli(home, "translate", "runs/first", "seed=1", text="the film.\n")
     assert refused.returncode == 2
-    assert b"--seed: only --sample has it" in refused.stderr
-    fewer = cli(
-        home, "translate", "runs/first", "--no-unknown", "--length-penalty", "1", "--beam-size", "2", text="a\n"
-    )
+    assert b"seed: only sampling has it (sample=true)" in refused.stderr
+    fewer = cli(home, "translate", "runs/first", "allow_unknown=false", "length_penalty=1", "beam_size=2", text="a\n")
     assert fewer.returncode == 0
-    copied = cli(home, "translate", "runs/first", "--replace-unknown", "--min-length", "30", text="Zebra\n").stdout
+    copied = cli(home, "translate", "runs/first", "replace_unknown=true", "min_length=30", text="Zebra\n").stdout
     assert b"<unk>" not in copied
 
 
@@ -141,13 +137,13 @@ def test_it_answers_before_its_input_ends(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--beam-size", "0"], "beam_size: must be at least 1, got 0"),
-        (["--n-best", "4", "--beam-size", "3"], "n_best: 4 is above beam_size, 3"),
-        (["--min-length", "5", "--max-length", "3"], "min_length: 5 is above max_length, 3"),
-        (["--min-ratio", "2", "--max-ratio", "1"], "min_ratio: 2.0 is above max_ratio, 1.0"),
-        (["--temperature", "0.5"], "temperature: only sampling has it"),
-        (["--sample", "--top-p", "1.5"], "top_p: must be at most 1"),
-        (["--prefix", "zebra"], "--prefix: 'zebra' holds a word that the target vocabulary has not"),
+        (["beam_size=0"], "beam_size: must be at least 1, got 0"),
+        (["n_best=4", "beam_size=3"], "n_best: 4 is above beam_size, 3"),
+        (["min_length=5", "max_length=3"], "min_length: 5 is above max_length, 3"),
+        (["min_ratio=2", "max_ratio=1"], "min_ratio: 2.0 is above max_ratio, 1.0"),
+        (["temperature=0.5"], "temperature: only sampling has it"),
+        (["sample=true", "top_p=1.5"], "top_p: must be at most 1"),
+        (["--prefix", "zebra"], "--prefix: 'zebra' holds a word that the target vocabulary lacks"),
         (["--ensemble", "runs/second"], "runs/first and runs/second have different target vocabularies"),
         (["--ensemble", "runs/feelings"], "runs/feelings: this is a sentiment run, not a translation run"),
         (["--ensemble", "runs/frist"], "no such run folder; did you mean 'runs/first'"),
@@ -171,9 +167,9 @@ def test_runs_of_another_kind_are_named(cli: Cli, home: Path) -> None:
     assert done.stderr.decode() == f"seqkit: runs/feelings: {message}\n"
     done = cli(home, "compare", "runs/first", "runs/feelings")
     assert b"runs/feelings: this is a sentiment run" in done.stderr
-    done = cli(home, "evaluate", "runs/feelings", "--ter")
-    assert b"--ter: this is a sentiment run (runs/feelings), which has no such option" in done.stderr
-    for option in ("--alignments", "--replace-unknown"):
+    done = cli(home, "evaluate", "runs/feelings", "ter=true")
+    assert b"ter: this is a sentiment run (runs/feelings), which has no such option" in done.stderr
+    for option in ("--alignments", "replace_unknown=true"):
         done = cli(home, "translate", "runs/blind", option, text="a film.\n")
         assert done.returncode == 2
         assert b"attention" in done.stderr
@@ -190,9 +186,9 @@ def test_evaluate_takes_settings_and_files(cli: Cli, home: Path, generated_data:
     done = cli(home, "evaluate", "runs/first", "--format", "json")
     assert json.loads(done.stdout) == json.loads((home / "runs/first/scores.json").read_text())["test"]
     files = [str(generated_data / f"multi30k/test.{end}") for end in ("de", "en")]
-    again = cli(home, "evaluate", "runs/first", "--format", "json", "--data", files[0], "--reference", files[1])
+    again = cli(home, "evaluate", "runs/first", "--format", "json", "--data", files[0], f"reference={files[1]}")
     assert json.loads(again.stdout) == json.loads(done.stdout)
-    shown = cli(home, "evaluate", "runs/first", "decoding.max_length=1", "--ter").stdout.decode()
+    shown = cli(home, "evaluate", "runs/first", "decoding.max_length=1", "ter=true").stdout.decode()
     assert "tok:13a" in shown
     assert "TER|" in shown
     done = cli(home, "evaluate", "runs/first", "model.decoder.hidden_size=3")
@@ -229,7 +225,7 @@ def test_the_road_to_the_first_sentence_imports_nothing_slow(home: Path) -> None
         "try: main(sys.argv[1:])\n"
         f"finally: print([name for name in {slow} if name in sys.modules])\n"
     )
-    arguments = [sys.executable, "-c", code, "translate", "runs/first", "in.txt", "--beam-size", "5"]
+    arguments = [sys.executable, "-c", code, "translate", "runs/first", "in.txt", "beam_size=5"]
     done = subprocess.run(arguments, cwd=home, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[-1] == "[]"

@@ -1,6 +1,8 @@
-"""README's code blocks run, but for those marked long and the two set-up lines, which .ci/run executes.
+"""README and the pages of the manual: their code runs, their links lead somewhere, and README is short.
 
-Trainings are those of README cut to three steps on little data; what else a block does, it does as written.
+Left out are blocks marked long and the two set-up lines, which .ci/run executes. Trainings of the shipped
+configurations are cut to three steps on little data; what else a block does, it does as written. A block whose first
+line is a comment with a file's name is that file.
 """
 
 from __future__ import annotations
@@ -9,24 +11,33 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import seqkit
+
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text("utf-8")
+PAGES = Path(seqkit.__file__).parent / "docs"
+README = ROOT / "README.md"
+ALL = {"README": README, **{path.stem: path for path in sorted(PAGES.glob("*.md"))}}
+TEXT = README.read_text("utf-8")
 SETUP = re.compile(r"<!-- first two commands -->.*?<!-- end -->", re.S)
-BLOCK = re.compile(r"(<!-- long: [^>]+ -->\n)?```(bash|python)\n(.*?)```", re.S)
+FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+BLOCK = re.compile(r"(<!-- long: [^>]+ -->\n)?```(bash|python|yaml)\n(.*?)```", re.S)
+FILE = re.compile(r"# (\w+\.(?:py|yaml))\n")
 SHORTER = ["training.epochs=null", "training.steps=3", *(f"data.{part}.limit=50" for part in ("train", "dev", "test"))]
-# The command may not be installed where the tests run from a checkout; what is to be installed is.
-SHELL = f"""set -e
-pip() {{ echo "pip $*"; }}
-seqkit() {{
-  case "$1 $2" in "train configs/"*) set -- "$@" {" ".join(SHORTER)} ;; esac
-  "{sys.executable}" -m seqkit "$@"
-}}
-"""
-BLOCKS = [(number, *match.groups()) for number, match in enumerate(BLOCK.finditer(SETUP.sub("", TEXT)))]
+SERVER = Path(__file__).parent / "fork_server.py"
+
+
+def prose(text: str) -> str:
+    """A page without its code and comments."""
+    return FENCE.sub("", re.sub(r"<!--.*?-->", "", text, flags=re.S))
+
+
+# --- README -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_block_is_the_two_set_up_lines() -> None:
@@ -40,12 +51,97 @@ def test_the_first_block_is_the_two_set_up_lines() -> None:
     assert TEXT.index(match.group()) == TEXT.index("<!--")
 
 
+def test_readme_is_short() -> None:
+    assert len(prose(TEXT).split()) <= 1000
+
+
+# --- all pages --------------------------------------------------------------------------------------------------------
+
+
 def test_what_blocks_install_are_extras_of_the_project() -> None:
     tomllib = pytest.importorskip("tomllib")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    named = [name for group in re.findall(r"^pip install '\.\[([^]]+)\]'", TEXT, re.M) for name in group.split(",")]
+    texts = [path.read_text("utf-8") for path in ALL.values()]
+    groups = [group for text in texts for group in re.findall(r"pip install '\.\[([^]]+)\]'", text)]
+    named = {name for group in groups for name in group.split(",")}
     assert "translation" in named
-    assert set(named) <= set(extras)
+    assert named <= set(extras)
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_links_lead_somewhere(name: str) -> None:
+    text = prose(ALL[name].read_text("utf-8"))
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        target, _, place = link.partition("#")
+        file = (ALL[name].parent / target).resolve() if target else ALL[name]
+        assert file.exists(), link
+        if place:
+            headings = re.findall(r"^#+ (.*)$", prose(file.read_text("utf-8")), re.M)
+            assert place in map(anchor, headings), link
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_files_that_a_page_names_exist(name: str) -> None:
+    named = re.findall(r"\b(?:configs|scripts|tests|seqkit)/[\w/.-]*\w", ALL[name].read_text("utf-8"))
+    missing = [path for path in named if not (ROOT / path).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "README"])
+def test_a_page_begins_with_title_and_summary_and_fits_a_terminal(name: str) -> None:
+    title, blank, summary, after, *_ = ALL[name].read_text("utf-8").split("\n")
+    assert title.startswith("# ")
+    assert len(summary) <= 60
+    assert blank == after == ""
+    lines = [line for line in prose(ALL[name].read_text("utf-8")).splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_readme_links_to_every_page() -> None:
+    assert set(re.findall(r"\(seqkit/docs/([\w-]+)\.md\)", TEXT)) == set(ALL) - {"README"}
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+Shell = Callable[[Path, str], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def shell() -> Iterator[Shell]:
+    """`shell(folder, script)`: what bash does there, where `seqkit` and `python` fork from a process that waits.
+
+    The command may not be installed where the tests run from a checkout; what is to be installed is.
+    """
+    place = tempfile.TemporaryDirectory()  # not pytest's: the path of a socket has at most 100 characters
+    socket = Path(place.name) / "socket"
+    server = subprocess.Popen([sys.executable, SERVER, socket], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    call = f'"{sys.executable}" -S -E "{SERVER}" "{socket}"'
+    head = f"""set -e
+pip() {{ echo "pip $*"; }}
+seqkit() {{
+  case "$1 $2" in "train configs/"*) set -- "$@" {" ".join(SHORTER)} ;; esac
+  {call} seqkit "$@"
+}}
+python() {{ {call} python "$2"; }}
+"""
+
+    def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", "-c", head + script], cwd=folder, capture_output=True, text=True, timeout=300)
+
+    yield run
+    server.kill()
+    server.communicate()
+    place.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +154,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("number", "long", "language", "code"), BLOCKS, ids=[f"block-{block[0]}" for block in BLOCKS])
-def test_block_runs(home: Path, number: int, long: str | None, language: str, code: str) -> None:
-    if long:
-        pytest.skip(long.strip("<!-> \n"))
-    if language == "bash":
-        done = subprocess.run(["bash", "-c", SHELL + code], cwd=home, capture_output=True, text=True, timeout=300)
-    else:
-        done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout
+def blocks(text: str) -> Iterator[tuple[str, str, bool]]:
+    """Language and code of each block, and whether it is marked long."""
+    for long, language, code in BLOCK.findall(SETUP.sub("", text)):
+        yield language, code, bool(long)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if [*blocks(ALL[name].read_text("utf-8"))]])
+def test_blocks_run(home: Path, tmp_path: Path, shell: Shell, name: str) -> None:
+    folder = tmp_path / "home"
+    shutil.copytree(home, folder)
+    for language, code, long in blocks(ALL[name].read_text("utf-8")):
+        file = FILE.match(code)
+        if file:
+            (folder / file[1]).write_text(code, "utf-8")
+        elif language != "yaml" and not long:
+            quoted = code.replace("'", "'\\''")
+            done = shell(folder, f"python -c '{quoted}'" if language == "python" else code)
+            assert done.returncode == 0, code + done.stdout + done.stderr
+            assert done.stdout, code

@@ -23,6 +23,7 @@ from unittest import mock
 
 from seqkit.run import read_config
 from seqkit.training import Trainer, checkpoint, trainer
+from seqkit.training.loggers import Logger
 from seqkit.training.random_state import seed_all
 from seqkit.training.run_log import Progress
 from seqkit.training.trainer_state import count_steps
@@ -60,7 +61,9 @@ def measure(path: str, updates: int, rounds: int, folder: Path) -> dict[str, Any
     seed_all(config.seed)
     task = kind.create(config)
     trainer = Trainer(task, config.training, folder, device="cpu")
-    trainer._progress = Progress(trainer.folder, 0, None, {})
+    loggers: dict[str, Logger] = {}
+    trainer._start(loggers)
+    trainer._progress = Progress(0, None, loggers)
     windows = trainer._windows()
     task.model.train()
     per_update, saves = [], []

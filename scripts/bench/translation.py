@@ -254,7 +254,7 @@ def bench_start(args: argparse.Namespace) -> dict[str, Any] | None:
         if run is None:
             print("start: skipped, there is no run to translate with (give --run)")
             return None
-        translate = [sys.executable, "-m", "seqkit", "translate", str(run), "--beam-size", "5"]
+        translate = [sys.executable, "-m", "seqkit", "translate", str(run), "beam_size=5"]
         first, torch_only, peak_mib = [], [], 0.0
         for _ in range(6):
             start = time.perf_counter()

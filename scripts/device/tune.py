@@ -29,9 +29,10 @@ from typing import Any
 import torch
 
 from seqkit.nn.cells import GRUCell, LSTMCell, RNNCell
-from seqkit.nn.kernels import kernel_scan
+from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.kernels.triton import launch, tiles, triton_kernel
+from seqkit.nn.kernels.triton import launch, tiles
+from seqkit.nn.kernels.triton.counterparts import triton_kernel
 
 CELLS = {"lstm": LSTMCell, "gru": GRUCell, "rnn": RNNCell}
 Shape = tuple[int, int, int]

@@ -179,7 +179,7 @@ class PredictTarget(Target):
         names = [choices.one(tuple(self.settings)) for _ in range(choices.number(4))]
         chosen = {name: choices.one(self.settings[name]) for name in names}
         attention = bool(choices.number(1))
-        more = {"attention": attention, "copy_unknown": choices.chance(4), "seed": choices.one((1, 0, 2**62))}
+        more = {"attention": attention, "replace_unknown": choices.chance(4), "seed": choices.one((1, 0, 2**62))}
         if choices.chance(8):
             more["prefix"] = choices.one(("a", "der Mann", "", "\0", "<eos>", "a " * 500))
         data = choices.mutated(
@@ -202,8 +202,8 @@ class PredictTarget(Target):
         self.predict(task, data)
 
     def translate(self, decoding: dict[str, Any], more: dict[str, Any], data: bytes) -> None:
-        self.tasks["translation"].configure(
-            decoding, **{"prefix": "", "attention": False, "copy_unknown": False, **more}
+        self.tasks["translation"].adjust(
+            **decoding, **{"prefix": "", "attention": False, "replace_unknown": False, **more}
         )
         self.predict("translation", data, alignments=bool(more.get("attention")))
 

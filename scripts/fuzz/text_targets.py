@@ -17,7 +17,7 @@ from fuzz.choices import Broken, Choices
 from fuzz.parts import ROOT, WORDS, YAML, Target, Tree, bomb
 
 from seqkit import config, run
-from seqkit.data.formats import FORMATS, read
+from seqkit.data.formats import READERS, read
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.readers import BadRow, Column
 from seqkit.data.sources import SourceConfig, open_source
@@ -167,7 +167,7 @@ class ReadersTarget(Target):
                     break
 
     def __call__(self, choices: Choices) -> None:
-        form = choices.one(FORMATS)
+        form = choices.one(list(READERS))
         valid = choices.one(self.parquet) if form == "parquet" else self.rows[form]
         data = choices.mutated(valid, self.tokens)
         if choices.chance(6):

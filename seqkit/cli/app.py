@@ -7,16 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from seqkit._version import __version__
-from seqkit.console import show_error
+from seqkit.console import show_error, tell
 from seqkit.errors import Option, Part, UserError
 from seqkit.files import LONGEST_LINE, read_lines
 
+Use = Literal["predict", "evaluate"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -61,16 +62,17 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as name=first training.epochs=3.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
-InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="FILE | KEY=VALUE", help="One text a line (standard input without it); options of the run."),
+]
+HelpOptions = Annotated[bool, typer.Option("--help-options", help="List the options of this run, and stop.")]
+# Flags that a command does not know are told how to be written as options of the run.
+OPTIONS_OF_RUN = {"ignore_unknown_options": True}
 Trust = Annotated[
     bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
-# How tokens are drawn, of predict and translate.
-Temperature = Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")]
-TopK = Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")]
-TopP = Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")]
-SampleSeed = Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -121,3 +123,43 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
             size, held, lines = min(size * 2, largest), 0, []
     if lines:
         yield lines
+
+
+def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool) -> tuple[Path | None, list[str]]:
+    """Tell the input file from options: what has a `=` and names no file is an option of the run.
+
+    Returns:
+        the file, None for standard input, and the `KEY=VALUE` texts.
+
+    Raises:
+        UserError: two files; a flag that no command has, with how to write it.
+    """
+    files, options = list[Path](), list[str]()
+    for text in arguments:
+        if text.startswith("-") and text != "-" and not Path(text).exists():
+            raise UserError(_as_option(run_path, use, text, trust))
+        if "=" in text and not Path(text).exists():
+            options.append(text)
+        else:
+            files.append(Path(text))
+    if len(files) > 1:
+        raise UserError(f"{files[1]}: expected one FILE, and options as KEY=VALUE; got {files[0]} before it")
+    return (files[0] if files else None), options
+
+
+def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
+    """What to say of a flag that the command lacks."""
+    from seqkit import run
+
+    name = flag.lstrip("-").partition("=")[0].replace("-", "_")
+    if name == "no_unknown":
+        return f"{flag}: write allow_unknown=false"
+    return f"{flag}: no such flag; options of a run are written like {run.spelling(run_path, use, name, trust=trust)}"
+
+
+def tell_options(run_path: Path, use: Use, trust: bool) -> None:
+    """Print the options of a run, a line each."""
+    from seqkit import run
+
+    for line in run.describe_options(run_path, use, trust=trust):
+        tell(line)

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from seqkit.cli.app import (
+    OPTIONS_OF_RUN,
     Application,
     Config,
     Device,
-    InputFile,
+    Given,
+    HelpOptions,
     Overrides,
     RunPath,
-    SampleSeed,
-    Temperature,
-    TopK,
-    TopP,
     Trust,
     app,
     line_groups,
+    split_arguments,
+    tell_options,
 )
 from seqkit.config import dump
 from seqkit.console import finish, put, tell, tell_scores
@@ -89,11 +89,14 @@ def _show(finished: Run) -> None:
     tell(f"try it: {finished.example}")
 
 
-@app.command(epilog="Example: seqkit evaluate runs/first --data reviews.tsv")
+@app.command(
+    context_settings=OPTIONS_OF_RUN,
+    epilog="Example: seqkit evaluate runs/first --data reviews.tsv",
+)
 def evaluate(
     run_path: RunPath,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as decoding.beam_size=10.")
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Options of the run, such as beam_size=10.")
     ] = None,
     data: Annotated[
         str | None,
@@ -101,20 +104,21 @@ def evaluate(
             help="A file with the columns of the training data; the run's test (or else dev) data without it."
         ),
     ] = None,
-    reference: Annotated[
-        str | None, typer.Option(help="Of translation: the text file of references, --data being that of the sources.")
-    ] = None,
-    ter: Annotated[bool, typer.Option("--ter", help="Of translation: TER, too, which is slow.")] = False,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the scores.")] = "text",
+    help_options: HelpOptions = False,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Score a run on its test data (or else dev), or on a file."""
     from seqkit import run
 
-    given = {"reference": reference, "ter": ter or None}
-    options = {name: value for name, value in given.items() if value is not None}
-    scores, lines = run.evaluate(run_path, data, device, overrides or [], trust=trust, **options)
+    if help_options:
+        tell_options(run_path, "evaluate", trust)
+        return
+    file, texts = split_arguments(run_path, "evaluate", options or [], trust)
+    if file is not None:
+        raise UserError(f"{file}: expected an option, KEY=VALUE; a file of data is given with --data {file}")
+    scores, lines = run.evaluate(run_path, data, device, texts, trust=trust)
     if form == "json":
         put(to_json(run.counted(scores)))
         return
@@ -123,45 +127,29 @@ def evaluate(
     tell_scores("scores", scores)
 
 
-@app.command(epilog='Example: echo "the film is anything but dull ." | seqkit predict runs/first --format jsonl')
+@app.command(
+    context_settings=OPTIONS_OF_RUN,
+    epilog='Example: echo "the film is anything but dull ." | seqkit predict runs/first --format jsonl',
+)
 def predict(
     run_path: RunPath,
-    file: InputFile = None,
+    given: Given = None,
     form: Annotated[
-        Literal["text", "jsonl"], typer.Option("--format", help="The answer alone, or JSON with probabilities.")
+        Literal["text", "jsonl"], typer.Option("--format", help="The answer alone, or JSON with all that is known.")
     ] = "text",
-    sample: Annotated[
-        bool, typer.Option("--sample", help="Of language models: continue each line; from nothing where it is blank.")
-    ] = False,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens after the prompt.")] = None,
-    seed: SampleSeed = None,
-    tokens: Annotated[
-        bool,
-        typer.Option(
-            "--tokens", help='Of slot filling: each line is JSON, {"tokens": ["to", "Rome"]}; a tag for each token.'
-        ),
-    ] = False,
+    help_options: HelpOptions = False,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """One line out for each line in, blank lines included; language models score each line, or continue it."""
+    """One line out for each line in, blank lines included."""
     from seqkit import run
 
-    given = {
-        "sample": sample or None,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "max_length": max_length,
-        "seed": seed,
-        "tokens": tokens or None,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
+    if help_options:
+        tell_options(run_path, "predict", trust)
+        return
+    file, texts = split_arguments(run_path, "predict", given or [], trust)
     with line_groups(file) as groups:
-        task = run.load_predictor(run_path, device, trust=trust, **options)
+        task = run.load_predictor(run_path, device, texts, trust=trust)
         for rows in _rows(groups, task.read_line, str(file or "standard input")):
             for prediction in task.predict(rows):
                 put(task.format(prediction, form), flush=False)

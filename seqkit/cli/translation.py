@@ -7,46 +7,33 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from seqkit.cli.app import Device, InputFile, RunPath, SampleSeed, Temperature, TopK, TopP, Trust, app, line_groups
+from seqkit.cli.app import (
+    OPTIONS_OF_RUN,
+    Device,
+    Given,
+    HelpOptions,
+    RunPath,
+    Trust,
+    app,
+    line_groups,
+    split_arguments,
+    tell_options,
+)
 from seqkit.console import finish, put, tell
 from seqkit.errors import UserError
 
-_HELP = "; without it what the run says."
 
-
-# Long because typer reads the options from the signature: they are all that it holds.
-@app.command(epilog="Example: seqkit translate runs/first news.de --beam-size 5 --length-penalty 1 > news.en")
+@app.command(
+    context_settings=OPTIONS_OF_RUN,
+    epilog="Example: seqkit translate runs/first news.de beam_size=5 length_penalty=1 > news.en",
+)
 def translate(
     run_path: RunPath,
-    file: InputFile = None,
+    given: Given = None,
     ensemble: Annotated[
         list[Path] | None, typer.Option(metavar="RUN", help="One more run to decode with; may be given several times.")
     ] = None,
-    beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept at each step; 1 is greedy" + _HELP)] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Its alpha; higher is longer" + _HELP)] = None,
-    length_penalty_kind: Annotated[
-        Literal["gnmt", "average"] | None, typer.Option(help="What the alpha goes into" + _HELP)
-    ] = None,
-    coverage_penalty: Annotated[float | None, typer.Option(help="Its beta, for words not looked at" + _HELP)] = None,
-    n_best: Annotated[
-        int | None,
-        typer.Option(help="So many for each line: `line number from 0 ||| translation ||| score`."),
-    ] = None,
-    min_length: Annotated[int | None, typer.Option(help="Fewest tokens.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Most tokens.")] = None,
-    min_ratio: Annotated[float | None, typer.Option(help="Fewest tokens, as a multiple of the source's.")] = None,
-    max_ratio: Annotated[float | None, typer.Option(help="Most tokens, as a multiple of the source's.")] = None,
-    no_repeat_ngram: Annotated[int | None, typer.Option(help="No n-gram of this size twice; 0: any.")] = None,
-    no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never the unknown word.")] = False,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw each token at random.")] = False,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: SampleSeed = None,
     prefix: Annotated[str, typer.Option(help="What every translation begins with.")] = "",
-    replace_unknown: Annotated[
-        bool, typer.Option("--replace-unknown", help="Copy the source word for an unknown word, by attention.")
-    ] = False,
     form: Annotated[
         Literal["text", "jsonl"], typer.Option("--format", help="The text, or JSON with tokens and log-probabilities.")
     ] = "text",
@@ -58,41 +45,28 @@ def translate(
         typer.Option(metavar="FILE", help="Draw the attention of the first line that is not blank (.png, .pdf, .svg)."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Most sentences decoded together.")] = 64,
+    help_options: HelpOptions = False,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Translate: one line out for each line in, in order, blank lines included."""
+    """Translate: `predict` for translation runs. One line out for each line in, in order, blank lines included."""
     from seqkit import run
 
-    settings = {
-        "beam_size": beam_size,
-        "length_penalty": length_penalty,
-        "length_penalty_kind": length_penalty_kind,
-        "coverage_penalty": coverage_penalty,
-        "n_best": n_best,
-        "min_length": min_length,
-        "max_length": max_length,
-        "min_ratio": min_ratio,
-        "max_ratio": max_ratio,
-        "no_repeat_ngram": no_repeat_ngram,
-        "allow_unknown": False if no_unknown else None,
-        "sample": sample or None,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-    }
+    if help_options:
+        tell_options(run_path, "predict", trust)
+        return
+    file, texts = split_arguments(run_path, "predict", given or [], trust)
+    attention = {"attention": True} if alignments or plot is not None else {}
     with line_groups(file) as groups:
         task = run.load_translator(
             run_path,
             ensemble or [],
             device,
-            {name: value for name, value in settings.items() if value is not None},
+            texts,
             trust=trust,
             prefix=prefix,
-            **({} if seed is None else {"seed": seed}),
             batch_size=batch_size,
-            attention=alignments or plot is not None,
-            copy_unknown=replace_unknown,
+            **attention,
         )
         if plot is not None:
             task.check_plot(plot)
@@ -113,19 +87,25 @@ def _write(task: Any, groups: Any, form: str, alignments: bool, plot: Path | Non
         raise UserError("--plot: there is no sentence to draw")
 
 
-@app.command(epilog="Example: seqkit compare runs/first runs/second")
+@app.command(context_settings=OPTIONS_OF_RUN, epilog="Example: seqkit compare runs/first runs/second")
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="The baseline.")],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="What is compared with it.")],
-    data: Annotated[
-        str | None, typer.Option(help="A file with both columns, or with --reference that of the sources.")
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[reference=FILE]", help="The text file of references, if --data has sources alone."),
     ] = None,
-    reference: Annotated[str | None, typer.Option(help="The text file of references.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A file with both columns, or with reference=FILE a text file of sources.")
+    ] = None,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Whether one translation run is better than another: paired bootstrap on test data (Koehn 2004)."""
     from seqkit import run
 
-    for line in run.compare(first, second, data, reference, device, trust=trust):
+    file, texts = split_arguments(first, "evaluate", options or [], trust)
+    if file is not None:
+        raise UserError(f"{file}: expected two runs, and reference=FILE; got a third argument")
+    for line in run.compare(first, second, data, device, texts, trust=trust):
         tell(line)

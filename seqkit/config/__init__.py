@@ -7,18 +7,25 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 
 from seqkit.config.document import Document, from_mapping, override, read
 from seqkit.config.names import Names, Untrusted, resolve
-from seqkit.config.schema import Section, from_signature
+from seqkit.config.registry import Named, OneOf, WithOptions, arguments, maker
+from seqkit.config.schema import Section, from_signature, with_defaults
 from seqkit.config.yamltext import dump
 
 __all__ = [
     "Document",
+    "Named",
     "Names",
+    "OneOf",
     "Section",
     "Untrusted",
+    "WithOptions",
+    "arguments",
     "dump",
     "from_mapping",
     "from_signature",
+    "maker",
     "override",
     "read",
     "resolve",
+    "with_defaults",
 ]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from seqkit.config.names import Untrusted
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
 from seqkit.errors import UserError, nearest, shown
 
@@ -96,6 +97,7 @@ class Document:
 
         Raises:
             UserError: one line a mistake, each with its place, dotted path and what was expected.
+            Untrusted: see `resolve`.
         """
         try:
             return schema.model_validate(self.tree)
@@ -106,6 +108,10 @@ class Document:
                 raise self.error((), "a text holds half of a surrogate pair") from None
             if self._as_typed(items):
                 return self.check(schema)
+            for item in items:
+                if isinstance(mistake := (item.get("ctx") or {}).get("error"), Untrusted):
+                    path, _ = self._explain(item)
+                    raise mistake.about(".".join(path)).at(self.place(path)) from None
             mistakes = {str(mistake): mistake for mistake in (self.error(*self._explain(item)) for item in items)}
             if len(mistakes) == 1:
                 raise mistakes.popitem()[1] from None
@@ -130,6 +136,8 @@ class Document:
         context = item.get("ctx") or {}
         if item["type"] == "at_key":
             return (*path, str(context["key"])), item["msg"]
+        if item["type"] == "name":
+            return path, item["msg"]
         if item["type"] == "missing":
             return (*path, str(item["loc"][-1])), "this key is required"
         if item["type"] == "literal_error":

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -101,16 +101,26 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
         UserError: it cannot be found, is something else, or fails when it is imported.
         Untrusted: a run folder names it, and the user has not said that it may.
     """
-    entry = table.get(name)
-    if isinstance(entry, str):
-        module, _, attribute = entry.partition(":")
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-    if entry is not None:
-        return entry
+    try:
+        return lookup(key.rpartition(".")[2], name, kind, table)  # type: ignore[no-any-return]
+    except UserError as error:
+        raise error.about(key) from error.__cause__
+
+
+def lookup(word: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
+    """The same for a key that the caller knows; also a function, where `kind` is `collections.abc.Callable`.
+
+    Args:
+        word: what an unknown name is one of, such as `cell`.
+        name, kind, table, Raises: see `resolve`.
+    """
+    if name in table:
+        return built_in(table[name])
+    what = "Name" if kind is Callable else "Class"
     module, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), attribute)):
         hint = nearest(name, table) or f"; known: {', '.join(table)}"
-        raise UserError(f"unknown {key.rpartition('.')[2]} {name!r}{hint} (or package.module:Class)", key=key)
+        raise UserError(f"unknown {word} {name!r}{hint} (or package.module:{what})")
     names = _RULING.get() or Names()
     if name not in names.known:
         if names.runs and not names.trust:
@@ -118,48 +128,57 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
                 f"a run folder names {name!r} here",
                 ", and to import that is to run it; if you trust this run, say so with ",
                 Option("trust", "True"),
-                key=key,
             )
-        names.known[name] = _attribute(key, name, _load(key, name, module, names), attribute)
+        names.known[name] = _attribute(name, _load(name, module, names), attribute)
     found = names.known[name]
-    if not (isinstance(found, type) and issubclass(found, kind)):
+    if kind is Callable:
+        if not callable(found):
+            raise UserError(f"{name!r} is no function or class")
+    elif not (isinstance(found, type) and issubclass(found, kind)):
         public = ".".join(kind.__module__.split(".")[:2])
-        raise UserError(f"{name!r} is no class derived from {public}.{kind.__name__}", key=key)
+        raise UserError(f"{name!r} is no class derived from {public}.{kind.__name__}")
     return found
 
 
-def _attribute(key: str, name: str, module: ModuleType, attribute: str) -> Any:
+def built_in(entry: Any) -> Any:
+    """The class or function in a table; one that stands there as `package.module:Name` is imported now."""
+    if not isinstance(entry, str):
+        return entry
+    module, _, attribute = entry.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _attribute(name: str, module: ModuleType, attribute: str) -> Any:
     if not hasattr(module, attribute):
         where = getattr(module, "__file__", None) or "a part of Python"
-        classes = [each for each, value in vars(module).items() if isinstance(value, type)]
-        raise UserError(f"{name!r}: the module ({where}) has no {attribute!r}{nearest(attribute, classes)}", key=key)
+        others = [each for each, value in vars(module).items() if callable(value)]
+        raise UserError(f"{name!r}: the module ({where}) has no {attribute!r}{nearest(attribute, others)}")
     return getattr(module, attribute)
 
 
-def _load(key: str, name: str, module: str, names: Names) -> ModuleType:
+def _load(name: str, module: str, names: Names) -> ModuleType:
     """Find the module, and import it."""
     importlib.invalidate_caches()
     places = names.places(module)
     if f"{module}.".startswith(beside.PREFIX):
-        raise UserError(f"{name!r}: a configuration does not name modules of {beside.PREFIX[:-1]}", key=key)
+        raise UserError(f"{name!r}: a configuration does not name modules of {beside.PREFIX[:-1]}")
     installed = _installed(module, names)
     if installed is not None:
         names.found[module] = None
-        return _imported(key, name, module, installed)
+        return _imported(name, module, installed)
     for folder in places:
         file = _file(module, folder, names)
         if file is not None:
             names.found[module] = str(folder)
             plain = _plain_name(module, file)
-            return _imported(key, name, module if plain else f"{beside.package(folder)}.{module}")
+            return _imported(name, module if plain else f"{beside.package(folder)}.{module}")
     looked = ", ".join(f"{what} ({folder})" for folder, what in places.items()) or "elsewhere"
     others = [path.stem for folder in places for path in folder.glob("*.py")]
     hint = nearest(module, others)
     nothing = "; from a run folder nothing is ever imported" if names.runs else ""
     raise UserError(
         f"cannot import {name!r}: no module {module!r} is installed, and there is no "
-        f"{module.replace('.', '/')}.py {looked}{hint}{nothing}",
-        key=key,
+        f"{module.replace('.', '/')}.py {looked}{hint}{nothing}"
     )
 
 
@@ -230,7 +249,7 @@ def _plain_name(module: str, file: str) -> bool:
     return len(steps) > module.count(".") and os.path.realpath(steps[module.count(".")]) == os.path.realpath(file)
 
 
-def _imported(key: str, name: str, module: str, top: ModuleSpec | ModuleType | None = None) -> ModuleType:
+def _imported(name: str, module: str, top: ModuleSpec | ModuleType | None = None) -> ModuleType:
     """Import a module; `top` is what its first part has to be, if that is not imported yet.
 
     Raises:
@@ -249,7 +268,7 @@ def _imported(key: str, name: str, module: str, top: ModuleSpec | ModuleType | N
                 raise
         return importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        raise UserError(f"cannot import {name!r}: {_blamed(error)}", key=key) from error
+        raise UserError(f"cannot import {name!r}: {_blamed(error)}") from error
 
 
 def _blamed(error: BaseException) -> str:

@@ -27,7 +27,7 @@ class Job:
         rows_from: the same rows from a line on, where those before can be passed over unread.
         changed: when the file system noticed the last change of each file (ctime): nobody can set it back, as the time
             in `state`. It decides whether a cache is that of the file, and nothing else: a copy of a file has another.
-        form: the format of the file, "" for other sources.
+        line_a_token: see `Reader`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Job:
     has_lines: bool
     rows_from: Callable[[int], Rows] | None = None
     changed: list[int] = field(default_factory=list)
-    form: str = ""
+    line_a_token: bool = False
 
     @property
     def stem(self) -> str:

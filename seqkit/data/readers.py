@@ -9,13 +9,14 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 
 from seqkit.data.textform import Form
 from seqkit.errors import UserError, listed, nearest, shown
@@ -48,6 +49,37 @@ class BadRow:
 SKIPS = {"error": False, "skip": True}
 """What `data.on_bad_line` may be: whether a bad row is passed over."""
 Rows = Generator[tuple[int, list[Value] | BadRow], None, None]
+
+
+class Reader(ABC):
+    """Reads files of one format. Derive from it for another format.
+
+    Attributes:
+        endings: of such files' names, in small letters, such as `.tsv`; a last `.gz` is passed over.
+        has_lines: rows begin at lines; otherwise rows are counted.
+        has_encoding: the file is text, in an encoding that can be set.
+        has_delimiter: what separates the columns can be set.
+        line_a_token: a row takes a line for each token, and has no column that is not a list.
+    """
+
+    endings: ClassVar[tuple[str, ...]] = ()
+    has_lines: ClassVar[bool] = True
+    has_encoding: ClassVar[bool] = True
+    has_delimiter: ClassVar[bool] = False
+    line_a_token: ClassVar[bool] = False
+
+    @abstractmethod
+    def read(self, path: Path, columns: Sequence[Column], form: Form) -> Rows:
+        """Yield the rows of a file: `(line, values)`, or `(line, BadRow)` where a row cannot be used.
+
+        Args:
+            path: the file.
+            columns: which to read; a row has one value for each of them, in this order.
+            form: how the text is written.
+
+        Raises:
+            UserError: the whole file is useless: it is damaged, or has no such column.
+        """
 
 
 def convert(value: Any, column: Column) -> Value | BadRow:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from seqkit.config import Section
+from seqkit.config import OneOf, Section
+from seqkit.data.formats import READERS, reader
+from seqkit.data.readers import Reader
 from seqkit.data.skipped import Skipped, place
 from seqkit.data.textform import check_delimiter, text_encoding
 from seqkit.errors import UserError
@@ -27,9 +29,10 @@ class SourceConfig(Section):
         description="A file, plain or gzip; builtin:NAME, data that comes with the package; hub:NAME[/CONFIG] or "
         "hub:./FOLDER, a data set of the Hugging Face hub; torchtext:NAME."
     )
-    format: Literal["auto", "tsv", "csv", "jsonl", "parquet", "text", "conll"] = Field(
+    format: Annotated[str, OneOf("format", READERS, Reader, supplied=(), also=("auto",))] = Field(
         default="auto",
-        description="Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line.",
+        description="Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line. "
+        "`mypackage.module:MyReader` reads another one.",
     )
     delimiter: str | None = Field(
         default=None,
@@ -111,15 +114,18 @@ def check_text_form(config: SourceConfig, kind: str) -> None:
     Raises:
         ValueError: it begins with the key.
     """
-    if text_encoding(config.encoding) != "utf-8" and (kind or config.format == "parquet"):
-        raise ValueError(f"encoding: {kind + 'NAME' if kind else 'a Parquet file'} has none; leave it out")
+    own = None if config.format == "auto" else reader(config.format)
+    if text_encoding(config.encoding) != "utf-8" and (kind or (own and not own.has_encoding)):
+        raise ValueError(
+            f"encoding: {kind + 'NAME' if kind else f'a {type(own).__name__} file'} has none; leave it out"
+        )
     if config.delimiter is None:
         return
     try:
         check_delimiter(config.delimiter, "delimiter")
     except UserError as error:
         raise ValueError(str(error)) from None
-    if kind or config.format not in ("auto", "csv"):
+    if kind or (own and not own.has_delimiter):
         raise ValueError("delimiter: only CSV files have one (format: csv); leave it out")
 
 

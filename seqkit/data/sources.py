@@ -15,7 +15,7 @@ from typing import Any
 
 from seqkit.console import say
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
-from seqkit.data.formats import detect, read
+from seqkit.data.formats import detect, read, reader, reader_state
 from seqkit.data.hub import hub_job
 from seqkit.data.job import Job, digest
 from seqkit.data.readers import SKIPS, Column, Rows, convert_row
@@ -87,22 +87,23 @@ def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
     path, state = check_file(config.path)
     changed = [path.stat().st_ctime_ns]
     form = detect(path) if config.format == "auto" else config.format
-    if config.delimiter is not None and form != "csv":
+    own = reader(form)
+    if config.delimiter is not None and not own.has_delimiter:
         raise UserError(f"{path}: this is {form}, which has no delimiter to choose; leave delimiter out")
     encoding = text_encoding(config.encoding)
-    if encoding != "utf-8" and form == "parquet":
-        raise UserError(f"{path}: this is parquet, which has no encoding to choose; leave encoding out")
+    if encoding != "utf-8" and not own.has_encoding:
+        raise UserError(f"{path}: this is {form}, which has no encoding to choose; leave encoding out")
     return Job(
         name=str(path),
         identity=[str(path.resolve()), form, *text_identity(config)],
-        state=state,
+        state=[*state, *reader_state(form)],
         rows=read(path, form, list(columns.values()), delimiter=config.delimiter, encoding=encoding),
         columns=columns,
         limit=config.limit,
         skip_bad=SKIPS[config.on_bad_line],
-        has_lines=form != "parquet",
+        has_lines=own.has_lines,
         changed=changed,
-        form=form,
+        line_a_token=own.line_a_token,
     )
 
 

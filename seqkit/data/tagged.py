@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from seqkit.data.formats import detect
+from seqkit.data.formats import detect, reader
 from seqkit.data.labels import check_label
 from seqkit.data.readers import BadRow, Rows, Value
 from seqkit.data.source import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
@@ -20,11 +20,11 @@ def has_intents(config: SourceConfig) -> bool:
     Raises:
         UserError: the file's name does not tell its format.
     """
-    if config.format != "auto":
-        return config.format != "conll"
     if config.path.startswith((HUB, TORCHTEXT)):
         return "intent" in config.columns
-    return config.path.startswith(BUILTIN) or detect(Path(config.path)) != "conll"
+    if config.path.startswith(BUILTIN):
+        return True
+    return not reader(detect(Path(config.path)) if config.format == "auto" else config.format).line_a_token
 
 
 def open_tagged(config: SourceConfig, part: str, *, intent: bool) -> Source:
@@ -43,7 +43,8 @@ def open_tagged(config: SourceConfig, part: str, *, intent: bool) -> Source:
     """
     fields: dict[str, type] = {"tokens": list, "tags": list, **({"intent": str} if intent else {})}
     job = make_job(config, fields, part)
-    return open_job(replace(job, rows=_checked(job.rows, job.form == "conll"), identity=[*job.identity, "tagged-2"]))
+    rows = _checked(job.rows, job.line_a_token)
+    return open_job(replace(job, rows=rows, identity=[*job.identity, "tagged-2"]))
 
 
 def _checked(rows: Rows, line_a_token: bool) -> Rows:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from seqkit.decoding.backpointers import History, Pool
-from seqkit.decoding.constraints import ban_repeats, force
+from seqkit.decoding.constraints import Beam, Constraint, force
 from seqkit.decoding.penalties import LengthPenaltyKind, coverage_penalty, length_penalty
 from seqkit.decoding.selection import Draws, best_continuations, draw
 from seqkit.decoding.step import StepFunction, Tree, reorder, select
@@ -26,12 +27,14 @@ class Rules:
     length_penalty: float
     length_penalty_kind: LengthPenaltyKind
     coverage_penalty: float
-    no_repeat_ngram: int
+    constraints: Sequence[Constraint]  # those that look at each step
+    words: Sequence[str]
     temperature: float
     top_k: int
     top_p: float
     banned: Tensor  # ids that are never chosen, <eos> among them: it is looked at by itself
     eos_id: int
+    unk_id: int
     keep_attention: bool
     highest: int  # of all ids that are banned or in a prefix
     free_from: int  # the step from which no sentence is too short to end
@@ -53,7 +56,7 @@ class Front:
     lengths: Tensor  # (b,) int64 of the sources
     sums: Tensor | None = None  # (b, K) log-probability of each hypothesis; -inf: none
     coverage: Tensor | None = None  # (b, K, S) attention so far
-    past: Tensor | None = None  # (b, K, T) int64 tokens so far, for n-grams
+    past: Tensor | None = None  # (b, K, T) int64 tokens so far, from when a constraint asks for them
 
     def keep(self, rows: Tensor) -> None:
         """Drop all sentences but these."""
@@ -105,22 +108,47 @@ class Loop:
         if rules.coverage_penalty:
             assert attention is not None
             self._covered = attention if front.coverage is None else front.coverage + attention
-        last = log_probs[:, :, rules.eos_id].clone()
+        end = log_probs[:, :, rules.eos_id].clone()
         wanted = front.prefix[:, time] if front.prefix is not None and time < front.prefix.size(1) else None
         if wanted is not None:
             at = wanted.clamp(min=0).view(-1, 1, 1).expand(-1, log_probs.size(1), 1)
             values = log_probs.gather(2, at).squeeze(2)
         log_probs.index_fill_(2, rules.banned, -torch.inf)
-        if front.past is not None:
-            ban_repeats(log_probs, front.past, rules.no_repeat_ngram)
-        if time < rules.free_from:
-            # Where nothing else is allowed, <eos> is, however short.
-            stuck = log_probs.amax(2) == -torch.inf
-            last.masked_fill_((time < front.shortest).unsqueeze(1) & ~stuck, -torch.inf)
+        last = self._constrain(time, log_probs, end) if rules.constraints or time < rules.free_from else end
         if wanted is not None:
             force(log_probs, wanted, values)
             last.masked_fill_((wanted >= 0).unsqueeze(1), -torch.inf)
         return log_probs, last
+
+    def _constrain(self, time: int, log_probs: Tensor, end: Tensor) -> Tensor:
+        """Forbid tokens in log_probs (b, J, V), in place; log-probabilities (b, J) of <eos>, which are `end` before."""
+        front, rules, last = self._front, self._rules, end
+        if rules.constraints:
+            known = (front.rows, front.lengths, rules.words, rules.eos_id, rules.unk_id)
+            beam = Beam(time, *known, lambda: self._past(time))
+            log_probs[:, :, rules.eos_id] = end
+            for constraint in rules.constraints:
+                constraint(log_probs, beam)
+            last = log_probs[:, :, rules.eos_id].clone()
+            log_probs[:, :, rules.eos_id] = -torch.inf
+        if time < rules.free_from:
+            last = last.masked_fill((time < front.shortest).unsqueeze(1), -torch.inf)
+        if not self._asks or bool((last == -torch.inf).any()):
+            # Where nothing else is allowed, <eos> is, however short.
+            last = torch.where(log_probs.amax(2) == -torch.inf, end, last)
+        return last
+
+    def _past(self, time: int) -> Tensor:
+        """The tokens (b, J, time) of all hypotheses, which are kept from the first call on."""
+        front = self._front
+        if front.past is None:
+            batch, slots = front.tokens.shape
+            front.past = front.tokens.new_empty(batch, slots, 0)
+            if time:
+                slot = torch.arange(slots, device=front.rows.device).repeat(batch)
+                rows = front.rows.repeat_interleave(slots)
+                front.past = self.history.trace(rows, torch.full_like(rows, time), slot)[0].view(batch, slots, time)
+        return front.past
 
     def _first(self, logits: Tensor, attention: Tensor | None) -> None:
         """Check what the first step gave and lay out what needs its type and size."""
@@ -217,9 +245,8 @@ class Loop:
             tokens = front.tokens
         if parents is not None and len(parents):
             front.reorder(parents)
-        if self._rules.no_repeat_ngram:
-            new = tokens.unsqueeze(2)
-            front.past = new if front.past is None else torch.cat([front.past, new], dim=2)
+        if front.past is not None and len(tokens):
+            front.past = torch.cat([front.past, tokens.unsqueeze(2)], dim=2)
 
     def _read(self, done: Tensor, parents: Tensor | None) -> tuple[int, Tensor | None]:
         """How many sentences are done; and the parents, or None where each slot goes on by itself. It reads once."""

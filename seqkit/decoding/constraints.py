@@ -2,40 +2,185 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from seqkit.decoding.checks import number, whole
 
-def length_limits(
-    source_lengths: Tensor,
-    *,
-    min_length: int,
-    max_length: int | None,
-    min_ratio: float,
-    max_ratio: float | None,
-) -> tuple[Tensor, Tensor]:
+LONGEST = 1_000_000
+"""The greatest limit on the number of tokens."""
+UNLIMITED = torch.iinfo(torch.int64).max
+"""The most tokens of a sentence that has no limit."""
+
+
+@dataclass(frozen=True)
+class Beam:
+    """The hypotheses whose next tokens are about to be chosen: b sentences still at work, K hypotheses each.
+
+    Attributes:
+        time: number of tokens of each hypothesis so far.
+        rows: (b,) int64, which sentences of the batch these are.
+        source_lengths: (b,) int64.
+        words: the vocabulary in the order of its ids; empty where the caller of the search gave none.
+        eos_id: ends a hypothesis.
+        unk_id: the unknown word.
+    """
+
+    time: int
+    rows: Tensor
+    source_lengths: Tensor
+    words: Sequence[str]
+    eos_id: int
+    unk_id: int
+    past: Callable[[], Tensor]
+
+    @property
+    def tokens(self) -> Tensor:
+        """(b, K, time) int64, the tokens of each hypothesis so far, a forced prefix included."""
+        return self.past()
+
+
+class Constraint:
+    """A rule for all hypotheses, in greedy decoding, beam search and sampling.
+
+    Derive from it and override one of the two methods, or both. One object serves many batches.
+    """
+
+    def limits(self, fewest: Tensor, most: Tensor, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Narrow the limits on the number of tokens, <eos> not counted; called once a batch.
+
+        Args:
+            fewest, most: (B,) int64 on the CPU, the limits so far; `UNLIMITED`: none.
+            source_lengths: (B,) int64 on the CPU.
+
+        Returns:
+            the new limits, both (B,) int64. Where they contradict each other for a sentence, the upper one wins.
+        """
+        return fewest, most
+
+    def __call__(self, log_probs: Tensor, beam: Beam) -> None:
+        """Set to -inf, in place, whatever may not come next; called once a step.
+
+        A hypothesis to which the constraints leave no token may end.
+
+        Args:
+            log_probs: (b, K, V) of the next token, <eos> included.
+            beam: the hypotheses.
+        """
+
+
+class MinLength(Constraint):
+    """A fewest number of tokens.
+
+    Args:
+        length: the number, <eos> not counted.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = whole("min_length", length, 0, LONGEST)
+
+    def limits(self, fewest: Tensor, most: Tensor, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return fewest.clamp(min=self.length), most
+
+
+class MaxLength(Constraint):
+    """A greatest number of tokens.
+
+    Args:
+        length: the number, <eos> not counted.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = whole("max_length", length, 1, LONGEST)
+
+    def limits(self, fewest: Tensor, most: Tensor, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return fewest, most.clamp(max=self.length)
+
+
+class MinRatio(Constraint):
+    """A fewest number of tokens that grows with the source.
+
+    Args:
+        ratio: tokens for each token of the source; the product is rounded up.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = number("min_ratio", ratio, most=1000)
+
+    def limits(self, fewest: Tensor, most: Tensor, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        # Not exact products: 0.1 * 30 must not round up to 4.
+        return torch.maximum(fewest, torch.ceil(source_lengths.double() * self.ratio - 1e-9).long()), most
+
+
+class MaxRatio(Constraint):
+    """A greatest number of tokens that grows with the source.
+
+    Args:
+        ratio: tokens for each token of the source; the product is rounded down.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = number("max_ratio", ratio, above=True, most=1000)
+
+    def limits(self, fewest: Tensor, most: Tensor, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return fewest, torch.minimum(most, torch.floor(source_lengths.double() * self.ratio + 1e-9).long())
+
+
+class NoRepeatNgram(Constraint):
+    """No n-gram occurs twice in a hypothesis (Paulus et al. 2018, section 2.5).
+
+    Args:
+        size: n; 0: any may.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = whole("no_repeat_ngram", size, 0)
+
+    def __call__(self, log_probs: Tensor, beam: Beam) -> None:
+        if self.size:
+            ban_repeats(log_probs, beam.tokens, self.size)
+
+
+class NoUnknown(Constraint):
+    """The unknown word is never chosen."""
+
+    def __call__(self, log_probs: Tensor, beam: Beam) -> None:
+        log_probs[:, :, beam.unk_id] = -torch.inf
+
+
+CONSTRAINTS: dict[str, type[Constraint]] = {
+    "min_length": MinLength,
+    "max_length": MaxLength,
+    "min_ratio": MinRatio,
+    "max_ratio": MaxRatio,
+    "no_repeat_ngram": NoRepeatNgram,
+    "no_unknown": NoUnknown,
+}
+"""Constraints by name."""
+
+
+def length_limits(source_lengths: Tensor, constraints: Iterable[Constraint]) -> tuple[Tensor, Tensor]:
     """Fewest and most tokens of each sentence, <eos> not counted.
 
-    The stricter of the absolute limit and the ratio of the source's length holds (ratios rounded inwards). Without
-    either upper limit it is 2 * source + 20, or the lower limit where that is above it. Where the two contradict each
-    other for one sentence, the upper one wins; it is never below 1.
+    The strictest constraint holds. Without an upper limit it is 2 * source + 20, or the lower limit where that is above
+    it. Where the two contradict each other for one sentence, the upper one wins; it is never below 1.
 
     Args:
         source_lengths: (B,) int64.
+        constraints: of the search.
 
     Returns:
         two (B,) int64.
     """
-    lengths = source_lengths.double()
-    # Not exact products: 0.1 * 30 must not round up to 4.
-    shortest = torch.ceil(lengths * min_ratio - 1e-9).long().clamp(min=min_length)
-    if max_length is None and max_ratio is None:
-        return shortest, torch.maximum(2 * source_lengths + 20, shortest)
-    longest = torch.full_like(shortest, torch.iinfo(torch.int64).max if max_length is None else max_length)
-    if max_ratio is not None:
-        longest = torch.minimum(longest, torch.floor(lengths * max_ratio + 1e-9).long())
-    longest = longest.clamp(min=1)
-    return torch.minimum(shortest, longest), longest
+    fewest, most = torch.zeros_like(source_lengths), torch.full_like(source_lengths, UNLIMITED)
+    for constraint in constraints:
+        fewest, most = constraint.limits(fewest, most, source_lengths)
+    default = torch.maximum(2 * source_lengths + 20, fewest)
+    most = torch.where(most == UNLIMITED, default, most.clamp(min=1))
+    return torch.minimum(fewest, most), most
 
 
 def ban_repeats(scores: Tensor, history: Tensor, size: int) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from seqkit.decoding.backpointers import Hypothesis, gather
 from seqkit.decoding.beam import Front, Loop, Rules
-from seqkit.decoding.constraints import length_limits
+from seqkit.decoding.checks import number, whole
+from seqkit.decoding.constraints import (
+    Constraint,
+    MaxLength,
+    MaxRatio,
+    MinLength,
+    MinRatio,
+    NoRepeatNgram,
+    NoUnknown,
+    length_limits,
+)
 from seqkit.decoding.penalties import LengthPenaltyKind, length_penalty
 from seqkit.decoding.selection import Draws
 from seqkit.decoding.step import StepFunction, Tree, leaves, precise, reorder
 
-LONGEST = 1_000_000
-"""The greatest limit on the number of tokens."""
 WIDEST = 10_000
 """The greatest number of hypotheses side by side; each takes memory for scores of the whole vocabulary."""
 
@@ -49,6 +56,7 @@ class Search:
         top_k: sample among the k most probable tokens (Fan et al. 2018); 0: all.
         top_p: sample among the fewest tokens that hold this share (Holtzman et al. 2020).
         allow_unknown: the unknown word may be chosen.
+        constraints: more rules that every hypothesis obeys.
 
     Raises:
         ValueError: a setting out of range, or settings that contradict each other.
@@ -72,25 +80,25 @@ class Search:
         top_k: int = 0,
         top_p: float = 1.0,
         allow_unknown: bool = True,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
-        self.beam_size = _whole("beam_size", beam_size, 1, WIDEST)
-        self.n_best = _whole("n_best", n_best, 1, WIDEST)
-        self.length_penalty = _number("length_penalty", length_penalty, most=40)  # a power of the length, in floats
+        self.beam_size = whole("beam_size", beam_size, 1, WIDEST)
+        self.n_best = whole("n_best", n_best, 1, WIDEST)
+        self.length_penalty = number("length_penalty", length_penalty, most=40)  # a power of the length, in floats
         self.length_penalty_kind = length_penalty_kind
-        self.coverage_penalty = _number("coverage_penalty", coverage_penalty, most=1e6)
-        self.min_length = _whole("min_length", min_length, 0, LONGEST)
-        self.max_length = None if max_length is None else _whole("max_length", max_length, 1, LONGEST)
-        self.min_ratio = _number("min_ratio", min_ratio, most=1000)
-        self.max_ratio = None if max_ratio is None else _number("max_ratio", max_ratio, above=True, most=1000)
-        self.no_repeat_ngram = _whole("no_repeat_ngram", no_repeat_ngram, 0)
+        self.coverage_penalty = number("coverage_penalty", coverage_penalty, most=1e6)
         self.sample = bool(sample)
-        self.temperature = _number("temperature", temperature, above=True)
-        self.top_k = _whole("top_k", top_k, 0)
-        self.top_p = _number("top_p", top_p, above=True)
-        self.allow_unknown = bool(allow_unknown)
-        self._check()
+        self.temperature = number("temperature", temperature, above=True)
+        self.top_k = whole("top_k", top_k, 0)
+        self.top_p = number("top_p", top_p, above=True)
+        self.constraints: list[Constraint] = [MinLength(min_length), MinRatio(min_ratio)]
+        self.constraints += [] if max_length is None else [MaxLength(max_length)]
+        self.constraints += [] if max_ratio is None else [MaxRatio(max_ratio)]
+        self.constraints += [NoRepeatNgram(no_repeat_ngram)] if no_repeat_ngram else []
+        self.constraints += [*([] if allow_unknown else [NoUnknown()]), *constraints]
+        self._check(min_length, max_length, min_ratio, max_ratio)
 
-    def _check(self) -> None:
+    def _check(self, min_length: int, max_length: int | None, min_ratio: float, max_ratio: float | None) -> None:
         """What no argument can say alone."""
         if self.length_penalty_kind not in get_args(LengthPenaltyKind):
             kinds = ", ".join(get_args(LengthPenaltyKind))
@@ -99,10 +107,10 @@ class Search:
             raise ValueError(
                 f"length_penalty_kind: {self.length_penalty_kind} needs a length_penalty above 0 (1 for the mean)"
             )
-        if self.max_length is not None and self.min_length > self.max_length:
-            raise ValueError(f"min_length: {self.min_length} is above max_length, {self.max_length}")
-        if self.max_ratio is not None and self.min_ratio > self.max_ratio:
-            raise ValueError(f"min_ratio: {self.min_ratio} is above max_ratio, {self.max_ratio}")
+        if max_length is not None and min_length > max_length:
+            raise ValueError(f"min_length: {min_length} is above max_length, {max_length}")
+        if max_ratio is not None and min_ratio > max_ratio:
+            raise ValueError(f"min_ratio: {float(min_ratio)} is above max_ratio, {float(max_ratio)}")
         if self.top_p > 1:
             raise ValueError(f"top_p: must be at most 1, got {self.top_p}")
         if self.sample and self.beam_size > 1:
@@ -125,6 +133,7 @@ class Search:
         bos_id: int = 2,
         eos_id: int = 3,
         unk_id: int = 1,
+        words: Sequence[str] = (),
         forbidden: Sequence[int] = (0, 2),
         prefix: Sequence[Sequence[int]] | None = None,
         seeds: Sequence[int] | None = None,
@@ -141,6 +150,7 @@ class Search:
             bos_id: first token fed.
             eos_id: ends a hypothesis.
             unk_id: the unknown word, for `allow_unknown`.
+            words: the vocabulary in the order of its ids, for constraints that look at words.
             forbidden: ids that are never chosen.
             prefix: tokens that each sentence's output must begin with; they may be any but `eos_id`, and count in all
                 scores and lengths.
@@ -166,9 +176,9 @@ class Search:
         draws = Draws(_seeds(seeds, generator, batch), width, device) if self.sample else None
         lengths = source_lengths.cpu()  # limits are computed there, and nothing asks the device for them again
         limits = self.limits(lengths)
-        banned = {*forbidden, eos_id} if self.allow_unknown else {*forbidden, eos_id, unk_id}
         front = self._front(state, memory, lengths, limits, device, bos_id, prefix, eos_id)
-        rules = self._rules(banned, limits, prefix, eos_id, device, keep_attention)
+        special = {"eos_id": eos_id, "unk_id": unk_id}
+        rules = self._rules({*forbidden, eos_id}, limits, prefix, special, words, device, keep_attention)
         loop = Loop(step, front, rules, draws)
         loop.run()
         return gather(loop.history, loop.complete, loop.cut, self.n_best, lengths.tolist())
@@ -178,39 +188,37 @@ class Search:
         banned: set[int],
         limits: tuple[Tensor, Tensor],
         prefix: Sequence[Sequence[int]] | None,
-        eos_id: int,
+        special: Mapping[str, int],
+        words: Sequence[str],
         device: torch.device,
         keep_attention: bool,
     ) -> Rules:
         """How the loop chooses: never the ids in `banned`."""
         shortest, longest = limits
+        constraints = [one for one in self.constraints if type(one).__call__ is not Constraint.__call__]
+        named = [*banned, *(token for tokens in prefix or () for token in tokens)]
         return Rules(
             width=self.n_best if self.sample else self.beam_size,
             n_best=self.n_best,
             length_penalty=self.length_penalty,
             length_penalty_kind=self.length_penalty_kind,
             coverage_penalty=self.coverage_penalty,
-            no_repeat_ngram=self.no_repeat_ngram,
+            constraints=constraints,
+            words=words,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
             banned=torch.tensor(sorted(banned), device=device),
-            eos_id=eos_id,
+            **special,
             keep_attention=keep_attention,
-            highest=max([*banned, *(token for tokens in prefix or () for token in tokens)]),
+            highest=max([*named, special["unk_id"]] if constraints else named),
             free_from=int(shortest.max()),
             first_limit=int(longest.min()),
         )
 
     def limits(self, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Fewest and most tokens (B,) for sources of these lengths (B,), <eos> not counted; see `length_limits`."""
-        return length_limits(
-            source_lengths,
-            min_length=self.min_length,
-            max_length=self.max_length,
-            min_ratio=self.min_ratio,
-            max_ratio=self.max_ratio,
-        )
+        return length_limits(source_lengths, self.constraints)
 
     def _front(
         self,
@@ -240,27 +248,6 @@ class Search:
             prefix=None if prefix is None else _prefix(prefix, most, eos_id, device),
             lengths=lengths.to(device),
         )
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: must be at least {least}, got {value}")
-    if most is not None and value > most:
-        raise ValueError(f"{name}: must be at most {most:,}, got {value}")
-    return value
-
-
-def _number(name: str, value: Any, *, above: bool = False, most: float = math.inf) -> float:
-    """At least 0, or above it, and at most `most`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name}: must be a finite number, got {value!r}")
-    if value < 0 or (above and value == 0):
-        raise ValueError(f"{name}: must be {'above' if above else 'at least'} 0, got {value}")
-    if value > most:
-        raise ValueError(f"{name}: must be at most {most:,g}, got {value}")
-    return float(value)
 
 
 def _check_rows(state: Tree, memory: Tree, batch: int) -> None:

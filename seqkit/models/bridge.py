@@ -2,63 +2,78 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import padding_mask
-from seqkit.nn import Recurrent, State
-from seqkit.nn.linear import Linear
-
-BridgeName = Literal["copy", "linear", "zero", "mean"]
+from seqkit.nn import Linear, Recurrent, State, padding_mask
 
 
 class Bridge(nn.Module):
-    """The decoder's initial state.
+    """Base of every bridge; a subclass writes `forward`.
 
     The decoder's layer l of L goes with the encoder's layer l + (L_enc - L), so that the top layers meet; where that
     is below the first, with the first.
 
-    `copy`: each state tensor is the encoder's tensor of the same name (h, c, ...) in that layer, forward and backward
-    states concatenated. `linear`: tanh(W s + b), s all state tensors of that layer in both directions
-    concatenated, one W for each layer of the decoder. `mean`: tanh(W m + b), m the mean of the encoder's outputs over
-    the source (as in Nematus, Sennrich et al. 2017, eq. 1), zero for an empty source. `zero`: zeros.
-
     Args:
-        kind: one of these.
         encoder: the recurrent module that is left.
         state_names: of the decoder's state, in order, e.g. ("h", "c").
         state_sizes: features of each.
         num_layers: L, of the decoder.
 
-    Raises:
-        ValueError: an unknown kind; or a `copy` that cannot be exact: the decoder has more layers, other sizes, or a
-            state that the encoder has not.
+    Class attributes:
+        reads_source: the state depends on the source.
+
+    Attributes:
+        layers: the encoder's layer for each layer of the decoder.
     """
 
+    reads_source = True
+
     def __init__(
-        self,
-        kind: BridgeName,
-        encoder: Recurrent,
-        state_names: tuple[str, ...],
-        state_sizes: tuple[int, ...],
-        num_layers: int,
+        self, encoder: Recurrent, state_names: tuple[str, ...], state_sizes: tuple[int, ...], num_layers: int
     ) -> None:
         super().__init__()
-        if kind not in get_args(BridgeName):
-            raise ValueError(f"bridge must be one of {', '.join(map(repr, get_args(BridgeName)))}; got {kind!r}")
-        self.kind = kind
         self.num_layers = num_layers
         self.num_directions = encoder.num_directions
         self.state_sizes = tuple(state_sizes)
         top = encoder.num_layers - num_layers
-        self.layers = [max(0, top + layer) for layer in range(num_layers)]  # the encoder's layer for each layer
-        if kind == "copy":
-            self.places = self._places(encoder, state_names)
-        elif kind in ("linear", "mean"):
-            size = encoder.output_size if kind == "mean" else encoder.num_directions * sum(encoder.state_sizes)
-            self.maps = nn.ModuleList([Linear(size, sum(state_sizes)) for _ in range(num_layers)])
+        self.layers = [max(0, top + layer) for layer in range(num_layers)]
+
+    def forward(self, output: Tensor, state: State, lengths: Tensor) -> State:
+        """Make the first state.
+
+        Args:
+            output: (B, S, F) of the encoder, zero past each length.
+            state: the encoder's final state, each (num_layers * num_directions, B, size).
+            lengths: (B,) of the source.
+
+        Returns:
+            the decoder's state, each (L, B, size).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(output, state, lengths)")
+
+    def wide(self, state: State) -> list[Tensor]:
+        """The encoder's state with forward and backward side by side: each (layers, B, directions * size)."""
+        return [
+            part.view(part.size(0) // self.num_directions, self.num_directions, *part.shape[1:])
+            .transpose(1, 2)
+            .flatten(2)
+            for part in state
+        ]
+
+
+class CopyBridge(Bridge):
+    """Each state tensor is the encoder's tensor of the same name (h, c, ...) in that layer, both directions of it.
+
+    Raises:
+        ValueError: it cannot be exact: the decoder has more layers, other sizes, or a state that the encoder lacks.
+    """
+
+    def __init__(
+        self, encoder: Recurrent, state_names: tuple[str, ...], state_sizes: tuple[int, ...], num_layers: int
+    ) -> None:
+        super().__init__(encoder, state_names, state_sizes, num_layers)
+        self.places = self._places(encoder, state_names)
 
     def _places(self, encoder: Recurrent, names: tuple[str, ...]) -> list[int]:
         """For each tensor of the decoder's state, its place in the encoder's."""
@@ -85,38 +100,56 @@ class Bridge(nn.Module):
         return places
 
     def forward(self, output: Tensor, state: State, lengths: Tensor) -> State:
-        """Make the first state.
+        wide = self.wide(state)
+        return tuple(wide[place][self.layers[0] :] for place in self.places)  # the layers at the top
 
-        Args:
-            output: (B, S, F) of the encoder, zero past each length.
-            state: the encoder's final state, each (num_layers * num_directions, B, size).
-            lengths: (B,) of the source.
 
-        Returns:
-            the decoder's state, each (L, B, size).
-        """
-        if self.kind == "zero":
-            return tuple(output.new_zeros(self.num_layers, output.size(0), size) for size in self.state_sizes)
-        # (layers, B, directions * size): forward and backward side by side.
-        wide = [
-            part.view(part.size(0) // self.num_directions, self.num_directions, *part.shape[1:])
-            .transpose(1, 2)
-            .flatten(2)
-            for part in state
-        ]
-        if self.kind == "copy":
-            return tuple(wide[place][self.layers[0] :] for place in self.places)  # the layers at the top
-        if self.kind == "linear":
-            every = torch.cat(wide, 2)
-            inputs = [every[layer] for layer in self.layers]
-        elif self.kind == "mean":
-            padding = padding_mask(lengths, output.size(1), output.device).unsqueeze(2)
-            mean = output.masked_fill(padding, 0.0).sum(1) / lengths.clamp(min=1).unsqueeze(1).to(output)
-            inputs = [mean] * self.num_layers
-        else:
-            raise ValueError(f"unknown bridge {self.kind!r}")
+class LinearBridge(Bridge):
+    """tanh(W s + b), s all state tensors of that layer in both directions concatenated, a W for each layer."""
+
+    def __init__(
+        self, encoder: Recurrent, state_names: tuple[str, ...], state_sizes: tuple[int, ...], num_layers: int
+    ) -> None:
+        super().__init__(encoder, state_names, state_sizes, num_layers)
+        size = self._input_size(encoder)
+        self.maps = nn.ModuleList([Linear(size, sum(state_sizes)) for _ in range(num_layers)])
+
+    def _input_size(self, encoder: Recurrent) -> int:
+        return encoder.num_directions * sum(encoder.state_sizes)
+
+    def _inputs(self, output: Tensor, state: State, lengths: Tensor) -> list[Tensor]:
+        """(B, input size) for each layer of the decoder."""
+        every = torch.cat(self.wide(state), 2)
+        return [every[layer] for layer in self.layers]
+
+    def forward(self, output: Tensor, state: State, lengths: Tensor) -> State:
+        inputs = self._inputs(output, state, lengths)
         rows = [torch.tanh(layer(one)) for layer, one in zip(self.maps, inputs, strict=True)]
         return torch.stack(rows).split_with_sizes(list(self.state_sizes), 2)
 
-    def extra_repr(self) -> str:
-        return f"{self.kind!r}"
+
+class MeanBridge(LinearBridge):
+    """tanh(W m + b), m the mean of the encoder's outputs over the source, zero for an empty source.
+
+    As in Nematus (Sennrich et al. 2017, eq. 1).
+    """
+
+    def _input_size(self, encoder: Recurrent) -> int:
+        return encoder.output_size
+
+    def _inputs(self, output: Tensor, state: State, lengths: Tensor) -> list[Tensor]:
+        padding = padding_mask(lengths, output.size(1), output.device).unsqueeze(2)
+        mean = output.masked_fill(padding, 0.0).sum(1) / lengths.clamp(min=1).unsqueeze(1).to(output)
+        return [mean] * self.num_layers
+
+
+class ZeroBridge(Bridge):
+    """Zeros."""
+
+    reads_source = False
+
+    def forward(self, output: Tensor, state: State, lengths: Tensor) -> State:
+        return tuple(output.new_zeros(self.num_layers, output.size(0), size) for size in self.state_sizes)
+
+
+BRIDGES: dict[str, type[Bridge]] = {"copy": CopyBridge, "linear": LinearBridge, "zero": ZeroBridge, "mean": MeanBridge}

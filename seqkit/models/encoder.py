@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqkit.nn import EmbeddingDropout, LockedDropout, Recurrent, WordDropout
-from seqkit.nn.sending import send
+from seqkit.nn import EmbeddingDropout, LockedDropout, Recurrent, WordDropout, padding_mask, send
 
 
 class Embedding(nn.Module):
@@ -119,12 +118,6 @@ def embed(embedding: Embedding, ids: Tensor, shift: Tensor | None, extra: Tensor
     """(B, T, E) of the embedding, with the features of `extra` (B, T, C), if any, behind them."""
     vectors: Tensor = embedding(ids, shift)
     return vectors if extra is None else torch.cat((vectors, extra), dim=2)
-
-
-def padding_mask(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
-    """(B,) lengths -> (B, T) bool, True on padding; on a device, or by default where the lengths lie."""
-    lengths = lengths if device is None else send(lengths, device)
-    return torch.arange(steps, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 def valid_rows(lengths: Tensor, steps: int, device: torch.device) -> Tensor:

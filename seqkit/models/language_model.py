@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqkit.models.encoder import Encoder
-from seqkit.nn import LockedDropout, State
-from seqkit.nn.checks import check_flag
-from seqkit.nn.linear import Linear
-from seqkit.nn.loss import CHUNK, linear_cross_entropy
-from seqkit.nn.sending import send_together
+from seqkit.nn import LOGIT_ROWS, Linear, LockedDropout, State, check_flag, linear_cross_entropy, send_together
 
 
 class Reading(NamedTuple):
@@ -121,8 +117,8 @@ class LanguageModel(nn.Module):
         """Log-probability of each target: features (..., F), targets (...) int64 -> (...) float32."""
         parts = []
         wide, every = features.flatten(0, -2), targets.flatten()
-        for first in range(0, len(every), CHUNK):
-            rows, wanted = wide[first : first + CHUNK], every[first : first + CHUNK]
+        for first in range(0, len(every), LOGIT_ROWS):
+            rows, wanted = wide[first : first + LOGIT_ROWS], every[first : first + LOGIT_ROWS]
             if self.adaptive is not None:
                 parts.append(_adaptive_log_probs(self.adaptive, rows, wanted).float())
             else:

@@ -16,17 +16,16 @@ A configuration builds it so (names are the constructors' arguments):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.bridge import Bridge, BridgeName
+from seqkit.models.bridge import BRIDGES, Bridge
 from seqkit.models.decoder import Decoder, Memory
-from seqkit.models.encoder import Encoder, padding_mask, valid_rows
-from seqkit.nn import State
-from seqkit.nn.loss import CHUNK, linear_cross_entropy
-from seqkit.nn.sending import send, send_together
+from seqkit.models.encoder import Encoder, valid_rows
+from seqkit.nn import LOGIT_ROWS, State, from_table, linear_cross_entropy, padding_mask, send, send_together
 
 
 class Seq2Seq(nn.Module):
@@ -35,7 +34,7 @@ class Seq2Seq(nn.Module):
     Args:
         encoder: of the source.
         decoder: of the target, its `memory_size` the encoder's `output_size`.
-        bridge: kind of the bridge; see `Bridge`.
+        bridge: a name in `BRIDGES`, or a `Bridge` class.
 
     Raises:
         ValueError: parts that do not fit; with `tie="all"`, embeddings of different vocabularies or sizes.
@@ -51,17 +50,20 @@ class Seq2Seq(nn.Module):
         logits, state, attention = model.step(bos, state, memory)  # bos (B, 1) -> logits (B, 1, V)
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, bridge: BridgeName = "linear") -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, bridge: str | Callable[..., Bridge] = "linear") -> None:
         super().__init__()
         if decoder.memory_size != encoder.output_size:
             raise ValueError(
                 f"decoder: its memory_size {decoder.memory_size} is not the encoder's output_size {encoder.output_size}"
             )
-        if bridge == "zero" and decoder.attention is None and not decoder.feed_context:
-            raise ValueError("bridge 'zero' with neither attention nor feed_context: the decoder would see no source")
         self.encoder = encoder
         self.decoder = decoder
-        self.bridge = Bridge(bridge, encoder.recurrent, decoder.state_names, decoder.state_sizes, decoder.num_layers)
+        make = from_table("bridge", bridge, BRIDGES)
+        self.bridge = make(encoder.recurrent, decoder.state_names, decoder.state_sizes, decoder.num_layers)
+        if not self.bridge.reads_source and decoder.attention is None and not decoder.feed_context:
+            raise ValueError(
+                f"bridge {bridge!r} with neither attention nor feed_context: the decoder would see no source"
+            )
         if decoder.tie == "all":
             source, target = encoder.embedding.table, decoder.embedding.table
             if source.weight.shape != target.weight.shape:
@@ -79,7 +81,7 @@ class Seq2Seq(nn.Module):
         top = state[0][-self.encoder.recurrent.num_directions :]
         last = top.transpose(0, 1).flatten(1)  # (B, M)
         lengths = send(lengths, source.device)
-        memory = self.decoder.remember(output, last, padding_mask(lengths, source.size(1)))
+        memory = self.decoder.remember(output, lengths, last)
         return self.bridge(output, state, lengths), memory
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> tuple[Any, Memory]:
@@ -185,7 +187,7 @@ class Seq2Seq(nn.Module):
         rows, columns = send_together(chosen.nonzero(as_tuple=True), inputs.device)
         features = self(source, source_lengths, inputs, lengths)[rows, columns]
         mixed = inputs.clone()
-        own = [self._predict(part, sample) for part in features.split(CHUNK)]
+        own = [self._predict(part, sample) for part in features.split(LOGIT_ROWS)]
         mixed[rows, columns + 1] = torch.cat(own)
         return mixed
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqkit.models.classifier import Pooling, PoolingName
 from seqkit.models.encoder import Encoder, valid_rows
+from seqkit.models.pooling import Pooling, Poolings
 from seqkit.models.window import WindowEncoder
 from seqkit.nn import CRF
 
@@ -70,7 +70,7 @@ class Tagger(nn.Module):
             not allowed: those of a softmax are the most probable sequence that is.
         constrain_loss: see `seqkit.nn.CRF`.
         dropout: on the encoder's outputs, and on the pooled vector.
-        intent_pooling: see `Pooling`.
+        intent_pooling: see `Poolings`.
 
     Raises:
         ValueError: the message starts with the argument's name.
@@ -88,13 +88,11 @@ class Tagger(nn.Module):
         output: OutputName = "crf",
         constrain_loss: bool = False,
         dropout: float = 0.0,
-        intent_pooling: Sequence[PoolingName] = ("max",),
+        intent_pooling: Sequence[str | Callable[..., Pooling]] = ("max",),
     ) -> None:
         super().__init__()
         if output not in get_args(OutputName):
             raise ValueError(f"output must be one of {', '.join(get_args(OutputName))}, got {output!r}")
-        if "last" in intent_pooling and encoder.recurrent is None:
-            raise ValueError("intent_pooling: a window has no last state")
         if constrain_loss and output != "crf":
             raise ValueError("constrain_loss is for the output crf")
         self.encoder, self.characters, self.output = encoder, characters, output
@@ -103,8 +101,10 @@ class Tagger(nn.Module):
         self.crf = CRF(num_tags, allowed=allowed, allowed_start=allowed_start, constrain_loss=constrain_loss)
         if output == "softmax":  # transitions that stay at zero: the tags are scored each for itself
             self.crf.requires_grad_(False)
-        self.pooling = Pooling(encoder.output_size, intent_pooling) if num_intents else None
+        self.pooling = Poolings(encoder.output_size, intent_pooling) if num_intents else None
         if self.pooling is not None:
+            if self.pooling.reads_last and encoder.recurrent is None:
+                raise ValueError("intent_pooling: a window has no last state")
             self.intent_scores = nn.Linear(self.pooling.output_size, num_intents)
 
     def forward(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import Embedding, embed, padding_mask
+from seqkit.models.encoder import Embedding, embed
+from seqkit.nn import padding_mask
 
 
 class WindowEncoder(nn.Module):

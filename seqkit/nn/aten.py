@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,8 @@ from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.kernel import Kernel, Tensors
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.layout import Entered
-
-if TYPE_CHECKING:
-    from seqkit.nn.recurrent import Recurrent
+from seqkit.nn.kernels.tuning import LARGE_STEP, MIN_STRETCH_ROWS, STRETCH_FALL
+from seqkit.nn.network import Network, prepare
 
 LSTM_MODE = 2  # oneDNN's number for the LSTM in `mkldnn_rnn_layer`
 SHUT = 1e4  # a pre-activation at which float32's sigmoid is exactly 0 or 1
@@ -148,58 +146,34 @@ def uses_onednn(mode: str, rows: Tensor) -> bool:
     )
 
 
-# oneDNN computes on the padding too, so a ragged batch runs in stretches of time with fewer and fewer rows. Training,
-# lengths uniform in T/2..T, one core, ms in 1, 2, 3, 4 stretches: (50,32,128,128) 11.1 10.4 10.3 10.8;
-# (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1 3.5 3.8.
-FALL = 0.7
-
-
 def _stretches(packing: Packing, hidden_size: int) -> int:
     rows = packing.batch_sizes[0]
-    return 1 if packing.is_rectangle or rows < 32 else 3 if rows * hidden_size >= 16384 else 2
+    if packing.is_rectangle or rows < MIN_STRETCH_ROWS:
+        return 1
+    return 3 if rows * hidden_size >= LARGE_STEP else 2
 
 
-def vendor_network(module: Recurrent, entered: Entered) -> tuple[Tensor, State] | None:
-    """All layers and directions in one call of ATen, as torch.nn makes it; None where that is not possible.
+def whole_network(network: Network, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
+    """All layers and directions in one call, as torch.nn makes it.
 
-    It saves 50 us (with a backward pass 300 us) per layer and direction. Returns outputs, packed (N, size) or for full
-    batches (T, B, size), and the final states (layer-directions, B, size).
+    It saves 50 us (with a backward pass 300 us) per layer and direction.
+
+    Args:
+        mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU", which all cells are.
+        x: (T, B, I) for full batches, else packed rows (N, I).
+        states: each (layer-directions, B, size), rows in packed order.
+
+    Returns:
+        outputs in the layout of x, and the final states, shaped like `states`.
     """
-    packing, mode = entered.packing, module.vendor_mode(entered.x.device.type)
-    if mode is None or surrounded(module, mode, entered.x):
-        return None
-    if packing.is_full:
-        x = entered.x if entered.x.dim() == 3 else entered.x.reshape(packing.num_steps, packing.batch_size, -1)
-        return whole_network(module, mode, x, entered.states, packing)
-    # ATen's packed kernels want every sequence to have a step, never reach oneDNN, and are slow to train.
-    unfit = torch.is_grad_enabled() or uses_onednn(mode, entered.x) or packing.first_rows < packing.batch_size
-    if unfit and not cudnn_serves(mode, entered.x):
-        return None
-    return whole_network(module, mode, entered.data, entered.states, packing)
-
-
-def surrounded(module: Recurrent, mode: str, data: Tensor) -> bool:
-    """Whether something happens between or inside layers that one call for all of them knows nothing of."""
-    return bool(
-        module.residual
-        or (module.locked_dropout and module.training)
-        or (module.checkpoint_chunks > 1 and torch.is_grad_enabled())
-        # Our own dropout, whose masks a second derivative can see; cuDNN's stay inside it.
-        or (module.dropout and module.training and module.num_layers > 1 and cudnn_serves(mode, data))
-    )
-
-
-def whole_network(module: Recurrent, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
-    """One call on (T, B, I) for full batches, else on packed rows (N, I): outputs alike, and final states."""
-    count = module.num_layers * module.num_directions
-    weights = [module.prepare(index, x, (0,)).weights for index in range(count)]
+    weights = [prepare(cell, network.weights(index), x, (0,)).weights for index, cell in enumerate(network.cells)]
     if cudnn_serves(mode, x):
-        cells = [module.cell_at(index) for index in range(count)]
-        own = [list(one.values()) for one in weights]
-        return cudnn_network(cells, module.num_directions, mode, x, packing, states, own)
-    flat = [value.contiguous() for one in weights for value in one.values()]
-    dropout = module.dropout if module.training else 0.0
-    options = (flat, "bias_ih" in weights[0], module.num_layers, dropout, module.training, module.bidirectional)
+        listed = [list(values.values()) for values in weights]
+        return cudnn_network(network.cells, network.num_directions, mode, x, packing, states, listed)
+    flat = [value.contiguous() for values in weights for value in values.values()]
+    training, both = network.training, network.num_directions == 2
+    dropout = network.dropout if training else 0.0
+    options = (flat, "bias_ih" in weights[0], network.num_layers, dropout, training, both)
     run, begin = getattr(torch._VF, mode.lower()), [part.contiguous() for part in states]
     hx: Any = begin if len(begin) > 1 else begin[0]
     if packing.is_full:
@@ -219,7 +193,7 @@ def vendor_scan(
     """
     weights, kernel = prepared.weights, onednn_lstm()
     if kernel is not None and uses_onednn(mode, rows) and "weight_hr" not in weights:
-        parts = packing.falling(FALL, _stretches(packing, state[-1].size(1)))
+        parts = packing.falling(STRETCH_FALL, _stretches(packing, state[-1].size(1)))
         # Not a slice each: the gradient of a slice is as large as the whole, and they would be added up.
         pieces = rows.split_with_sizes([end - first for _, first, end in parts]) if len(parts) > 1 else [rows]
         outputs = []

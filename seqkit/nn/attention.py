@@ -6,15 +6,20 @@ All kinds have the same two calls. `keys, values = attention.project(memory)` ru
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
-from seqkit.nn.checks import check_size
+from seqkit.nn.checks import check_choice, check_size
 from seqkit.nn.kernels.additive import additive_scores
+from seqkit.nn.kernels.attention_step import AdditiveReader, DotReader, Reader
+from seqkit.nn.kernels.kernel import Tensors
 from seqkit.nn.linear import Linear
+from seqkit.nn.sending import send
 
 
 class Attention(nn.Module):
@@ -26,12 +31,18 @@ class Attention(nn.Module):
         query_size: features of a query, A.
         memory_size: features of a vector of the memory, M.
 
+    Class attributes:
+        reader: reads for one step after another with a hand-derived backward; see `kernel`. It is not inherited: a
+            subclass may compute something else.
+
     Attributes:
         context_size: features of a context, C; M unless a subclass says otherwise.
 
     Raises:
         TypeError, ValueError: a size that is not a positive int; the message starts with its name.
     """
+
+    reader: type[Reader] | None = None
 
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__()
@@ -71,8 +82,32 @@ class Attention(nn.Module):
         weights = masked_softmax(self.scores(query, keys), padding.unsqueeze(1))
         return torch.bmm(weights, values), weights
 
+    def kernel(self) -> tuple[type[Reader], Tensors] | None:
+        """The class's `reader` and the weights that it takes, by name.
+
+        None where the class has no reader, or a part was replaced by a module that may compute something else.
+        """
+        reader: type[Reader] | None = vars(type(self)).get("reader")
+        if reader is None:
+            return None
+        weights: Tensors = {}
+        for name in (name for name in ("query", "score", "output") if hasattr(self, name)):
+            part = getattr(self, name)
+            if type_before_parametrizations(part) in (Linear, nn.Linear) and part.bias is None:
+                part = part.weight
+            if not isinstance(part, Tensor):
+                return None
+            weights[name] = part
+        return reader, weights
+
     def extra_repr(self) -> str:
         return f"query_size={self.query_size}, memory_size={self.memory_size}"
+
+
+def padding_mask(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
+    """(B,) lengths to (B, steps) bool, True on padding; on a device, or by default where the lengths lie."""
+    lengths = lengths if device is None else send(lengths, device)
+    return torch.arange(steps, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 def cleared(memory: Tensor, padding: Tensor | None) -> Tensor:
@@ -107,6 +142,8 @@ class AdditiveAttention(Attention):
         size: features inside the tanh.
     """
 
+    reader = AdditiveReader
+
     def __init__(self, query_size: int, memory_size: int, size: int) -> None:
         super().__init__(query_size, memory_size)
         check_size("size", size)
@@ -130,6 +167,8 @@ class DotAttention(Attention):
         ValueError: they have not.
     """
 
+    reader = DotReader
+
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
         if query_size != memory_size:
@@ -144,6 +183,8 @@ class DotAttention(Attention):
 
 class GeneralAttention(Attention):
     """score = q . W k (Luong et al. 2015, eq. 8, `general`)."""
+
+    reader = DotReader
 
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
@@ -164,6 +205,8 @@ class ScaledDotAttention(Attention):
         query_size, memory_size: see `Attention`.
         size: features of W q and U k.
     """
+
+    reader = DotReader
 
     def __init__(self, query_size: int, memory_size: int, size: int) -> None:
         super().__init__(query_size, memory_size)
@@ -193,6 +236,8 @@ class MultiHeadAttention(Attention):
     Raises:
         ValueError: `heads` does not divide `size`.
     """
+
+    reader = DotReader
 
     def __init__(self, query_size: int, memory_size: int, size: int, heads: int) -> None:
         super().__init__(query_size, memory_size)
@@ -227,34 +272,36 @@ class MultiHeadAttention(Attention):
         return read, weights.mean(1)
 
 
-_MAKERS: dict[str, Callable[[int, int, int, int], Attention]] = {
-    "bahdanau": lambda query_size, memory_size, size, heads: AdditiveAttention(query_size, memory_size, size),
-    "dot": lambda query_size, memory_size, size, heads: DotAttention(query_size, memory_size),
-    "general": lambda query_size, memory_size, size, heads: GeneralAttention(query_size, memory_size),
-    "concat": lambda query_size, memory_size, size, heads: AdditiveAttention(query_size, memory_size, size),
-    "scaled_dot": lambda query_size, memory_size, size, heads: ScaledDotAttention(query_size, memory_size, size),
-    "multi_head": lambda query_size, memory_size, size, heads: MultiHeadAttention(query_size, memory_size, size, heads),
+ATTENTIONS: dict[str, type[Attention]] = {
+    "bahdanau": AdditiveAttention,
+    "dot": DotAttention,
+    "general": GeneralAttention,
+    "concat": AdditiveAttention,
+    "scaled_dot": ScaledDotAttention,
+    "multi_head": MultiHeadAttention,
 }
-ATTENTIONS = tuple(_MAKERS)
 
 
-def make_attention(kind: str, query_size: int, memory_size: int, *, size: int = 0, heads: int = 1) -> Attention:
-    """An attention by name.
+def make_attention(
+    kind: str | Callable[..., Attention], query_size: int, memory_size: int, *, size: int = 0, heads: int = 1
+) -> Attention:
+    """Build an attention by name.
 
     Args:
-        kind: one of `ATTENTIONS`; `dot`, `general` and `concat` are those of Luong et al. 2015, and `concat` is the
-            additive score of `bahdanau`.
+        kind: a name in `ATTENTIONS`, or an `Attention` class; `dot`, `general` and `concat` are those of Luong et al.
+            2015, and `concat` is the additive score of `bahdanau`.
         query_size, memory_size: see `Attention`.
-        size: features inside `bahdanau`, `concat`, `scaled_dot` and `multi_head`; 0: `query_size`.
-        heads: of `multi_head`.
+        size: features inside a kind that has an argument `size` (`bahdanau`, `concat`, `scaled_dot`, `multi_head`);
+            0: `query_size`.
+        heads: of a kind that has an argument `heads` (`multi_head`).
 
     Raises:
         ValueError: an unknown kind, or an argument that the kind has no use for.
     """
-    if kind not in ATTENTIONS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, ATTENTIONS))}; got {kind!r}")
-    if size and kind in ("dot", "general"):
-        raise ValueError(f"size has no meaning for attention {kind!r}, got {size}")
-    if heads != 1 and kind != "multi_head":
-        raise ValueError(f"heads has a meaning for attention 'multi_head' only, got {heads} for {kind!r}")
-    return _MAKERS[kind](query_size, memory_size, size or query_size, heads)
+    make = ATTENTIONS[check_choice("kind", kind, tuple(ATTENTIONS))] if isinstance(kind, str) else kind
+    known = inspect.signature(make).parameters
+    for name, value, unused in (("size", size, 0), ("heads", heads, 1)):
+        if value != unused and name not in known:
+            raise ValueError(f"{name} has no meaning for attention {kind!r}, got {value}")
+    options = {"size": size or query_size, "heads": heads}
+    return make(query_size, memory_size, **{name: options[name] for name in options if name in known})

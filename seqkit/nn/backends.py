@@ -1,130 +1,194 @@
-"""Which backend runs a call, and why."""
+"""Which backend runs a call, and why: the one place that every road asks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from seqkit.nn.aten import surrounded, uses_onednn, vendor_scan, whole_network
+from seqkit.nn.agreement import agrees
+from seqkit.nn.aten import uses_onednn, vendor_scan
 from seqkit.nn.cell import Cell, Prepared, State
-from seqkit.nn.checks import autocast_enabled, check_choice, dtype_name, tracing, transformed
+from seqkit.nn.checks import check_choice, dtype_name, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
-from seqkit.nn.kernels import kernel_scan, triton
+from seqkit.nn.kernels.autograd import kernel_scan
+from seqkit.nn.kernels.kernel import Kernel
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.reference import reference_scan
-from seqkit.nn.kernels.triton.agreement import agrees
-from seqkit.nn.layout import check_input, initial_states
+from seqkit.nn.kernels.triton import counterparts, support
+from seqkit.nn.kernels.tuning import (
+    FEW_STEPS,
+    FEW_STEPS_TRAINING,
+    FEW_UNITS,
+    LARGE_STEP,
+    MANY_UNITS,
+    SMALL_STEP,
+)
+from seqkit.nn.network import Network
 
-if TYPE_CHECKING:
-    from seqkit.nn.recurrent import Recurrent
+Name = Literal["reference", "fused", "vendor", "triton"]
 
 
 class Choice(NamedTuple):
     """The backend of a call and the reason for it."""
 
-    name: Literal["reference", "fused", "vendor", "triton"]
+    name: Name
     reason: str
 
 
-def choose(module: Recurrent, data: Tensor, packing: Packing) -> Choice:
-    """Pick the backend for input data, padded or packed."""
-    if module.backend == "reference":
-        return Choice("reference", "asked for")
-    if data.is_complex():
-        if module.backend != "auto":
+class Route(NamedTuple):
+    """How a call runs.
+
+    Attributes:
+        name, reason: see `Choice`.
+        whole: ATen's name of the network where one call serves all layers and directions; None: one after another.
+        operator: whether a layer-direction is one opaque operator, for a compiler or a trace.
+    """
+
+    name: Name
+    reason: str
+    whole: str | None = None
+    operator: bool = False
+
+
+def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool = False) -> Route:
+    """Pick how a call runs.
+
+    Args:
+        x: the input, padded or packed, in the dtype that is computed with.
+        open_lengths: the rows are those of the padded layout and the lengths come as a tensor, for a compiler.
+
+    Raises:
+        RuntimeError: the backend that was asked for cannot run this call.
+    """
+    backend, kind = network.backend, x.device.type
+    if backend == "reference":
+        return Route("reference", "asked for")
+    traced = tracing()
+    if traced and not open_lengths and backend in ("auto", "vendor"):
+        mode = _whole_mode(network, _mode(network, kind), x, packing)
+        if mode is not None:
+            return Route("vendor", "inside torch.jit.trace, which keeps ATen's operator open to any size", mode)
+    if x.is_complex():
+        if backend != "auto":
             raise RuntimeError(
-                f"backend {module.backend!r} computes with real numbers, and the input is {dtype_name(data)}; "
+                f"backend {backend!r} computes with real numbers, and the input is {dtype_name(x)}; "
                 "take 'auto' or 'reference'"
             )
-        return Choice("reference", "complex numbers, whose gradients only the step loop has")
-    if tracing():
-        return Choice("reference", "inside torch.jit.trace, which can record the step loop alone")
+        return Route("reference", "complex numbers, whose gradients only the step loop has")
+    if traced or torch.compiler.is_compiling():
+        if by_operator(network, x):
+            return Route(
+                "fused",
+                "one operator for each layer and direction (on a CUDA device it may be Triton's)",
+                operator=True,
+            )
+        if traced:
+            return Route("reference", "inside torch.jit.trace, which can record the step loop alone")
     if packing.first_rows == 0:
-        return Choice("reference", "no sequence has a step")
+        return Route("reference", "no sequence has a step")
     if transformed():
-        return Choice("reference", "inside torch.func or forward-mode differentiation, which need the step loop")
-    if not module.has_kernels:
-        return Choice("reference", f"{type(module.cell_at(0)).__name__} has no fused kernel")
-    if module.backend == "fused":
-        return Choice("fused", "asked for")
-    if module.backend == "triton":
-        if (why := triton_refuses(module, data)) is not None:
+        return Route("reference", "inside torch.func or forward-mode differentiation, which need the step loop")
+    for cell in network.cells:
+        if not cell.has_kernel:
+            return Route("reference", f"{type(cell).__name__} has no fused kernel")
+    if backend == "fused":
+        return Route("fused", "asked for")
+    if backend == "triton":
+        if (why := triton_refuses(network.cells, x)) is not None:
             raise RuntimeError(f"backend 'triton' cannot run this call: {why}; take 'auto' or 'fused'")
-        return Choice("triton", "asked for")
-    kind = data.device.type
-    mode = module.vendor_mode(kind)
-    if module.backend == "vendor":
-        if mode is None:
-            raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
-        return Choice("vendor", "asked for")
-    check_choice("backend", module.backend, ("auto",))
+        return Route("triton", "asked for")
+    mode = _mode(network, kind)
+    name: Name = "vendor"
+    reason = "asked for"
+    if backend == "auto":
+        name, reason = _table(network, mode, x, packing)
+    elif check_choice("backend", backend, ("vendor",)) and mode is None:
+        raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
+    return Route(name, reason, _whole_mode(network, mode, x, packing) if name == "vendor" else None)
+
+
+def by_operator(network: Network, x: Tensor) -> bool:
+    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call, and `seqkit::scan` serves it."""
+    return (
+        (torch.compiler.is_compiling() or tracing())
+        and network.backend != "reference"
+        and not x.is_complex()
+        and all(cell.operator is not None for cell in network.cells)
+    )
+
+
+def operator_kernel(kernel: Kernel, like: Tensor) -> Kernel:
+    """Return what `seqkit::scan` computes with: on a CUDA device the kernel's Triton form where there is one."""
+    if like.device.type != "cuda" or like.dtype not in support.DTYPES:
+        return kernel
+    found = counterparts.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
+    return kernel if found is None or found.takes_projected != kernel.takes_projected else found
+
+
+def _mode(network: Network, device_type: str) -> str | None:
+    """ATen's name of what all cells compute in their present mode, or None if it has none on such a device."""
+    first: str | None = None
+    for cell in network.cells:
+        mode = cell.cudnn_mode() if device_type == "cuda" else cell.vendor_mode()
+        if mode is None or (first is not None and mode != first):
+            return None
+        first = mode
+    return first
+
+
+def _whole_mode(network: Network, mode: str | None, x: Tensor, packing: Packing) -> str | None:
+    """The mode where one call of ATen serves all layers and directions, else None."""
+    if mode is None or network.residual:
+        return None
+    cudnn = cudnn_serves(mode, x)
+    # Our own dropout, whose masks a second derivative can see; cuDNN's stay inside it.
+    if network.training and (network.locked_dropout or (cudnn and network.dropout and network.num_layers > 1)):
+        return None
+    if network.checkpoint_chunks > 1 and torch.is_grad_enabled():
+        return None
+    if packing.is_full or cudnn:
+        return mode
+    # ATen's packed kernels want every sequence to have a step, never reach oneDNN, and are slow to train.
+    unfit = torch.is_grad_enabled() or uses_onednn(mode, x) or packing.first_rows < packing.batch_size
+    return None if unfit else mode
+
+
+def _table(network: Network, mode: str | None, x: Tensor, packing: Packing) -> tuple[Name, str]:
+    """The choice of `auto`."""
+    kind = x.device.type
     if kind == "cuda":
-        return _on_cuda(mode, data, packing, module)
+        return _on_cuda(network, mode, x, packing)
     if kind != "cpu":
-        return Choice("fused", f"no kernel of {kind}'s own is known to be right")
+        return "fused", f"no kernel of {kind}'s own is known to be right"
     if mode is None:
-        return Choice("fused", "a variant that ATen's kernels lack is active")
-    return _on_cpu(mode, data, packing, module)
+        return "fused", "a variant that ATen's kernels lack is active"
+    return _on_cpu(network, mode, x, packing)
 
 
-def whole_batch(module: Recurrent, input: Any, hx: Any) -> tuple[Tensor, State] | None:
-    """oneDNN's LSTM or cuDNN's network on a full padded batch, without a look at what only other calls need; None for
-    those.
-
-    The general way comes to the same call, but where the kernels have emptied the caches its Python costs 60 us more,
-    5 % of a training step at (T, B, H) = (64, 16, 64) on the CPU.
-    """
-    if not isinstance(input, Tensor) or input.dim() != 3 or module.backend not in ("auto", "vendor"):
-        return None
-    kind = input.device.type
-    mode = module.vendor_mode(kind) if kind in ("cpu", "cuda") else None
-    if mode is None or not (uses_onednn if kind == "cpu" else cudnn_serves)(mode, input):
-        return None
-    if not input.numel() or surrounded(module, mode, input):
-        return None
-    x = input.transpose(0, 1) if module.batch_first else input
-    packing = Packing.full(*x.shape[:2])
-    if kind == "cuda" and module.backend == "auto" and _on_cuda(mode, input, packing, module).name != "vendor":
-        return None
-    if autocast_enabled(kind) or transformed():
-        return None
-    check_input(module, input)
-    output, finals = whole_network(module, mode, x, initial_states(module, hx, x, packing, True), packing)
-    return output.transpose(0, 1) if module.batch_first else output, finals
-
-
-def triton_refuses(module: Recurrent, data: Tensor) -> str | None:
+def triton_refuses(cells: Sequence[Cell], x: Tensor) -> str | None:
     """Why Triton's kernels cannot run a call; None if they can."""
-    if data.device.type != "cuda" and not triton.interpreted():
-        return f"it needs a CUDA device, and the input is on {data.device.type}"
-    if not triton.available():
-        least = ".".join(map(str, triton.MIN_VERSION))
+    if x.device.type != "cuda" and not support.interpreted():
+        return f"it needs a CUDA device, and the input is on {x.device.type}"
+    if not support.available():
+        least = ".".join(map(str, support.MIN_VERSION))
         return f"it needs an NVIDIA card from Ampere on and Triton {least} or later (pip install triton)"
-    if data.dtype not in triton.DTYPES:
-        return f"it computes in float32, float16 and bfloat16, and the input is {dtype_name(data)}"
-    if not _served_by_triton(module, data.device, data.dtype):
-        return f"no Triton kernel serves this {type(module.cell_at(0)).__name__} here"
+    if x.dtype not in support.DTYPES:
+        return f"it computes in float32, float16 and bfloat16, and the input is {dtype_name(x)}"
+    if not triton_serves(cells, x.device, x.dtype):
+        return f"no Triton kernel serves this {type(cells[0]).__name__} here"
     return None
 
 
-_served: WeakKeyDictionary[Recurrent, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
+def triton_serves(cells: Sequence[Cell], device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether every cell has a Triton kernel that agrees with its own."""
+    kernels = (cell.kernel() for cell in cells)
+    return all(kernel is not None and agrees(kernel, device, dtype) for kernel in kernels)
 
 
-def _served_by_triton(module: Recurrent, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether every cell has a Triton kernel that agrees with its own; not kept in the module, which may be pickled."""
-    found = _served.setdefault(module, {})
-    # With the kernels in the key: an option may have been changed since the last call.
-    kernels = [module.cell_at(index).kernel() for index in range(module.num_layers * module.num_directions)]
-    key = (device, dtype, *kernels)
-    if key not in found:
-        found[key] = all(one is not None and agrees(one, device, dtype) for one in kernels)
-    return found[key]
-
-
-def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
+def _on_cuda(network: Network, mode: str | None, x: Tensor, packing: Packing) -> tuple[Name, str]:
     """The table of `auto` on CUDA.
 
     Measured with `scripts/device/check.py --parts speed` on an NVIDIA H100 80GB HBM3, torch 2.11, Triton 3.6,
@@ -143,23 +207,23 @@ def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent
     | LSTM / GRU inference, ragged, (64,16,64,64) | 3.13 / 3.82 | 1.67 / 1.91 | 8.98 / 12.2 | triton |
     | LSTM / GRU inference, ragged, (30,64,512,1024) | 2.27 / 2.41 | 1.95 / 2.59 | 6.14 / 7.15 | triton |
     """
-    cudnn = mode is not None and cudnn_serves(mode, data)
-    if cudnn and packing.is_full and not _trains(module, data):
-        if module.hidden_size <= 128:
-            return Choice("vendor", "cuDNN's network: inference with few units")
-        if module.hidden_size >= 1024 and mode in ("LSTM", "GRU"):
-            return Choice("vendor", "cuDNN's network: inference with many units")
-    if triton_refuses(module, data) is None:
-        return Choice("triton", "all steps in one launch")
-    return Choice("vendor", "cuDNN's network") if cudnn else Choice("fused", "hand-derived backward")
+    cudnn = mode is not None and cudnn_serves(mode, x)
+    if cudnn and packing.is_full and not _trains(network, x):
+        if network.hidden_size <= FEW_UNITS:
+            return "vendor", "cuDNN's network: inference with few units"
+        if network.hidden_size >= MANY_UNITS and mode in ("LSTM", "GRU"):
+            return "vendor", "cuDNN's network: inference with many units"
+    if triton_refuses(network.cells, x) is None:
+        return "triton", "all steps in one launch"
+    return ("vendor", "cuDNN's network") if cudnn else ("fused", "hand-derived backward")
 
 
-def _trains(module: Recurrent, data: Tensor) -> bool:
+def _trains(network: Network, x: Tensor) -> bool:
     """Whether a gradient will be asked for."""
-    return torch.is_grad_enabled() and (data.requires_grad or any(value.requires_grad for value in module.parameters()))
+    return torch.is_grad_enabled() and (x.requires_grad or any(value.requires_grad for value in network.parameters()))
 
 
-def _on_cpu(mode: str, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
+def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[Name, str]:
     """The table of `auto` for plain cells on the CPU.
 
     Measured with `scripts/bench/nn.py`, torch 2.13, one core of an AMD EPYC (Zen 5), milliseconds, (T, B, I, H):
@@ -178,17 +242,17 @@ def _on_cpu(mode: str, data: Tensor, packing: Packing, module: Recurrent) -> Cho
     | GRU / RNN inference, full, (1,64,256,256) | 0.82 / 0.35 | 1.04 / 0.48 | vendor |
     | GRU / RNN inference, full, (4,64,256,256) | 2.6 / 1.0 | 2.1 / 0.9 | fused |
     """
-    rows, hidden_size = packing.first_rows, module.hidden_size
-    if uses_onednn(mode, data):
-        if rows * hidden_size >= 16384 and not packing.is_rectangle:
-            return Choice("fused", "LSTM with large steps on uneven lengths: no work is spent on padding")
-        return Choice("vendor", "oneDNN's LSTM")
-    training = _trains(module, data)
-    if packing.num_steps <= (4 if training else 2):
-        return Choice("vendor", "a few steps: ATen's loop has less overhead")
-    if not training and rows * hidden_size < 4096:
-        return Choice("vendor", "inference with small steps: ATen's loop has less overhead")
-    return Choice("fused", "no vendor kernel on this device; hand-derived backward")
+    rows, hidden_size = packing.first_rows, network.hidden_size
+    if uses_onednn(mode, x):
+        if rows * hidden_size >= LARGE_STEP and not packing.is_rectangle:
+            return "fused", "LSTM with large steps on uneven lengths: no work is spent on padding"
+        return "vendor", "oneDNN's LSTM"
+    training = _trains(network, x)
+    if packing.num_steps <= (FEW_STEPS_TRAINING if training else FEW_STEPS):
+        return "vendor", "a few steps: ATen's loop has less overhead"
+    if not training and rows * hidden_size < SMALL_STEP:
+        return "vendor", "inference with small steps: ATen's loop has less overhead"
+    return "fused", "no vendor kernel on this device; hand-derived backward"
 
 
 def scan(
@@ -202,7 +266,7 @@ def scan(
     if backend in ("fused", "triton"):
         kernel = cell.kernel()
         if kernel is not None and backend == "triton":
-            kernel = triton.triton_kernel(kernel)
+            kernel = counterparts.triton_kernel(kernel)
         if kernel is not None:
             return kernel_scan(cell, kernel, rows, packing, state, prepared)
     check_choice("backend", backend, ("reference", "fused", "vendor", "triton"))

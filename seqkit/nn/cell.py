@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from seqkit.nn.checks import check_choice, check_goes_with, check_size
 from seqkit.nn.initialise import refill
-
-if TYPE_CHECKING:
-    from seqkit.nn.kernels.kernel import Kernel
 
 State = tuple[Tensor, ...]
 
@@ -164,8 +161,8 @@ class Cell(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state, prepared)")
 
-    def kernel(self) -> Kernel | None:
-        """The fused kernel that computes exactly this cell, or None if it has none."""
+    def kernel(self) -> Any:
+        """Return the `seqkit.nn.kernels.kernel.Kernel` that computes exactly this cell, or None if it has none."""
         return None
 
     def vendor_mode(self) -> str | None:

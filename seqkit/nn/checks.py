@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 LARGEST_SIZE = 2**24
 """Of any size: two of them, times the gates, still make a number of elements that torch can count."""
 _CAST = (torch.float32, torch.float16, torch.bfloat16)
@@ -45,6 +47,30 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return str(value)
+
+
+def from_table(name: str, value: str | Callable[..., T], table: Mapping[str, Callable[..., T]]) -> Callable[..., T]:
+    """The class or factory behind an argument: a name in a table, or the thing itself.
+
+    Args:
+        name: of the argument, for messages.
+        value: its value.
+        table: name -> class.
+
+    Raises:
+        ValueError: an unknown name; with the nearest one.
+        TypeError: something that is neither text nor callable.
+    """
+    if callable(value):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a name or a class, got {value!r}")
+    if value in table:
+        return table[value]
+    close = difflib.get_close_matches(value, table, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    own = "; a name in text is for YAML files: import the class and give it itself" if ":" in value else ""
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, or a class; got {value!r}{hint}{own}")
 
 
 def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exception] = ValueError) -> None:

@@ -27,12 +27,7 @@ MODES = {"RNN_RELU": 0, "RNN_TANH": 1, "LSTM": 2, "GRU": 3}
 
 def serves(mode: str, data: Tensor) -> bool:
     """Whether cuDNN computes this mode on the device and in the dtype of `data`."""
-    return (
-        mode in MODES
-        and data.device.type == "cuda"
-        and torch.version.hip is None
-        and bool(torch.cudnn_is_acceptable(data))
-    )
+    return data.is_cuda and mode in MODES and torch.version.hip is None and bool(torch.cudnn_is_acceptable(data))
 
 
 def network(

@@ -11,23 +11,23 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.cells import Cell, Prepared, State
+from seqkit.nn.backends import by_operator, operator_kernel
+from seqkit.nn.cell import Cell, State
 from seqkit.nn.checks import tracing
-from seqkit.nn.kernels import GRUKernel, Kernel, LSTMKernel, RNNKernel, triton
-from seqkit.nn.kernels.kernel import Tensors
+from seqkit.nn.kernels.gru import GRUKernel
+from seqkit.nn.kernels.kernel import Kernel, Tensors
+from seqkit.nn.kernels.lstm import LSTMKernel
 from seqkit.nn.kernels.packing import Packing, check_lengths
-from seqkit.nn.kernels.triton.agreement import agrees
+from seqkit.nn.kernels.rnn import RNNKernel
+from seqkit.nn.network import Network, prepare
 from seqkit.nn.sending import send
-
-if TYPE_CHECKING:
-    from seqkit.nn.recurrent import Recurrent
 
 KERNELS: dict[str, type[Kernel]] = {"lstm": LSTMKernel, "gru": GRUKernel, "rnn": RNNKernel}
 AVAILABLE = hasattr(torch.library, "custom_op")  # torch 2.4 and later
@@ -53,25 +53,18 @@ def describe(cell: Cell) -> Operator | None:
     return Operator(text, kernel.projection_weights if kernel.takes_projected else None)
 
 
-def compiling(module: Recurrent, data: Tensor) -> bool:
-    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call on `data`, and the operator
-    serves it."""
-    return (
-        (torch.compiler.is_compiling() or tracing())
-        and module.backend != "reference"
-        and not data.is_complex()
-        and all(module.cell_at(index).operator is not None for index in range(len(module.cells)))
-    )
-
-
-def must_run_outside(module: Recurrent, input: Any, lengths: Any) -> bool:
-    """Whether `torch.compile` looks at a call that it cannot take: its steps are known from the data alone, and no
-    operator serves it."""
+def must_run_outside(network: Network, input: Any, lengths: Any) -> str | None:
+    """What of a call `torch.compile` cannot take, since its steps are known from the data alone and no operator serves
+    it; None where it can take it."""
     if not torch.compiler.is_compiling():
-        return False
-    if isinstance(input, PackedSequence) or not AVAILABLE:
-        return True
-    return lengths is not None and isinstance(input, Tensor) and not compiling(module, input)
+        return None
+    if isinstance(input, PackedSequence):
+        return "a PackedSequence"
+    if not AVAILABLE:
+        return f"a {network.name} in a torch without custom operators"
+    if lengths is not None and isinstance(input, Tensor) and not by_operator(network, input):
+        return f"lengths for a {network.name} on the step loop"
+    return None
 
 
 @_disable_dynamo
@@ -97,15 +90,6 @@ def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
 def _kernel(text: str) -> Kernel:
     name, options = json.loads(text)
     return KERNELS[name](**options)
-
-
-def _kernel_for(text: str, given: Tensors) -> Kernel:
-    """The kernel of a text, on a CUDA device in its Triton form where there is one."""
-    kernel, like = _kernel(text), given["h0"]
-    if like.device.type != "cuda" or like.dtype not in triton.DTYPES:
-        return kernel
-    found = triton.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
-    return kernel if found is None or found.takes_projected != kernel.takes_projected else found
 
 
 def _gather(names: str, reverse: bool, lengths: Tensor | None, tensors: list[Tensor]) -> tuple[Tensors, Packing]:
@@ -134,7 +118,7 @@ def _scan(
     states = [given[name] for name in ("h0", "c0") if name in given]
     if not packing.batch_sizes:
         return [_no_outputs(given, packing, output_size), *(packing.unsort(state).clone() for state in states)]
-    (outputs, *finals), _ = _kernel_for(kernel, given).forward(given, packing, False)
+    (outputs, *finals), _ = operator_kernel(_kernel(kernel), given["h0"]).forward(given, packing, False)
     outputs = packing.flip(outputs) if reverse else outputs
     return [packing.unpack(outputs).clone(), *(packing.unsort(final).clone() for final in finals)]
 
@@ -160,7 +144,7 @@ def _scan_backward(
     result: Tensors = dict(zip(("h0", "c0"), sorted_states, strict=False))
     if packing.batch_sizes:
         rows = packing.pack(d_out)
-        form = _kernel_for(kernel, given)
+        form = operator_kernel(_kernel(kernel), given["h0"])
         _, saved = form.forward(given, packing, True)
         rows = packing.flip(rows) if reverse else rows
         result = form.backward(given, saved, packing, [rows, *sorted_states], frozenset(wanted))
@@ -260,16 +244,16 @@ def held(x: Tensor, dim: int, what: str) -> Tensor:
 
 
 def compiled_direction(
-    module: Recurrent, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
+    network: Network, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
     """One layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
-    cell = module.cell_at(index)
+    cell = network.cells[index]
     operator: Operator | None = cell.operator
     assert operator is not None
     shape = (packing.num_steps, packing.batch_size)
     # A list of T sizes would bind the compiled graph to one T.
     batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
-    prepared: Prepared = module.prepare(index, rows, batch_sizes)
+    prepared = prepare(cell, network.weights(index), rows, batch_sizes)
     given: Tensors = dict(prepared.weights)
     if operator.left_out is not None:
         given = {name: value for name, value in given.items() if name not in operator.left_out}
@@ -285,7 +269,7 @@ def compiled_direction(
     given.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
     for masks in (prepared.sequence_masks, prepared.step_masks):
         given.update({f"mask_{name}": mask for name, mask in masks.items()})
-    reverse = index % module.num_directions == 1
+    reverse = index % network.num_directions == 1
     output, *final = torch.ops.seqkit.scan(
         operator.text, ",".join(given), reverse, lengths, cell.output_size, list(given.values())
     )

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqkit.nn.cell import drop_mask, dropped
 from seqkit.nn.checks import check_flag, check_probability
+
+
+def between_layers(
+    x: Tensor, rate: float, locked_rate: float, sequences: int, spread: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Dropout on what enters a layer above the first, in training.
+
+    Args:
+        x: (..., F).
+        rate: drawn for each element.
+        locked_rate: drawn once per sequence and feature, the same at every step (Gal & Ghahramani 2016).
+        sequences: B.
+        spread: repeats a mask (B, F) over the steps of x.
+    """
+    if rate:
+        x = dropped(x, rate)
+    if locked_rate:
+        x = x * spread(drop_mask(x, sequences, x.size(-1), locked_rate))
+    return x
 
 
 class LockedDropout(nn.Module):

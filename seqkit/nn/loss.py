@@ -10,11 +10,7 @@ from torch import Tensor
 from seqkit.nn.checks import autocast_dtype, dtype_name
 from seqkit.nn.kernels.gemm import StepProduct, outer, product
 from seqkit.nn.kernels.malloc import keep_freed_blocks
-
-# Rows whose logits exist at a time. One core of an AMD EPYC (Zen 5, torch 2.13), ms of forward and backward for 832
-# rows of 256 features in chunks of 64, 128, 256, 512, 832 rows, beside F.linear and F.cross_entropy: vocabulary 6,000:
-# 56, 48, 45, 44, 46, beside 109; 10,000: 94, 84, 77, 74, 82, beside 189.
-CHUNK = 512
+from seqkit.nn.kernels.tuning import LOGIT_ROWS
 
 
 def linear_cross_entropy(
@@ -72,7 +68,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
         sums = _Sums(features, weight, bias, smoothing, ctx.needs_input_grad[:3])
-        size = -(-features.size(0) // max(1, -(-features.size(0) // CHUNK)))
+        size = -(-features.size(0) // max(1, -(-features.size(0) // LOGIT_ROWS)))
         for first in range(0, features.size(0), max(1, size)):
             sums.add(first, features[first : first + size], targets[first : first + size].unsqueeze(1))
         grads = sums.grads()
@@ -109,7 +105,7 @@ class _Sums:
         self.by_features = torch.empty_like(features) if needs[0] else None
         self.by_weight = torch.zeros_like(weight, dtype=self.exact) if needs[1] else None
         self.by_bias = torch.zeros_like(bias, dtype=self.exact) if bias is not None and needs[2] else None
-        self.back = StepProduct(weight.t(), min(CHUNK, features.size(0))) if needs[0] else None
+        self.back = StepProduct(weight.t(), min(LOGIT_ROWS, features.size(0))) if needs[0] else None
         # The smoothing term needs the mean logit only, which is linear in the features: no pass over V for it.
         self.mean = weight.sum(0, dtype=self.exact) if smoothing else None  # (F,), times V
 

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
-from seqkit.nn.aten import vendor_network
-from seqkit.nn.backends import Choice, choose, scan, whole_batch
-from seqkit.nn.cell import Prepared, drop_mask, dropped
+from seqkit.nn.aten import whole_network
+from seqkit.nn.backends import Choice, Route, choose, scan
+from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size, tracing
-from seqkit.nn.custom_op import compiled_direction, compiling, describe, held, must_run_outside, outside
+from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
+from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
-from seqkit.nn.kernels.packing import Packing, no_rows
+from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.layout import Entered, enter, leave
-from seqkit.nn.trace import Trace, trace
+from seqkit.nn.network import Network, no_output, prepare
+from seqkit.nn.trace import Recorder, Trace
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
 Backend = Literal["auto", "reference", "fused", "vendor", "triton"]
@@ -127,11 +129,6 @@ class Recurrent(nn.Module):
                 f"{name} is an option of the cells, so set it there: for cell in module.cells: cell.{name} = {value!r}"
             )
 
-    @property
-    def has_kernels(self) -> bool:
-        """Whether every cell has a fused kernel."""
-        return all(self.cell_at(index).has_kernel for index in range(self.num_layers * self.num_directions))
-
     def _check_backend(self, cells: list[Cell]) -> None:
         if self.backend in ("fused", "triton") and any(cell.kernel() is None for cell in cells):
             raise ValueError(
@@ -180,21 +177,46 @@ class Recurrent(nn.Module):
         cell = self.cell_at(index)
         if not cell.flat:
             return cell.weights()
-        return {name: getattr(self, full) for name, full in self._full_names[index]}
+        plain = self._parameters  # a look there takes a quarter of the time of an attribute of a module
+        return {
+            name: plain[full] if full in plain else getattr(self, full)  # type: ignore[misc]
+            for name, full in self._full_names[index]
+        }
 
     def cell_at(self, index: int) -> Cell:
         """The cell of layer `index // num_directions`, direction `index % num_directions`."""
         # Not self.cells[index]: that takes 2 us, which several uses a call make felt at small sizes.
         return self._modules["cells"]._modules[str(index)]  # type: ignore[union-attr,return-value]
 
-    def vendor_mode(self, device_type: str) -> str | None:
-        """ATen's name of what all cells compute in their present mode, or None if it has none on such a device."""
-        name = "cudnn_mode" if device_type == "cuda" else "vendor_mode"
-        mode: str | None = getattr(self.cell_at(0), name)()
-        for index in range(1, self.num_layers * self.num_directions):
-            if getattr(self.cell_at(index), name)() != mode:
-                return None
-        return mode
+    def _learned_state(self) -> list[list[Tensor]]:
+        suffixes = [self.suffix(index) for index in range(len(self.cells))]
+        return [[getattr(self, f"initial_{name}{one}") for one in suffixes] for name in self.cell_at(0).state_names]
+
+    def network(self) -> Network:
+        """Return the options, cells and weights of this moment, for one call."""
+        # Not self.cells[index]: that takes 2 us, which several uses a call make felt at small sizes.
+        cells: list[Cell] = list(self._modules["cells"]._modules.values())  # type: ignore[union-attr,arg-type]
+        # The module's own parameters first: walking all submodules takes longer than all else here.
+        example = next(iter(self._parameters.values()), None)
+        return Network(
+            type(self).__name__,
+            cells,
+            self._weights,
+            self.parameters,
+            next(self.parameters(), None) if example is None else example,
+            self._learned_state if self.learn_initial_state else None,
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.num_directions,
+            self.batch_first,
+            self.backend,
+            self.training,
+            self.dropout,
+            self.locked_dropout,
+            self.residual,
+            self.checkpoint_chunks,
+        )
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -245,128 +267,43 @@ class Recurrent(nn.Module):
         return output, state
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
-        if must_run_outside(self, input, lengths):
-            what = "a PackedSequence" if lengths is None else f"lengths for a {type(self).__name__} on the step loop"
+        network = self.network()
+        if (what := must_run_outside(network, input, lengths)) is not None:
             return outside(what, self._run, input, hx, lengths)  # type: ignore[no-any-return]
-        whole = whole_batch(self, input, hx) if lengths is None and not torch.compiler.is_compiling() else None
-        if whole is not None:
-            return whole
-        entered = enter(self, input, hx, lengths)
-        lowered = self._lowered(entered)
+        entered = enter(network, input, hx, lengths)
+        lowered = _lowered(network, entered)
         if lowered is None:
-            return self._layers(entered)
+            return _layers(network, entered)
         with torch.autocast(entered.x.device.type, enabled=False):
-            return self._layers(lowered)
-
-    def _lowered(self, entered: Entered) -> Entered | None:
-        """The arguments in autocast's precision, None where it is off or leaves them alone.
-
-        As in torch, the whole recurrence runs in the lower precision, not product by product.
-        """
-        low = autocast_dtype(entered.x)
-        if low is None or not self.cell_at(0).flat:
-            return None
-        return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
-
-    def _layers(self, entered: Entered) -> tuple[Any, State]:
-        if tracing() and entered.padded_lengths is None and self.backend in ("auto", "vendor"):
-            found = vendor_network(self, entered)  # ATen's own operator, which a trace keeps open to any size
-            if found is not None:
-                return leave(self, *found, entered)
-        if compiling(self, entered.x):
-            return self.over_layers(entered, partial(compiled_direction, self, lengths=entered.padded_lengths))
-        entered = entered._replace(x=held(entered.x, 0, type(self).__name__))
-        choice = choose(self, entered.x, entered.packing)
-        found = vendor_network(self, entered) if choice.name == "vendor" else None
-        if found is not None:
-            output, finals = found
-            return leave(self, output, finals, entered)
-        return self.over_layers(entered, partial(self._direction, backend=choice.name))
-
-    def over_layers(
-        self, entered: Entered, direction: Callable[[int, Tensor, Packing, State], tuple[Tensor, State]]
-    ) -> tuple[Any, State]:
-        """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out."""
-        data, finals = entered.data, []
-        states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
-        for layer in range(self.num_layers):
-            rows = self._drop(data, entered.packing) if layer else data
-            outputs = []
-            for index in range(layer * self.num_directions, (layer + 1) * self.num_directions):
-                output, final = direction(index, rows, entered.packing, states[index])
-                outputs.append(output)
-                finals.append(final)
-            output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-            data = output + data if self.residual and layer else output
-        # A copy even of a single one: `detach_()`, which loops over long texts call on states, refuses views.
-        return leave(self, data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), entered)
-
-    def _direction(
-        self, index: int, rows: Tensor, packing: Packing, state: State, backend: str
-    ) -> tuple[Tensor, State]:
-        """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
-        cell, reverse = self.cell_at(index), index % self.num_directions == 1
-        if not packing.batch_sizes:
-            return self.no_output(index, rows), state
-        prepared = self.prepare(index, rows, packing.batch_sizes)
-        rows = packing.flip(rows) if reverse else rows
-        if self.checkpoint_chunks > 1 and torch.is_grad_enabled() and not tracing():
-            output, final = self._checkpointed(cell, rows, packing, state, prepared, backend)
-        else:
-            output, final = scan(backend, cell, rows, packing, state, prepared)
-        return (packing.flip(output) if reverse else output), final
-
-    def no_output(self, index: int, rows: Tensor) -> Tensor:
-        """The output (0, output_size) of one layer-direction where no sequence has a step."""
-        cell = self.cell_at(index)
-        return no_rows([rows, *(self._weights(index).values() if cell.flat else cell.parameters())], cell.output_size)
+            return _layers(network, lowered)
 
     def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
         """Weights and masks of one layer-direction for this call, in the dtype of rows."""
-        cell, weights = self.cell_at(index), self._weights(index)
-        if cell.flat:
-            dtype = rows.dtype
-            weights = {name: value if value.dtype == dtype else value.to(dtype) for name, value in weights.items()}
-        return cell.prepare(weights, batch_sizes)
-
-    def _checkpointed(
-        self, cell: Cell, rows: Tensor, packing: Packing, state: State, prepared: Prepared, backend: str
-    ) -> tuple[Tensor, State]:
-        """`scan` in chunks of time, each recomputed in the backward pass. All masks are drawn before."""
-        outputs = []
-        for part, first, end in packing.chunks(self.checkpoint_chunks):
-            here = prepared.cut(first, end)
-
-            def run(rows: Tensor, *state: Tensor, part: Packing = part, here: Prepared = here) -> Any:
-                return scan(backend, cell, rows, part, state, here)
-
-            output, state = checkpoint(run, rows[first:end], *state, use_reentrant=False, preserve_rng_state=False)
-            outputs.append(output)
-        return torch.cat(outputs), state
-
-    def _drop(self, data: Tensor, packing: Packing) -> Tensor:
-        """Dropout between layers on packed rows (N, F)."""
-        if not self.training:
-            return data
-        if self.dropout:
-            data = dropped(data, self.dropout)
-        if self.locked_dropout:
-            data = data * packing.spread(drop_mask(data, packing.batch_size, data.size(-1), self.locked_dropout))
-        return data
+        return prepare(self.cell_at(index), self._weights(index), rows, batch_sizes)
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> Trace:
         """`forward` on the reference backend, with every named gate and state of every step; see `Trace`."""
-        return trace(self, input, hx, lengths)
+        network = self.network()
+        entered = enter(network, input, hx, lengths)
+        recorder = Recorder(network, entered)
+        output, state = _over_layers(network, entered, recorder)
+        return Trace(output, state, recorder.records)
 
     def backend_for(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> Choice:
-        """The backend that `forward` would take for these arguments, and why."""
-        entered = enter(self, input, hx, lengths)
-        entered = self._lowered(entered) or entered
-        return choose(self, entered.x, entered.packing)
+        """The backend that `forward` would take for these arguments in this place, and why.
+
+        Inside `torch.compile` and `torch.jit.trace` it tells what the compiled or traced call takes.
+        """
+        network = self.network()
+        if (what := must_run_outside(network, input, lengths)) is not None:
+            return outside(what, partial(self.backend_for, lengths=lengths), input, hx)  # type: ignore[no-any-return]
+        entered = enter(network, input, hx, lengths)
+        route = _route(network, _lowered(network, entered) or entered)
+        return Choice(route.name, route.reason)
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
@@ -377,6 +314,90 @@ class Recurrent(nn.Module):
             if getattr(self, name) != parameter.default:
                 parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts)
+
+
+def _lowered(network: Network, entered: Entered) -> Entered | None:
+    """The arguments in autocast's precision, None where it is off or leaves them alone.
+
+    As in torch, the whole recurrence runs in the lower precision, not product by product.
+    """
+    low = autocast_dtype(entered.x)
+    if low is None or not network.cells[0].flat:
+        return None
+    return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
+
+
+def _route(network: Network, entered: Entered) -> Route:
+    return choose(network, entered.x, entered.packing, open_lengths=entered.padded_lengths is not None)
+
+
+def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
+    """All layers and directions on the route that `choose` picks."""
+    route = _route(network, entered)
+    if route.whole is not None:
+        x, packing = entered.x, entered.packing
+        if packing.is_full != (x.dim() == 3):
+            x = packing.unpack(x) if packing.is_full else entered.data
+        return leave(network, *whole_network(network, route.whole, x, entered.states, packing), entered)
+    if route.operator:
+        return _over_layers(network, entered, partial(compiled_direction, network, lengths=entered.padded_lengths))
+    entered = entered._replace(x=held(entered.x, 0, network.name))
+    return _over_layers(network, entered, partial(_direction, network, backend=route.name))
+
+
+def _over_layers(
+    network: Network, entered: Entered, direction: Callable[[int, Tensor, Packing, State], tuple[Tensor, State]]
+) -> tuple[Any, State]:
+    """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out."""
+    data, finals, count = entered.data, [], network.num_directions
+    states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
+    for layer in range(network.num_layers):
+        rows = data
+        if layer and network.training:
+            packing = entered.packing
+            rows = between_layers(data, network.dropout, network.locked_dropout, packing.batch_size, packing.spread)
+        outputs = []
+        for index in range(layer * count, (layer + 1) * count):
+            output, final = direction(index, rows, entered.packing, states[index])
+            outputs.append(output)
+            finals.append(final)
+        output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        data = output + data if network.residual and layer else output
+    # A copy even of a single one: `detach_()`, which loops over long texts call on states, refuses views.
+    return leave(network, data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), entered)
+
+
+def _direction(
+    network: Network, index: int, rows: Tensor, packing: Packing, state: State, backend: str
+) -> tuple[Tensor, State]:
+    """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
+    cell, reverse = network.cells[index], index % network.num_directions == 1
+    if not packing.batch_sizes:
+        return no_output(cell, network.weights(index), rows), state
+    prepared = prepare(cell, network.weights(index), rows, packing.batch_sizes)
+    rows = packing.flip(rows) if reverse else rows
+    chunks = network.checkpoint_chunks if torch.is_grad_enabled() and not tracing() else 1
+    if chunks > 1:
+        output, final = _checkpointed(cell, rows, packing, state, prepared, backend, chunks)
+    else:
+        output, final = scan(backend, cell, rows, packing, state, prepared)
+    return (packing.flip(output) if reverse else output), final
+
+
+def _checkpointed(
+    cell: Cell, rows: Tensor, packing: Packing, state: State, prepared: Prepared, backend: str, chunks: int
+) -> tuple[Tensor, State]:
+    """`scan` in chunks of time, each recomputed in the backward pass. All masks are drawn before."""
+    outputs = []
+    for part, first, end in packing.chunks(chunks):
+        here = prepared.cut(first, end)
+
+        def run(rows: Tensor, *state: Tensor, part: Packing = part, here: Prepared = here) -> Any:
+            return scan(backend, cell, rows, part, state, here)
+
+        output, state = checkpoint(run, rows[first:end], *state, use_reentrant=False, preserve_rng_state=False)
+        outputs.append(output)
+    return torch.cat(outputs), state
 
 
 def _build(

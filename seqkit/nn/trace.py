@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from seqkit.nn.cells import State
+from seqkit.nn.cell import State
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.reference import traced_scan
-from seqkit.nn.layout import enter
-
-if TYPE_CHECKING:
-    from seqkit.nn.recurrent import Recurrent
+from seqkit.nn.layout import Entered, arranged
+from seqkit.nn.network import Network, no_output, prepare
 
 
 class Trace(NamedTuple):
@@ -32,27 +30,25 @@ class Trace(NamedTuple):
     records: list[dict[str, Tensor]]
 
 
-def trace(module: Recurrent, input: Any, hx: Any, lengths: Any) -> Trace:
-    """Run `module` step by step and keep everything; see `Trace`."""
-    entered = enter(module, input, hx, lengths)
-    records: list[dict[str, Tensor]] = []
+class Recorder:
+    """Runs layer-directions on the reference scan and keeps `records`, one for each; see `Trace`."""
 
-    def direction(index: int, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
-        cell, reverse = module.cell_at(index), index % module.num_directions == 1
+    def __init__(self, network: Network, entered: Entered) -> None:
+        self.network, self.entered = network, entered
+        self.records: list[dict[str, Tensor]] = []
+
+    def __call__(self, index: int, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
+        """Packed rows (N, F) to packed outputs (N, output_size) and the final state, each (B, size)."""
+        network = self.network
+        cell, reverse = network.cells[index], index % network.num_directions == 1
         if not packing.batch_sizes:
-            records.append({})
-            return module.no_output(index, rows), state
-        prepared = module.prepare(index, rows, packing.batch_sizes)
+            self.records.append({})
+            return no_output(cell, network.weights(index), rows), state
+        prepared = prepare(cell, network.weights(index), rows, packing.batch_sizes)
         drive = cell.project(packing.flip(rows) if reverse else rows, prepared)
-        output, final, found = traced_scan(cell, drive, packing.batch_sizes, state, prepared)
+        output, final, record = traced_scan(cell, drive, packing.batch_sizes, state, prepared)
         flip = packing.flip if reverse else (lambda value: value)
-        records.append({name: arrange(packing.unpack(flip(value))) for name, value in found.items()})
+        self.records.append(
+            {name: arranged(network, packing.unpack(flip(value)), self.entered) for name, value in record.items()}
+        )
         return flip(output), final
-
-    def arrange(value: Tensor) -> Tensor:
-        if not entered.batched:
-            return value.squeeze(1)
-        return value.transpose(0, 1) if module.batch_first and entered.packed is None else value
-
-    output, state = module.over_layers(entered, direction)
-    return Trace(output, state, records)

@@ -4,6 +4,7 @@ from seqkit.run.averaging import Average, average
 from seqkit.run.config_files import read_config
 from seqkit.run.launch import Run, resume, train
 from seqkit.run.loading import compare, evaluate, load, load_predictor, load_translator
+from seqkit.run.options import describe_options, spelling
 from seqkit.run.seeds import Seeds, train_seeds
 from seqkit.training.scores import counted
 
@@ -14,12 +15,14 @@ __all__ = [
     "average",
     "compare",
     "counted",
+    "describe_options",
     "evaluate",
     "load",
     "load_predictor",
     "load_translator",
     "read_config",
     "resume",
+    "spelling",
     "train",
     "train_seeds",
 ]

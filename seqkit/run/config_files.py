@@ -16,6 +16,8 @@ from seqkit.tasks.common import PARTS, Parts
 from seqkit.training import RunFolder
 from seqkit.training.run_folder import check_name
 
+WEIGHTS = ("model", "text", "task", "init", "lora")
+"""Keys that decide what the weights of a trained run are."""
 Trust = bool | Mapping[str, Any]
 """Whether code may be imported that a run folder names; or the names that may, each with its class."""
 
@@ -106,7 +108,7 @@ def open_run(
     folder = RunFolder.open(path)
     overrides = list(overrides)
     for text in overrides:
-        if text.partition("=")[0].partition(".")[0] in ("model", "text", "task", "init", "lora"):
+        if text.partition("=")[0].partition(".")[0] in WEIGHTS:
             raise UserError(f"command line: {text!r}: a trained run keeps its model and vocabulary")
     checked, kind = read_config(folder.config, overrides, trust=trust, folder=folder)
     return folder, checked, kind

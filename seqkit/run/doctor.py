@@ -20,6 +20,7 @@ from seqkit.run.config_files import read_config
 from seqkit.tasks import RunTask
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import Checkpoints, digest, load_weights, not_finite
+from seqkit.training.trainer_state import log_positions
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,11 @@ def _checks(path: Path) -> Iterator[Check]:
             yield Check(f"{name}/{culprit}", False, why)
     if weights:
         yield from _chosen(folder, checkpoints, weights[0])
-    sizes: dict[str, int] = {}
-    yield _looked_at("checkpoints", lambda: _last(checkpoints, sizes))
-    for name, file in (("metrics", folder.metrics), ("timing", folder.timing)):
-        least = sizes.get(name, 0)
+    logs: dict[str, Any] = {}
+    yield _looked_at("checkpoints", lambda: _last(checkpoints, logs))
+    files = (("metrics", folder.metrics), ("timing", folder.timing)) if "jsonl" in logs or not logs else ()
+    for name, file in files:
+        least = logs.get("jsonl", {}).get(name, 0)
         yield _looked_at(file.name, lambda file=file, least=least: _log(file, least))  # type: ignore[misc]
     yield _looked_at("scores.json", lambda: _scores(path / "scores.json"))
 
@@ -162,12 +164,12 @@ def _weights(folder: RunFolder, task: list[RunTask], weights: list[dict[str, Ten
     return f"{len(found)} tensors, which fit the model"
 
 
-def _last(checkpoints: Checkpoints, sizes: dict[str, int]) -> str:
-    """Reads all of the newest whole checkpoint; `sizes` gets the lengths of the logs at that moment."""
+def _last(checkpoints: Checkpoints, logs: dict[str, Any]) -> str:
+    """Reads all of the newest whole checkpoint; `logs` gets the positions of the loggers at that moment."""
     step = checkpoints.latest()
     if step is None:
         return "none is whole; `seqkit resume` would begin anew"
-    sizes.update(checkpoints.load(step)[1]["state"]["sizes"])
+    logs.update(log_positions(checkpoints.load(step)[1]["state"]))
     return f"`seqkit resume` goes on after step {step:,}"
 
 

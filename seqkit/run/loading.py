@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from seqkit.distributed import on_all, start
-from seqkit.errors import Option, UserError
+from seqkit.errors import UserError
 from seqkit.run.config_files import open_run
+from seqkit.run.options import open_with_options
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.checkpoint import load_finite
@@ -33,34 +34,25 @@ def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = (), 
     return load_task(*open_run(path, overrides, trust=trust), device)
 
 
-def load_predictor(path: str | Path, device: str = "auto", *, trust: bool = False, **options: Any) -> RunTask:
+def load_predictor(
+    path: str | Path, device: str = "auto", options: Iterable[str] = (), *, trust: bool = False, **values: Any
+) -> RunTask:
     """`load`, with settings of `predict`.
 
     Args:
         path: a run folder.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
+        options: `KEY=VALUE` texts, such as `temperature=0.7`; see `describe_options`.
         trust: see `load`.
-        options: for tasks that have some, such as `sample` and `temperature` of language models.
+        values: options as Python values, such as `sample=True`.
 
     Raises:
-        UserError: see `load`; an option that this kind of run has not.
+        UserError: see `load`; an option that this kind of run lacks; a bad value.
     """
-    folder, checked, kind = open_run(path, trust=trust)
-    check_options(path, kind, options, kind.predict_options)
-    task = load_task(folder, checked, kind, device)
-    task.adjust(**options)
+    opened = open_with_options(path, "predict", options, values, trust=trust)
+    task = load_task(*opened[:3], device)
+    task.adjust(**opened.options)
     return task
-
-
-def check_options(path: str | Path, kind: type[RunTask], given: Iterable[str], known: frozenset[str]) -> None:
-    """Refuse options that this kind of run has not.
-
-    Raises:
-        UserError: with the first of them.
-    """
-    for name in given:
-        if name not in known:
-            raise UserError(f"this is a {kind.kind} run ({path}), which has no such option", key=Option(name))
 
 
 def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:
@@ -90,7 +82,7 @@ def evaluate(
     overrides: Iterable[str] = (),
     *,
     trust: bool = False,
-    **options: Any,
+    **values: Any,
 ) -> tuple[dict[str, float], list[str]]:
     """Score a run on its test data (or else dev), or on a file.
 
@@ -98,56 +90,61 @@ def evaluate(
         path: a run folder.
         data: a file; the run's own data without it.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
-        overrides, trust: see `load`.
-        options: for tasks that have some, such as `reference` and `ter` of translation.
+        overrides: `KEY=VALUE` texts: options such as `ter=true`, or keys of the configuration, such as `beam_size=10`.
+        trust: see `load`.
+        values: options as Python values, such as `ter=True`.
 
     Returns:
         the scores by name, and a report as lines of text.
 
     Raises:
-        UserError: see `load`; an option that this kind of run has not.
+        UserError: see `load`; an option that this kind of run lacks; a bad value.
     """
-
-    def opened() -> RunTask:
-        folder, checked, kind = open_run(path, overrides, trust=trust)
-        check_options(path, kind, options, kind.score_options)
-        return load_task(folder, checked, kind, device)
-
     start()
-    return on_all(opened).score(data, **options)
+    opened = on_all(lambda: open_with_options(path, "evaluate", overrides, values, trust=trust))
+    return on_all(lambda: load_task(*opened[:3], device)).score(data, **opened.options)
 
 
 def compare(
     first: str | Path,
     second: str | Path,
     data: str | None = None,
-    reference: str | None = None,
     device: str = "auto",
+    options: Iterable[str] = (),
     *,
     trust: bool = False,
+    **values: Any,
 ) -> list[str]:
     """Whether one translation run is better than another, by paired bootstrap; see `compare_outputs`.
 
     Args:
         first, second: run folders; the first is the baseline.
-        data, reference: as in `evaluate`; without them the test data of both, which must be the same.
+        data: as in `evaluate`; without it the test data of both, which must be the same.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
+        options: `reference=FILE`: the references, where the data are a text file of the sources.
         trust: see `load`; of both runs.
+        values: options as Python values, such as `reference="news.en"`.
+
+    Raises:
+        UserError: see `load`; one is no translation run; another option than `reference`; the data differ.
     """
     from seqkit.tasks.translation.compare import compare as compare_tasks
 
     tasks = [(str(path), load_translator(path, device=device, trust=trust)) for path in (first, second)]
-    return compare_tasks(tasks, data, reference)
+    chosen = open_with_options(first, "evaluate", options, values, trust=trust).options
+    for name in chosen.keys() - {"reference"}:
+        raise UserError(f"{name}: compare takes the option reference alone")
+    return compare_tasks(tasks, data, chosen.get("reference"))
 
 
 def load_translator(
     path: str | Path,
     ensemble: Iterable[str | Path] = (),
     device: str = "auto",
-    decoding: Mapping[str, Any] | None = None,
+    options: Iterable[str] = (),
     *,
     trust: bool = False,
-    **options: Any,
+    **values: Any,
 ) -> Any:
     """A translation run, or several that decode together.
 
@@ -155,12 +152,12 @@ def load_translator(
         path: a run folder.
         ensemble: more of them, with the same target vocabulary.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
-        decoding: settings that take the place of those in the run's `decoding` section.
+        options: `KEY=VALUE` texts, such as `beam_size=5`, for keys of the run's `decoding` section among others.
         trust: see `load`; of all these runs.
-        options: see `TranslationTask.configure`.
+        values: options as Python values, such as `beam_size=5`.
 
     Raises:
-        UserError: see `load`; one is no translation run; the vocabularies differ; a bad setting.
+        UserError: see `load_predictor`; one is no translation run; the vocabularies differ.
     """
     from seqkit.tasks.translation.task import TranslationTask
 
@@ -170,8 +167,11 @@ def load_translator(
         if not issubclass(opened[2], TranslationTask):
             kind = opened[2].kind
             raise UserError(f"{one}: this is a {kind} run, not a translation run; `seqkit predict {one}` uses it")
-        tasks.append((str(one), load_task(*opened, device)))
-    first: Any = tasks[0][1]
-    first.join(tasks[0][0], tasks[1:])
-    first.configure(decoding or {}, **options)
+        tasks.append((str(one), opened))
+    chosen = open_with_options(path, "predict", options, values, trust=trust)
+    tasks[0] = (str(path), chosen[:3])
+    loaded = [(name, load_task(*opened, device)) for name, opened in tasks]
+    first: Any = loaded[0][1]
+    first.join(loaded[0][0], loaded[1:])
+    first.adjust(**chosen.options)
     return first

@@ -15,7 +15,6 @@ from seqkit.run.config_files import Trust, read_config
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, TrainingConfig
 from seqkit.training.checkpoint import Checkpoints
-from seqkit.training.optim import SCHEDULES
 
 # None of these changes an update. Data may move: whether they are the same is checked when they are read.
 _HARMLESS = (
@@ -27,7 +26,7 @@ _HARMLESS = (
     "data.on_unknown_label",
     "training.log_every",
     "training.checkpoint_every",
-    "training.tensorboard",
+    "training.loggers*",
     "training.samples",
     "training.keep_best",
     "training.average_best",
@@ -100,7 +99,10 @@ def _check_length(folder: RunFolder, training: TrainingConfig) -> None:
 def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     """The dotted keys at which two trees differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for name in [*before, *(name for name in now if name not in before)]:
+        names = [*before, *(name for name in now if name not in before)]
+        if key and before.get("name") != now.get("name"):  # another schedule has other options
+            names = [name for name in names if name in before and name in now]
+        for name in names:
             yield from _compare(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
     elif before != now:
         yield key, before, now
@@ -108,19 +110,19 @@ def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, A
 
 def _refusal(key: str, before: TrainingConfig, now: TrainingConfig) -> str:
     """Why a key may not change, empty where it may."""
-    schedule = before.schedule
-    if key.startswith("training.early_stopping") and schedule.name == "plateau" and before.margin != now.margin:
-        return "the plateau schedule goes by min_delta, too, so the updates would be others"
+    name, warmup, schedule = before.schedule.name, before.schedule.warmup, before.schedule.make()
+    if key.startswith("training.early_stopping") and schedule.reacts and before.margin != now.margin:
+        return f"the {name} schedule goes by min_delta, too, so the updates would be others"
     if any(fnmatchcase(key, pattern) for pattern in _HARMLESS):
         return ""
     if key in _LENGTH:
-        if not SCHEDULES[schedule.name].spreads and not 0 < schedule.warmup < 1:
+        if not schedule.spreads and not 0 < warmup < 1:
             return ""
-        return f"the {schedule.name} schedule spreads over the whole training, so the updates would be others"
+        return f"the {name} schedule spreads over the whole training, so the updates would be others"
     if key in _EVALUATIONS:
-        if schedule.name != "plateau":
+        if not schedule.reacts:
             return ""
-        return "the plateau schedule counts evaluations, so the updates would be others"
+        return f"the {name} schedule counts evaluations, so the updates would be others"
     if any(fnmatchcase(key, pattern) for pattern in _SCORES):
         return "dev scores from before and after could not be compared"
     return next((reason for pattern, reason in _REASONS.items() if fnmatchcase(key, pattern)), "it decides the result")

@@ -6,59 +6,51 @@ import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from seqkit.config import Names, Section
+from seqkit.config import Names, OneOf, Section
 from seqkit.errors import require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.sending import sent
 from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
-from seqkit.training.run_log import require_tensorboard
 from seqkit.training.transfer import Rows
-
-
-class RunConfig(Section):
-    """The top level of a configuration, whatever the task."""
-
-    task: str
-    """The name of a task, or `mypackage.module:MyTask`."""
-    name: str | None = None
-    """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
-    seed: int = Field(default=1, ge=0, lt=2**62)
-    """Of every random generator."""
-    device: Annotated[str, AfterValidator(check_name)] = "auto"
-    """auto (CUDA, else mps, else xpu, else the CPU), cpu, cuda, mps or xpu; one of several by its number: cuda:1."""
-    init: InitConfig | None = None
-    lora: LoraConfig | None = None
-    training: TrainingConfig = TrainingConfig()
-    _names: Names = PrivateAttr(default_factory=Names)  # how the modules that it names were found
-
-    @model_validator(mode="after")
-    def _something_to_adapt(self) -> RunConfig:
-        if self.lora is not None and self.init is None:
-            raise ValueError("lora needs weights that have learned something: give an init section too")
-        return self
 
 
 class RunTask(Task):
     """A task described by a configuration: it reads data, saves what prediction needs, predicts and is scored."""
 
     kind: ClassVar[str]
-    score_options: ClassVar[frozenset[str]] = frozenset()  # what `score` takes beside `data`
-    predict_options: ClassVar[frozenset[str]] = frozenset()  # what `adjust` takes
+    options_section: ClassVar[str] = ""  # of the configuration: its keys may be given as options by their names alone
     needs: ClassVar[dict[str, str]] = {}  # optional modules that every training needs, each with the extra it is in
     config: Any  # of the class that `schema` returned; what the run folder keeps
+    splits: Mapping[str, Any] = MappingProxyType({})  # train, dev, test: data with a `fingerprint()`
+    notes: Sequence[str] = ()  # lines of the report on how the model was built
 
     @classmethod
     @abstractmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
         """The schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
+
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        """What `adjust` takes, and `seqkit predict RUN key=value`: the schema, whose defaults are those of a run.
+
+        Args:
+            config: of the run.
+        """
+        return Section
+
+    @classmethod
+    def score_options(cls, config: Any) -> type[Section]:
+        """What `score` takes beside `data`, and `seqkit evaluate RUN key=value`: the schema."""
+        return Section
 
     @classmethod
     def check_needs(cls, config: Any) -> None:
@@ -69,8 +61,7 @@ class RunTask(Task):
         """
         for module, extra in cls.needs.items():
             require(module, extra)
-        if config.training.tensorboard:
-            require_tensorboard()
+        config.training.make_loggers()
 
     @classmethod
     @abstractmethod
@@ -92,15 +83,25 @@ class RunTask(Task):
     def save(self, folder: Path) -> None:
         """Write what `restore` needs."""
 
-    @abstractmethod
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return next(self.model.parameters()).device
+
+    def data_lines(self) -> list[str]:
+        """Lines about the data, for the report."""
+        return []
+
     def report(self) -> list[str]:
-        """Lines about the data, printed before training."""
+        """Lines about data and model, printed before training."""
+        trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
+        return [*self.data_lines(), *self.notes, f"model: {trained:,} trained parameters"]
 
     @abstractmethod
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
         """Scores and a report on a file of the same columns, or on the configuration's test data (or else dev).
 
-        `options` are those that the task names in `score_options`.
+        `options` are those of `score_options`.
 
         Raises:
             UserError: there is no such data.
@@ -111,7 +112,7 @@ class RunTask(Task):
         """One prediction for each text, in their order; `seqkit.text.take_texts` says what is taken for texts."""
 
     def adjust(self, **options: Any) -> None:
-        """Settings of `predict` from now on: those that the task names in `predict_options`.
+        """Settings of `predict` from now on: those of `predict_options`.
 
         Raises:
             UserError: one is out of range, or they contradict each other.
@@ -135,7 +136,7 @@ class RunTask(Task):
 
     def fingerprint(self, part: str = "train") -> str:
         """A digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started with."""
-        return ""
+        return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> Mapping[str, Rows]:
         """Weight name -> what its rows stand for, where they have names (words, classes); see `transfer_weights`."""
@@ -153,3 +154,35 @@ class RunTask(Task):
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
         """Load the weights of this run."""
         self.model.load_state_dict(dict(weights))
+
+
+TASKS = {
+    "language_model": "seqkit.tasks.language_model.task:LanguageModelTask",
+    "sentiment": "seqkit.tasks.sentiment.task:SentimentTask",
+    "slots": "seqkit.tasks.slots.task:SlotsTask",
+    "translation": "seqkit.tasks.translation.task:TranslationTask",
+}
+"""What `task` may be; each is imported when it is named."""
+
+
+class RunConfig(Section):
+    """The top level of a configuration, whatever the task."""
+
+    task: Annotated[str, OneOf("task", TASKS, RunTask)]
+    """The name of a task, or `mypackage.module:MyTask`."""
+    name: str | None = None
+    """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
+    seed: int = Field(default=1, ge=0, lt=2**62)
+    """Of every random generator."""
+    device: Annotated[str, AfterValidator(check_name)] = "auto"
+    """auto (CUDA, else mps, else xpu, else the CPU), cpu, cuda, mps or xpu; one of several by its number: cuda:1."""
+    init: InitConfig | None = None
+    lora: LoraConfig | None = None
+    training: TrainingConfig = TrainingConfig()
+    _names: Names = PrivateAttr(default_factory=Names)  # how the modules that it names were found
+
+    @model_validator(mode="after")
+    def _something_to_adapt(self) -> RunConfig:
+        if self.lora is not None and self.init is None:
+            raise ValueError("lora needs weights that have learned something: give an init section too")
+        return self

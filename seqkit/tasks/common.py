@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import Section, from_signature, resolve
+from seqkit.config import Named, OneOf, Section, arguments, from_signature, resolve
+from seqkit.console import say
 from seqkit.data.batching import BatchingConfig
-from seqkit.data.formats import detect
+from seqkit.data.formats import detect, reader
 from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.tokenizer_cache import Texts, column_texts, train_tokenizer
 from seqkit.errors import Option, Part, UserError
-from seqkit.models import Embedding, Encoder
+from seqkit.models import POOLINGS, Embedding, Encoder, Pooling
 from seqkit.nn import CELLS, Cell, Recurrent
 from seqkit.text import TextConfig, Tokenizer, load_vectors, vector_words
 from seqkit.training import TrainingConfig
@@ -83,6 +84,7 @@ class LabelledData(SplitData):
         return REFUSES[self.on_unknown_label]
 
 
+T = TypeVar("T")
 _Source = TypeVar("_Source", bound=SourceConfig)
 
 
@@ -98,17 +100,19 @@ def beside(like: _Source, path: str, *hint: Part) -> _Source:
         raise UserError("expected the path of a file, got an empty text", key=Option("data"))
     form, known = "auto", ""
     try:
-        known = detect(Path(path), "give the file a name that does", *hint)
+        if isinstance(like.format, Named) and Path(path).suffixes == Path(like.path).suffixes:
+            form = known = like.format
+        else:
+            known = detect(Path(path), "give the file a name that does", *hint)
     except UserError:
         form = known = like.format
         if form == "auto" and not path.startswith((BUILTIN, HUB, TORCHTEXT)):
             raise
     kept = like.model_dump(include={"columns", "on_bad_line"})
-    is_file = not path.startswith((BUILTIN, HUB, TORCHTEXT))
-    if is_file and known != "parquet":
-        kept["encoding"] = like.encoding
-    if known == "csv":
-        kept["delimiter"] = like.delimiter
+    if not path.startswith((BUILTIN, HUB, TORCHTEXT)):
+        own = reader(known)
+        kept |= {"encoding": like.encoding} if own.has_encoding else {}
+        kept |= {"delimiter": like.delimiter} if own.has_delimiter else {}
     return type(like).model_validate({**kept, "path": path, "format": form})
 
 
@@ -152,7 +156,7 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
     """
     needs = {
         "early_stopping": training.early_stopping is not None,
-        "schedule: plateau": training.schedule.name == "plateau",
+        f"schedule: {training.schedule.name}": training.schedule.make().reacts,
         "keep_best above 1": training.keep_best > 1,
     }
     for what, asked in needs.items():
@@ -160,12 +164,20 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
             raise ValueError(f"training.{what} needs data.dev")
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, (str, Mapping)) else value
+
+
+_Way = Annotated[str, OneOf("pooling", POOLINGS, Pooling, supplied=("size",))]
+Ways = Annotated[list[_Way], BeforeValidator(_as_list, json_schema_input_type=_Way | list[_Way])]
+"""The type of a key that says how outputs are pooled."""
+
+
 class CellSection(Section):
     """Base of every section that names a cell; `cell_section` makes it for that cell."""
 
-    cell: str = "lstm"
+    cell: Annotated[str, OneOf("cell", CELLS, Cell)] = "lstm"
     """A cell of seqkit.nn (lstm, gru, rnn, ...) or `mypackage.module:MyCell`."""
-    _kind: ClassVar[type[Cell]] = CELLS["lstm"]  # no option of a cell begins with an underscore
 
 
 class EncoderBase(CellSection):
@@ -223,6 +235,7 @@ def cell_section(
     base: type[CellSection],
     tree: Mapping[str, Any],
     *path: str,
+    **types: Any,
 ) -> type[Section]:
     """The schema of a section that names a cell, an LSTM where it names none.
 
@@ -232,6 +245,7 @@ def cell_section(
         skip: those that the program supplies.
         base: of the schema.
         tree, path, Raises: see `encoder_config`.
+        types: of keys that name a row of another table.
     """
     node: Any = tree
     for key in path:
@@ -241,19 +255,12 @@ def cell_section(
     if not isinstance(cell, str):
         raise UserError(f"expected the name of a cell, got {cell!r}", key=key)
     kind = resolve(key, cell, Cell, CELLS)
-    made: Any = from_signature(f"{kind.__name__}{name}Config", *modules, kind, skip=skip, base=base)
-    made._kind = kind
-    return made  # type: ignore[no-any-return]
-
-
-def cell_arguments(section: Any) -> dict[str, Any]:
-    """The arguments of the module that a section describes which names a cell: that one as a class."""
-    return {**section.model_dump(), "cell": section._kind}
+    return from_signature(f"{kind.__name__}{name}Config", *modules, kind, skip=skip, base=base, **types)
 
 
 def make_recurrent(config: Any, input_size: int, **place: Any) -> Recurrent:
     """The recurrent module that an encoder section describes."""
-    return Recurrent(input_size=input_size, batch_first=True, **cell_arguments(config), **place)
+    return Recurrent(input_size=input_size, batch_first=True, **arguments(config), **place)
 
 
 def _arguments(config: Any) -> dict[str, Any]:
@@ -294,6 +301,36 @@ def fill_vectors(embedding: Embedding, section: Any, tokenizer: Tokenizer) -> li
     embedding.pretrained = vectors.known
     found = f"{vectors.found} of {len(tokenizer)} words found in {section.vectors}"
     return [f"vectors: {found} ({vectors.coverage:.1%})"]
+
+
+def open_parts(data: Any, open_part: Callable[[Any, str], T]) -> dict[str, T]:
+    """Open the parts of a `data:` section that are given.
+
+    Args:
+        data: the section.
+        open_part: takes what the section says of a part, and the part's name.
+    """
+    return {part: open_part(given, part) for part in PARTS if (given := getattr(data, part)) is not None}
+
+
+def cut(rows: Sequence[Sequence[T]], texts: Sequence[str], longest: int, unit: str = "text") -> list[Sequence[T]]:
+    """Cut tokenised texts that are too long for memory, and say so.
+
+    Args:
+        rows: the tokens of each text.
+        texts: the texts.
+        longest: most tokens that are kept.
+        unit: what to call a text.
+    """
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) > longest:
+            say(f"a {unit} of {len(row):,} tokens is cut to the first {longest:,}: {text[:40]!r}...")
+    return [row[:longest] for row in rows]
+
+
+def vocabulary_line(tokenizer: Tokenizer, note: str = "") -> str:
+    """Line of the report on a vocabulary."""
+    return f"vocabulary: {len(tokenizer):,} entries ({tokenizer.config.tokenizer}){note}"
 
 
 def word_rows(prefix: str, embedding: Embedding, tokenizer: Tokenizer) -> dict[str, Rows]:

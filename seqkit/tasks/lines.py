@@ -21,12 +21,12 @@ def has_line_end(text: str) -> bool:
     return text.splitlines() not in ([], [text])
 
 
-def command_on(text: str, folder: Path, command: str = "predict", flag: str = "") -> str:
+def command_on(text: str, folder: Path, command: str = "predict", options: str = "") -> str:
     """A command line that gives a text to a run, to be typed as it stands; a long text is cut after a word."""
     text = textwrap.shorten(one_line(text), _LONGEST_EXAMPLE, placeholder="") or one_line(text)[:_LONGEST_EXAMPLE]
     # `echo` takes -n for itself, and in some shells \\n.
     say = "printf '%s\\n'" if text.startswith("-") or "\\" in text else "echo"
-    return f"{say} {shlex.quote(text)} | seqkit {command} {shlex.quote(str(folder))}{flag and ' '}{flag}"
+    return f"{say} {shlex.quote(text)} | seqkit {command} {shlex.quote(str(folder))}{options and ' '}{options}"
 
 
 def table_name(name: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from seqkit.config import Section
+from seqkit.config import Named, OneOf, Section, WithOptions, maker
+from seqkit.training.loggers import LOGGERS, Logger
+from seqkit.training.optim import OptimizerConfig
+from seqkit.training.schedules import ScheduleConfig
+from seqkit.training.scores import more_is_better
 
 
 def _as_list(value: object) -> object:
@@ -16,64 +20,6 @@ def _as_list(value: object) -> object:
 
 
 Patterns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
-
-
-class OptimizerConfig(Section):
-    """`training.optimizer`: which optimiser, with which numbers."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
-    """Peak learning rate; the schedule multiplies it."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
-    betas: list[float] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
-    """Adam's two decay rates."""
-    eps: float = Field(default=1e-8, gt=0)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    """For sgd."""
-    nesterov: bool = False
-    """For sgd with momentum."""
-    lr_factors: dict[str, float] = {}
-    """Parameter name pattern (`embedding*`, as in a shell) -> what the learning rate is multiplied by; the first
-    pattern that matches a name holds, and a pattern that matches none is an error."""
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """The rate of each group of layers is that of the next one, nearer the output, times this (Howard & Ruder 2018,
-    section 3.1: 1 / 2.6); lr_factors come on top."""
-
-    @model_validator(mode="after")
-    def _sensible(self) -> OptimizerConfig:
-        only = {"momentum": "sgd", "nesterov": "sgd", "betas": "adamw and adam", "eps": "adamw and adam"}
-        for key, names in only.items():
-            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is for {names}, not for {self.name}")
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov needs momentum above 0")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must each lie in [0, 1), got {self.betas}")
-        return self
-
-
-class ScheduleConfig(Section):
-    """`training.schedule`: how the learning rate moves. A bare name in YAML is short for `{name: ...}`."""
-
-    name: Literal["constant", "linear", "cosine", "one_cycle", "plateau"] = "constant"
-    warmup: float = Field(default=0.0, ge=0)
-    """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps. one_cycle rises for this long
-    (0.3 of all steps where it is 0)."""
-    final: float = Field(default=0.0, ge=0, le=1)
-    """What linear, cosine and one_cycle end at, as a share of the peak."""
-    factor: float = Field(default=0.5, gt=0, lt=1)
-    """plateau: what the rate is multiplied by when the metric stands still."""
-    patience: int = Field(default=2, ge=0)
-    """plateau: how many evaluations without a better metric are borne before that."""
-
-    @model_validator(mode="after")
-    def _sensible(self) -> ScheduleConfig:
-        only = {"factor": "plateau", "patience": "plateau", "final": "linear, cosine and one_cycle"}
-        for key, names in only.items():
-            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} is for {names}, not for {self.name}")
-        return self
 
 
 class EarlyStoppingConfig(Section):
@@ -120,23 +66,19 @@ class UnfreezeConfig(Section):
         return self
 
 
-def _named(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class TrainingConfig(Section):
     """The `training:` section: how to learn, whatever is learned."""
+
+    metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}  # of the task
 
     epochs: int | None = Field(default=None, gt=0)
     """How many times to go through the data (10 where steps is not given either)."""
     steps: int | None = Field(default=None, gt=0)
     """How many updates to make, instead of epochs."""
-    optimizer: Annotated[OptimizerConfig, BeforeValidator(_named, json_schema_input_type=str | OptimizerConfig)] = (
-        OptimizerConfig()
+    optimizer: Annotated[OptimizerConfig, WithOptions(("params", "lr"))] = Field(
+        default=OptimizerConfig(), validate_default=True
     )
-    schedule: Annotated[ScheduleConfig, BeforeValidator(_named, json_schema_input_type=str | ScheduleConfig)] = (
-        ScheduleConfig()
-    )
+    schedule: Annotated[ScheduleConfig, WithOptions()] = Field(default=ScheduleConfig(), validate_default=True)
     freeze: Patterns = []
     """Patterns of parameter names (`encoder.embedding*`, as in a shell) that never train; one that matches none is an
     error."""
@@ -167,7 +109,8 @@ class TrainingConfig(Section):
     """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step),
     stops early and drives plateau (where an equal one is no better)."""
     metric_mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more is better; auto: less for loss, perplexity and names that end in them, more for the rest."""
+    """Whether more is better; auto: as the metric says, or else less for names that end in loss, perplexity or error
+    and more for the rest."""
     early_stopping: EarlyStoppingConfig | None = None
     keep_best: int = Field(default=1, gt=0)
     """How many of the best checkpoints to keep, beside the last."""
@@ -175,8 +118,21 @@ class TrainingConfig(Section):
     """Decay of an exponential moving average of the weights, which is then what is evaluated and kept."""
     average_best: bool = False
     """At the end, average the weights of the kept best checkpoints, and keep that if dev says it is no worse."""
-    tensorboard: bool = False
-    """Write event files too (needs the tensorboard extra)."""
+    loggers: list[Annotated[str, OneOf("logger", LOGGERS, Logger, supplied=())]] = ["jsonl"]
+    """What follows the training: jsonl (metrics.jsonl and timing.jsonl), tensorboard (event files; needs the
+    tensorboard extra), or `mypackage.module:MyLogger`."""
+    tensorboard: bool | None = Field(default=None, exclude=True)
+    """Short for adding tensorboard to loggers (true), or for leaving it out (false)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_tensorboard(cls, value: object) -> object:
+        if isinstance(value, Mapping) and isinstance(value.get("tensorboard"), bool):
+            loggers = value.get("loggers", ["jsonl"])
+            if isinstance(loggers, list):
+                others = [one for one in loggers if one != "tensorboard"]
+                return {**value, "loggers": [*others, "tensorboard"] if value["tensorboard"] else others}
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -193,7 +149,17 @@ class TrainingConfig(Section):
             raise ValueError("clip_value and clip_norm exclude each other: give one")
         if self.average_best and self.keep_best < 2:
             raise ValueError("average_best needs keep_best of at least 2")
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"loggers: each can be there once, got {', '.join(self.loggers)}")
         return self
+
+    def make_loggers(self) -> dict[str, Logger]:
+        """Make the loggers, by name.
+
+        Raises:
+            UserError: one needs something that is not installed.
+        """
+        return {str(name): maker(name, LOGGERS)() for name in self.loggers}
 
     @property
     def margin(self) -> float:
@@ -214,4 +180,5 @@ class TrainingConfig(Section):
         """Whether a higher value of this score is the better one."""
         if name == self.metric and self.metric_mode != "auto":
             return {"max": True, "min": False}[self.metric_mode]
-        return not name.endswith(("loss", "perplexity", "error"))
+        known = {**self.metrics, **({str(self.metric): self.metric.entry} if isinstance(self.metric, Named) else {})}
+        return more_is_better(known[name]) if name in known else not name.endswith(("loss", "perplexity", "error"))

@@ -1,18 +1,115 @@
-"""Optimisers, learning-rate schedules and gradient clipping."""
+"""Optimisers: their table, how a configuration describes one, groups of parameters; gradient clipping."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from seqkit.config import OneOf, Section, maker
 from seqkit.errors import UserError
-from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.patterns import matches, matching
+
+Groups = list[dict[str, Any]]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+def adamw(
+    params: Groups, lr: float, *, betas: tuple[Rate, Rate] = (0.9, 0.999), eps: Annotated[float, Field(gt=0)] = 1e-8
+) -> torch.optim.Optimizer:
+    """Make an AdamW (Loshchilov & Hutter 2019), whose weight decay is decoupled.
+
+    Args:
+        params: groups of parameters.
+        lr: peak learning rate.
+        betas: decay rates of the two moving averages.
+        eps: added to the denominator.
+    """
+    return _fused(torch.optim.AdamW, params, lr=lr, betas=betas, eps=eps)
+
+
+def adam(
+    params: Groups, lr: float, *, betas: tuple[Rate, Rate] = (0.9, 0.999), eps: Annotated[float, Field(gt=0)] = 1e-8
+) -> torch.optim.Optimizer:
+    """Make an Adam (Kingma & Ba 2015), whose weight decay is an L2 term.
+
+    Args:
+        params: groups of parameters.
+        lr: peak learning rate.
+        betas: decay rates of the two moving averages.
+        eps: added to the denominator.
+    """
+    return _fused(torch.optim.Adam, params, lr=lr, betas=betas, eps=eps)
+
+
+def sgd(params: Groups, lr: float, *, momentum: Rate = 0.0, nesterov: bool = False) -> torch.optim.Optimizer:
+    """Make a stochastic gradient descent, whose weight decay is an L2 term.
+
+    Args:
+        params: groups of parameters.
+        lr: peak learning rate.
+        momentum: decay rate of the moving sum of gradients.
+        nesterov: look ahead along this sum (Sutskever et al. 2013); needs momentum above 0.
+    """
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+def _fused(kind: type[torch.optim.Adam], params: Groups, **options: Any) -> torch.optim.Optimizer:
+    try:
+        # One pass over the memory: on a CPU a ninth of the time of the step by step one.
+        return kind([dict(group) for group in params], fused=True, **options)
+    except RuntimeError:  # torch 2.3 on a CPU, or parameters of a kind that it does not serve
+        return kind(params, **options)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": adamw, "adam": adam, "sgd": sgd}
+"""What `training.optimizer.name` may be."""
+
+
+class OptimizerConfig(Section):
+    """`training.optimizer`: which optimiser, with which numbers.
+
+    The arguments of the optimiser's constructor stand beside its name.
+    """
+
+    name: Annotated[str, OneOf("optimizer", OPTIMIZERS, torch.optim.Optimizer)] = "adamw"
+    """An optimiser of seqkit, or `mypackage.module:MyOptimizer`."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate; the schedule multiplies it."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
+    lr_factors: dict[str, float] = {}
+    """Parameter name pattern (`embedding*`, as in a shell) -> what the learning rate is multiplied by; the first
+    pattern that matches a name holds, and a pattern that matches none is an error."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """The rate of each group of layers is that of the next one, nearer the output, times this (Howard & Ruder 2018,
+    section 3.1: 1 / 2.6); lr_factors come on top."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> OptimizerConfig:
+        options = dict(self)
+        if options.get("nesterov") and not options.get("momentum"):
+            raise ValueError("nesterov needs momentum above 0")
+        return self
+
+    def make(self, groups: Groups) -> torch.optim.Optimizer:
+        """Build the optimiser.
+
+        Raises:
+            UserError: its constructor refuses a setting, or it knows no weight decay and is to decay weights.
+        """
+        try:
+            made: torch.optim.Optimizer = maker(self, OPTIMIZERS, OptimizerConfig)(groups, lr=self.lr)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"training.optimizer: {self.name}: {error}") from error
+        for key, wanted in (("lr", True), ("weight_decay", self.weight_decay)):
+            if wanted and key not in made.defaults:
+                raise UserError(f"training.optimizer.{key}: {self.name} has no such setting")
+        return made
 
 
 def make_optimizer(
@@ -49,100 +146,7 @@ def make_optimizer(
         }
         for (factor, decays), parameters in grouped.items()
     ]
-    return OPTIMIZERS[config.name](groups, config)
-
-
-Groups = list[dict[str, Any]]
-
-
-def _sgd(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-
-
-def _of_adam(kind: type[torch.optim.Adam | torch.optim.AdamW]) -> Callable[..., torch.optim.Optimizer]:
-    def make(groups: Groups, config: OptimizerConfig) -> torch.optim.Optimizer:
-        own: dict[str, Any] = {"lr": config.lr, "betas": (config.betas[0], config.betas[1]), "eps": config.eps}
-        try:
-            # One pass over the memory: on a CPU a ninth of the time of the step by step one.
-            return kind([dict(group) for group in groups], fused=True, **own)
-        except RuntimeError:  # torch 2.3 on a CPU, or parameters of a kind that it does not serve
-            return kind(groups, **own)
-
-    return make
-
-
-OPTIMIZERS: dict[str, Callable[[Groups, OptimizerConfig], torch.optim.Optimizer]] = {
-    "adamw": _of_adam(torch.optim.AdamW),
-    "adam": _of_adam(torch.optim.Adam),
-    "sgd": _sgd,
-}
-"""What `training.optimizer.name` may be."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A way in which the learning rate moves.
-
-    Attributes:
-        factor: of the configuration, the update's number from 0, how many there are (0: not known) and how many of them
-            warm up.
-        spreads: over the whole training, whose length it must know.
-    """
-
-    factor: Callable[[ScheduleConfig, int, int, float], float]
-    spreads: bool
-
-
-def _falling(shape: Callable[[float, float], float]) -> Callable[[ScheduleConfig, int, int, float], float]:
-    """Linear warm-up, then a shape of `final` and of how much of the rest is done."""
-
-    def factor(config: ScheduleConfig, step: int, total: int, warmup: float) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return shape(config.final, min((step - warmup) / max(total - 1 - warmup, 1), 1.0))
-
-    return factor
-
-
-def _one_cycle(config: ScheduleConfig, step: int, total: int, warmup: float) -> float:
-    rise = max(warmup or 0.3 * total, 1.0) - 1
-    if step < rise:
-        return _cosine(1 / 25, 1.0, step / rise)
-    return _cosine(1.0, config.final, min((step - rise) / max(total - 1 - rise, 1), 1.0))
-
-
-def _cosine(start: float, end: float, done: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * done)) / 2
-
-
-SCHEDULES = {
-    "constant": Schedule(_falling(lambda final, done: 1.0), spreads=False),
-    "linear": Schedule(_falling(lambda final, done: 1.0 + (final - 1.0) * done), spreads=True),
-    "cosine": Schedule(_falling(lambda final, done: _cosine(1.0, final, done)), spreads=True),
-    "one_cycle": Schedule(_one_cycle, spreads=True),
-    "plateau": Schedule(_falling(lambda final, done: 1.0), spreads=False),  # what it takes off the trainer keeps
-}
-"""What `training.schedule.name` may be."""
-
-
-def schedule_factor(config: ScheduleConfig, step: int, total: int | None) -> float:
-    """What the peak learning rate is multiplied by for update number `step` (from 0) of `total`.
-
-    `linear` and `cosine` reach `final` at the last update (cosine: Loshchilov & Hutter 2017, eq. 5, one period);
-    `one_cycle` rises from 1/25 of the peak and falls by half cosines (Smith & Topin 2018). `plateau` is 1 here: its
-    reductions depend on scores and are kept by the trainer.
-
-    Raises:
-        UserError: the schedule needs the number of steps and the task does not know it.
-    """
-    schedule = SCHEDULES[config.name]
-    if total is None and (schedule.spreads or 0 < config.warmup < 1):
-        raise UserError(
-            f"training.schedule: {config.name} needs to know the number of updates: "
-            "give training.steps, or batches with a length"
-        )
-    total = total or 0
-    return schedule.factor(config, step, total, config.warmup * total if config.warmup < 1 else config.warmup)
+    return config.make(groups)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:

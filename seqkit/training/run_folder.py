@@ -172,6 +172,12 @@ class RunFolder:
         found = read_json(self.path / "run.json")
         return found if isinstance(found, dict) else {}
 
+    def settings(self) -> dict[str, Any]:
+        """The whole configuration, as run.json has it; {} where it has none."""
+        with suppress(OSError, ValueError):
+            return dict(self.about().get("config") or {})
+        return {}
+
     def describe(self, about: dict[str, Any]) -> None:
         """Write run.json, which makes the folder a run; the last file to be written when a run is set up."""
         write_text(self.path / "run.json", to_json({"format": FORMAT, **about}, indent=2) + "\n")

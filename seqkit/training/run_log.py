@@ -1,26 +1,15 @@
-"""What a run shows and writes while it learns: a bar or plain lines, metrics.jsonl, timing.jsonl, TensorBoard."""
+"""What a run shows while it learns, a bar or plain lines, and what its loggers are told."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 from seqkit.console import bar, duration, say
-from seqkit.errors import require
-from seqkit.training.run_folder import JsonLines, RunFolder
-from seqkit.training.scores import counted
-
-
-def require_tensorboard() -> ModuleType:
-    """torch's module that writes event files.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
-    return require("torch.utils.tensorboard", "tensorboard", "tensorboard")
+from seqkit.training.loggers import Logger
+from seqkit.training.scores import Result, counted
 
 
 class Progress:
@@ -29,24 +18,16 @@ class Progress:
     A terminal gets a bar; a file gets a line for every record instead, so that a log stays readable.
 
     Args:
-        folder: where the logs go.
         step: updates made so far (of a run that is resumed).
         total: updates to make, None where unknown.
-        sizes: lengths of metrics.jsonl and timing.jsonl to cut back to, {} for a new run.
-        tensorboard: write event files too.
+        loggers: by their names in the configuration; none in processes that log nothing.
     """
 
-    def __init__(
-        self, folder: RunFolder, step: int, total: int | None, sizes: Mapping[str, int], tensorboard: bool = False
-    ) -> None:
-        self._metrics = JsonLines(folder.metrics, sizes.get("metrics", 0))
-        self._timing = JsonLines(folder.timing, sizes.get("timing", 0))
+    def __init__(self, step: int, total: int | None, loggers: Mapping[str, Logger]) -> None:
         self._bar = bar(total, step)
         self._total = total
         self._shown: dict[str, str] = {}
-        self._writer: Any = None
-        if tensorboard:
-            self._writer = require_tensorboard().SummaryWriter(str(folder.path / "tensorboard"), purge_step=step)
+        self._loggers = loggers
         self._first_step = step
         self._start = self._mark = time.perf_counter()
         self._tokens = 0
@@ -63,11 +44,10 @@ class Progress:
         now = time.perf_counter()
         seconds = max(now - self._mark, 1e-9)
         speed = self._tokens / seconds if self._tokens else None  # of a task that does not count them
-        self._metrics.append({"split": "train", **record})
+        self._log("train", record)
         timing = {"step": record["step"], "seconds": round(seconds, 4), "waiting_for_data": round(self._waited, 4)}
-        self._timing.append(timing if speed is None else {**timing, "tokens_per_second": round(speed, 1)})
+        self._log("timing", timing if speed is None else {**timing, "tokens_per_second": round(speed, 1)})
         self._mark, self._tokens, self._waited = now, 0, 0.0
-        self._write("train", record)
         self._shown["loss"] = f"{record['loss']:.4f}"
         if speed is not None:
             self._shown["tok/s"] = f"{speed:,.0f}"
@@ -86,8 +66,7 @@ class Progress:
 
     def scores(self, step: int, epoch: int, scores: Mapping[str, float], note: str, split: str = "dev") -> None:
         """Log an evaluation."""
-        self._metrics.append({"split": split, "step": step, "epoch": epoch, **counted(scores)})
-        self._write(split, {"step": step, **scores})
+        self._log(split, {"step": step, "epoch": epoch, **counted(scores)})
         self._shown.update({name: f"{value:.4f}" for name, value in list(scores.items())[:2] if name != "loss"})
         self._bar.set_postfix(self._shown, refresh=False)
         say(f"step {step}  epoch {epoch}  {split}: " + "  ".join(f"{k} {v:.4f}" for k, v in scores.items()) + note)
@@ -96,68 +75,36 @@ class Progress:
     def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
         """Show and log examples of an evaluation."""
         for sample in samples:
-            self._metrics.append({"split": "sample", "step": step, **sample})
+            self._log("sample", {"step": step, **sample})
             width = max(map(len, sample))
             for name, text in sample.items():
                 say(f"    {name:<{width}}  {text}")
 
     def event(self, split: str, line: str, record: Mapping[str, Any]) -> None:
         """Say and log what has happened: layers that begin to train, the end by early stopping."""
-        self._metrics.append({"split": split, **record})
+        self._log(split, record)
         say(line)
 
-    def moved(self, folder: RunFolder) -> None:
-        """The run folder has another name; open files go with it, TensorBoard opens its own again and again."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = require_tensorboard().SummaryWriter(str(folder.path / "tensorboard"))
+    def artifact(self, item: Any, name: str) -> None:
+        """Log a file or a figure."""
+        for logger in self._loggers.values():
+            logger.artifact(item, name)
 
-    def _write(self, prefix: str, record: Mapping[str, Any]) -> None:
-        if self._writer is not None:
-            for name, value in record.items():
-                if name not in ("step", "epoch", "split"):
-                    self._writer.add_scalar(f"{prefix}/{name}", value, record["step"])
+    def moved(self, folder: Path) -> None:
+        """The run folder has another name."""
+        for logger in self._loggers.values():
+            logger.moved(folder)
 
-    def sizes(self) -> dict[str, int]:
-        """Flush the logs; their lengths, which a checkpoint remembers."""
-        return {"metrics": self._metrics.sync(), "timing": self._timing.sync()}
+    def positions(self) -> dict[str, Any]:
+        """Return what a checkpoint remembers of each logger."""
+        return {name: logger.position() for name, logger in self._loggers.items()}
 
-    def close(self) -> None:
+    def close(self, result: Result | None = None) -> None:
+        """End; `result` is that of a training that came to its end."""
         self._bar.close()
-        with suppress(OSError):  # a full disk has been reported already
-            self._metrics.close()
-        with suppress(OSError):
-            self._timing.close()
-        if self._writer is not None:
-            self._writer.close()
+        for logger in self._loggers.values():
+            logger.end(result)
 
-
-class Silence(Progress):
-    """That of the other ones of several processes: it shows and writes nothing."""
-
-    def __init__(self) -> None:
-        pass
-
-    def step(self, tokens: int, waited: float) -> None:
-        pass
-
-    def train(self, record: dict[str, Any]) -> None:
-        pass
-
-    def scores(self, step: int, epoch: int, scores: Mapping[str, float], note: str, split: str = "dev") -> None:
-        pass
-
-    def samples(self, step: int, samples: Sequence[Mapping[str, str]]) -> None:
-        pass
-
-    def event(self, split: str, line: str, record: Mapping[str, Any]) -> None:
-        pass
-
-    def moved(self, folder: RunFolder) -> None:
-        pass
-
-    def sizes(self) -> dict[str, int]:
-        return {}
-
-    def close(self) -> None:
-        pass
+    def _log(self, split: str, record: Mapping[str, Any]) -> None:
+        for logger in self._loggers.values():
+            logger.log({"split": split, **record})

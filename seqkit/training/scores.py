@@ -1,10 +1,46 @@
-"""Scores that know how many examples they are of."""
+"""Metrics, scores that know how many examples they are of, and what a training leaves behind.
+
+A metric is a function of what a task's model made of some data, or a class whose instances are:
+`metric(outcome) -> float`. More is better, unless its attribute `higher_is_better` is false.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+from seqkit.config import Named, maker
 from seqkit.data.skipped import Skipped, counted_line
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def lower_is_better(metric: M) -> M:
+    """Mark a metric of which less is better: a decorator."""
+    metric.higher_is_better = False  # type: ignore[attr-defined]
+    return metric
+
+
+def more_is_better(metric: Callable[..., Any]) -> bool:
+    """Whether a higher value of a metric is the better one."""
+    return bool(getattr(metric, "higher_is_better", True))
+
+
+def measured(outcome: Any, metrics: Mapping[str, Callable[..., Any]], chosen: str = "loss") -> dict[str, float]:
+    """The scores of an outcome, by name.
+
+    Args:
+        outcome: what the metrics of the task take.
+        metrics: a table.
+        chosen: `training.metric`; one of the user's is computed beside the table's.
+    """
+    scores = {}
+    for name in (*metrics, *([chosen] if isinstance(chosen, Named) else [])):
+        metric = maker(name, metrics)
+        made = metric() if isinstance(getattr(metric, "func", metric), type) else metric
+        scores[str(name)] = float(made(outcome))
+    return scores
 
 
 class Scores(dict[str, float]):
@@ -34,3 +70,20 @@ class Scores(dict[str, float]):
 def counted(scores: Mapping[str, float]) -> dict[str, float]:
     """Scores with the numbers of examples, where they are known (a task of yours may return a plain dict)."""
     return {**scores, **(scores.counts() if isinstance(scores, Scores) else {})}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `Trainer.fit` leaves behind.
+
+    Attributes:
+        step: whose weights the model now has.
+        scores: their dev scores.
+        averaged: they are the mean of the best checkpoints.
+        stopped: why training ended before its full length; empty where it did not.
+    """
+
+    step: int
+    scores: dict[str, float]
+    averaged: bool
+    stopped: str = ""

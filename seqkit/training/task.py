@@ -109,6 +109,10 @@ class Task(ABC):
         """A few examples of what the last `evaluate` saw and made of it, as named texts, shown and logged."""
         return []
 
+    def artifacts(self) -> Mapping[str, Any]:
+        """Figures (of matplotlib) and paths of files that the last `evaluate` made, by name, for the loggers."""
+        return {}
+
     def tokens(self, batch: Any) -> int:
         """How many tokens a batch holds, padding left out: the tokens a second that are shown; 0: none are shown."""
         return 0

@@ -24,19 +24,21 @@ from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights
 from seqkit.training.config import TrainingConfig
 from seqkit.training.data_parallel import own_part
 from seqkit.training.devices import failure, pick_device, repeatable
+from seqkit.training.loggers import Logger
 from seqkit.training.random_state import kept_random, own_seed, random_states, seed_all, set_random_states
 from seqkit.training.run_folder import RunFolder
-from seqkit.training.run_log import Progress, Silence
+from seqkit.training.run_log import Progress
+from seqkit.training.scores import Result
 from seqkit.training.signals import SignalWatch, not_finite
 from seqkit.training.task import Task
 from seqkit.training.trainer_state import (
-    Result,
     State,
     check_metric,
     check_settings,
     count_steps,
     differences,
     early_news,
+    log_positions,
     shapes,
     surroundings,
 )
@@ -125,7 +127,9 @@ class Trainer:
         whole = on_first(
             lambda: [tuple(pair) for pair in saved["state"]["best"] if self._checkpoints.is_whole(pair[1])]
         )
-        self.state = State(**{"ties": OLD_TIES, **saved["state"], "best": whole[: self.config.keep_best]})
+        known = {**saved["state"], "logs": log_positions(saved["state"]), "best": whole[: self.config.keep_best]}
+        known.pop("sizes", None)
+        self.state = State(**{"ties": OLD_TIES, **known})
         for line in differences(saved["made_with"], surroundings(self.device)):
             say(f"{self.folder}: {line}")
         set_random_states(saved["random"], self.seed, step)
@@ -152,8 +156,10 @@ class Trainer:
         self._total = count_steps(self.task, self.config)
         if late := self.updater.freezing.unreached(None if self.config.steps else self.config.most_epochs, self._total):
             say(late)
-        self._progress: Progress = Silence()
-        on_first(self._open_logs)
+        loggers: dict[str, Logger] = {}
+        on_first(lambda: self._start(loggers))
+        self._progress = Progress(self.state.step, self._total, loggers)
+        result: Result | None = None
         try:
             with self._watch, repeatable(self.config.deterministic):
                 self.task.model.train()
@@ -176,11 +182,16 @@ class Trainer:
             raise
         finally:
             self.updater.freezing.release()
-            self._progress.close()
+            self._progress.close(result)
 
-    def _open_logs(self) -> None:
-        state = self.state
-        self._progress = Progress(self.folder, state.step, self._total, state.sizes, self.config.tensorboard)
+    def _start(self, loggers: dict[str, Logger]) -> None:
+        """Start the loggers of the configuration, and put them into a dict."""
+        settings = self.folder.settings() or {"training": self.config.model_dump(mode="json")}
+        for name, logger in self.config.make_loggers().items():
+            if self._restored:
+                logger.resumed(self.state.step, self.state.logs.get(name))
+            logger.start(self.folder.path, settings)
+            loggers[name] = logger
 
     def _finished(self) -> bool:
         return self.state.complete(self.config) or self.state.lost_patience(self.config)
@@ -272,6 +283,8 @@ class Trainer:
         if verdict is not None:
             self._progress.scores(state.step, state.epoch + bool(state.position), scores, verdict.note)
             self._progress.samples(state.step, self.task.samples())
+            for name, item in self.task.artifacts().items():
+                self._progress.artifact(item, name)
             if state.evaluations == _SOON and not self._finished():
                 self._say_zeros()
         due = self.config.checkpoint_every and state.step % self.config.checkpoint_every == 0
@@ -305,7 +318,7 @@ class Trainer:
         state, model = self.state, self.task.model
         what = f"the checkpoint of step {state.step}"
         try:
-            state.sizes = on_first(self._progress.sizes)
+            state.logs = on_first(self._progress.positions)
             saved = {"state": asdict(state), **self.updater.state(), "random": random_states()}
             saved["made_with"] = surroundings(self.device)
             weights = dict(model.state_dict())
@@ -331,7 +344,7 @@ class Trainer:
         if self.folder.becomes is not None and on_first(self.folder.take_place):
             self.folder.move(self.folder.becomes)
             self._checkpoints.folder = self.folder.checkpoints
-            self._progress.moved(self.folder)
+            self._progress.moved(self.folder.path)
 
     def _prune(self) -> None:
         on_first(lambda: self._checkpoints.prune({self.state.step, *self._chosen()}))
@@ -384,5 +397,6 @@ class Trainer:
         files = [self._checkpoints.weights(step) for step in self._chosen()]
         chosen = choose(self.task, files, self._scores, self.config, state.ties)
         on_first(lambda: replace_file(self.folder.weights, lambda path: save_weights(path, chosen.weights)))
+        self._progress.artifact(self.folder.weights, self.folder.weights.name)
         self.task.model.eval()
         return Result(self._chosen()[0], chosen.scores, chosen.averaged, stopped)

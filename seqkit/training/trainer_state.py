@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqkit.config import Named
 from seqkit.errors import UserError, nearest
 from seqkit.training.best import TIES, rank
 from seqkit.training.config import TrainingConfig
 from seqkit.training.devices import device_name
 from seqkit.training.freezing import Freezing
-from seqkit.training.optim import make_optimizer, schedule_factor
-from seqkit.training.run_log import require_tensorboard
+from seqkit.training.optim import make_optimizer
+from seqkit.training.schedules import schedule_factor
 from seqkit.training.task import Task
 
 
@@ -38,7 +39,7 @@ class State:
     skipped: int = 0  # updates since then whose norm is not among these: fp16 has overflowed
     rate: float = 0.0  # the learning rate of the last update
     logged: int = 0  # the step of the last log line
-    sizes: dict[str, int] = field(default_factory=dict)  # of the log files
+    logs: dict[str, Any] = field(default_factory=dict)  # where each logger is, by its name
     stage: int = -1  # of unfreezing, the last that was reported
     ties: str = TIES  # how equal scores are ordered
     dev_losses: dict[int, float] = field(default_factory=dict)  # of the steps in `best`
@@ -68,8 +69,8 @@ class State:
             self.reference = sign * value
         self.stale = 0 if better else self.stale + 1
         self.plateau_stale = 0 if better else self.plateau_stale + 1
-        if config.schedule.name == "plateau" and self.plateau_stale > config.schedule.patience:
-            self.plateau_factor *= config.schedule.factor
+        if (change := config.schedule.make().after_evaluation(self.plateau_stale)) != 1.0:
+            self.plateau_factor *= change
             self.plateau_stale = 0
         self.dev_losses[self.step] = -loss
         entry = (sign * value, self.step)
@@ -128,23 +129,6 @@ def early_news(state: State, config: TrainingConfig) -> tuple[str, dict[str, Any
     return line, {"step": state.step, "epoch": begun, "patience": patience, "best": step}
 
 
-@dataclass(frozen=True)
-class Result:
-    """What `Trainer.fit` leaves behind.
-
-    Attributes:
-        step: whose weights the model now has.
-        scores: their dev scores.
-        averaged: they are the mean of the best checkpoints.
-        stopped: why training ended before its full length; empty where it did not.
-    """
-
-    step: int
-    scores: dict[str, float]
-    averaged: bool
-    stopped: str = ""
-
-
 def shapes(batch: Any) -> str:
     """The shapes of the tensors in a batch, whatever it is made of: `ids 64x31, lengths 64`; "" where it has none."""
     found: list[str] = []
@@ -172,6 +156,11 @@ def shapes(batch: Any) -> str:
 def surroundings(device: torch.device) -> dict[str, str]:
     """What numbers depend on in their last bits, beside configuration and data."""
     return {"torch": str(torch.__version__), "device": device_name(device), "threads": str(torch.get_num_threads())}
+
+
+def log_positions(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Where each logger was, of the `state` in a checkpoint; earlier versions knew the sizes of two files."""
+    return dict(state.get("logs") or {"jsonl": state.get("sizes", {})})
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -206,8 +195,7 @@ def check_settings(task: Task, config: TrainingConfig) -> None:
     factors = Freezing(task.model, task.layer_groups(), config).factors
     make_optimizer(task.model, config.optimizer, factors)
     schedule_factor(config.schedule, 0, count_steps(task, config))
-    if config.tensorboard:
-        require_tensorboard()
+    config.make_loggers()
 
 
 def check_metric(name: str, scores: tuple[str, ...]) -> None:
@@ -216,6 +204,6 @@ def check_metric(name: str, scores: tuple[str, ...]) -> None:
     Raises:
         UserError: with the nearest score.
     """
-    if name not in scores:
+    if name not in scores and not isinstance(name, Named):
         known = nearest(name, scores) or f"; known: {', '.join(scores)}"
         raise UserError(f"this task has no score {name!r}{known}", key="training.metric")

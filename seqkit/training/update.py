@@ -16,7 +16,8 @@ from seqkit.distributed import add, gather, rank, world
 from seqkit.training.config import TrainingConfig
 from seqkit.training.data_parallel import Learner
 from seqkit.training.freezing import Freezing
-from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rate
+from seqkit.training.optim import clip, make_optimizer, set_rate
+from seqkit.training.schedules import schedule_factor
 from seqkit.training.task import Loss, Task
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

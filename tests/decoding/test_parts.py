@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from seqkit.decoding import Search, ensemble, replace_unknown
-from seqkit.decoding.constraints import length_limits
 from seqkit.decoding.penalties import coverage_penalty, length_penalty
 from seqkit.decoding.step import leaves, map_tree, reorder, select
 
@@ -60,9 +59,7 @@ def test_ratios_are_rounded_inwards_without_rounding_errors() -> None:
     # In floating point 1.1 * 10 is above 11, and 0.29 * 100 below 29.
     lengths = torch.arange(0, 2000)
     for low, high in ((110, 230), (7, 29)):
-        shortest, longest = length_limits(
-            lengths, min_length=0, max_length=None, min_ratio=low / 100, max_ratio=high / 100
-        )
+        shortest, longest = Search(min_ratio=low / 100, max_ratio=high / 100).limits(lengths)
         most = [max(1, source * high // 100) for source in range(2000)]
         assert longest.tolist() == most
         assert shortest.tolist() == [min(-(-source * low // 100), most[source]) for source in range(2000)]

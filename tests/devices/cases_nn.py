@@ -229,9 +229,9 @@ def test_conversion_from_torch(fake: ModuleType) -> None:
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
 def test_a_kernel_is_asked_whether_it_agrees(fake: ModuleType, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a card, with the hand-derived kernel in the place of Triton's."""
-    from seqkit.nn.kernels import triton
-    from seqkit.nn.kernels.triton.agreement import agrees
+    from seqkit.nn.agreement import agrees
+    from seqkit.nn.kernels.triton import counterparts
 
     kernel = snn.Recurrent(kind, 3, 4).cell_at(0).kernel()
-    monkeypatch.setattr(triton, "triton_kernel", lambda kernel: kernel)
+    monkeypatch.setattr(counterparts, "triton_kernel", lambda kernel: kernel)
     assert agrees(kernel, fake.install(), torch.float32)

@@ -193,10 +193,10 @@ def test_translations_of_every_kind(device: str, generated_data: Path, tmp_path:
         for seed in (1, 2)
     ]
     for options in (
-        {"decoding": {"beam_size": 3, "n_best": 2}, "attention": True},
-        {"decoding": {"sample": True, "n_best": 2}},
-        {"decoding": {"beam_size": 2}, "ensemble": runs[1:], "copy_unknown": True},
-        {"prefix": "mlif", "decoding": {"no_repeat_ngram": 2}},
+        {"beam_size": 3, "n_best": 2, "attention": True},
+        {"sample": True, "n_best": 2},
+        {"beam_size": 2, "ensemble": runs[1:], "replace_unknown": True},
+        {"prefix": "mlif", "no_repeat_ngram": 2},
     ):
         lines = []
         for where in (device, "cpu"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqkit.models import Bridge
-from seqkit.nn import CELLS, Recurrent
+from seqkit.models import BRIDGES, Bridge
+from seqkit.nn import CELLS, Recurrent, from_table
 
 
 def encoder(cell: str, size: int = 3, layers: int = 2, both: bool = True) -> Recurrent:
@@ -30,7 +30,7 @@ def run(bridge: Bridge, module: Recurrent, lengths: tuple[int, ...] = (5, 2, 0))
 @pytest.mark.parametrize(("layers", "both"), [(1, False), (3, True)])
 def test_every_mismatch_is_bridged(kind: Any, source: str, target: str, layers: int, both: bool) -> None:
     module, other = encoder(source, 3, layers, both), Recurrent(target, 4, 5, 2, batch_first=True).double()
-    bridge = Bridge(kind, module, other.cell_at(0).state_names, other.state_sizes, 2)
+    bridge = BRIDGES[kind](module, other.cell_at(0).state_names, other.state_sizes, 2)
     first, _, _ = run(bridge, module)
     assert [tuple(part.shape) for part in first] == [(2, 3, size) for size in other.state_sizes]
     output, _ = other(torch.zeros(3, 1, 4).double(), first)
@@ -41,7 +41,7 @@ def test_every_mismatch_is_bridged(kind: Any, source: str, target: str, layers: 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_linear_maps_both_directions_and_all_states_of_the_layer_beside(layers: int) -> None:
     module = encoder("lstm")
-    bridge = Bridge("linear", module, ("h", "c"), (5, 6), layers)
+    bridge: Any = BRIDGES["linear"](module, ("h", "c"), (5, 6), layers)
     (h, c), _, (source_h, source_c) = run(bridge, module)
     for layer in range(layers):
         beside = max(0, 2 - layers + layer)
@@ -53,7 +53,7 @@ def test_linear_maps_both_directions_and_all_states_of_the_layer_beside(layers: 
 
 def test_mean_maps_the_mean_of_the_valid_outputs() -> None:
     module = encoder("gru")
-    bridge = Bridge("mean", module, ("h",), (5,), 2)
+    bridge: Any = BRIDGES["mean"](module, ("h",), (5,), 2)
     (h,), output, _ = run(bridge, module)
     for layer, linear in enumerate(bridge.maps):
         for row, length in enumerate((5, 2, 0)):
@@ -64,7 +64,7 @@ def test_mean_maps_the_mean_of_the_valid_outputs() -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_copy_takes_the_top_layers_with_their_directions_side_by_side(layers: int) -> None:
     module = encoder("lstm")
-    bridge = Bridge("copy", module, ("h", "c"), (6, 6), layers)
+    bridge = BRIDGES["copy"](module, ("h", "c"), (6, 6), layers)
     first, output, state = run(bridge, module)
     for mine, theirs in zip(first, state, strict=True):
         for layer in range(layers):
@@ -78,10 +78,10 @@ def test_copy_takes_the_top_layers_with_their_directions_side_by_side(layers: in
 
 def test_copy_goes_by_the_names_of_the_states() -> None:
     module = encoder("lstm")
-    (h,), _, state = run(Bridge("copy", module, ("h",), (6,), 2), module)
+    (h,), _, state = run(BRIDGES["copy"](module, ("h",), (6,), 2), module)
     assert torch.equal(h[1, :, :3], state[0][2])
     module = encoder("jordan")  # its state is (y, h)
-    (h,), _, state = run(Bridge("copy", module, ("h",), (6,), 2), module)
+    (h,), _, state = run(BRIDGES["copy"](module, ("h",), (6,), 2), module)
     assert torch.equal(h[1, :, :3], state[1][2])
 
 
@@ -95,9 +95,9 @@ def test_copy_goes_by_the_names_of_the_states() -> None:
 )
 def test_copy_refuses_what_it_cannot_do_exactly(source: str, names: Any, sizes: Any, layers: int, words: str) -> None:
     with pytest.raises(ValueError, match=f"^bridge 'copy'.*{words}"):
-        Bridge("copy", encoder(source), names, sizes, layers)
+        BRIDGES["copy"](encoder(source), names, sizes, layers)
 
 
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match=r"^bridge must be one of .* got 'max'"):
-        Bridge("max", encoder("gru"), ("h",), (6,), 2)  # type: ignore[arg-type]
+        from_table("bridge", "max", BRIDGES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqkit.models import Embedding, Encoder, Pooling, SequenceClassifier
+from seqkit.models import Embedding, Encoder, Poolings, SequenceClassifier
 from seqkit.nn import CELLS, Recurrent
 
 
@@ -19,7 +19,7 @@ def build(cell: str = "lstm", backend: str = "auto", **options: Any) -> Sequence
     return SequenceClassifier(Encoder(Embedding(9, 5), recurrent), 3, pooling=pooling, **options).double().eval()
 
 
-def plain_pool(model: Pooling, output: Tensor, last: Tensor) -> Tensor:
+def plain_pool(model: Any, output: Tensor, last: Tensor) -> Tensor:
     """One sequence (T, H), step by step."""
     parts = []
     for name in model.names:
@@ -107,8 +107,8 @@ def test_word_dropout_gives_the_unknown_word_a_gradient() -> None:
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: Pooling(3, []), "pooling"),
-        (lambda: Pooling(3, ["median"]), "pooling"),  # type: ignore[list-item]
+        (lambda: Poolings(3, []), "pooling"),
+        (lambda: Poolings(3, ["median"]), "pooling"),
         (lambda: Embedding(3, 0), "size"),
         (lambda: Embedding(3, 2, init_std=0.0), "init_std"),
         (lambda: Embedding(3, 2, scale=0.0), "scale"),

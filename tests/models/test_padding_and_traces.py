@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seqkit.models import Decoder, Embedding, Encoder, LanguageModel, Seq2Seq, SequenceClassifier, Tagger, WindowEncoder
-from seqkit.models.bridge import Bridge
+from seqkit.models.bridge import BRIDGES
 from seqkit.nn import ATTENTIONS, Recurrent
 from seqkit.nn.custom_op import AVAILABLE
 
@@ -55,7 +55,7 @@ def assert_padding_is_ignored(run: Any, clean: Tensor, padding: Tensor, paramete
 def test_bridge_ignores_the_padding(kind: Any) -> None:
     torch.manual_seed(0)
     inner = recurrent("lstm", bidirectional=True)
-    bridge = Bridge(kind, inner, ("h", "c"), (8, 8), 1)
+    bridge = BRIDGES[kind](inner, ("h", "c"), (8, 8), 1)
     padding = (torch.arange(4) >= LENGTHS.unsqueeze(1)).unsqueeze(2)
     state = tuple(torch.randn(2, 4, 4, requires_grad=True) for _ in range(2))
 
@@ -74,7 +74,7 @@ def test_decoder_ignores_the_padding_of_its_memory(kind: str, feeding: bool) -> 
     tokens, state = ids(4, 3), (torch.randn(1, 4, 4),)
 
     def run(output: Tensor) -> Any:
-        memory = decoder.remember(output, output[:, 0].masked_fill(padding[:, :1], 0.0), padding)
+        memory = decoder.remember(output, LENGTHS)
         return decoder(tokens, torch.tensor([3, 1, 2, 3]), state, memory)
 
     parameters = list(decoder.parameters())

@@ -24,8 +24,8 @@ OPTIONS: list[dict[str, Any]] = [
         {"attention": "bahdanau", "input_feeding": feeding, "attention_layer": layer, "output": output, "tie": tie}
         for feeding, layer, output, tie in product((False, True), (0, 1), ("linear", "deep"), ("none", "target"))
     ),
-    *({"attention": kind, "residual": True, "attention_layer": 1} for kind in ATTENTIONS[1:-1]),
-    *({"attention": kind, "input_feeding": True, "residual": True} for kind in ATTENTIONS[1:-1]),
+    *({"attention": kind, "residual": True, "attention_layer": 1} for kind in list(ATTENTIONS)[1:-1]),
+    *({"attention": kind, "input_feeding": True, "residual": True} for kind in list(ATTENTIONS)[1:-1]),
     {"attention": "multi_head", "heads": 2, "attention_size": 4, "attention_layer": 1},
     {"attention": "multi_head", "heads": 2, "attention_size": 4, "input_feeding": True},
 ]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
-from seqkit.models.decoder import MIN_ROWS
 from seqkit.nn import Recurrent
 from seqkit.nn.kernels.decode_step import SingleStep
+from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -42,8 +42,8 @@ def _many_rows(model: Seq2Seq, source: torch.Tensor) -> torch.Tensor:
     """Logits of one step for as many hypotheses as make the packed weights worth while."""
     with torch.no_grad():
         state, memory = model.encode(source, torch.tensor([3, 2]))
-        layers = tuple(tuple(part.expand(-1, MIN_ROWS, -1) for part in layer) for layer in state[0])
-        return model.step(torch.full((2, MIN_ROWS), 2), (layers, None), memory)[0]
+        layers = tuple(tuple(part.expand(-1, MIN_DECODE_ROWS, -1) for part in layer) for layer in state[0])
+        return model.step(torch.full((2, MIN_DECODE_ROWS), 2), (layers, None), memory)[0]
 
 
 def test_a_search_sees_new_weights_and_a_model_that_has_searched_can_be_copied() -> None:

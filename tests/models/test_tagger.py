@@ -145,7 +145,7 @@ def test_without_intents_and_letters() -> None:
         ({"output": "softmax", "constrain_loss": True}, "constrain_loss is for the output crf"),
         ({"window": 2}, "window must be odd"),
         ({"window": 3, "intent_pooling": ["last"]}, "intent_pooling: a window has no last state"),
-        ({"intent_pooling": ["sum"]}, "pooling must name"),
+        ({"intent_pooling": ["sum"]}, "pooling must be one of"),
     ],
 )
 def test_senseless_arguments_are_named(options: dict[str, Any], message: str) -> None:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 import seqkit.nn as snn
-from seqkit.nn import backends
-from seqkit.nn.kernels import Kernel, triton
-from seqkit.nn.kernels.kernel import Tensors
+from seqkit.nn import agreement, backends
+from seqkit.nn.kernels.kernel import Kernel, Tensors
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.kernels.triton import agreement
+from seqkit.nn.kernels.triton import counterparts, support
 
 CPU = torch.device("cpu")
 
@@ -50,9 +49,9 @@ class Faulty(Kernel):
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    monkeypatch.setattr(triton, "triton_kernel", lambda kernel: Faulty(kernel, where))
-    monkeypatch.setattr(triton, "available", lambda: True)
-    monkeypatch.setattr(triton, "interpreted", lambda: True)
+    monkeypatch.setattr(counterparts, "triton_kernel", lambda kernel: Faulty(kernel, where))
+    monkeypatch.setattr(support, "available", lambda: True)
+    monkeypatch.setattr(support, "interpreted", lambda: True)
     agreement._agrees.cache_clear()
 
 
@@ -92,5 +91,5 @@ def test_what_does_not_agree_is_named_once_and_not_used(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match=r"^backend 'triton' cannot .*: no Triton kernel serves this"):
         module(x)
     auto = snn.Recurrent(kind, 3, 4)
-    assert backends.triton_refuses(auto, x) is not None
+    assert backends.triton_refuses(auto.cells, x) is not None
     auto(x)

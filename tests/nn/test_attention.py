@@ -87,7 +87,7 @@ def test_an_empty_source_gives_zeros_and_finite_gradients(kind: str) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(
-    kind=st.sampled_from(ATTENTIONS),
+    kind=st.sampled_from(list(ATTENTIONS)),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     queries=st.integers(1, 4),
     extra=st.integers(0, 3),
@@ -110,7 +110,7 @@ def test_padding_and_neighbours_never_matter(kind: str, lengths: list[int], quer
 
 @pytest.mark.parametrize("block", [1, 30, 10**6])
 def test_additive_scores_have_the_gradient_of_autograd(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(additive, "BLOCK", block)
+    monkeypatch.setattr(additive, "ADDITIVE_TERMS", block)
     torch.manual_seed(0)
     shapes = ((2, 5, 4), (2, 3, 4), (4,))
     given_ = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]

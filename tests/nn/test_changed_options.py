@@ -67,10 +67,10 @@ def test_triton_is_asked_again(monkeypatch):
     monkeypatch.setattr(backends, "agrees", lambda kernel, *_: not kernel.zoneout)
     module = snn.GRU(3, 4, zoneout=0.2)
     where = torch.device("cpu"), torch.float32
-    assert not backends._served_by_triton(module, *where)
+    assert not backends.triton_serves(module.cells, *where)
     for cell in module.cells:
         cell.zoneout = 0.0
-    assert backends._served_by_triton(module, *where)
+    assert backends.triton_serves(module.cells, *where)
 
 
 @pytest.mark.parametrize(

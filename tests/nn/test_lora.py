@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.nn as snn
 from seqkit.models import Decoder, Embedding
-from seqkit.models.feeding import choose_feeding
 from seqkit.nn import Cell, Recurrent
 from seqkit.nn.custom_op import AVAILABLE
 from seqkit.nn.linear import Linear
@@ -196,10 +195,10 @@ def test_input_feeding_keeps_its_backend(attention):
     decoder = Decoder(Embedding(11, 6), 5, "lstm", 6, 2, attention=attention, input_feeding=True, **options).double()
     inputs, lengths = torch.randint(11, (3, 4)), torch.tensor([4, 2, 3])
     state = tuple(torch.randn(2, 3, 6, dtype=torch.float64) for _ in range(2))
-    memory, padding = torch.randn(3, 5, 5, dtype=torch.float64), torch.zeros(3, 5, dtype=torch.bool)
+    memory = torch.randn(3, 5, 5, dtype=torch.float64)
 
     def run(model):
-        read = model.remember(memory, memory[:, -1], padding)
+        read = model.remember(memory, [5] * 3)
         return model.output(model(inputs, lengths, state, read)[0])
 
     plain = copy.deepcopy(decoder)
@@ -207,14 +206,14 @@ def test_input_feeding_keeps_its_backend(attention):
     assert {"vector.weight", "lower.weight_hh_l1"} <= set(done.names)
     assert torch.equal(run(plain), run(decoder))
     stir(decoder)
-    assert choose_feeding(decoder, memory).name == "fused"
+    assert decoder.step_backend(memory).name == "fused"
     found = run(decoder)
     found.sin().sum().backward()
     grads = {name: value.grad for name, value in decoder.named_parameters() if value.requires_grad}
     assert all(value.abs().sum() > 0 for value in grads.values())
     decoder.lower.backend = "reference"
     decoder.zero_grad()
-    assert choose_feeding(decoder, memory).name == "reference"
+    assert decoder.step_backend(memory).name == "reference"
     calls = []
     decoder.vector.parametrizations.weight[0].register_forward_hook(lambda *_: calls.append(1))
     with parametrize.cached():

@@ -43,7 +43,7 @@ def test_loss_and_gradients_are_torchs(
     expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
     wanted = torch.autograd.grad(0.3 * expected, (features, weight, bias), allow_unused=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seqkit.nn.loss, "CHUNK", chunk)
+        patch.setattr(seqkit.nn.loss, "LOGIT_ROWS", chunk)
         loss, nll = linear_cross_entropy(features, weight, used, targets, label_smoothing=smoothing)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(nll, F.cross_entropy(logits, targets, reduction="sum"), rtol=1e-12, atol=1e-12)
@@ -91,13 +91,13 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("learning", [True, False])
 def test_the_logits_of_the_batch_are_never_in_memory(learning: bool) -> None:
-    rows, size, classes = 4 * seqkit.nn.loss.CHUNK, 2, 50
+    rows, size, classes = 4 * seqkit.nn.LOGIT_ROWS, 2, 50
     features, weight, bias, targets = tensors(rows, size, classes, torch.float32)
     with Largest() as mode, torch.set_grad_enabled(learning):
         loss, _ = linear_cross_entropy(features, weight, bias, targets, label_smoothing=0.1)
         if learning:
             loss.backward()
-    assert mode.size == seqkit.nn.loss.CHUNK * classes
+    assert mode.size == seqkit.nn.LOGIT_ROWS * classes
 
 
 def test_evaluation_computes_no_gradient() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import seqkit.nn as snn
-from seqkit.models.classifier import Pooling
+from seqkit.models import Poolings
 from seqkit.nn.attention import ATTENTIONS
 from seqkit.nn.custom_op import AVAILABLE
 
@@ -80,7 +80,7 @@ def test_attention(kind):
 @pytest.mark.parametrize("name", ["mean", "max", "attention"])
 def test_pooling(name):
     torch.manual_seed(0)
-    module, output, found = Pooling(4, [name]), torch.randn(4, 5, 4), []
+    module, output, found = Poolings(4, [name]), torch.randn(4, 5, 4), []
     for value in (0.0, torch.nan, torch.inf):
         leaf = spoiled(output, value)
         vector = module(leaf, torch.zeros(4, 4), torch.tensor(LENGTHS))

@@ -1,4 +1,4 @@
-"""The Python blocks of seqkit/nn/README.md run, and the custom cell there learns."""
+"""The Python blocks of the page `modules` run, and the custom cell there learns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-import seqkit.nn
+import seqkit
 
 
 def test_blocks_run():
-    text = Path(seqkit.nn.__file__).with_name("README.md").read_text(encoding="utf-8")
+    text = (Path(seqkit.__file__).parent / "docs/modules.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
     torch.manual_seed(0)

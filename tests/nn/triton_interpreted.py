@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from triton.runtime import interpreter
 
 from seqkit.nn.cells import GRUCell, LSTMCell, RNNCell
-from seqkit.nn.kernels import kernel_scan
+from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.reference import reference_scan
-from seqkit.nn.kernels.triton import launch, triton_kernel
+from seqkit.nn.kernels.triton import launch
+from seqkit.nn.kernels.triton.counterparts import triton_kernel
 from seqkit.nn.kernels.triton.launch import Tile
 
 _patch = interpreter._patch_lang_tensor

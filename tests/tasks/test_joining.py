@@ -172,7 +172,7 @@ def test_bits_count_the_characters_of_the_text(tmp_path: Path) -> None:
     for mark in (True, False):
         made = read_config(language_model(tmp_path, mark_joined=mark))[0]
         task = LanguageModelTask.create(made)  # type: ignore[arg-type]
-        text = task.texts["dev"]
+        text = task.splits["dev"]
         assert text.characters == sum(len(target) + 1 for _, target in PAIRS) * 3
         task.model.eval()
         with torch.no_grad():

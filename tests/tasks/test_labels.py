@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from seqkit.errors import UserError
 from seqkit.run import counted, evaluate, load, read_config, resume, train
-from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.tasks.sentiment.task import SentimentTask
+from seqkit.training.scores import measured
 
 TRAIN = [("good", "a warm film"), ("bad", "a dull film"), ("fair", "a plain film"), ("good", "witty"), ("bad", "weak")]
 
@@ -93,7 +94,7 @@ def test_scores_with_unknown_classes_equal_scikit_learns(pairs: list[tuple[int, 
     labels, found = (np.array(side, np.int64) for side in zip(*pairs, strict=True))
     losses = np.arange(len(pairs)) + 0.5
     outcome = Outcome(labels, found, losses, 4)
-    scores = classification_scores(outcome)
+    scores = measured(outcome, METRICS)
     assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(labels, found))
     assert scores["macro_f1"] == pytest.approx(metrics.f1_score(labels, found, average="macro", zero_division=0))
     assert scores["loss"] == pytest.approx(losses[labels < 4].mean())
@@ -207,7 +208,7 @@ def test_thousands_of_classes_take_memory_for_what_occurs_and_few_lines() -> Non
     names = [f"class{number}" for number in range(size)]
     tracemalloc.start()
     outcome = Outcome(labels, found, np.ones(size), size)
-    scores, lines = classification_scores(outcome), classification_report(outcome, names)
+    scores, lines = measured(outcome, METRICS), classification_report(outcome, names)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert scores["accuracy"] == pytest.approx(0.8)

@@ -196,7 +196,7 @@ def test_several_files_are_one_text(generated_data: Path, tmp_path: Path) -> Non
     tokens = torch.cat([batch.targets[0] for batch in task.batches(0)])
     names = [task.tokenizer.vocabulary[number] for number in tokens]
     assert names == ["x", "y", "<eos>", "z", "<eos>", "x", "w", "<eos>"]
-    assert task.texts["train"].characters == len("x y\nz\nx w\n")
+    assert task.splits["train"].characters == len("x y\nz\nx w\n")
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_every_feature_together_trains(generated_data: Path, tmp_path: Path) -> 
 def test_characters_and_pieces(generated_data: Path, tmp_path: Path, text: dict[str, Any]) -> None:
     folder = train(tree(generated_data, text=text, training={"epochs": 1}), root=tmp_path).folder
     scores, _ = evaluate(folder)
-    tokens = task_for(tree(generated_data, text=text)).texts["dev"]
+    tokens = task_for(tree(generated_data, text=text)).splits["dev"]
     bits = scores["loss"] / math.log(2) * tokens.tokens / tokens.characters
     assert scores["bits_per_character"] == pytest.approx(bits)
     task = load_predictor(folder, sample=True, max_length=5)
@@ -309,7 +309,7 @@ def test_log_probs_of_samples_are_those_of_the_line(trained: Path) -> None:
 
 def test_sampling_options_are_checked(trained: Path, generated_data: Path, tmp_path: Path) -> None:
     for options, message in (
-        ({"top_k": 3}, "top_k: only sample=True has it"),
+        ({"top_k": 3}, "top_k: only sampling has it"),
         ({"sample": True, "top_p": 2.0}, "top_p: must be at most 1"),
         ({"sample": True, "temperature": 0.0}, "temperature: must be above 0"),
         ({"sample": True, "max_length": 0}, "max_length: must be at least 1"),

@@ -122,7 +122,7 @@ def test_targets_with_line_ends_are_translated_line_for_line(
         done = cli(tmp_path, "translate", str(made.folder), *CPU, *options, text=lines)
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.decode().splitlines()) == 4
-    done = cli(tmp_path, "translate", str(made.folder), *CPU, "--n-best", "2", "--beam-size", "2", text=lines)
+    done = cli(tmp_path, "translate", str(made.folder), *CPU, "n_best=2", "beam_size=2", text=lines)
     assert all(line.count(" ||| ") == 2 for line in done.stdout.decode().splitlines() if not line.startswith("2 "))
     found = seqkit.load(made.folder, device="cpu").predict(["a"])[0]
     if kind == "char":

@@ -21,7 +21,7 @@ from seqkit.models import (
     Tagger,
     WindowEncoder,
 )
-from seqkit.nn import CELLS, Recurrent
+from seqkit.nn import CELLS, AttentionalRecurrent, Recurrent
 from seqkit.tasks.common import EmbeddingConfig, encoder_config, make_recurrent
 from seqkit.tasks.language_model.config import language_model_schema
 from seqkit.tasks.sentiment.config import sentiment_schema
@@ -33,6 +33,7 @@ SUPPLIED = {
     Recurrent: {"cell", "input_size", "batch_first", "device", "dtype", "cell_options"},
     SequenceClassifier: {"encoder", "num_classes"},
     Decoder: {"embedding", "memory_size", "cell", "options"},
+    AttentionalRecurrent: {"input_size", "memory_size", "cell", "hidden_size", "feature_size", "options"},
     Seq2Seq: {"encoder", "decoder"},
     Tagger: {"encoder", "num_tags", "num_intents", "characters", "allowed", "allowed_start"},
     CharacterEncoder: {"encoder"},
@@ -77,6 +78,7 @@ def test_translation_sections(cell: str) -> None:
     section = model.model_fields["decoder"].annotation
     assert section is not None
     check_section(section, Decoder, SUPPLIED[Decoder])
+    check_section(section, AttentionalRecurrent, SUPPLIED[AttentionalRecurrent])
     own = {"input_size", "batch_first", "bidirectional", "learn_initial_state", "hidden_size"}  # the decoder's business
     check_section(section, Recurrent, SUPPLIED[Recurrent] | own)
     check_section(section, CELLS[cell], {"input_size", "hidden_size", "device", "dtype"})

@@ -13,8 +13,9 @@ import torch
 import seqkit
 from seqkit.errors import UserError
 from seqkit.run import counted, evaluate, load, read_config, resume, train
-from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.tasks.sentiment.task import SentimentTask
+from seqkit.training.scores import measured
 
 
 def tree(folder: Path, **sections: Any) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def test_scores_equal_scikit_learns() -> None:
     guess = logits.argmax(1)
     losses = torch.nn.functional.cross_entropy(logits.double(), labels, reduction="none")
     outcome = Outcome(labels.numpy(), guess.numpy(), losses.numpy(), 3)
-    scores = classification_scores(outcome)
+    scores = measured(outcome, METRICS)
     assert scores["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guess))
     assert scores["macro_f1"] == pytest.approx(metrics.f1_score(labels, guess, average="macro"))
     assert scores["loss"] == pytest.approx(metrics.log_loss(labels, torch.softmax(logits.double(), 1)), rel=1e-6)

@@ -573,7 +573,7 @@ def test_a_tag_of_a_known_type_that_training_never_saw_is_no_mistake(files: dict
         ({"model": {"output": "softmax", "constrain_loss": True}}, "constrain_loss is for the output crf"),
         ({"model": {"encoder": {"window": 1}, "intent_pooling": "last"}}, "a window has no last state"),
         ({"model": {"characters": {"embedding": {"size": 4}}}}, r"characters\.encoder: this key is required"),
-        ({"training": {"metric": "accuracy"}}, "span_f1"),
+        ({"training": {"metric": "accuracy"}}, "did you mean 'intent_accuracy'"),
         ({"data": {"on_bad_tags": "skip"}}, "'repair' or 'error'"),
     ],
 )

@@ -196,13 +196,13 @@ def test_the_command_line_reads_the_rows_of_the_training_data(
     lines = [json.dumps(row, ensure_ascii=False) for row in [*rows[:5], *({"tokens": row} for row in ODD)]] + [" "]
     write_ = tmp_path / "in.jsonl"
     write_.write_text("\n".join(lines) + "\n", "utf-8")
-    done = cli(tmp_path, "predict", str(trained), str(write_), "--tokens", "--format", "jsonl")
+    done = cli(tmp_path, "predict", str(trained), str(write_), "tokens=true", "--format", "jsonl")
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [one["tokens"] for one in found] == [*(row["tokens"] for row in rows[:5]), *ODD, []]
     assert [one["tags"] for one in found[:5]] == [row["tags"] for row in rows[:5]]
     assert [len(one["tags"]) for one in found] == [len(one["tokens"]) for one in found]
-    assert len(cli(tmp_path, "predict", str(trained), str(write_), "--tokens").stdout.decode().splitlines()) == 10
+    assert len(cli(tmp_path, "predict", str(trained), str(write_), "tokens=true").stdout.decode().splitlines()) == 10
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_command_line_reads_the_rows_of_the_training_data(
         ("flights to Oslo", ":2: not valid JSON"),
         ('{"tokens": "to Oslo"}', ":2: 'tokens': expected a list of strings"),
         ('{"words": ["to"]}', ":2: no key 'tokens'"),
-        ('["to", "Oslo"]', ":2: expected a JSON object, got list; with --tokens, a line is like"),
+        ('["to", "Oslo"]', ":2: expected a JSON object, got list; with tokens=true, a line is like"),
         ('{"tokens": ["to", " "]}', ":2: tokens[1] is ' ', a blank token"),
         ('{"tokens": ["\\ud83d"]}', ":2: not valid Unicode"),
         (json.dumps({"tokens": ["a"] * 10_001}), ":2: tokens: 10,001 tokens are no sentence"),
@@ -220,7 +220,7 @@ def test_the_command_line_reads_the_rows_of_the_training_data(
 def test_a_line_that_holds_no_tokens_is_one_error_with_its_place(
     cli: Callable[..., Any], trained: Path, tmp_path: Path, line: str, says: str
 ) -> None:
-    done = cli(tmp_path, "predict", str(trained), "--tokens", text='{"tokens": ["to", "noon"]}\n' + line + "\n")
+    done = cli(tmp_path, "predict", str(trained), "tokens=true", text='{"tokens": ["to", "noon"]}\n' + line + "\n")
     assert (done.returncode, len(done.stdout.splitlines())) == (2, 1)
     assert len(done.stderr.decode().splitlines()) == 1
     assert f"standard input{says}" in done.stderr.decode()
@@ -230,7 +230,7 @@ def test_json_is_text_unless_the_user_says_otherwise(cli: Callable[..., Any], tr
     line = '{"tokens": ["to", "noon"]}'
     done = cli(tmp_path, "predict", str(trained), "--format", "jsonl", text=f"{line}\n{line}\n" + '{"tokens": x}\n')
     assert [json.loads(one)["tokens"] for one in done.stdout.decode().splitlines()[:2]] == [line.split()] * 2
-    assert done.stderr.decode().count("`seqkit predict --tokens` takes its tokens") == 1
+    assert done.stderr.decode().count("`seqkit predict RUN tokens=true` reads tokens") == 1
     quiet = cli(tmp_path, "predict", str(trained), text='{"tokens": x}\nto noon\n')
     assert not quiet.stderr
 
@@ -261,6 +261,6 @@ def test_any_iterable_of_token_lists_is_taken(trained: Path, form: Any) -> None:
 
 def test_tokens_are_for_slot_filling(cli: Callable[..., Any], tmp_path: Path) -> None:
     run = Path(__file__).parents[1] / "fixtures/2026-11/sentiment-finished"
-    done = cli(tmp_path, "predict", str(run), "--tokens", text="{}\n")
+    done = cli(tmp_path, "predict", str(run), "tokens=true", text="{}\n")
     assert done.returncode == 2
-    assert "--tokens: this is a sentiment run" in done.stderr.decode()
+    assert "tokens: this is a sentiment run" in done.stderr.decode()

@@ -142,4 +142,4 @@ def test_a_tokenizer_takes_texts_in_the_same_way(kind: Any) -> None:
 def test_a_prefix_of_bytes_that_are_no_text_is_refused() -> None:
     task: Any = run.load(RUNS / "translation-finished", device="cpu")
     with pytest.raises(UserError, match=r"^prefix: 'a\\udcff' is not valid Unicode"):
-        task.configure({}, prefix="a\udcff")
+        task.adjust(prefix="a\udcff")

@@ -138,7 +138,7 @@ def test_the_loss_is_that_of_a_plain_loop(data: dict[str, Any]) -> None:
                 logits, state, _ = task.model.step(torch.tensor([[before]]), state, memory)
                 total -= float(torch.log_softmax(logits[0, 0], 0)[token])
                 before, count = token, count + 1
-        assert task._likelihood(pairs)["loss"] == pytest.approx(total / count, rel=1e-6)
+        assert task._loss(pairs) == pytest.approx(total / count, rel=1e-6)
         batch = next(iter(task.batches(0)))
         loss = task.loss(batch, None)[0]["loss"]
     assert loss.weight == batch.tokens == int((batch.targets != 0).sum()) == task.weights(batch)["loss"]
@@ -158,7 +158,7 @@ def test_batches_hold_every_pair_once_and_start_anywhere(data: dict[str, Any]) -
 
 
 def test_predictions_do_not_depend_on_the_batch(trained: Path) -> None:
-    task = load_translator(trained, decoding={"beam_size": 3})
+    task = load_translator(trained, beam_size=3)
     texts = [source for source, _ in corpus(30, 9)]
     together = [one.text for one in task.predict(texts)]
     assert together == [task.predict([text])[0].text for text in texts]
@@ -169,7 +169,7 @@ def test_sampling_depends_on_the_seed_and_the_place_alone(trained: Path) -> None
 
     def drawn(seed: int, batch_size: int, cut: int) -> list[str]:
         options = {"seed": seed, "batch_size": batch_size}
-        task = load_translator(trained, decoding={"sample": True, "temperature": 2.0}, **options)
+        task = load_translator(trained, sample=True, temperature=2.0, **options)
         return [one.text for one in task.predict(texts[:cut]) + task.predict(texts[cut:])]
 
     assert drawn(1, 64, 7) == drawn(1, 3, 12) != drawn(2, 64, 7)
@@ -298,7 +298,7 @@ def test_a_line_of_a_hundred_thousand_tokens(trained: Path, data: dict[str, Any]
     dev = write_pairs(tmp_path, "dev", [("eins", "one"), ("eins", long)])
     with pytest.raises(UserError, match=r"dev\.en:2: a target of 100,000 tokens is no sentence \(the most is 5,000\)"):
         pairs_task(tmp_path, corpus(30, 1), data={"dev": dev})
-    found = load_translator(trained, decoding={"max_length": 5}).predict(["zwei drei", long])
+    found = load_translator(trained, max_length=5).predict(["zwei drei", long])
     assert found[0].text == "three two"
     assert len(found[1].tokens) <= 5
     assert "cut to the first 5,000" in capsys.readouterr().err
@@ -313,7 +313,10 @@ def test_a_line_of_a_hundred_thousand_tokens(trained: Path, data: dict[str, Any]
         ({"text": {"target": {"max_length": 3}}}, r"target: max_length would teach cut sentences"),
         ({"training": {"dev_limit": 0}}, "dev_limit: bleu needs decoded sentences"),
         ({"training": {"scheduled_sampling_warmup": 3}}, "scheduled_sampling_warmup needs scheduled_sampling"),
-        ({"training": {"metric": "accuracy"}}, r"training\.metric: expected 'bleu', 'chrf', 'loss' or 'perplexity'"),
+        (
+            {"training": {"metric": "accuracy"}},
+            r"training\.metric: unknown metric 'accuracy'; known: loss, perplexity, bleu, chrf \(",
+        ),
         ({"decoding": {"beam_size": 0}}, "beam_size: must be at least 1"),
         ({"decoding": {"beam_size": 2, "n_best": 3}}, "n_best: 3 is above beam_size, 2"),
         ({"decoding": {"min_length": 9, "max_length": 3}}, "min_length: 9 is above max_length, 3"),
@@ -322,7 +325,10 @@ def test_a_line_of_a_hundred_thousand_tokens(trained: Path, data: dict[str, Any]
             r"decoding\.coverage_penalty needs an attention",
         ),
         ({"decoding": {"beam": 3}}, r"decoding\.beam: unknown key"),
-        ({"model": decoder(attention="luong")}, r"model\.decoder\.attention: expected 'none', 'bahdanau'"),
+        (
+            {"model": decoder(attention="luong")},
+            r"model\.decoder\.attention: unknown attention 'luong'; known: none, bahdanau",
+        ),
         ({"model": decoder(bidirectional=True)}, r"model\.decoder\.bidirectional: unknown key"),
         ({"model": {**tree({})["model"], "bridge": "copy", "decoder": {"hidden_size": 7}}}, "bridge 'copy'"),
         ({"data": {"dev": None}, "training": {"early_stopping": {}}}, r"early_stopping needs data\.dev"),
@@ -359,15 +365,15 @@ def test_fine_tuning_keeps_the_vocabularies_or_matches_rows_by_word(
 
 
 def test_a_prefix_beyond_the_limit_is_refused_with_one_line(trained: Path) -> None:
-    task = load_translator(trained, decoding={"max_length": 2}, prefix="three two three")
+    task = load_translator(trained, max_length=2, prefix="three two three")
     with pytest.raises(UserError, match=r"prefix: it has 3 tokens.* no more than 2"):
         task.predict(["zwei drei"])
 
 
 def test_an_ensemble_of_one_run_twice_is_that_run(trained: Path, data: dict[str, Any], tmp_path: Path) -> None:
     texts = [source for source, _ in corpus(10, 5)]
-    alone = load_translator(trained, decoding={"beam_size": 3})
-    together = load_translator(trained, [trained], decoding={"beam_size": 3})
+    alone = load_translator(trained, beam_size=3)
+    together = load_translator(trained, [trained], beam_size=3)
     for one, other in zip(alone.predict(texts), together.predict(texts), strict=True):
         assert one.text == other.text
         assert one.score == pytest.approx(other.score, abs=1e-4)

@@ -12,8 +12,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRSc
 
 from seqkit.errors import UserError
 from seqkit.training.averaging import MovingAverage
-from seqkit.training.config import OptimizerConfig, ScheduleConfig
-from seqkit.training.optim import clip, make_optimizer, schedule_factor, set_rate
+from seqkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from seqkit.training.optim import clip, make_optimizer, set_rate
+from seqkit.training.schedules import schedule_factor
 
 
 def rates(scheduler: LRScheduler, steps: int) -> list[float]:
@@ -32,7 +33,7 @@ def sgd() -> torch.optim.Optimizer:
 
 
 def ours(total: int, **tree: object) -> list[float]:
-    config = ScheduleConfig(**tree)  # type: ignore[arg-type]
+    config = TrainingConfig(schedule=tree).schedule  # type: ignore[arg-type]
     return [schedule_factor(config, step, total) for step in range(total)]
 
 

@@ -13,7 +13,7 @@ from seqkit.config import from_mapping
 from seqkit.errors import UserError
 from seqkit.training import TrainingConfig
 from seqkit.training.config import ScheduleConfig
-from seqkit.training.optim import schedule_factor
+from seqkit.training.schedules import schedule_factor
 
 # Key, the least and the greatest value it takes (None: no bound), and those just beyond.
 BOUNDS: list[tuple[str, Any, Any, list[Any]]] = [

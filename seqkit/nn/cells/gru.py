@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,7 @@ from seqkit.nn.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, ke
 from seqkit.nn.cells.rnn import dropped_weights
 from seqkit.nn.checks import check_choice, check_flag, check_probability
 from seqkit.nn.initialise import initialise
-
-if TYPE_CHECKING:
-    from seqkit.nn.kernels.gru import GRUKernel
+from seqkit.nn.kernels.gru import GRUKernel
 
 
 class GRUCell(Cell):
@@ -130,8 +128,6 @@ class GRUCell(Cell):
         return (new,), {"reset": r, "update": z, "new": n}
 
     def kernel(self) -> GRUKernel | None:
-        from seqkit.nn.kernels.gru import GRUKernel
-
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not GRUCell.step or type(self).project is not GRUCell.project:
             return None

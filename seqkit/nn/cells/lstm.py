@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,7 @@ from seqkit.nn.cell import DROPOUT_KINDS, Cell, Prepared, State, gated_masks, ke
 from seqkit.nn.cells.rnn import dropped_weights
 from seqkit.nn.checks import check_choice, check_flag, check_probability
 from seqkit.nn.initialise import ACTIVATIONS, initialise
-
-if TYPE_CHECKING:
-    from seqkit.nn.kernels.lstm import LSTMKernel
+from seqkit.nn.kernels.lstm import LSTMKernel
 
 
 class LSTMCell(Cell):
@@ -222,8 +220,6 @@ class LSTMCell(Cell):
 
 @lru_cache(maxsize=64)  # made anew it would cost 10 us a call
 def _kernel(*options: Any) -> LSTMKernel:
-    from seqkit.nn.kernels.lstm import LSTMKernel
-
     return LSTMKernel(*options)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,7 @@ from torch import Tensor
 from seqkit.nn.cell import Cell, Prepared, State, drop_mask, dropped, keep_mask, zone
 from seqkit.nn.checks import check_choice, check_flag, check_probability
 from seqkit.nn.initialise import ACTIVATIONS, initialise
-
-if TYPE_CHECKING:
-    from seqkit.nn.kernels.rnn import RNNKernel
+from seqkit.nn.kernels.rnn import RNNKernel
 
 NONLINEARITIES = ("tanh", "relu", "identity")
 
@@ -114,8 +112,6 @@ class RNNCell(Cell):
         return (new,), {}
 
     def kernel(self) -> RNNKernel | None:
-        from seqkit.nn.kernels.rnn import RNNKernel
-
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not RNNCell.step or type(self).project is not RNNCell.project:
             return None

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from seqkit.nn.checks import batched, tracing, transformed
 from seqkit.nn.kernels.kernel import tanh_
-
-# Elements of a block of tanh(q + k): about the second-level cache, so that its passes run there.
-BLOCK = 262_144
+from seqkit.nn.kernels.tuning import ADDITIVE_TERMS
 
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -38,7 +36,7 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
 
 def _blocks(query: Tensor, keys: Tensor) -> int:
     """How many queries a block takes."""
-    return max(1, BLOCK // max(1, keys.numel()))
+    return max(1, ADDITIVE_TERMS // max(1, keys.numel()))
 
 
 def _terms(query: Tensor, keys: Tensor) -> Tensor:

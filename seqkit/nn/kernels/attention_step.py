@@ -7,25 +7,15 @@ for additive keys. Small buffers are padded, (T, b_0, ...) with zeros past a len
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrize import type_before_parametrizations
+from torch import Tensor
 
-from seqkit.nn.attention import (
-    AdditiveAttention,
-    Attention,
-    DotAttention,
-    GeneralAttention,
-    MultiHeadAttention,
-    ScaledDotAttention,
-)
 from seqkit.nn.kernels.gemm import StepProduct, outer
-from seqkit.nn.kernels.kernel import MIN_REACH, SLOPES, Tensors, quick, reaches
+from seqkit.nn.kernels.kernel import SLOPES, Tensors, quick, reaches
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.linear import Linear
+from seqkit.nn.kernels.tuning import MIN_REACH
 
 
 class Reader:
@@ -243,31 +233,3 @@ class AdditiveReader(Reader):
         d_keys = self.d_keys.mul_(self.scale**2 * self.given["score"])
         # d score = v . d(2 s), and the scores have lost their sum of v, whose gradient over a softmax is zero.
         return {**super().gradients(asked), "keys": d_keys, "score": self.d_vector * self.scale}
-
-
-# What a kind's reader is, and where its weights are.
-READERS: dict[type[Attention], tuple[Callable[[Tensors, Packing], Reader], tuple[str, ...]]] = {
-    AdditiveAttention: (AdditiveReader, ("query", "score")),
-    DotAttention: (DotReader, ()),
-    GeneralAttention: (DotReader, ()),
-    ScaledDotAttention: (DotReader, ("query",)),
-    MultiHeadAttention: (DotReader, ("query", "output")),
-}
-
-
-def reader_weights(attention: Attention) -> Tensors | None:
-    """The weights that the reader of this attention takes, by name; None where it has no reader.
-
-    A subclass, or a part replaced by another module, may compute something else: those have none.
-    """
-    if type(attention) not in READERS:
-        return None
-    found: Tensors = {}
-    for name in READERS[type(attention)][1]:
-        part = getattr(attention, name)
-        if type_before_parametrizations(part) in (Linear, nn.Linear) and part.bias is None:
-            part = part.weight
-        if not isinstance(part, Tensor):
-            return None
-        found[name] = part
-    return found

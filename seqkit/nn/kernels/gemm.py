@@ -14,10 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Multiply-adds of one product below which the overhead of oneDNN (about 13 us a call) costs more than it gains.
-# One core, us for (b, H) times (H, 4H), oneDNN against MKL: (32, 64) 15.4 12.5; (64, 64) 19.5 24.2; (8, 128) 16.2 17.5;
-# (16, 128) 20.4 28.4; (2, 256) 22.5 25.0; (4, 256) 26.3 91.0.
-MIN_WORK = 800_000
+from seqkit.nn.kernels.tuning import MIN_PRODUCT_ROWS, MIN_WORK, OUTER_ROWS, PRODUCT_ROWS, STEP_ROWS
 
 
 @lru_cache(maxsize=1)
@@ -48,14 +45,6 @@ def _fast(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-# Rows are filled up with zeros to a multiple of these. oneDNN makes and keeps a primitive for every shape it meets (up
-# to 1024 of them, 0.4 to 1.7 MiB and 0.4 to 1 ms each), and with sentences of any length almost every batch has new
-# shapes: 60 updates of a translation model rose to 1,150 MiB without the filling and to 890 MiB with it.
-ROWS, STEP_ROWS = 32, 8
-# Rows below which `product` is ATen's: for 8,000 x 256, 1, 5, 8, 16 rows take oneDNN 1.1 ms, ATen 0.2, 0.7, 0.7, 1.2.
-MIN_ROWS = 12
-
-
 def _filled(x: Tensor, multiple: int) -> Tensor:
     """x (N, K) with rows of zeros up to the next multiple."""
     extra = -x.size(0) % multiple
@@ -64,18 +53,13 @@ def _filled(x: Tensor, multiple: int) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (N, K) times the transpose of weight (M, K), plus bias (M,): one large GEMM, (N, M)."""
-    if x.size(0) >= MIN_ROWS and x.size(0) * weight.numel() >= MIN_WORK and _fast(x, weight):
+    if x.size(0) >= MIN_PRODUCT_ROWS and x.size(0) * weight.numel() >= MIN_WORK and _fast(x, weight):
         linear, _, pack = onednn()  # type: ignore[misc]
         # Packing pays for many products with one weight; for a single one it only does for a transposed view.
-        rows = _filled(x, ROWS)
+        rows = _filled(x, PRODUCT_ROWS)
         operand = weight if weight.is_contiguous() else pack(weight, rows.size(0))
         return linear(rows.contiguous(), operand, bias, "none", [], "")[: x.size(0)]
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
-
-
-# Rows that `outer` takes at a time: oneDNN wants copies of its operands, and these shall stay small. One core, ms for
-# (6400 rows, M 2048, K 812) in blocks of 256, 512, 1024, 2048 and 8192 rows: 115, 105, 107, 117, 130.
-BLOCK = 512
 
 
 def outer(left: Tensor, *right: Tensor) -> Tensor:
@@ -84,8 +68,8 @@ def outer(left: Tensor, *right: Tensor) -> Tensor:
     It is the sum of the outer products of all rows: one GEMM over all steps, in blocks of rows to bound its memory.
     """
     total = None
-    for first in range(0, left.size(0), BLOCK):
-        rows = [part[first : first + BLOCK] for part in (left, *right)]
+    for first in range(0, left.size(0), OUTER_ROWS):
+        rows = [part[first : first + OUTER_ROWS] for part in (left, *right)]
         part = _outer(rows[0], rows[1] if len(rows) == 2 else torch.cat(rows[1:], 1))
         total = part if total is None else total.add_(part)
     return left.new_zeros(left.size(1), sum(part.size(1) for part in right)) if total is None else total
@@ -95,7 +79,7 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     backward_weights = _backward_weights() if left.numel() * right.size(1) >= MIN_WORK and _fast(left, right) else None
     if backward_weights is None:
         return torch.mm(left.t(), right)
-    left, right = _filled(left, ROWS), _filled(right, ROWS)
+    left, right = _filled(left, PRODUCT_ROWS), _filled(right, PRODUCT_ROWS)
     # The third argument only tells the shape of the result.
     shape = left.new_empty(1).expand(left.size(1), right.size(1))
     return backward_weights(left.contiguous().to_mkldnn(), right.contiguous().to_mkldnn(), shape, False)[0]

@@ -55,7 +55,7 @@ class GRUKernel(Kernel):
         drive, news = self._drive(given)
         gates = drive if not self.layer_norm else drive.new_empty(drive.size(0), 3 * H)
         recurrent = StepProduct(given["weight_hh"], packing.batch_sizes[0])
-        norms = self._norms(given)
+        norms = self._norms(given, "all" if save else "nothing")
         buffer, states = history(h, drive.size(0))
         keeps, mask, update = self._masks(given, packing)
         views = zip(
@@ -77,7 +77,7 @@ class GRUKernel(Kernel):
                 total = recurrent.plus_rows(h_in, rows)
                 torch.sigmoid(total[:, : 2 * H], out=rz)
                 m.copy_(total[:, 2 * H :])
-            tanh_(n.addcmul_(rz[:, :H], m), n)
+            tanh_(n.addcmul_(rz[:, :H], m), n, exact=self.layer_norm)
             torch.lerp(n * update[t] if update else n, h, rz[:, H:], out=new)
             if keeps:
                 torch.lerp(new, h, keeps[t], out=new)
@@ -87,14 +87,14 @@ class GRUKernel(Kernel):
             saved.update(norm.saved())
         return [states, last(buffer, packing)], saved
 
-    def _norms(self, given: Tensors) -> list[StepNorm]:
+    def _norms(self, given: Tensors, keep: str) -> list[StepNorm]:
         if not self.layer_norm:
             return []
         cut = 2 * given["h0"].size(1)
         gain, bias = given["norm_hh"], given.get("bias_hh")
         return [
-            StepNorm("pair", gain[:cut], None if bias is None else bias[:cut]),
-            StepNorm("new", gain[cut:], None if bias is None else bias[cut:]),
+            StepNorm("pair", gain[:cut], None if bias is None else bias[:cut], keep=keep),
+            StepNorm("new", gain[cut:], None if bias is None else bias[cut:], keep=keep),
         ]
 
     def _masks(self, given: Tensors, packing: Packing) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:

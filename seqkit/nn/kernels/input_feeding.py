@@ -1,6 +1,6 @@
 """Input feeding with a hand-derived backward: a stack of cells, attention and attentional vector, step after step.
 
-`feed_scan` computes what the step loop in `seqkit.models.feeding` defines. The part of a step that depends on the
+`feed_scan` computes what `step_loop` defines. The part of a step that depends on the
 embedded token alone is one product before the loop; each cell is one product a step, [input, h] times both its weights;
 the gradients of all weights are products over all steps after the loop.
 """
@@ -20,31 +20,30 @@ from seqkit.nn.kernels.gemm import StepProduct, outer, product
 from seqkit.nn.kernels.kernel import SLOPES, Tensors, split, tanh_
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.pointwise import CellSteps
+from seqkit.nn.kernels.stack import FedSteps, Stack
 
 CellFactory = Callable[[int, Packing], CellSteps]
 
 
 @dataclass
 class Plan:
-    """What a call is besides tensors.
+    """What a call is besides tensors; it outlives the call, and so holds none.
 
     Tensors come by name: "rows" (N, E); for layer l "weight_ih.l", "weight_hh.l", maybe "bias_ih.l" and "bias_hh.l",
     "state0.l", "state1.l", ... (b_0, H), "mask_recurrent.l" (b_0, H), and for l > 0 "mask_input.l" (N, H); those
     of the `Reader`; "combine_weight" (F, H + C) or (F, H + C + E), maybe "combine_bias".
 
     Attributes:
+        stack, packing: see `FedSteps`.
         cells: makes the steps of each layer's cell.
-        attention_layer: the layer (from 1) whose output is the query; those above take the context, too.
-        residual: every layer but the first adds its input, before the mask, to its output.
         states: tensors in a cell's state.
         names: of the tensors, in order.
     """
 
+    stack: Stack
     packing: Packing
     cells: Sequence[CellFactory]
     reader: Callable[[Tensors, Packing], Reader]
-    attention_layer: int
-    residual: bool
     states: int
     names: tuple[str, ...]
     saved_names: tuple[str, ...] = field(default=())
@@ -159,9 +158,9 @@ class _Loop:
         self.inside, self.outside = weight[:, :cut], weight[:, cut:]
 
     def forward(self) -> tuple[Tensor, Tensor, Tensors]:
-        """vectors (N, F), weights (N, S) and the buffers for the backward loop."""
-        plan, given, reader = self.plan, self.given, self.reader
-        rows, sizes = given["rows"], plan.packing.batch_sizes
+        """Vectors (N, F), weights (N, S) and the buffers for the backward loop."""
+        plan, reader = self.plan, self.reader
+        rows, sizes = self.given["rows"], plan.packing.batch_sizes
         for layer in self.layers:
             layer.start()
         reader.start()
@@ -173,26 +172,32 @@ class _Loop:
         fed = rows.new_zeros(sizes[0], vectors.size(1))
         steps = zip(*(split(part, plan.packing) for part in (vectors, both, asked)), strict=True)
         for t, (vector, together, query) in enumerate(steps):
-            x = context = fed[: sizes[t]]
-            for number, layer in enumerate(self.layers):
-                mask = self.masks[number]
-                inside = x if mask is None else x * mask[t]
-                output = layer.forward(t, [inside, context] if number >= plan.attention_layer else [inside])
-                x = output + x if plan.residual and number else output
-                if number + 1 == plan.attention_layer:
-                    context = reader.forward(t, x)
-                    if not self._reads_last:
-                        query.copy_(x)
-            torch.cat([x, context], 1, out=together)
+            torch.cat(self._through(t, fed[: sizes[t]], query), 1, out=together)
             fed = tanh_(forth.plus_rows(together, vector, out=vector), vector)
         saved = {"vectors": vectors, "both": both, "asked": asked, **reader.saved()}
         for layer in self.layers:
             saved |= layer.saved()
         return vectors, reader.mean_weights(), saved
 
+    def _through(self, t: int, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
+        """All layers of step t on what was fed (b, F): the top output and the context; notes the query."""
+
+        def layer(number: int, parts: list[Tensor]) -> Tensor:
+            mask = self.masks[number]
+            if mask is not None:
+                parts[0] = parts[0] * mask[t]
+            return self.layers[number].forward(t, parts)
+
+        def read(x: Tensor) -> tuple[Tensor, None]:
+            if not self._reads_last:
+                query.copy_(x)
+            return self.reader.forward(t, x), None
+
+        return self.plan.stack.through(x, None, layer, read)[:2]  # type: ignore[return-value]
+
     @property
     def _reads_last(self) -> bool:
-        return self.plan.attention_layer == len(self.layers)
+        return self.plan.stack.attention_layer == len(self.layers)
 
     def _outside(self) -> Tensor:
         """The part of the sums of all attentional vectors that is known before the loop: (N, F)."""
@@ -228,17 +233,17 @@ class _Loop:
         plan, H = self.plan, self.H
         dx, d_context = d_both[:, :H], d_both[:, H:]
         for number in range(len(self.layers) - 1, -1, -1):
-            if number + 1 == plan.attention_layer:
+            if number + 1 == plan.stack.attention_layer:
                 dx = dx + self.reader.backward(t, d_context, d_weights)
             entered = self.layers[number].backward(t, dx)
             if number == 0:
                 d_fed.copy_(entered)
                 return
-            if number >= plan.attention_layer:
+            if number >= plan.stack.attention_layer:
                 d_context = d_context + entered[:, H:]
             mask, below = self.masks[number], entered[:, :H]
             below = below if mask is None else below * mask[t]
-            dx = below + dx if plan.residual else below
+            dx = below + dx if plan.stack.residual else below
 
     def _gradients(self, saved: Tensors, delta: Tensor) -> Tensors:
         """All that is summed over the steps; delta (N, F) is the gradient of the sums of the attentional vectors."""
@@ -289,14 +294,33 @@ class FeedScan(torch.autograd.Function):
         return None, *(found[name] if want else None for name, want in zip(plan.names, wanted, strict=True))
 
 
-def feed_scan(plan: Plan, given: Tensors) -> tuple[Tensor, Tensor]:
-    """Run the loop on packed rows.
+def feed_scan(
+    call: FedSteps,
+    cells: Sequence[CellFactory],
+    reader: type[Reader],
+    reader_weights: Tensors,
+    combine_weight: Tensor,
+    combine_bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Run the loop.
 
     Args:
-        plan: its `packing` has no sequence of length 0.
-        given: as in `Plan`, in the order of its `names`.
+        cells: makes the steps of each layer's cell.
+        reader, reader_weights: the attention's.
+        combine_weight, combine_bias: (F, H + C) or, with the input, (F, H + C + E); (F,).
 
     Returns:
-        attentional vectors (N, F), and the attention's weights (N, S), the mean over heads.
+        features (N, F), and the attention's weights (N, S), the mean over heads.
     """
+    given: Tensors = dict(zip(("keys", "values", "padding"), call.memory, strict=True))
+    given |= {"rows": call.rows, "combine_weight": combine_weight, **reader_weights}
+    if combine_bias is not None:
+        given["combine_bias"] = combine_bias
+    for number, (state, ready, mask) in enumerate(zip(call.states, call.prepared, call.masks, strict=True)):
+        here = {**ready.weights, **{f"mask_{name}": value for name, value in ready.sequence_masks.items()}}
+        here |= {f"state{place}": part for place, part in enumerate(state)}
+        if mask is not None:
+            here["mask_input"] = mask
+        given |= {f"{name}.{number}": value for name, value in here.items()}
+    plan = Plan(call.stack, call.packing, cells, reader, len(call.states[0]), tuple(given))
     return FeedScan.apply(plan, *(tensor.contiguous() for tensor in given.values()))  # type: ignore[no-any-return, no-untyped-call]

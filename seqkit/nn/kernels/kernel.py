@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.tuning import MIN_REACH, MIN_TANH
 
 Tensors = dict[str, Tensor]
 
@@ -94,10 +95,10 @@ SLOPES: dict[str, Any] = {
 }
 
 
-def apply_(name: str, source: Tensor, out: Tensor) -> Tensor:
-    """The activation called `name` of source, written to out (which may be source)."""
+def apply_(name: str, source: Tensor, out: Tensor, *, exact: bool = False) -> Tensor:
+    """The activation called `name` of source, written to out (which may be source); `exact` as in `tanh_`."""
     if name == "tanh":
-        return tanh_(source, out)
+        return tanh_(source, out, exact=exact)
     if name == "sigmoid":
         return torch.sigmoid(source, out=out)
     if name == "relu":
@@ -107,11 +108,6 @@ def apply_(name: str, source: Tensor, out: Tensor) -> Tensor:
     return out if source is out else out.copy_(source)
 
 
-# Elements from which four cheap passes beat one tanh: ATen's tanh costs 2 to 4 ns an element on an AMD EPYC (Zen 5,
-# torch 2.13, one core) where its sigmoid costs 0.33, and a call about 1 us.
-MIN_TANH = 1536
-# 2 sigmoid(2x) - 1 is off by up to 1.2e-7 whatever x is: it serves where the largest tanh is not much below 1.
-MIN_REACH = 0.5
 _MINUS_ONE = torch.tensor(-1.0, device="cpu")
 
 
@@ -125,13 +121,14 @@ def reaches(source: Tensor, least: float) -> bool:
     return source.numel() > 0 and source.amax().item() >= least
 
 
-def tanh_(source: Tensor, out: Tensor) -> Tensor:
+def tanh_(source: Tensor, out: Tensor, *, exact: bool = False) -> Tensor:
     """tanh of source, written to out: where that is faster as 2 sigmoid(2x) - 1, off by at most 2e-7.
 
     The largest value of source is looked at first, so that the error is small beside the largest result: small values
-    (1e-4, say) among themselves would lose most of their digits.
+    (1e-4, say) among themselves would lose most of their digits. `exact` is for what layer normalisation sees next: it
+    divides by the spread of its input, and the error grows with every step.
     """
-    if source.numel() < MIN_TANH or not quick(source) or not reaches(source, MIN_REACH):
+    if exact or source.numel() < MIN_TANH or not quick(source) or not reaches(source, MIN_REACH):
         return torch.tanh(source, out=out)
     # x + x and a tensor for -1, because a Python number costs a conversion on every call.
     return torch.add(_MINUS_ONE, torch.add(source, source, out=out).sigmoid_(), alpha=2, out=out)

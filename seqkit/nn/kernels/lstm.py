@@ -10,7 +10,6 @@ from torch import Tensor
 
 from seqkit.nn.kernels.gemm import StepProduct, product
 from seqkit.nn.kernels.kernel import (
-    MIN_REACH,
     Tensors,
     apply_,
     blocks,
@@ -25,6 +24,7 @@ from seqkit.nn.kernels.lstm_backward import LSTMBackward
 from seqkit.nn.kernels.lstm_options import LSTMOptions
 from seqkit.nn.kernels.norm import StepNorm
 from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.tuning import MIN_REACH
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LSTMKernel(LSTMOptions):
             memory = _plain_scan(given, packing, save, gates, recurrent, outputs, doubled=scale != 1)
             saved = {"gates": gates, "hidden": hidden, "memory": memory} if save else {}
         else:
-            steps = _VariantScan(self, given, packing, gates, recurrent, outputs)
+            steps = _VariantScan(self, given, packing, gates, recurrent, outputs, save=save)
             memory = steps.run()
             saved = {"gates": gates, "hidden": hidden, "memory": memory, **steps.saved()} if save else {}
         final_c = last(memory, packing) if save or not plain else memory
@@ -128,6 +128,8 @@ class _VariantScan:
         gates: Tensor,
         recurrent: StepProduct,
         outputs: Tensor,
+        *,
+        save: bool,
     ) -> None:
         self.kernel, self.given, self.packing, self.recurrent = kernel, given, packing, recurrent
         H = self.H = given["c0"].size(1)
@@ -144,9 +146,13 @@ class _VariantScan:
         self.fresh_steps = split(self.fresh, packing)
         self.norm_h: StepNorm | None = None
         if kernel.layer_norm:
-            self.norm_h = StepNorm("norm_hh", blocks(given["norm_hh"], H, kernel.order))
-            self.norm_c = StepNorm("norm_cell", given["norm_cell"], given.get("norm_cell_bias"))
+            gain, bias = blocks(given["norm_hh"], H, kernel.order), given.get("norm_cell_bias")
+            self.norm_h = StepNorm("norm_hh", gain, keep="all" if save else "nothing")
+            # Its input is the new memory, which is kept anyway; of its result the activation is kept, as `shown`.
+            self.norm_c = StepNorm("norm_cell", given["norm_cell"], bias, keep="scale" if save else "nothing")
         self.unprojected = gates.new_empty(given["c0"].shape)
+        self.shown = torch.empty_like(cells) if kernel.layer_norm and save else None
+        self.shown_steps = None if self.shown is None else split(self.shown, packing)
         if kernel.proj_size:
             self.projection = StepProduct(given["weight_hr"], packing.batch_sizes[0])
         if kernel.peephole:
@@ -177,7 +183,7 @@ class _VariantScan:
             self.split_gates[0][t].copy_(total[:, :H])
         else:
             torch.sigmoid(total[:, :-H], out=self.sigmoids[t])
-        apply_(kernel.cell_activation, total[:, -H:], g)
+        apply_(kernel.cell_activation, total[:, -H:], g, exact=kernel.layer_norm)
         if self.masks["update"]:
             g = g * self.masks["update"][t]
         new = self.fresh_steps[t]
@@ -196,10 +202,12 @@ class _VariantScan:
     def _output(self, t: int, h: Tensor) -> Tensor:
         kernel, new = self.kernel, self.fresh_steps[t]
         o, out = self.split_gates[0][t], self.outputs[t]
-        shown = self.unprojected[: new.size(0)]
-        apply_(kernel.output_activation, new if self.norm_h is None else self.norm_c.forward(new), shown)
+        scratch = self.unprojected[: new.size(0)]
+        shown = scratch if self.shown_steps is None else self.shown_steps[t]
+        source = new if self.norm_h is None else self.norm_c.forward(new)
+        apply_(kernel.output_activation, source, shown, exact=kernel.layer_norm)
         if kernel.proj_size:
-            out.copy_(self.projection.times(shown.mul_(o)))
+            out.copy_(self.projection.times(torch.mul(shown, o, out=scratch)))
         else:
             torch.mul(o, shown, out=out)
         if self.masks["zoneout"]:
@@ -209,6 +217,6 @@ class _VariantScan:
     def saved(self) -> Tensors:
         """Buffers beyond the plain ones."""
         result: Tensors = {"fresh": self.fresh} if self.kernel.zoneout_cell else {}
-        if self.norm_h is not None:
-            result |= {**self.norm_h.saved(), **self.norm_c.saved()}
+        if self.norm_h is not None and self.shown is not None:
+            result |= {**self.norm_h.saved(), **self.norm_c.saved(), "shown": self.shown}
         return result

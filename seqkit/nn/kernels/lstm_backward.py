@@ -34,7 +34,7 @@ class LSTMBackward:
         if kernel.layer_norm:
             self.gain = blocks(given["norm_hh"], self.H, kernel.order)
             self.norm_h = StepNormBackward("norm_hh", self.gain, saved, packing)
-            self.norm_c = StepNormBackward("norm_cell", given["norm_cell"], saved, packing)
+            self.norm_c = StepNormBackward("norm_cell", given["norm_cell"], saved, packing, self.fresh)
         self._factors()
 
     def _factors(self) -> None:
@@ -69,13 +69,9 @@ class LSTMBackward:
 
     def _shown(self) -> Tensor:
         """The output activation of the new memory, (N, H)."""
-        source = self.fresh
-        if self.kernel.layer_norm:
-            gain, bias = self.given["norm_cell"], self.given.get("norm_cell_bias")
-            totals, means, scales = self.norm_c.whole
-            source = (totals - means).mul_(scales).mul_(gain)
-            source = source if bias is None else source.add_(bias)
-        return apply_(self.kernel.output_activation, source, torch.empty_like(self.fresh))
+        if "shown" in self.saved:  # where layer norm stands between the two
+            return self.saved["shown"]
+        return apply_(self.kernel.output_activation, self.fresh, torch.empty_like(self.fresh))
 
     def _open(self, name: str, rate: float) -> Tensor | float | None:
         """1 - the zoneout mask (N, size), or 1 - rate in evaluation, or None without zoneout."""

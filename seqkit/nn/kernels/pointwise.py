@@ -14,7 +14,6 @@ from torch import Tensor
 
 from seqkit.nn.kernels.gru import GRUKernel
 from seqkit.nn.kernels.kernel import (
-    MIN_REACH,
     SLOPES,
     Kernel,
     Tensors,
@@ -31,6 +30,7 @@ from seqkit.nn.kernels.kernel import (
 from seqkit.nn.kernels.lstm import PLAIN
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.rnn import RNNKernel
+from seqkit.nn.kernels.tuning import MIN_REACH
 
 
 class CellSteps:

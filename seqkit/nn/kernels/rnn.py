@@ -27,7 +27,7 @@ class RNNKernel(Kernel):
         bias = given["bias_ih"] + given["bias_hh"] if "bias_ih" in given else None
         drive = product(given["x"], given["weight_ih"], None if self.layer_norm else bias)
         recurrent = StepProduct(given["weight_hh"], packing.batch_sizes[0])
-        norm = StepNorm("norm", given["norm"], bias) if self.layer_norm else None
+        norm = StepNorm("norm", given["norm"], bias, keep="all" if save else "nothing") if self.layer_norm else None
         buffer, states = history(given["h0"], drive.size(0))
         keeps, mask, h = self._keeps(given, packing), given.get("mask_recurrent"), given["h0"]
         # Zoned units hide the activation, which backward needs: it replaces the sum, unless that is needed too.
@@ -36,7 +36,8 @@ class RNNKernel(Kernel):
         for t, (rows, new, value) in enumerate(steps):
             h = h[: rows.size(0)]
             total = recurrent.plus_rows(h if mask is None else h * mask[: rows.size(0)], rows, out=rows)
-            apply_(self.nonlinearity, total if norm is None else norm.forward(total), value)
+            source = total if norm is None else norm.forward(total)
+            apply_(self.nonlinearity, source, value, exact=self.layer_norm)
             h = torch.lerp(value, h, keeps[t], out=new) if keeps else new
         saved = {"buffer": buffer, "active": active, **(norm.saved() if norm else {})} if save else {}
         return [states, last(buffer, packing)], saved

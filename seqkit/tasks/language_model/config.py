@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, create_model, model_validator
 
-from seqkit.config import Section, from_signature
+from seqkit.config import OneOf, Section, from_signature
 from seqkit.data.bptt import StreamConfig
 from seqkit.errors import UserError
 from seqkit.models import Embedding, Encoder, LanguageModel
@@ -26,6 +26,7 @@ from seqkit.tasks.common import (
     make_recurrent,
 )
 from seqkit.tasks.init_weights import check_new_words
+from seqkit.tasks.language_model.metrics import METRICS
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
 
@@ -52,8 +53,9 @@ class LanguageModelTraining(TrainingConfig):
     never fired), 25.19 with `ema: 0.99`.
     """
 
-    metric: Literal["loss", "perplexity", "bits_per_character"] = "loss"
-    """The dev score that chooses the best checkpoint; less is better in all of them."""
+    metrics = METRICS
+    metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "loss"
+    """The dev score that chooses the best checkpoint; less is better in all that have a name."""
     metric_mode: Literal["auto", "min"] = "auto"
     ar: float = Field(default=0.0, ge=0)
     """Activation regularisation, alpha (Merity et al. 2017, section 4.6): this much of the mean square of the top
@@ -61,9 +63,6 @@ class LanguageModelTraining(TrainingConfig):
     tar: float = Field(default=0.0, ge=0)
     """Temporal activation regularisation, beta: this much of the mean square of the difference between the outputs of
     one step and the next. There 1."""
-
-    def higher_is_better(self, name: str) -> bool:
-        return False
 
 
 class LanguageModelModel(Section):

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from seqkit.console import say
+from seqkit.config import Section
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
-from seqkit.errors import Option, UserError
+from seqkit.errors import UserError
 from seqkit.files import to_json
-from seqkit.models import LanguageModel, padding_mask
+from seqkit.models import LanguageModel
 from seqkit.models.encoder import valid_rows
+from seqkit.nn import padding_mask
 from seqkit.nn.sending import send
+from seqkit.tasks.common import cut
 from seqkit.tasks.lines import as_json, one_line
 from seqkit.tasks.translation.predictions import join_tokens, scores_expected
 from seqkit.text import Tokenizer
@@ -61,11 +64,7 @@ class Continuation:
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    rows = tokenizer.encode(texts)
-    for text, row in zip(texts, rows, strict=True):
-        if len(row) > _LONGEST:
-            say(f"a line of {len(row):,} tokens is cut to the first {_LONGEST:,}: {text[:40]!r}...")
-    return [row[:_LONGEST] for row in rows]
+    return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
 
 
 @torch.no_grad()
@@ -90,6 +89,23 @@ def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
             perplexity = math.exp(min(-total / size, 700.0))
             found[number] = LineScore(total, size, perplexity, -total / math.log(2) / characters)
     return found
+
+
+class SamplingOptions(Section):
+    """Options of `seqkit predict` for language models: score each line, or continue it."""
+
+    sample: bool = False
+    """Continue each line, from nothing where it is blank, instead of scoring it."""
+    temperature: float = 1.0
+    """Below 1 is safer, above 1 wilder."""
+    top_k: int = 0
+    """Sample among this many most probable tokens; 0: all."""
+    top_p: float = 1.0
+    """Sample among the fewest tokens that together have this share of the probability."""
+    max_length: int = 100
+    """Most tokens after the prompt."""
+    seed: int = Field(default=1, ge=0)
+    """Of sampling; by default the run's own."""
 
 
 @dataclass
@@ -117,14 +133,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
-            raise UserError(f"must be at least 1, got {self.max_length}", key=Option("max_length"))
+            raise UserError(f"must be at least 1, got {self.max_length}", key="max_length")
         settings = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         try:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
             name, _, message = str(error).partition(": ")
-            raise UserError(message, key=Option(name)) from None
+            raise UserError(message, key=name) from None
         self._count = 0  # texts so far
 
     def __call__(self, texts: Sequence[str]) -> list[Continuation]:
@@ -152,6 +168,7 @@ class Sampler:
                 bos_id=tokenizer.eos_id,  # what stands before every line
                 eos_id=tokenizer.eos_id,
                 unk_id=tokenizer.unk_id,
+                words=tokenizer.vocabulary,
                 forbidden=(tokenizer.pad_id, tokenizer.bos_id),
                 prefix=prompts,
                 seeds=seeds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seqkit.config import Section, with_defaults
 from seqkit.data.batching import Batches, Ragged, split_rows
 from seqkit.data.bptt import TokenStream, plan_windows
 from seqkit.data.skipped import counted_line
@@ -22,20 +22,28 @@ from seqkit.data.sources import Source, open_source
 from seqkit.data.token_cache import encode_column
 from seqkit.data.tokenizer_cache import column_texts
 from seqkit.distributed import on_first
-from seqkit.errors import Option, UserError
+from seqkit.errors import UserError
 from seqkit.models import LanguageModel
 from seqkit.nn import detach_state
 from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import make_tokenizer, named_rows, scored, word_rows
+from seqkit.tasks.common import make_tokenizer, named_rows, scored, vocabulary_line, word_rows
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.language_model.config import LanguageModelConfig, build, check_text, language_model_schema
-from seqkit.tasks.language_model.predictions import Continuation, LineScore, Sampler, format_line, score_lines
+from seqkit.tasks.language_model.metrics import METRICS, Outcome
+from seqkit.tasks.language_model.predictions import (
+    Continuation,
+    LineScore,
+    Sampler,
+    SamplingOptions,
+    format_line,
+    score_lines,
+)
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str}
@@ -72,6 +80,10 @@ class Text:
         """Tokens to predict, each line's <eos> counted."""
         return int(self.ids.lengths.sum()) + int((self.ids.lengths > 0).sum())
 
+    def fingerprint(self) -> str:
+        """A digest of what is learned."""
+        return hashlib.sha256(self.ids.digest().encode()).hexdigest()
+
 
 class LanguageModelTask(RunTask):
     """See `RunTask`.
@@ -83,14 +95,13 @@ class LanguageModelTask(RunTask):
     """
 
     kind = "language_model"
-    predict_options = frozenset({"sample", "temperature", "top_k", "top_p", "max_length", "seed"})
     model: LanguageModel
-    scores = ("loss", "perplexity", "bits_per_character")
+    scores = tuple(METRICS)
 
     def __init__(self, config: LanguageModelConfig, tokenizer: Tokenizer, *, load_vectors: bool) -> None:
         self.config, self.tokenizer = config, tokenizer
-        self.model, self._lines = build(config.model, tokenizer, load=load_vectors)
-        self.texts: dict[str, Text] = {}
+        self.model, self.notes = build(config.model, tokenizer, load=load_vectors)
+        self.splits: dict[str, Text] = {}
         self.sampler: Sampler | None = None
 
     @classmethod
@@ -117,8 +128,8 @@ class LanguageModelTask(RunTask):
         config = config.model_copy(update={"text": tokenizer.config})  # that of the earlier run, after init
         task = cls(config, tokenizer, load_vectors=fresh)
         for part, some in sources.items():
-            task.texts[part] = task._read(some)
-        tokens = task.texts["train"].tokens
+            task.splits[part] = task._read(some)
+        tokens = task.splits["train"].tokens
         if tokens < 2 * data.batch_size:
             raise UserError(
                 f"{sources['train'][0].name}: {tokens:,} tokens cannot be cut into data.batch_size {data.batch_size} "
@@ -150,13 +161,8 @@ class LanguageModelTask(RunTask):
 
     # --- learning -----------------------------------------------------------------------------------------------
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return next(self.model.parameters()).device
-
     def batches(self, epoch: int, start: int = 0) -> Iterable[StreamBatch]:
-        data, ids, order = self.config.data, self.texts["train"].ids, None
+        data, ids, order = self.config.data, self.splits["train"].ids, None
         if data.shuffle:
             order = np.random.default_rng([self.config.seed, epoch]).permutation(len(ids))
         stream = TokenStream(ids, self.tokenizer.eos_id, order)
@@ -231,7 +237,7 @@ class LanguageModelTask(RunTask):
         return reader_groups(self.model.encoder)
 
     def evaluate(self) -> dict[str, float]:
-        return on_first(lambda: self._measure(self.texts["dev"])) if "dev" in self.texts else {}
+        return on_first(lambda: self._measure(self.splits["dev"])) if "dev" in self.splits else {}
 
     def _measure(self, text: Text) -> Scores:
         """Scores of a whole text, each token predicted once, the state carried on: nothing that processes can share."""
@@ -245,11 +251,9 @@ class LanguageModelTask(RunTask):
             assert state is not None
             window = stream.read(streams * length - 1, rest + 1)[np.newaxis]
             total += self._nats(window, tuple(part[:, -1:] for part in state))[0]
-        mean = total / len(stream)
-        bits = total / math.log(2) / text.characters
-        found = {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "bits_per_character": bits}
-        lines = int((text.ids.lengths > 0).sum())
-        return Scores(found, lines, text.sources[0].skipped, len(text.ids) - lines)
+        outcome, lines = Outcome(total, len(stream), text.characters), int((text.ids.lengths > 0).sum())
+        scores = measured(outcome, METRICS, self.config.training.metric)
+        return Scores(scores, lines, text.sources[0].skipped, len(text.ids) - lines)
 
     def _nats(self, window: NDArray[np.int64], state: Any) -> tuple[float, Any]:
         tokens = torch.from_numpy(window)
@@ -259,9 +263,9 @@ class LanguageModelTask(RunTask):
 
     # --- using --------------------------------------------------------------------------------------------------
 
-    def report(self) -> list[str]:
+    def data_lines(self) -> list[str]:
         lines = []
-        for part, text in self.texts.items():
+        for part, text in self.splits.items():
             known = 1 - text.ids.count(self.tokenizer.unk_id) / max(int(text.ids.lengths.sum()), 1)
             skipped = [note for source in text.sources if (note := source.skipped.note())]
             lines.append(
@@ -271,12 +275,10 @@ class LanguageModelTask(RunTask):
             )
         data = self.config.data
         lines.append(
-            f"streams: {data.batch_size} of {self.texts['train'].tokens // data.batch_size:,} tokens, in windows of "
+            f"streams: {data.batch_size} of {self.splits['train'].tokens // data.batch_size:,} tokens, in windows of "
             f"{'about ' if data.variable_bptt else ''}{data.bptt}"
         )
-        lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.tokenizer.config.tokenizer})")
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+        return [*lines, vocabulary_line(self.tokenizer)]
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -290,11 +292,15 @@ class LanguageModelTask(RunTask):
             lines.append(f"{unknown:.2%} of the tokens are unknown words, which all count as the same token")
         return on_first(lambda: self._measure(text)), lines
 
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        return with_defaults(SamplingOptions, SamplingOptions, seed=config.seed)
+
     def adjust(self, **options: Any) -> None:
         """Let `predict` continue texts instead of scoring them.
 
         Args:
-            options: `sample`, and the fields of `Sampler`.
+            options: those of `SamplingOptions`.
 
         Raises:
             UserError: a setting out of range, or one of sampling without `sample`.
@@ -302,7 +308,7 @@ class LanguageModelTask(RunTask):
         sample = options.pop("sample", False)
         for name in options:
             if not sample:
-                raise UserError("only ", Option("sample", "True"), " has it", key=Option(name))
+                raise UserError("only sampling has it (sample=true)", key=name)
         self.sampler = (
             replace(Sampler(self.model, self.tokenizer, seed=self.config.seed), **options) if sample else None
         )
@@ -321,12 +327,9 @@ class LanguageModelTask(RunTask):
         return format_line(prediction, form)
 
     def example(self, folder: Path) -> str:
-        source = self.texts["train"].sources[0]
-        words = str(source.dataset[int(self.texts["train"].ids.lengths.argmax())]["text"]).split()
-        return command_on(" ".join(words[:2]), folder, flag="--sample")
-
-    def fingerprint(self, part: str = "train") -> str:
-        return hashlib.sha256(self.texts[part].ids.digest().encode()).hexdigest() if part in self.texts else ""
+        source = self.splits["train"].sources[0]
+        words = str(source.dataset[int(self.splits["train"].ids.lengths.argmax())]["text"]).split()
+        return command_on(" ".join(words[:2]), folder, options="sample=true")
 
     def rows(self) -> dict[str, Rows]:
         words = named_rows(self.tokenizer)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
-from seqkit.config import Section, from_signature
+from seqkit.config import OneOf, Section, arguments, from_signature
 from seqkit.models import Embedding, Encoder, SequenceClassifier
 from seqkit.tasks.base import RunConfig
-from seqkit.tasks.common import EmbeddingConfig, LabelledData, Where, check_dev, encoder_config, make_recurrent
+from seqkit.tasks.common import EmbeddingConfig, LabelledData, Ways, Where, check_dev, encoder_config, make_recurrent
 from seqkit.tasks.init_weights import check_new_words
+from seqkit.tasks.sentiment.metrics import METRICS
 from seqkit.text import TextConfig
 from seqkit.training import TrainingConfig
 
@@ -31,8 +32,9 @@ class SentimentData(LabelledData):
 class SentimentTraining(TrainingConfig):
     """`training:` with the loss of a classifier."""
 
-    metric: Literal["accuracy", "macro_f1", "loss"] = "accuracy"
-    """The dev score that chooses the best checkpoint: accuracy, macro_f1 or loss."""
+    metrics = METRICS
+    metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "accuracy"
+    """The dev score that chooses the best checkpoint."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target probability that is spread over all classes (Szegedy et al. 2016)."""
     adversarial: float = Field(default=0.0, ge=0)
@@ -40,10 +42,6 @@ class SentimentTraining(TrainingConfig):
     (Miyato et al. 2017); the two losses count half each. About 0.05; a step takes some 2.5 times as long."""
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
     """balanced: each class counts alike whatever its size; or a weight for each class by name."""
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
 
 class SentimentModel(Section):
@@ -63,17 +61,7 @@ class SentimentModel(Section):
 
 
 _Classifier = from_signature(
-    "_Classifier",
-    SequenceClassifier,
-    skip=("encoder", "num_classes", "pooling"),
-    base=SentimentModel,
-    pooling=(
-        Annotated[
-            list[Literal["last", "mean", "max", "attention"]],
-            BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
-        ],
-        Field(default=["last"], description="Ways to pool the outputs over time; several are concatenated."),
-    ),
+    "_Classifier", SequenceClassifier, skip=("encoder", "num_classes"), base=SentimentModel, pooling=Ways
 )
 
 
@@ -101,5 +89,5 @@ def sentiment_schema(tree: Mapping[str, Any]) -> type[SentimentConfig]:
 
 def make_classifier(config: Any, encoder: Encoder, num_classes: int) -> SequenceClassifier:
     """The model that a `model:` section describes, around an encoder."""
-    own = config.model_dump(exclude={"embedding", "encoder"})
+    own = arguments(config, exclude={"embedding", "encoder"})
     return SequenceClassifier(encoder, num_classes, **own)

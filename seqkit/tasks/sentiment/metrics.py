@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqkit.tasks.lines import most_wrong, table_name
+from seqkit.training.scores import lower_is_better
 
 _MATRIX = 20  # classes whose confusion matrix fits a terminal
 _PAIRS = 20
@@ -19,34 +20,43 @@ class Outcome(NamedTuple):
 
     Attributes:
         labels: (N,) int64, the true classes; from `classes` on those that it does not know.
-        found: (N,) int64, the classes that it takes them for.
+        predicted: (N,) int64, the classes that it takes them for.
         losses: (N,) float64, cross-entropies in nats; those of unknown classes mean nothing.
         classes: how many it knows.
+        names: of all classes, the unknown ones at the end.
     """
 
     labels: NDArray[np.int64]
-    found: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     losses: NDArray[np.float64]
     classes: int
+    names: Sequence[str] = ()
 
 
-def classification_scores(outcome: Outcome) -> dict[str, float]:
-    """Mean cross-entropy (nats) of the examples whose class is known; accuracy and macro-averaged F1 of all.
+@lower_is_better
+def loss(outcome: Outcome) -> float:
+    """Mean cross-entropy (nats) of the examples whose class is known."""
+    return float(outcome.losses[outcome.labels < outcome.classes].mean())
 
-    The mean F1 is over the classes that are there or were found, as in scikit-learn.
-    """
+
+def accuracy(outcome: Outcome) -> float:
+    """Share of the examples whose class is predicted."""
+    return float((outcome.labels == outcome.predicted).mean())
+
+
+def macro_f1(outcome: Outcome) -> float:
+    """Mean F1 of the classes that occur or are predicted, as in scikit-learn."""
     right, gold, taken = _counts(outcome)
     there = gold + taken > 0
-    return {
-        "loss": float(outcome.losses[outcome.labels < outcome.classes].mean()),
-        "accuracy": float((outcome.labels == outcome.found).mean()),
-        "macro_f1": float((2 * right[there] / (gold + taken)[there]).mean()),
-    }
+    return float((2 * right[there] / (gold + taken)[there]).mean())
+
+
+METRICS = {"loss": loss, "accuracy": accuracy, "macro_f1": macro_f1}
 
 
 def _counts(outcome: Outcome) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Of every class how often it was found rightly, is there, and was found."""
-    labels, found = outcome.labels, outcome.found
+    labels, found = outcome.labels, outcome.predicted
     size = max(outcome.classes, int(labels.max()) + 1)
     right, gold, taken = (np.bincount(numbers, minlength=size) for numbers in (labels[labels == found], labels, found))
     return right, gold, taken
@@ -73,7 +83,7 @@ def classification_report(outcome: Outcome, names: Sequence[str]) -> list[str]:
         scores = right[number] / max(taken[number], 1), right[number] / max(gold[number], 1)
         f1 = 2 * right[number] / max(gold[number] + taken[number], 1)
         if matrix:
-            row = np.bincount(outcome.found[outcome.labels == number], minlength=len(known)).tolist()
+            row = np.bincount(outcome.predicted[outcome.labels == number], minlength=len(known)).tolist()
             rest = " ".join(map(str, row))
         else:
             rest = f"{gold[number]:<5}  {taken[number]}"
@@ -83,8 +93,8 @@ def classification_report(outcome: Outcome, names: Sequence[str]) -> list[str]:
 
 def _worst_pairs(outcome: Outcome, names: Sequence[str]) -> list[str]:
     """The most frequent confusions; memory is that of those that occur."""
-    wrong = outcome.labels != outcome.found
-    pairs, counts = np.unique(np.stack([outcome.labels[wrong], outcome.found[wrong]]), axis=1, return_counts=True)
+    wrong = outcome.labels != outcome.predicted
+    pairs, counts = np.unique(np.stack([outcome.labels[wrong], outcome.predicted[wrong]]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_PAIRS]
     lines = [f"{names[a]} taken for {names[b]}: {n}" for (a, b), n in zip(pairs.T[order], counts[order], strict=True)]
     left = len(counts) - len(lines)

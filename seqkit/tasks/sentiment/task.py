@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqkit.console import say
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.skipped import counted_line
@@ -28,15 +27,24 @@ from seqkit.files import read_json, to_json, write_text
 from seqkit.models import SequenceClassifier, worst_shift
 from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import column, make_encoder, make_tokenizer, scored, word_rows
+from seqkit.tasks.common import (
+    column,
+    cut,
+    make_encoder,
+    make_tokenizer,
+    open_parts,
+    scored,
+    vocabulary_line,
+    word_rows,
+)
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on, one_line
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
-from seqkit.tasks.sentiment.metrics import Outcome, classification_report, classification_scores
+from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
@@ -70,6 +78,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def fingerprint(self) -> str:
+        """A digest of what is learned."""
+        unknown = "\n".join(self.names.unknown).encode()
+        return hashlib.sha256(self.ids.digest().encode() + self.labels.tobytes() + unknown).hexdigest()
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -91,13 +104,13 @@ class SentimentTask(RunTask):
 
     kind = "sentiment"
     model: SequenceClassifier
-    scores = ("loss", "accuracy", "macro_f1")
+    scores = tuple(METRICS)
 
     def __init__(
         self, config: SentimentConfig, tokenizer: Tokenizer, classes: Sequence[str], *, load_vectors: bool
     ) -> None:
         self.config, self.tokenizer, self.classes = config, tokenizer, list(classes)
-        encoder, self._lines = make_encoder(config.model.embedding, config.model.encoder, tokenizer, load=load_vectors)
+        encoder, self.notes = make_encoder(config.model.embedding, config.model.encoder, tokenizer, load=load_vectors)
         self.model = make_classifier(config.model, encoder, len(classes))
         self.splits: dict[str, Split] = {}
         self._planner: Planner | None = None
@@ -110,11 +123,7 @@ class SentimentTask(RunTask):
 
     @classmethod
     def create(cls, config: SentimentConfig, folder: Path | None = None, *, fresh: bool = True) -> SentimentTask:
-        sources = {
-            part: open_source(source, _FIELDS, part)
-            for part in ("train", "dev", "test")
-            if (source := getattr(config.data, part)) is not None
-        }
+        sources = open_parts(config.data, lambda source, part: open_source(source, _FIELDS, part))
         train = sources["train"]
         if folder is not None:
             tokenizer, classes = cls._read(folder)
@@ -204,11 +213,6 @@ class SentimentTask(RunTask):
 
     # --- learning -----------------------------------------------------------------------------------------------
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return next(self.model.parameters()).device
-
     def _collate(self, split: Split, rows: NDArray[np.int64]) -> Batch:
         ids, lengths = lay_out(*split.ids.take(rows), self.tokenizer.pad_id)
         return Batch(ids, lengths, torch.from_numpy(split.labels[rows]), rows)
@@ -266,8 +270,8 @@ class SentimentTask(RunTask):
     def _measure(self, split: Split) -> tuple[Scores, Outcome]:
         """The scores of a part, and what they are made from."""
         outcome, blank = self._outcome(split), int(split.blank.sum())
-        scores = Scores(classification_scores(outcome), len(outcome.labels), split.source.skipped, blank)
-        return scores, outcome
+        scores = measured(outcome, METRICS, self.config.training.metric)
+        return Scores(scores, len(outcome.labels), split.source.skipped, blank), outcome
 
     def _logits(self, ids: Ragged, rows: NDArray[np.int64]) -> Tensor:
         """(B, C) for some of the sequences, on the CPU."""
@@ -289,11 +293,11 @@ class SentimentTask(RunTask):
         plan = plan_batches(split.ids.lengths[kept], _SCORED)
         for rows, (best, loss) in zip(plan, spread(plan, compute), strict=True):
             found[rows], losses[rows] = best, loss
-        return Outcome(labels, found, losses, known)
+        return Outcome(labels, found, losses, known, split.names.names)
 
     # --- using --------------------------------------------------------------------------------------------------
 
-    def report(self) -> list[str]:
+    def data_lines(self) -> list[str]:
         lines = []
         for part, split in self.splits.items():
             lengths, counts = split.ids.lengths, np.bincount(split.labels, minlength=len(split.names.names))
@@ -309,9 +313,7 @@ class SentimentTask(RunTask):
                 + (f"; {blank} blank, which are not scored" if blank else "")
             )
             lines += [*split.names.joined_line(part, "label"), *self._unknown_line(part, split)]
-        lines.append(f"vocabulary: {len(self.tokenizer):,} entries ({self.tokenizer.config.tokenizer})")
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+        return [*lines, vocabulary_line(self.tokenizer)]
 
     @staticmethod
     def _unknown_line(name: str, split: Split) -> list[str]:
@@ -343,11 +345,8 @@ class SentimentTask(RunTask):
         found = [Prediction(None, {}) for _ in texts]
         if not kept:
             return found
-        rows = self.tokenizer.encode([texts[number] for number in kept])
-        for number, row in zip(kept, rows, strict=True):
-            if len(row) > _LONGEST:
-                say(f"a text of {len(row):,} tokens is cut to the first {_LONGEST:,}: {texts[number][:40]!r}...")
-        ids = Ragged.from_lists([row[:_LONGEST] for row in rows])
+        written = [texts[number] for number in kept]
+        ids = Ragged.from_lists(cut(self.tokenizer.encode(written), written, _LONGEST))
         plan = plan_batches(ids.lengths, _SCORED)
         for part, logits in zip(plan, spread(plan, partial(self._logits, ids)), strict=True):
             for number, shares in zip(part.tolist(), torch.softmax(logits, dim=1).tolist(), strict=True):
@@ -365,13 +364,6 @@ class SentimentTask(RunTask):
         split = self.splits.get("dev") or self.splits["train"]
         row = int(np.where(split.blank, np.iinfo(np.int64).max, split.ids.lengths).argmin())
         return command_on(split.source.dataset[row]["text"], folder)
-
-    def fingerprint(self, part: str = "train") -> str:
-        if part not in self.splits:
-            return ""
-        split = self.splits[part]
-        unknown = "\n".join(split.names.unknown).encode()
-        return hashlib.sha256(split.ids.digest().encode() + split.labels.tobytes() + unknown).hexdigest()
 
     def rows(self) -> dict[str, Rows]:
         classes = Rows(self.classes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
-from seqkit.config import Section, from_signature
+from seqkit.config import OneOf, Section, arguments, from_signature
 from seqkit.data.tagged import has_intents
 from seqkit.models import CharacterEncoder, Embedding, Encoder, Tagger, WindowEncoder
 from seqkit.nn import iob2_allowed
@@ -16,6 +16,7 @@ from seqkit.tasks.base import RunConfig
 from seqkit.tasks.common import (
     EmbeddingConfig,
     LabelledData,
+    Ways,
     Where,
     check_dev,
     encoder_config,
@@ -25,6 +26,7 @@ from seqkit.tasks.common import (
     make_recurrent,
 )
 from seqkit.tasks.init_weights import check_new_words
+from seqkit.tasks.slots.metrics import METRICS
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
 
@@ -57,9 +59,8 @@ class SlotsData(LabelledData):
 class SlotsTraining(TrainingConfig):
     """`training:` with the losses of tags and intent."""
 
-    metric: Literal["span_f1", "span_precision", "span_recall", "intent_accuracy", "sentence_accuracy", "loss"] = (
-        "span_f1"
-    )
+    metrics = METRICS
+    metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "span_f1"
     """The dev score that chooses the best checkpoint."""
     intent_weight: float = Field(default=0.1, ge=0)
     """The loss is that of the tags, a token, plus this much of that of the intent, a sentence."""
@@ -108,22 +109,12 @@ class SlotsModel(Section):
         return self
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 _Tagger = from_signature(
     "_Tagger",
     Tagger,
-    skip=("encoder", "num_tags", "num_intents", "characters", "allowed", "allowed_start", "intent_pooling"),
+    skip=("encoder", "num_tags", "num_intents", "characters", "allowed", "allowed_start"),
     base=SlotsModel,
-    intent_pooling=(
-        Annotated[
-            list[Literal["last", "mean", "max", "attention"]],
-            BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
-        ],
-        Field(default=["max"], description="Ways to pool the outputs for the intent; several are concatenated."),
-    ),
+    intent_pooling=Ways,
 )
 
 
@@ -223,5 +214,5 @@ def _tagger(
 ) -> Tagger:
     with torch.device("cpu"):
         allowed, start = iob2_allowed(tags)
-    own = config.model_dump(exclude={"embedding", "encoder", "characters"})
+    own = arguments(config, exclude={"embedding", "encoder", "characters"})
     return Tagger(encoder, len(tags), intents, characters=characters, allowed=allowed, allowed_start=start, **own)

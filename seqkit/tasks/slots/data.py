@@ -149,6 +149,13 @@ class Tagged:
         """What the numbers of tags stand for."""
         return tags_of(self.types.names)
 
+    @property
+    def intent_labels(self) -> list[str]:
+        """The name of the intent of each sentence; "" where none is learned."""
+        if self.intents is None or self.intent_names is None:
+            return [""] * len(self)
+        return [self.intent_names.names[number] for number in self.intents]
+
     def fingerprint(self) -> str:
         """A digest of what is learned."""
         intents = b"" if self.intents is None else self.intents.tobytes()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from seqkit.data.readers import BadRow, Column, json_row
-from seqkit.errors import Option, UserError
+from seqkit.errors import UserError
 from seqkit.tasks.slots.data import LONGEST
 from seqkit.text.texts import take_tokens
 
@@ -21,8 +21,7 @@ def read_tokens(line: str) -> list[str]:
     """
     row = json_row(line, _COLUMNS)
     if isinstance(row, BadRow):
-        example = ', a line is like {"tokens": ["to", "Rome"]}'
-        raise UserError(f"{row.message}; with ", Option("tokens", "True"), example)
+        raise UserError(f'{row.message}; with tokens=true, a line is like {{"tokens": ["to", "Rome"]}}')
     try:
         tokens = take_tokens(row[0])
     except ValueError as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from seqkit.tasks.lines import most_wrong, table_name
+from seqkit.training.scores import lower_is_better
 
 
 class Span(NamedTuple):
@@ -65,3 +68,75 @@ class SpanCounts:
             scores = "{:.4f}     {:.4f}  {:.4f}".format(*self.scores(name))
             lines.append(f"{table_name(name):<{width}}  {scores}  {self.gold[name]:<5}  {self.found[name]}")
         return [*lines, *more]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a tagger made of N sentences.
+
+    Attributes:
+        tags, predicted_tags: the names of the tags of each.
+        intents, predicted_intents: the name of the intent of each; "" where none is learned.
+        loss: cross-entropy of the tags, a token, and that of the intents, a sentence, as in training.
+    """
+
+    tags: Sequence[Sequence[str]]
+    predicted_tags: Sequence[Sequence[str]]
+    intents: Sequence[str]
+    predicted_intents: Sequence[str]
+    loss: float
+
+    @cached_property
+    def counts(self) -> SpanCounts:
+        """Its slots, counted by type."""
+        counts = SpanCounts()
+        for tags, predicted in zip(self.tags, self.predicted_tags, strict=True):
+            counts.add(tags, predicted)
+        return counts
+
+
+@lower_is_better
+def loss(outcome: Outcome) -> float:
+    """The loss."""
+    return outcome.loss
+
+
+def span_precision(outcome: Outcome) -> float:
+    """Share of the predicted slots that are right."""
+    return outcome.counts.scores()[0]
+
+
+def span_recall(outcome: Outcome) -> float:
+    """Share of the slots that are predicted."""
+    return outcome.counts.scores()[1]
+
+
+def span_f1(outcome: Outcome) -> float:
+    """Harmonic mean of precision and recall."""
+    return outcome.counts.scores()[2]
+
+
+def sentence_accuracy(outcome: Outcome) -> float:
+    """Share of the sentences with all tags right, and the intent, where there is one."""
+    wanted = zip(outcome.tags, outcome.intents, strict=True)
+    return _share(wanted, zip(outcome.predicted_tags, outcome.predicted_intents, strict=True))
+
+
+def intent_accuracy(outcome: Outcome) -> float:
+    """Share of the sentences whose intent is predicted."""
+    return _share(outcome.intents, outcome.predicted_intents)
+
+
+def _share(wanted: Iterable[object], predicted: Iterable[object]) -> float:
+    right = [one == other for one, other in zip(wanted, predicted, strict=True)]
+    return sum(right) / len(right)
+
+
+METRICS = {
+    "loss": loss,
+    "span_precision": span_precision,
+    "span_recall": span_recall,
+    "span_f1": span_f1,
+    "sentence_accuracy": sentence_accuracy,
+    "intent_accuracy": intent_accuracy,
+}

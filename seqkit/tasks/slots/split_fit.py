@@ -92,7 +92,7 @@ def fit_lines(tokenizer: Tokenizer, splits: dict[str, Tagged]) -> Iterator[str]:
     found = {part: misfit_of(tokenizer, data) for part, data in splits.items()}
     for part, wrong in found.items():
         if wrong.sentences:
-            yield f"{part}: as text, predict splits otherwise {wrong}; `seqkit predict --tokens` takes tokens"
+            yield f"{part}: as text, predict splits otherwise {wrong}; `seqkit predict RUN tokens=true` takes tokens"
     lists = column_lists(splits["train"].source, "tokens")
     if found["train"].sentences:
         other, left = _best(tokenizer, lists, None)

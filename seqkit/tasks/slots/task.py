@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqkit.config import Section
 from seqkit.console import say
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
 from seqkit.data.labels import label_column
@@ -25,7 +27,7 @@ from seqkit.errors import UserError, shown
 from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import column, make_tokenizer, scored, word_rows
+from seqkit.tasks.common import column, cut, make_tokenizer, open_parts, scored, word_rows
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
@@ -45,15 +47,22 @@ from seqkit.tasks.slots.data import (
     unknown_lines,
 )
 from seqkit.tasks.slots.inputs import looks_like_tokens, read_tokens, refuse_long, token_offsets
-from seqkit.tasks.slots.metrics import SpanCounts
+from seqkit.tasks.slots.metrics import METRICS, Outcome, SpanCounts
 from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots.split_fit import fit_lines, fitted, split_of
 from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _LETTERS = TextConfig(tokenizer="char")
+
+
+class SlotsOptions(Section):
+    """Options of `seqkit predict` for slot filling."""
+
+    tokens: bool = False
+    """Each line is JSON such as {"tokens": ["to", "Rome"]}, as in the training data, and gets a tag for each token."""
 
 
 class SlotsTask(RunTask):
@@ -68,7 +77,6 @@ class SlotsTask(RunTask):
     """
 
     kind = "slots"
-    predict_options = frozenset({"tokens"})
     model: Tagger
 
     def __init__(
@@ -83,13 +91,12 @@ class SlotsTask(RunTask):
     ) -> None:
         self.config, self.tokenizer, self.letters = config, tokenizer, letters
         self.tags, self.intents = list(tags), list(intents)
-        self.model, self._lines = make_tagger(
+        self.model, self.notes = make_tagger(
             config.model, tokenizer, letters, self.tags, self.intents, load=load_vectors
         )
         self.splits: dict[str, Tagged] = {}
         self._takes_tokens = self._warned = False
-        slots = ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy")
-        self.scores = (*slots, "intent_accuracy") if self.intents else slots
+        self.scores = tuple(name for name in METRICS if self.intents or name != "intent_accuracy")
 
     @classmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
@@ -98,11 +105,7 @@ class SlotsTask(RunTask):
     @classmethod
     def create(cls, config: SlotsConfig, folder: Path | None = None, *, fresh: bool = True) -> SlotsTask:
         has_intent = config.data.has_intent
-        sources = {
-            part: open_tagged(given, part, intent=has_intent)
-            for part in ("train", "dev", "test")
-            if (given := getattr(config.data, part)) is not None
-        }
+        sources = open_parts(config.data, partial(open_tagged, intent=has_intent))
         train = sources["train"]
         if folder is not None:
             made = cls._read(folder, config)
@@ -166,11 +169,6 @@ class SlotsTask(RunTask):
 
     # --- learning -----------------------------------------------------------------------------------------------
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return next(self.model.parameters()).device
-
     def batches(self, epoch: int, start: int = 0) -> Iterable[TagBatch]:
         data = self.splits["train"]
         plan = plan_batches(data.words.lengths, self.config.data, seed=self.config.seed, epoch=epoch)
@@ -206,41 +204,41 @@ class SlotsTask(RunTask):
 
     def _judge(self, data: Tagged) -> tuple[Scores, SpanCounts]:
         """All scores, and slots counted by type."""
-        counts, losses, right, whole = SpanCounts(), {"tags": 0.0, "intent": 0.0}, 0, 0
+        losses = {"tags": 0.0, "intent": 0.0}
+        tags: list[list[str]] = [[] for _ in range(len(data))]
+        intents = [""] * len(data)
 
-        def compute(rows: NDArray[np.int64]) -> tuple[float, float, int, int, list[list[str]]]:
+        def compute(rows: NDArray[np.int64]) -> tuple[float, float, list[int], list[list[str]]]:
             batch = sent(collate(data, rows, self.tokenizer), self.device)
-            scores, intents = self.model(batch.ids, batch.lengths, batch.spelling)
+            scores, classes = self.model(batch.ids, batch.lengths, batch.spelling)
             known = np.flatnonzero(data.known_tags[rows])
             tag_loss = 0.0
             if len(known):
                 kept = torch.from_numpy(known)
                 there = scores[kept.to(scores.device)], batch.tags[kept.to(scores.device)], batch.lengths[kept]
                 tag_loss = float(self.model.tag_loss(*there))
-            found = self.model.decode(scores, batch.lengths)
-            names = self._names(found, data.words.lengths[rows])
-            correct = (found == batch.tags).all(1)  # both are 0 on padding
-            if intents is None or batch.intents is None:
-                return tag_loss, 0.0, 0, int(correct.sum()), names
-            understood = intents.argmax(1) == batch.intents
+            names = self._names(self.model.decode(scores, batch.lengths), data.words.lengths[rows])
+            if classes is None or batch.intents is None:
+                return tag_loss, 0.0, [], names
             kept = torch.from_numpy(np.flatnonzero(data.known_intents[rows]))
-            asked = intents.cpu().double()[kept], batch.intents.cpu()[kept]
-            intent_loss = float(F.cross_entropy(*asked, reduction="sum"))
-            return tag_loss, intent_loss, int(understood.sum()), int((correct & understood).sum()), names
+            asked = classes.cpu().double()[kept], batch.intents.cpu()[kept]
+            return tag_loss, float(F.cross_entropy(*asked, reduction="sum")), classes.argmax(1).tolist(), names
 
         plan = plan_batches(data.words.lengths, BatchingConfig(batch_size=8192, batch_by="tokens"))
-        for rows, (tag_loss, intent_loss, understood, correct, names) in zip(plan, spread(plan, compute), strict=True):
+        for rows, (tag_loss, intent_loss, numbers, names) in zip(plan, spread(plan, compute), strict=True):
             losses["tags"] += tag_loss
             losses["intent"] += intent_loss
-            right, whole = right + understood, whole + correct
-            for row, found in zip(rows, names, strict=True):
-                counts.add([data.tag_names[tag] for tag in data.tags[row]], found)
+            for place, row in enumerate(rows.tolist()):
+                tags[row] = names[place]
+                if numbers:
+                    intents[row] = self.intents[numbers[place]]
         loss = losses["tags"] / int(data.words.lengths[data.known_tags].sum())
         if data.intents is not None:
             loss += self.config.training.intent_weight * losses["intent"] / int(data.known_intents.sum())
-        precision, recall, f1 = counts.scores()
-        found_scores = (loss, precision, recall, f1, whole / len(data), right / len(data))
-        return Scores(dict(zip(self.scores, found_scores, strict=False)), len(data), data.source.skipped), counts
+        wanted = [[data.tag_names[tag] for tag in data.tags[row]] for row in range(len(data))]
+        outcome = Outcome(wanted, tags, data.intent_labels, intents, loss)
+        scores = measured(outcome, {name: METRICS[name] for name in self.scores}, self.config.training.metric)
+        return Scores(scores, len(data), data.source.skipped), outcome.counts
 
     def _names(self, found: Tensor, lengths: NDArray[np.int32]) -> list[list[str]]:
         """Numbers of tags (B, T) as their names, without padding."""
@@ -249,15 +247,13 @@ class SlotsTask(RunTask):
 
     # --- using --------------------------------------------------------------------------------------------------
 
-    def report(self) -> list[str]:
+    def data_lines(self) -> list[str]:
         lines = [line for part, data in self.splits.items() for line in describe(part, data, self.tokenizer.unk_id)]
         letters = f", {len(self.letters):,} characters" if self.letters is not None else ""
         lines.append(
             f"vocabulary: {len(self.tokenizer):,} words{letters}; {len(self.tags)} tags; {split_of(self.tokenizer)}"
         )
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        lines += fit_lines(self.tokenizer, self.splits)
-        return [*lines, *self._lines, f"model: {trained:,} trained parameters"]
+        return [*lines, *fit_lines(self.tokenizer, self.splits)]
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -269,12 +265,11 @@ class SlotsTask(RunTask):
         lines = [counted_line(split.source.name, len(split), "sentences", split.source.skipped, repaired)]
         return scores, [*lines, *unknown_lines(split.source.name, split), *counts.report()]
 
-    def adjust(self, **options: Any) -> None:
-        """See `RunTask`.
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        return SlotsOptions
 
-        Args:
-            options: `tokens`, whether each line of a file is JSON with `tokens`, as in the training data, and no text.
-        """
+    def adjust(self, **options: Any) -> None:
         self._takes_tokens = bool(options.get("tokens", self._takes_tokens))
 
     def read_line(self, line: str) -> str | list[str]:
@@ -282,14 +277,8 @@ class SlotsTask(RunTask):
             return read_tokens(line) if line.strip() else []
         if not self._warned and looks_like_tokens(line):
             self._warned = True
-            say("warning: a line is JSON with tokens, taken for text; `seqkit predict --tokens` takes its tokens")
+            say("warning: a line is JSON with tokens, taken for text; `seqkit predict RUN tokens=true` reads tokens")
         return line
-
-    def _places(self, text: str) -> list[tuple[int, int]]:
-        places = self.tokenizer.offsets(text)
-        if len(places) > LONGEST:
-            say(f"a text of {len(places):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
-        return places[:LONGEST]
 
     def predict(self, texts: Iterable[Any], *, is_split_into_words: bool | None = None) -> list[Tagging]:
         """Slots and intent of each text; one without tokens gets neither.
@@ -309,7 +298,7 @@ class SlotsTask(RunTask):
                 refuse_long(tokens, f"texts[{place}]")
             return self._tag(list(map(" ".join, sentences)), list(map(token_offsets, sentences)))
         taken = take_texts(texts)
-        return self._tag(taken, list(map(self._places, taken)))
+        return self._tag(taken, cut(list(map(self.tokenizer.offsets, taken)), taken, LONGEST))
 
     @torch.no_grad()
     def _tag(self, whole: Sequence[str], offsets: Sequence[Sequence[tuple[int, int]]]) -> list[Tagging]:
@@ -339,9 +328,6 @@ class SlotsTask(RunTask):
         row = int(data.words.lengths.argmin())
         text = " ".join(data.source.dataset[row]["tokens"])
         return command_on(text, folder)
-
-    def fingerprint(self, part: str = "train") -> str:
-        return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> dict[str, Rows]:
         tags, intents = Rows(self.tags), Rows(self.intents)

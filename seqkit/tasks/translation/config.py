@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field, create_model, model_validator
 
-from seqkit.config import Section, from_signature
+from seqkit.config import OneOf, Section, arguments, from_signature, maker
 from seqkit.data.pairs import PairConfig
-from seqkit.decoding import Search
+from seqkit.decoding import CONSTRAINTS, Constraint, Search
 from seqkit.decoding.search import WIDEST
 from seqkit.errors import UserError
-from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
-from seqkit.nn import Recurrent
+from seqkit.models import BRIDGES, Bridge, Decoder, Embedding, Encoder, Seq2Seq
+from seqkit.nn import ATTENTIONS, Attention, AttentionalRecurrent, Recurrent
 from seqkit.tasks.base import RunConfig
 from seqkit.tasks.common import (
     SUPPLIED,
     CellSection,
     EmbeddingConfig,
     SplitData,
-    cell_arguments,
     cell_section,
     check_dev,
     encoder_config,
@@ -30,9 +29,10 @@ from seqkit.tasks.common import (
     make_recurrent,
 )
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, check_new_words, keeps_text
+from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import TrainingConfig
-from seqkit.training.optim import schedule_factor
+from seqkit.training.schedules import schedule_factor
 
 LONGEST = 5_000
 """Tokens in a sentence. A longer one is no sentence but a broken file, and would take gigabytes."""
@@ -128,7 +128,8 @@ class ScoringConfig(Section):
 class TranslationTraining(TrainingConfig):
     """`training:` with the loss of a translation model and how it is watched."""
 
-    metric: Literal["bleu", "chrf", "loss", "perplexity"] = "bleu"
+    metrics = METRICS
+    metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "bleu"
     """The dev score that chooses the best checkpoint."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target probability that is spread over all tokens (Szegedy et al. 2016)."""
@@ -146,7 +147,7 @@ class TranslationTraining(TrainingConfig):
 
     @model_validator(mode="after")
     def _decodes(self) -> TranslationTraining:
-        if self.dev_limit == 0 and self.metric in ("bleu", "chrf"):
+        if self.dev_limit == 0 and self.metric not in LIKELIHOOD:
             raise ValueError(f"dev_limit: {self.metric} needs decoded sentences; use metric: loss, or a limit above 0")
         if self.scheduled_sampling_warmup and not self.scheduled_sampling:
             raise ValueError("scheduled_sampling_warmup needs scheduled_sampling above 0")
@@ -156,11 +157,17 @@ class TranslationTraining(TrainingConfig):
 class _DecodingBase(Section):
     @model_validator(mode="after")
     def _buildable(self) -> _DecodingBase:
-        Search(**self.model_dump())
+        make_search(self.model_dump())
         return self
 
 
-DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase)
+def make_search(settings: Mapping[str, Any]) -> Search:
+    """Make the search that the values of a `decoding:` section describe."""
+    return Search(**{**settings, "constraints": [maker(one, CONSTRAINTS)() for one in settings["constraints"]]})
+
+
+_Rule = Annotated[str, OneOf("constraint", CONSTRAINTS, Constraint, supplied=())]
+DecodingConfig = from_signature("DecodingConfig", Search, base=_DecodingBase, constraints=list[_Rule])
 
 
 class _DecoderBase(CellSection):
@@ -178,19 +185,24 @@ def _probe_table(size: int) -> Embedding:
 
 def _probe_decoder(section: Any, table: Embedding, memory_size: int) -> Decoder:
     with torch.device("meta"):  # however large, no memory
-        return Decoder(table, memory_size, **cell_arguments(section))
+        return Decoder(table, memory_size, **arguments(section))
 
 
 # Beside what the program supplies, what a decoder cannot have: it has one direction and starts from the bridge.
-_NOT_IN_DECODER = ("embedding", "memory_size", "bidirectional", "learn_initial_state", *SUPPLIED)
+_NOT_IN_DECODER = ("embedding", "memory_size", "feature_size", "bidirectional", "learn_initial_state", *SUPPLIED)
+_READS = ("query_size", "memory_size", "size", "heads")  # `attention_size` and `heads` of the decoder
+_Attention = Annotated[str, OneOf("attention", ATTENTIONS, Attention, supplied=_READS, also=("none",))]
+_JOINS = ("encoder", "state_names", "state_sizes", "num_layers")
+_Bridge = Annotated[str, OneOf("bridge", BRIDGES, Bridge, supplied=_JOINS)]
 
 
 def decoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of a decoder section: the arguments of `Decoder`, `Recurrent` and the cell that the section names.
+    """The schema of a decoder section: the arguments of `Decoder`, its bases and the cell that the section names.
 
     See `encoder_config` for the arguments.
     """
-    return cell_section("Decoder", (Decoder, Recurrent), _NOT_IN_DECODER, _DecoderBase, tree, *path)
+    modules = (Decoder, AttentionalRecurrent, Recurrent)
+    return cell_section("Decoder", modules, _NOT_IN_DECODER, _DecoderBase, tree, *path, attention=_Attention)
 
 
 class TranslationModel(Section):
@@ -201,7 +213,7 @@ class TranslationModel(Section):
     encoder: Section
     """The arguments of `seqkit.nn.Recurrent` and of the cell."""
     decoder: Section
-    """The arguments of `seqkit.models.Decoder`, of `seqkit.nn.Recurrent` and of the cell."""
+    """The arguments of `seqkit.models.Decoder`, of its bases in `seqkit.nn` and of the cell."""
 
     @model_validator(mode="after")
     def _buildable(self) -> TranslationModel:
@@ -209,11 +221,16 @@ class TranslationModel(Section):
         encoder = Encoder(source, make_recurrent(self.encoder, source.size, device="meta"))
         decoder = _probe_decoder(self.decoder, target, encoder.output_size)
         with torch.device("meta"):
-            Seq2Seq(encoder, decoder, self.bridge)  # type: ignore[attr-defined]
+            Seq2Seq(encoder, decoder, **_own(self))
         return self
 
 
-_Model = from_signature("_Model", Seq2Seq, skip=("encoder", "decoder"), base=TranslationModel)
+_Model = from_signature("_Model", Seq2Seq, skip=("encoder", "decoder"), base=TranslationModel, bridge=_Bridge)
+
+
+def _own(model: Section) -> dict[str, Any]:
+    """The arguments of `Seq2Seq` beside its parts."""
+    return arguments(model, exclude={"source", "target", "encoder", "decoder"})
 
 
 class TranslationConfig(RunConfig):
@@ -268,8 +285,8 @@ def make_model(config: Any, source: Tokenizer, target: Tokenizer, *, load: bool)
     """
     tables = make_embedding(config.source, source), make_embedding(config.target, target)
     encoder = Encoder(tables[0], make_recurrent(config.encoder, tables[0].size))
-    decoder = Decoder(tables[1], encoder.output_size, **cell_arguments(config.decoder))
-    model = Seq2Seq(encoder, decoder, config.bridge)
+    decoder = Decoder(tables[1], encoder.output_size, **arguments(config.decoder))
+    model = Seq2Seq(encoder, decoder, **_own(config))
     lines = []
     if load:  # after the decoder, which scales a tied table's start
         lines += fill_vectors(tables[0], config.source, source)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqkit.console import say
 from seqkit.data.batching import BatchingConfig, Ragged, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search, StepFunction, Tree, ensemble, replace_unknown
 from seqkit.distributed import spread
 from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.nn.sending import send
+from seqkit.tasks.common import cut
 from seqkit.tasks.translation.config import LONGEST
 from seqkit.tasks.translation.predictions import Translation, join_tokens, refuse_without_attention, scores_expected
 from seqkit.text import Tokenizer
@@ -67,11 +67,7 @@ class Translator:
 
     @staticmethod
     def _encode(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
-        rows = tokenizer.encode(texts)
-        for text, row in zip(texts, rows, strict=True):
-            if len(row) > LONGEST:
-                say(f"a text of {len(row):,} tokens is cut to the first {LONGEST:,}: {text[:40]!r}...")
-        return Ragged.from_lists([row[:LONGEST] for row in rows])
+        return Ragged.from_lists(cut(tokenizer.encode(texts), texts, LONGEST))
 
     @torch.no_grad()
     def decode(self, sources: Sequence[Ragged], numbers: Sequence[int] | None = None) -> list[list[Hypothesis]]:
@@ -129,6 +125,7 @@ class Translator:
                 bos_id=self.target.bos_id,
                 eos_id=self.target.eos_id,
                 unk_id=self.target.unk_id,
+                words=self.target.vocabulary,
                 forbidden=(self.target.pad_id, self.target.bos_id),
                 prefix=[self.prefix] * len(rows) if self.prefix else None,
                 seeds=seeds,

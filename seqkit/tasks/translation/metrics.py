@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqkit.errors import UserError, at_key, require
+from seqkit.training.scores import lower_is_better
 
 _BUCKETS = 4
 
@@ -45,6 +48,50 @@ def make_bleu(tokenize: str, **options: Any) -> Any:
             raise UserError(f"sacreBLEU cannot set it up ({reason})") from error
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a model made of some sentence pairs.
+
+    Attributes:
+        loss: mean negative log-likelihood of a token of the references, <eos> among them, in nats.
+        sources, references, outputs: of the sentences that were decoded; none where only the loss is wanted.
+        corpus: BLEU and chrF of these.
+    """
+
+    loss: float
+    sources: Sequence[str] = ()
+    references: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    corpus: Mapping[str, float] = field(default_factory=dict)
+
+
+@lower_is_better
+def loss(outcome: Outcome) -> float:
+    """Mean negative log-likelihood of a token."""
+    return outcome.loss
+
+
+@lower_is_better
+def perplexity(outcome: Outcome) -> float:
+    """The exponential of the loss."""
+    return math.exp(min(outcome.loss, 700.0))
+
+
+def bleu(outcome: Outcome) -> float:
+    """BLEU; see `CorpusScores`."""
+    return outcome.corpus["bleu"]
+
+
+def chrf(outcome: Outcome) -> float:
+    """chrF2; see `CorpusScores`."""
+    return outcome.corpus["chrf"]
+
+
+LIKELIHOOD = {"loss": loss, "perplexity": perplexity}
+"""Metrics that need no decoding."""
+METRICS = {**LIKELIHOOD, "bleu": bleu, "chrf": chrf}
+
+
 class CorpusScores:
     """BLEU (Papineni et al. 2002), chrF2 (Popovic 2015) and TER (Snover et al. 2006) of a corpus, each from 0 to 100.
 
@@ -58,9 +105,11 @@ class CorpusScores:
     """
 
     def __init__(self, *, lowercase: bool, tokenize: str, ter: bool = False) -> None:
-        bleu = make_bleu(tokenize, lowercase=lowercase)
         metrics = require("sacrebleu.metrics", "translation")
-        self._metrics: dict[str, Any] = {"bleu": bleu, "chrf": metrics.CHRF(lowercase=lowercase)}
+        self._metrics: dict[str, Any] = {
+            "bleu": make_bleu(tokenize, lowercase=lowercase),
+            "chrf": metrics.CHRF(lowercase=lowercase),
+        }
         if ter:
             asian = tokenize in _ASIAN
             self._metrics["ter"] = metrics.TER(case_sensitive=not lowercase, normalized=asian, asian_support=asian)
@@ -112,7 +161,6 @@ def compare_outputs(
     Raises:
         UserError: sacreBLEU is not installed, or two systems have the same name.
     """
-    bleu = make_bleu(tokenize, lowercase=lowercase, references=[list(references)])
     metrics = require("sacrebleu.metrics", "translation")
     significance = require("sacrebleu.significance", "translation")
     if len(systems) < 2:
@@ -120,7 +168,7 @@ def compare_outputs(
     test = significance.PairedTest(
         [(name, list(outputs)) for name, outputs in systems.items()],
         {
-            "BLEU": bleu,
+            "BLEU": make_bleu(tokenize, lowercase=lowercase, references=[list(references)]),
             "chrF": metrics.CHRF(lowercase=lowercase, references=[list(references)]),
         },
         references=None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seqkit.config import from_mapping
+from seqkit.config import Section, from_mapping
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, plan_batches
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.tokenizer_cache import Texts
@@ -22,23 +21,30 @@ from seqkit.distributed import spread
 from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, no_data, word_rows
+from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, no_data, vocabulary_line, word_rows
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.sending import sent
 from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
-from seqkit.tasks.translation.config import TranslationConfig, check_side, make_model, translation_schema
+from seqkit.tasks.translation.config import (
+    TranslationConfig,
+    check_side,
+    make_model,
+    make_search,
+    translation_schema,
+)
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
-from seqkit.tasks.translation.metrics import CorpusScores, make_bleu
+from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, Outcome, make_bleu
+from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions, translation_options
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zero
 from seqkit.tasks.translation.streaming import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
 from seqkit.training import Loss
-from seqkit.training.scores import Scores
+from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _SIDES = ("source", "target")
@@ -55,24 +61,23 @@ class TranslationTask(RunTask):
     """
 
     kind = "translation"
-    score_options = frozenset({"reference", "ter"})
+    options_section = "decoding"
     needs = {"sacrebleu.metrics": "translation"}
     model: Seq2Seq
 
     def __init__(self, config: TranslationConfig, source: Tokenizer, target: Tokenizer, *, load_vectors: bool) -> None:
         self.config, self.source, self.target = config, source, target
         try:
-            self.model, self._lines = make_model(config.model, source, target, load=load_vectors)
+            self.model, self.notes = make_model(config.model, source, target, load=load_vectors)
         except ValueError as error:  # two vocabularies taken over from a run, where the model wants one
             raise UserError(f"model: {error}") from None
         self.splits: dict[str, Pairs] = {}
         self._planner: Planner | None = None
         self._stream: PairStream | None = None
         self._samples: list[dict[str, str]] = []
-        decodes = config.training.dev_limit != 0
-        self.scores = ("loss", "perplexity", *(("bleu", "chrf") if decodes else ()))
+        self.scores = tuple(LIKELIHOOD if config.training.dev_limit == 0 else METRICS)
         decoding: Any = config.decoding
-        self.translator = self._translator(Search(**decoding.model_dump()))
+        self.translator = self._translator(make_search(decoding.model_dump()))
 
     @classmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
@@ -94,7 +99,7 @@ class TranslationTask(RunTask):
         scoring = config.scoring.model_copy(update={"tokenize": tokenize} if tokenize else {})
         config = config.model_copy(update={"text": text, "scoring": scoring})
         task = cls(config, source, target, load_vectors=fresh)
-        task._lines += [why] if why else []
+        task.notes = [*task.notes, why] if why else task.notes
         for part, origin in origins.items():
             task.splits[part] = tokenise(origin, source, target, config.data if part == "train" else None)
         if stream:
@@ -135,11 +140,6 @@ class TranslationTask(RunTask):
         self.target.save(folder / "tokenizer.target.json")
 
     # --- learning -----------------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return next(self.model.parameters()).device
 
     def batches(self, epoch: int, start: int = 0) -> Iterable[PairBatch]:
         rate = self._own_inputs(epoch)
@@ -192,7 +192,7 @@ class TranslationTask(RunTask):
         if "dev" not in self.splits:
             return {}
         dev, training = self.splits["dev"], self.config.training
-        scores = Scores(self._likelihood(dev), len(dev), dev.origin.skipped)
+        outcome, count = Outcome(self._loss(dev)), len(dev)
         self._samples = []
         limit = training.dev_limit if training.dev_limit is not None else len(dev)
         if limit:
@@ -201,14 +201,15 @@ class TranslationTask(RunTask):
             dev = replace(dev, kept=dev.kept[:limit])
             references = dev.texts("target")
             corpus = self._corpus_scores(references)
-            outputs = self.outputs(dev, self._translator(Search(**settings)))
-            scores.update(corpus(outputs, references))
-            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
+            outputs = self.outputs(dev, self._translator(make_search(settings)))
             sources = dev.texts("source")
+            outcome = Outcome(outcome.loss, sources, references, outputs, corpus(outputs, references))
+            chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
             self._samples = [
                 {"source": sources[row], "reference": references[row], "output": outputs[row]} for row in chosen
             ]
-        return scores
+        metrics = {name: METRICS[name] for name in self.scores}
+        return Scores(measured(outcome, metrics, training.metric), count, dev.origin.skipped)
 
     def why_zero(self, scores: Sequence[str]) -> str:
         corpus = self._corpus_scores(())
@@ -218,8 +219,8 @@ class TranslationTask(RunTask):
     def samples(self) -> list[dict[str, str]]:
         return self._samples
 
-    def _likelihood(self, pairs: Pairs) -> dict[str, float]:
-        """Mean negative log-likelihood of a target token, <eos> among them, and its exponential."""
+    def _loss(self, pairs: Pairs) -> float:
+        """Mean negative log-likelihood of a target token, <eos> among them."""
         config = BatchingConfig(batch_size=4096, batch_by="tokens")
         total, count = 0.0, 0
 
@@ -232,7 +233,7 @@ class TranslationTask(RunTask):
         plan = plan_batches(longer, config, rows=pairs.kept)
         for loss, tokens in spread(plan, compute):
             total, count = total + loss, count + tokens
-        return {"loss": total / count, "perplexity": math.exp(min(total / count, 700.0))}
+        return total / count
 
     def _translator(self, search: Search) -> Translator:
         return Translator([(self.model, self.source)], self.target, search, seed=self.config.seed)
@@ -258,21 +259,18 @@ class TranslationTask(RunTask):
 
     # --- using --------------------------------------------------------------------------------------------------
 
-    def report(self) -> list[str]:
+    def data_lines(self) -> list[str]:
         lines = [
             line for part, pairs in self.splits.items() for line in describe(part, pairs, self.source, self.target)
         ]
         if self._stream is not None:
             lines.insert(0, self._stream.report())
         kinds = f"{len(self.source):,} source entries ({self.source.config.tokenizer})"
-        lines.append(
-            f"vocabulary: {len(self.source):,} entries ({self.source.config.tokenizer}), joint"
-            if self.config.text.joint
-            else f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
-        )
-        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        lines += [*self._lines, f"model: {trained:,} trained parameters"]
-        return lines + reachable(self.splits, self.target, self._corpus_scores(()))
+        separate = f"vocabulary: {kinds}, {len(self.target):,} target entries ({self.target.config.tokenizer})"
+        return [*lines, vocabulary_line(self.source, ", joint") if self.config.text.joint else separate]
+
+    def report(self) -> list[str]:
+        return super().report() + reachable(self.splits, self.target, self._corpus_scores(()))
 
     @torch.no_grad()
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
@@ -280,16 +278,18 @@ class TranslationTask(RunTask):
 
         Args:
             data: a file with both columns, or with `reference` the text file of the sources.
-            options: `reference`, the text file of the targets; `ter`, whether TER is wanted.
+            options: those of `ScoreOptions`.
         """
         pairs = self.open(*self.where(data, options.get("reference")))
         self.model.eval()
         references = pairs.texts("target")
         corpus = self._corpus_scores(references, ter=bool(options.get("ter")))
-        scores = Scores(self._likelihood(pairs), len(pairs), pairs.origin.skipped)
-        outputs = self.outputs(pairs, self.translator)
+        likelihood, outputs = self._loss(pairs), self.outputs(pairs, self.translator)
         found, lines = corpus.report(outputs, references)
-        scores.update(found)
+        outcome = Outcome(likelihood, pairs.texts("source"), references, outputs, found)
+        scores = Scores(
+            {**measured(outcome, METRICS, self.config.training.metric), **found}, len(pairs), pairs.origin.skipped
+        )
         return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
@@ -298,12 +298,11 @@ class TranslationTask(RunTask):
         like = own.test or own.dev or own.train
         if reference is not None:
             if not data or not reference:
-                raise UserError("give the sources, too: ", Option("data", "FILE"), key=Option("reference"))
+                raise UserError("give the sources, too: ", Option("data", "FILE"), key="reference")
             kept = {"on_bad_line": like.on_bad_line, "encoding": like.encoding}
             return PairConfig(source=data, target=reference, **kept), "test"
         if data is not None:
-            hint = "; for two text files, give the references, too: ", Option("reference", "FILE")
-            return beside(like, data, *hint), "test"
+            return beside(like, data, "; for two text files, give the references, too: reference=FILE"), "test"
         if own.test or own.dev:
             return own.test or own.dev or like, "test" if own.test else "dev"
         raise no_data()
@@ -331,32 +330,48 @@ class TranslationTask(RunTask):
                 )
             self.translator.systems.append((other.model, other.source))
 
-    def configure(self, decoding: Mapping[str, Any], prefix: str = "", **options: Any) -> None:
+    @classmethod
+    def predict_options(cls, config: Any) -> type[Section]:
+        return translation_options(config)
+
+    @classmethod
+    def score_options(cls, config: Any) -> type[Section]:
+        return ScoreOptions
+
+    def adjust(self, **options: Any) -> None:
         """Change how this task translates.
 
         Args:
-            decoding: settings of `seqkit.decoding.Search` that take the place of the configuration's.
-            prefix: text that every translation begins with.
-            options: attributes of `Translator`.
+            options: those of `TranslationOptions`, and keys of the `decoding` section.
 
         Raises:
             UserError: settings out of range, or that contradict each other; a prefix with an unknown word; a seed where
                 nothing is drawn.
         """
+        decoding = {name: value for name, value in options.items() if name not in TranslationOptions.model_fields}
         settings = {**self.config.decoding.model_dump(), **decoding}
         if decoding.get("sample") and "beam_size" not in decoding:
             settings["beam_size"] = 1
         checked = from_mapping(settings, "decoding").check(type(self.config.decoding))
         if "seed" in options and not checked.sample:
-            raise UserError("only ", Option("sample", "True"), " has it", key=Option("seed"))
+            raise UserError("only sampling has it (sample=true)", key="seed")
+        changes: dict[str, Any] = {"search": make_search(checked.model_dump()), "prefix": self._prefix(options)}
+        changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
+        if "replace_unknown" in options:
+            changes["copy_unknown"] = options["replace_unknown"]
+        for name, value in changes.items():
+            setattr(self.translator, name, value)
+
+    def _prefix(self, options: Mapping[str, Any]) -> list[int]:
+        """The ids that every translation begins with."""
+        prefix = options.get("prefix", "")
         try:
-            ids = self.target.encode([prefix])[0]
+            ids: list[int] = self.target.encode([prefix])[0]
         except ValueError:  # bytes of the command line that are no text
             raise UserError(f"{prefix!r} is not valid Unicode", key=Option("prefix")) from None
         if self.target.unk_id in ids:
-            raise UserError(f"{prefix!r} holds a word that the target vocabulary has not", key=Option("prefix"))
-        for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
-            setattr(self.translator, name, value)
+            raise UserError(f"{prefix!r} holds a word that the target vocabulary lacks", key=Option("prefix"))
+        return ids
 
     def predict(self, texts: Iterable[str]) -> list[Translation]:
         """A translation for each text; a text of nothing but white space gets an empty one.
@@ -390,7 +405,7 @@ class TranslationTask(RunTask):
     def fingerprint(self, part: str = "train") -> str:
         if part == "train" and self._stream is not None:
             return self._stream.fingerprint()
-        return self.splits[part].fingerprint() if part in self.splits else ""
+        return super().fingerprint(part)
 
     def rows(self) -> dict[str, Rows]:
         words = named_rows(self.target)

@@ -8,7 +8,7 @@ Names: a program owns the rows of one row block (BM packed rows) and the units o
 import triton
 import triton.language as tl
 
-from seqkit.nn.kernels.triton import interpreted
+from seqkit.nn.kernels.triton.support import interpreted
 
 
 @triton.jit

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.kernels.triton import interpreted
+from seqkit.nn.kernels.triton.support import interpreted
 from seqkit.nn.kernels.triton.tiles import FORCED, Precision, Tile, limits, precision, tuning
 
 # Offsets are padded to a multiple of this, so that the lengths after them begin at an aligned address.

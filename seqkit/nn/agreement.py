@@ -18,13 +18,13 @@ from seqkit.nn.cell import Cell
 from seqkit.nn.cells.gru import GRUCell
 from seqkit.nn.cells.lstm import LSTMCell
 from seqkit.nn.cells.rnn import RNNCell
-from seqkit.nn.kernels import triton
 from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.gru import GRUKernel
 from seqkit.nn.kernels.kernel import Kernel
 from seqkit.nn.kernels.lstm import LSTMKernel
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.rnn import RNNKernel
+from seqkit.nn.kernels.triton import counterparts
 
 _CELLS: dict[type[Kernel], type[Cell]] = {LSTMKernel: LSTMCell, GRUKernel: GRUCell, RNNKernel: RNNCell}
 # Several blocks of rows and of units, uneven lengths, and one sequence without a step.
@@ -38,7 +38,7 @@ def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 
     The answer is kept for the process. A kernel that does not agree is named in a warning.
     """
-    found = triton.triton_kernel(kernel)
+    found = counterparts.triton_kernel(kernel)
     if found is None or type(kernel) not in _CELLS:
         return False
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -48,7 +48,7 @@ def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 
 @lru_cache(maxsize=256)
 def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
-    found = triton.triton_kernel(kernel)
+    found = counterparts.triton_kernel(kernel)
     assert found is not None
     try:
         error = _difference(kernel, found, device, dtype)

@@ -12,11 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from seqkit.models.decoder import Decoder
-from seqkit.models.encoder import Embedding, padding_mask
-from seqkit.models.feeding import choose_feeding, feed
-from seqkit.nn import Cell
-from seqkit.nn.attention import ATTENTIONS, AdditiveAttention
+from seqkit.nn import ATTENTIONS, AttentionalRecurrent, Cell, padding_mask
+from seqkit.nn.attention import AdditiveAttention
 
 PLAIN = ["lstm", "gru", "rnn"]
 MEMORY, EMBEDDED = 8, 7
@@ -33,12 +30,12 @@ class UserCell(Cell):
         return (torch.tanh(self.mix(torch.cat([projected, state[0]], 1))),), {}
 
 
-def make(cell: Any = "lstm", attention: str = "bahdanau", **options: Any) -> Decoder:
+def make(cell: Any = "lstm", attention: str = "bahdanau", **options: Any) -> AttentionalRecurrent:
     torch.manual_seed(0)
     hidden = MEMORY if attention == "dot" else 6
     heads = {"heads": 2} if attention == "multi_head" else {}
-    decoder = Decoder(
-        Embedding(11, EMBEDDED),
+    decoder = AttentionalRecurrent(
+        EMBEDDED,
         MEMORY,
         cell,
         attention=attention,
@@ -48,8 +45,10 @@ def make(cell: Any = "lstm", attention: str = "bahdanau", **options: Any) -> Dec
     return decoder.double()
 
 
-def inputs(decoder: Decoder, source: Sequence[int], target: Sequence[int], seed: int = 0) -> dict[str, Any]:
-    """Arguments of `feed`, and what multiplies its results in the loss."""
+def inputs(
+    decoder: AttentionalRecurrent, source: Sequence[int], target: Sequence[int], seed: int = 0
+) -> dict[str, Any]:
+    """Arguments of a call, and what multiplies its results in the loss."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -68,14 +67,14 @@ def inputs(decoder: Decoder, source: Sequence[int], target: Sequence[int], seed:
     }
 
 
-def run(decoder: Decoder, backend: str, given: dict[str, Any]) -> tuple[Tensor, Tensor, list[Tensor]]:
+def run(decoder: AttentionalRecurrent, backend: str, given: dict[str, Any]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """vectors, weights, and the gradients of everything."""
     assert decoder.attention is not None
     for recurrent in (decoder.lower, *decoder.upper):
         recurrent.backend = backend
     torch.manual_seed(5)
     memory = (*decoder.attention.project(given["read"]), given["padding"])
-    vectors, weights = feed(decoder, given["embedded"], given["lengths"], given["state"], memory)
+    vectors, weights = decoder(given["embedded"], given["lengths"], given["state"], memory)
     loss = (vectors * given["factors"][0]).sum() + (weights * given["factors"][1]).sum()
     wanted = [given["embedded"], given["read"], *given["state"]]
     wanted += [value for name, value in decoder.named_parameters() if name.split(".")[0] in PARTS]
@@ -86,8 +85,8 @@ def run(decoder: Decoder, backend: str, given: dict[str, Any]) -> tuple[Tensor, 
 PARTS = ("lower", "upper", "attention", "vector")
 
 
-def assert_same(decoder: Decoder, given: dict[str, Any], backend: str = "fused") -> None:
-    assert choose_feeding(decoder, given["embedded"]).name == backend
+def assert_same(decoder: AttentionalRecurrent, given: dict[str, Any], backend: str = "fused") -> None:
+    assert decoder.step_backend(given["embedded"]).name == backend
     mine, reference = run(decoder, "auto", given), run(decoder, "reference", given)
     for a, b in zip((*mine[:2], *mine[2]), (*reference[:2], *reference[2]), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
@@ -102,7 +101,7 @@ def test_equals_the_step_loop(cell: str, attention: str) -> None:
 
 OPTIONS: list[dict[str, Any]] = [
     {"output": "deep"},
-    {"tie": "target"},
+    {"feature_size": 5},
     {"bias": False},
     {"num_layers": 3, "residual": True},
     {"num_layers": 3, "residual": True, "attention_layer": 1, "output": "deep"},
@@ -130,7 +129,7 @@ def test_other_activations_equal_the_step_loop(nonlinearity: str) -> None:
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=6),
     cell=st.sampled_from(PLAIN),
-    attention=st.sampled_from(ATTENTIONS),
+    attention=st.sampled_from(list(ATTENTIONS)),
     seed=st.integers(0, 1000),
 )
 def test_any_lengths(pairs: list[tuple[int, int]], cell: str, attention: str, seed: int) -> None:
@@ -143,7 +142,7 @@ def test_no_target_has_a_step() -> None:
     decoder = make()
     given = inputs(decoder, (2, 3), (0, 0))
     memory = (*decoder.attention.project(given["read"]), given["padding"])
-    vectors, weights = feed(decoder, given["embedded"], given["lengths"], given["state"], memory)
+    vectors, weights = decoder(given["embedded"], given["lengths"], given["state"], memory)
     assert vectors.shape == (2, 1, 6)
     assert weights.shape == (2, 1, 3)
     assert not vectors.any()
@@ -160,25 +159,25 @@ def test_the_step_loop_serves_all_others(cell: Any) -> None:
 def test_the_choice_gives_its_reason() -> None:
     decoder = make(num_layers=2)
     rows = torch.zeros(1, EMBEDDED)
-    assert choose_feeding(decoder, rows) == ("fused", "hand-derived backward")
+    assert decoder.step_backend(rows) == ("fused", "hand-derived backward")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert "autocast" in choose_feeding(decoder, rows).reason
-    assert "JordanCell" in choose_feeding(make("jordan"), rows).reason
-    assert choose_feeding(make(backend="reference"), rows) == ("reference", "asked for")
+        assert "autocast" in decoder.step_backend(rows).reason
+    assert "JordanCell" in make("jordan").step_backend(rows).reason
+    assert make(backend="reference").step_backend(rows) == ("reference", "asked for")
     semeniuta = make("gru", recurrent_dropout=0.1, recurrent_dropout_kind="semeniuta").train()
-    assert choose_feeding(semeniuta, rows, semeniuta.prepare(rows, [1])).name == "reference"
+    assert semeniuta.step_backend(rows, semeniuta.prepare(rows, [1])).name == "reference"
 
     class Other(AdditiveAttention):
         pass
 
     decoder.attention = Other(6, MEMORY, 5)
-    assert "Other" in choose_feeding(decoder, rows).reason
+    assert "Other" in decoder.step_backend(rows).reason
     replaced = make()
     replaced.attention.query = nn.Sequential(replaced.attention.query)  # as a low-rank adapter would
-    assert choose_feeding(replaced, rows).name == "reference"
+    assert replaced.step_backend(rows).name == "reference"
     replaced = make()
     replaced.vector = nn.Sequential(replaced.vector)
-    assert choose_feeding(replaced, rows).name == "reference"
+    assert replaced.step_backend(rows).name == "reference"
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "multi_head"])
@@ -190,7 +189,7 @@ def test_gradcheck(cell: str, attention: str) -> None:
 
     def call(embedded: Tensor, read: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         memory = (*decoder.attention.project(read), given["padding"])
-        return feed(decoder, embedded, given["lengths"], rest[: len(given["state"])], memory)
+        return decoder(embedded, given["lengths"], rest[: len(given["state"])], memory)
 
     assert torch.autograd.gradcheck(call, (given["embedded"], given["read"], *given["state"], *weights), fast_mode=True)
 
@@ -215,7 +214,7 @@ def test_plain_code_agrees() -> None:
 @pytest.mark.parametrize("cell", PLAIN)
 def test_float32_at_sizes_where_onednn_serves(cell: str) -> None:
     torch.manual_seed(0)
-    decoder = Decoder(Embedding(11, 64), 96, cell, 128, attention="bahdanau", input_feeding=True)
+    decoder = AttentionalRecurrent(64, 96, cell, 128, attention="bahdanau", input_feeding=True)
     batch, steps = 48, 5
     lengths, source = torch.randint(1, steps + 1, (batch,)), torch.randint(1, 8, (batch,))
     embedded, read = torch.randn(batch, steps, 64), torch.randn(batch, 8, 96)
@@ -225,7 +224,7 @@ def test_float32_at_sizes_where_onednn_serves(cell: str) -> None:
         decoder.to(dtype).zero_grad()
         decoder.lower.backend = backend
         memory = (*decoder.attention.project(read.to(dtype)), padding_mask(source, 8))
-        vectors, _ = feed(decoder, embedded.to(dtype), lengths, tuple(part.to(dtype) for part in state), memory)
+        vectors, _ = decoder(embedded.to(dtype), lengths, tuple(part.to(dtype) for part in state), memory)
         vectors.sum().backward()
         grads = [value.grad for name, value in decoder.named_parameters() if value.grad is not None]
         results.append([vectors, *grads])
@@ -237,7 +236,7 @@ def test_backward_twice_and_no_second_derivative() -> None:
     decoder = make()
     given = inputs(decoder, (2, 3), (3, 2))
     memory = (*decoder.attention.project(given["read"]), given["padding"])
-    vectors, _ = feed(decoder, given["embedded"], given["lengths"], given["state"], memory)
+    vectors, _ = decoder(given["embedded"], given["lengths"], given["state"], memory)
     first, again = (torch.autograd.grad(vectors.sum(), given["embedded"], retain_graph=True)[0] for _ in range(2))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="no second derivative"):
@@ -252,8 +251,7 @@ def test_no_gradient_no_graph() -> None:
     given = inputs(decoder, (2, 3), (3, 2))
     with torch.no_grad():
         mine, reference = (
-            feed(
-                decoder,
+            decoder(
                 given["embedded"],
                 given["lengths"],
                 given["state"],
@@ -269,21 +267,20 @@ def test_no_gradient_no_graph() -> None:
 def test_rounding_of_the_additive_reader(dtype: torch.dtype) -> None:
     """Against float64, at most twice the step loop's error and one rounding step, outputs and gradients."""
 
-    def outcome(decoder: Decoder, memory: Tensor, state: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    def outcome(decoder: AttentionalRecurrent, memory: Tensor, state: Tensor, weight: Tensor) -> dict[str, Tensor]:
         memory = memory.clone().requires_grad_()
-        padding = torch.zeros(memory.shape[:2], dtype=torch.bool)
-        made = decoder.remember(memory, memory[:, 0], padding)
-        features, weights = decoder(tokens, torch.full((4,), 5), (state,), made)
+        read = decoder.remember(memory, [8] * 4)
+        features, weights = decoder(x.to(memory.dtype), torch.full((4,), 5), (state,), read)
         key = decoder.attention.key.weight  # type: ignore[union-attr]
         found = torch.autograd.grad((features.double() * weight).sum(), [memory, key])  # type: ignore[arg-type]
         return {"features": features, "weights": weights, "memory": found[0], "key": found[1]}
 
     for scale in (1e-4, 1e-2, 0.1, 1.0, 100.0):
         torch.manual_seed(0)
-        decoder = Decoder(Embedding(9, 64), 64, "gru", 64, attention="bahdanau", input_feeding=True).to(dtype)
+        decoder = AttentionalRecurrent(64, 64, "gru", 64, attention="bahdanau", input_feeding=True).to(dtype)
         loop, exact = deepcopy(decoder), deepcopy(decoder).double()
         loop.lower.backend = exact.lower.backend = "reference"
-        tokens, weight = torch.randint(2, 9, (4, 5)), torch.randn(4, 5, 64, dtype=torch.float64)
+        x, weight = torch.randn(4, 5, 64), torch.randn(4, 5, 64, dtype=torch.float64)
         memory, state = (torch.randn(4, 8, 64) * scale).to(dtype), torch.randn(1, 4, 64).mul_(min(scale, 1)).to(dtype)
         want = outcome(exact, memory.double(), state.double(), weight)
         found, plain = (outcome(one, memory, state, weight) for one in (decoder, loop))
@@ -295,16 +292,16 @@ def test_rounding_of_the_additive_reader(dtype: torch.dtype) -> None:
 def test_the_additive_reader_keeps_small_differences() -> None:
     """Terms of 1e-4 in float32 as 2 s(2x) - 1 would leave three digits of the gradient of `score`."""
     torch.manual_seed(0)
-    decoder = Decoder(Embedding(9, 64), 64, "gru", 64, attention="bahdanau", input_feeding=True)
+    decoder = AttentionalRecurrent(64, 64, "gru", 64, attention="bahdanau", input_feeding=True)
     with torch.no_grad():
         for value in (decoder.attention.key.weight, decoder.attention.key.bias, decoder.attention.query.weight):  # type: ignore[union-attr]
             value.mul_(1e-4)  # type: ignore[operator]
     exact = deepcopy(decoder).double()
     exact.lower.backend = "reference"
     found = []
-    memory, state, tokens = torch.randn(4, 8, 64), torch.randn(1, 4, 64), torch.randint(2, 9, (4, 5))
+    memory, state, x = torch.randn(4, 8, 64), torch.randn(1, 4, 64), torch.randn(4, 5, 64)
     for one, dtype in ((decoder, torch.float32), (exact, torch.float64)):
-        made = one.remember(memory.to(dtype), memory[:, 0].to(dtype), torch.zeros(4, 8, dtype=torch.bool))
-        features, _ = one(tokens, torch.full((4,), 5), (state.to(dtype),), made)
+        read = one.remember(memory.to(dtype), [8] * 4)
+        features, _ = one(x.to(dtype), torch.full((4,), 5), (state.to(dtype),), read)
         found += torch.autograd.grad(features.sin().sum(), one.attention.score)  # type: ignore[arg-type]
     assert (found[0] - found[1]).abs().max() <= 1e-4 * found[1].abs().max()

@@ -1,0 +1,64 @@
+"""Every constant that a measurement has set, with what was measured.
+
+`scripts/bench/tune.py` measures all of them again, one after another, where nothing else is said, and
+`scripts/bench/nn.py` whole modules. The times here: one core of an AMD EPYC (Zen 5), torch 2.13, float32. Triton's
+tiles come from a model with constants of its own, in `triton/tiles.py`; `scripts/device/tune.py` measures those.
+"""
+
+# --- matrix products on oneDNN (gemm.py, linear.py) -------------------------------------------------------------------
+
+# Multiply-adds of one product below which the overhead of oneDNN (about 13 us a call) costs more than it gains.
+# us for (b, H) times (H, 4H), oneDNN against MKL: (32, 64) 15.4 12.5; (64, 64) 19.5 24.2; (8, 128) 16.2 17.5;
+# (16, 128) 20.4 28.4; (2, 256) 22.5 25.0; (4, 256) 26.3 91.0.
+MIN_WORK = 800_000
+# Multiply-adds from which the backward pass of a linear layer gains too: 64 rows of 768 features to 256 (13 million)
+# take 0.97 ms beside 0.86, 832 of 256 to 256 (55 million) 2.2 beside 3.3.
+MIN_TRAINING = 30_000_000
+# Rows below which `product` is ATen's: for 8,000 x 256, 1, 5, 8, 16 rows take oneDNN 1.1 ms, ATen 0.2, 0.7, 0.7, 1.2.
+MIN_PRODUCT_ROWS = 12
+# Rows are filled up with zeros to a multiple of these, in a single product and in one of many with a packed weight.
+# oneDNN makes and keeps a primitive for every shape it meets (up to 1024 of them, 0.4 to 1.7 MiB and 0.4 to 1 ms each),
+# and with sentences of any length almost every batch has new shapes: 60 updates of a translation model rose to 1,150
+# MiB without the filling and to 890 MiB with it. scripts/bench/translation.py shows the memory.
+PRODUCT_ROWS, STEP_ROWS = 32, 8
+# Rows that `outer` takes at a time: oneDNN wants copies of its operands, and these shall stay small. ms for
+# (6400 rows, M 2048, K 812) in blocks of 256, 512, 1024, 2048 and 8192 rows: 115, 105, 107, 117, 130.
+OUTER_ROWS = 512
+
+# --- pointwise parts (kernel.py, additive.py) -------------------------------------------------------------------------
+
+# Elements from which four cheap passes beat one tanh: ATen's tanh costs 2 to 4 ns an element where its sigmoid costs
+# 0.33, and a call about 1 us.
+MIN_TANH = 1536
+# 2 sigmoid(2x) - 1 is off by up to 1.2e-7 whatever x is: it serves where the largest tanh is not much below 1.
+# tests/nn/test_precision.py holds the error.
+MIN_REACH = 0.5
+# Elements of a block of additive attention's tanh(q + k): about the second-level cache, so that its passes run there.
+ADDITIVE_TERMS = 262_144
+
+# --- losses and decoding (loss.py, attentional.py) --------------------------------------------------------------------
+
+# Rows whose logits exist at a time. ms of forward and backward for 832 rows of 256 features in chunks of 64, 128, 256,
+# 512, 832 rows, beside F.linear and F.cross_entropy: vocabulary 6,000: 56, 48, 45, 44, 46, beside 109; 10,000: 94, 84,
+# 77, 74, 82, beside 189.
+LOGIT_ROWS = 512
+# Rows of a single step from which a backend earns the weights' new arrangement. ms for 512 features into 256 units, the
+# cell's own step beside the best backend: LSTM, 5 rows 0.25 beside 0.47, 64 rows 1.35 beside 1.04, 320 rows 9.9 beside
+# 3.0; GRU, 5 rows 0.17 beside 0.17, 320 rows 8.0 beside 2.6.
+MIN_DECODE_ROWS = 32
+
+# --- which backend runs a call (backends.py, which holds the tables; scripts/bench/nn.py measures them) ---------------
+
+# Rows times units of a step: from the first on, an LSTM on uneven lengths runs on the fused kernel, which spends no
+# work on padding, and takes three stretches on oneDNN where that is asked for; below the second, inference runs on
+# ATen's loop.
+LARGE_STEP, SMALL_STEP = 16_384, 4_096
+# Steps up to which ATen's loop has less overhead, in training and in inference.
+FEW_STEPS_TRAINING, FEW_STEPS = 4, 2
+# Units up to which and from which cuDNN's inference on full batches is faster than one launch of Triton
+# (`scripts/device/check.py --parts speed`).
+FEW_UNITS, MANY_UNITS = 128, 1_024
+# oneDNN computes on the padding too, so from so many rows on a ragged batch runs in stretches of time with fewer and
+# fewer rows: a new one begins where the rows fall to this share. Training, lengths uniform in T/2..T, ms in 1, 2, 3, 4
+# stretches: (50,32,128,128) 11.1 10.4 10.3 10.8; (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1 3.5 3.8.
+MIN_STRETCH_ROWS, STRETCH_FALL = 32, 0.7
