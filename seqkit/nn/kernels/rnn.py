@@ -44,7 +44,7 @@ class RNNKernel(Kernel):
         # Zoned units hide the activation, which backward needs: it replaces the sum, unless that is needed too.
         active = states if not keeps else torch.empty_like(drive) if norm else drive
         # A step is so short that for more elements it would cost 6 to 13% of an inference.
-        exact = self.layer_norm and given["h0"].numel() < MIN_EXPM1
+        exact = self.layer_norm and tensors["h0"].numel() < MIN_EXPM1
         steps = zip(split(drive, packing), split(states, packing), split(active, packing), strict=True)
         for t, (rows, new, value) in enumerate(steps):
             h = h[: rows.size(0)]
