@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.gemm import StepProduct, product
-from seqkit.nn.kernels.kernel import SLOPES, Kernel, Tensors, history, last, mask_rows, previous, split, tanh_
+from seqkit.nn.kernels.kernel import (
+    SLOPES,
+    Kernel,
+    Tensors,
+    history,
+    last,
+    mask_rows,
+    previous,
+    split,
+    step_views,
+    tanh_,
+)
 from seqkit.nn.kernels.norm import StepNorm, StepNormBackward
 from seqkit.nn.kernels.output_grads import Incoming, weight_gradients
 from seqkit.nn.kernels.packing import Packing
@@ -32,13 +43,12 @@ class GRUKernel(Kernel):
         return self.layer_norm
 
     def _drive(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
-        """What every step adds to W_hh h: (N, 3H) for r, z, m; and the input part of n, (N, H)."""
+        """What every step adds to W_hh h: (N, 3H) for r, z, m, (N, 2H) if normed; and the input part of n, (N, H)."""
         H = tensors["h0"].size(1)
         bias_hh = tensors.get("bias_hh")
         if self.layer_norm:
-            pair, news = tensors["projected"].split_with_sizes([2 * H, H], 1)
-            # A copy even where they are one row and so contiguous: the steps write into it.
-            return pair.contiguous(), news.clone(memory_format=torch.contiguous_format)
+            pair, entering = tensors["projected"].split_with_sizes([2 * H, H], 1)
+            return pair, entering
         x, weight, bias = tensors["x"], tensors["weight_ih"], tensors.get("bias_ih")
         drive = x.new_empty(x.size(0), 3 * H)
         if bias is None or bias_hh is None:
@@ -52,21 +62,26 @@ class GRUKernel(Kernel):
     def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         h = tensors["h0"]
         H = h.size(1)
-        drive, news = self._drive(tensors)
-        gates = drive if not self.layer_norm else drive.new_empty(drive.size(0), 3 * H)
+        drive, entering = self._drive(tensors)
+        gates, news = drive, entering
+        if self.layer_norm:
+            # The projection is not ours to write into; without a backward the buffers of one step serve all.
+            rows = drive.size(0) if save else packing.batch_sizes[0]
+            gates, news = drive.new_empty(rows, 3 * H), drive.new_empty(rows, H)
         recurrent = StepProduct(tensors["weight_hh"], packing.batch_sizes[0])
         norms = self._norms(tensors, "all" if save else "nothing")
         buffer, states = history(h, drive.size(0))
         keeps, mask, update = self._masks(tensors, packing)
         views = zip(
             split(drive, packing),
-            split(gates[:, : 2 * H], packing),
-            split(gates[:, 2 * H :], packing),
-            split(news, packing),
+            split(entering, packing),
+            step_views(gates[:, : 2 * H], packing),
+            step_views(gates[:, 2 * H :], packing),
+            step_views(news, packing),
             split(states, packing),
             strict=True,
         )
-        for t, (rows, rz, m, n, new) in enumerate(views):
+        for t, (rows, first, rz, m, n, new) in enumerate(views):
             h = h[: rows.size(0)]
             h_in = h if mask is None else h * mask[: rows.size(0)]
             if norms:
@@ -77,7 +92,7 @@ class GRUKernel(Kernel):
                 total = recurrent.plus_rows(h_in, rows)
                 torch.sigmoid(total[:, : 2 * H], out=rz)
                 m.copy_(total[:, 2 * H :])
-            tanh_(n.addcmul_(rz[:, :H], m), n, exact=self.layer_norm)
+            tanh_(torch.addcmul(first, rz[:, :H], m, out=n), n, exact=self.layer_norm)
             torch.lerp(n * update[t] if update else n, h, rz[:, H:], out=new)
             if keeps:
                 torch.lerp(new, h, keeps[t], out=new)

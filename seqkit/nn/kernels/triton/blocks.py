@@ -19,8 +19,15 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """tanh as 2 sigmoid(2x) - 1, off by at most 2e-7."""
-    return 2.0 * sigmoid(2.0 * x) - 1.0
+    """tanh as 2 sigmoid(2x) - 1, and where that would lose the digits of a small result x plus a polynomial of x^2."""
+    near = x * x < 0.390625
+    small = tl.where(near, x, 0.0)
+    square = small * small
+    series = -5.70498872745e-3 * square + 2.06390887954e-2  # Moshier's tanhf (Cephes)
+    series = series * square - 5.37397155531e-2
+    series = series * square + 1.33314422036e-1
+    series = series * square - 3.33332819422e-1
+    return tl.where(near, series * square * small + small, 2.0 * sigmoid(2.0 * x) - 1.0)
 
 
 @triton.jit
