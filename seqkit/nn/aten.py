@@ -31,59 +31,59 @@ class OneDNNKernel(Kernel):
     """
 
     def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
-        x, weight_ih = _rectangle(tensors, packing)
-        steps, rows, hidden_size = len(packing.batch_sizes), packing.batch_sizes[0], tensors["c0"].size(1)
+        x_TBI, weight_ih = _rectangle(tensors, packing)
+        steps, living, hidden_size = len(packing.batch_sizes), packing.batch_sizes[0], tensors["c0"].size(1)
         # The workspace that backward needs is only made while gradients are enabled.
         with torch.set_grad_enabled(save):
             results = torch.ops.aten.mkldnn_rnn_layer.default(
-                *self._arguments(tensors, x, weight_ih, rows), *_layout(tensors, save)
+                *self._arguments(tensors, x_TBI, weight_ih, living), *_layout(tensors, save)
             )
-        out, _, cy, workspace = results
-        flat = out.view(steps * rows, hidden_size)
-        outputs = flat if packing.is_rectangle else flat.index_select(0, packing.rectangle.to(flat.device))
-        finished = outputs[-rows:].clone() if packing.is_rectangle else outputs.index_select(0, _ends(packing, flat))
-        if rows < packing.batch_size:
-            finished = torch.cat([finished, tensors["h0"][rows:]])
-        final_c = torch.cat([cy, tensors["c0"][rows:]]) if rows < packing.batch_size else cy
-        saved = {"x": x, "weight_ih": weight_ih, "out": out, "cy": cy, "workspace": workspace} if save else {}
-        return [outputs, finished, final_c], saved
+        out_TBH, _, cy, workspace = results
+        out_RH = out_TBH.view(steps * living, hidden_size)
+        out_NH = out_RH if packing.is_rectangle else out_RH.index_select(0, packing.rectangle.to(out_RH.device))
+        finished = out_NH[-living:].clone() if packing.is_rectangle else out_NH.index_select(0, _ends(packing, out_RH))
+        if living < packing.batch_size:
+            finished = torch.cat([finished, tensors["h0"][living:]])
+        final_c = torch.cat([cy, tensors["c0"][living:]]) if living < packing.batch_size else cy
+        saved = {"x": x_TBI, "weight_ih": weight_ih, "out": out_TBH, "cy": cy, "workspace": workspace} if save else {}
+        return [out_NH, finished, final_c], saved
 
-    def _output_gradient(self, out: Tensor, packing: Packing, grads: Sequence[Tensor | None]) -> Tensor:
+    def _output_gradient(self, out_TBH: Tensor, packing: Packing, grads: Sequence[Tensor | None]) -> Tensor:
         """The gradient of all outputs on the rectangle; h_n are copies of output rows, so theirs joins there."""
-        rows, outer, final = packing.batch_sizes[0], grads[0], grads[1]
+        living, outer, final = packing.batch_sizes[0], grads[0], grads[1]
         if packing.is_rectangle and outer is not None and final is None:
-            return outer.contiguous().view(out.shape)
-        flat = out.new_zeros(out.size(0) * rows, out.size(2))
-        place = packing.rectangle.to(out.device)
+            return outer.contiguous().view(out_TBH.shape)
+        d_RH = out_TBH.new_zeros(out_TBH.size(0) * living, out_TBH.size(2))
+        place = packing.rectangle.to(out_TBH.device)
         if outer is not None:
-            flat.index_copy_(0, place, outer)
+            d_RH.index_copy_(0, place, outer)
         if final is not None:
-            flat.index_add_(0, place.index_select(0, _ends(packing, out)), final[:rows])
-        return flat.view(out.shape)
+            d_RH.index_add_(0, place.index_select(0, _ends(packing, out_TBH)), final[:living])
+        return d_RH.view(out_TBH.shape)
 
-    def _arguments(self, tensors: Tensors, x: Tensor, weight_ih: Tensor, rows: int) -> list[Tensor]:
+    def _arguments(self, tensors: Tensors, x_TBI: Tensor, weight_ih: Tensor, living: int) -> list[Tensor]:
         none = weight_ih.new_zeros(weight_ih.size(0))
         biases = [tensors.get("bias_ih", none), tensors.get("bias_hh", none)]
-        states = [tensors["h0"][:rows], tensors["c0"][:rows]]
-        return [part.contiguous() for part in (x, weight_ih, tensors["weight_hh"], *biases, *states)]
+        states = [tensors["h0"][:living], tensors["c0"][:living]]
+        return [part.contiguous() for part in (x_TBI, weight_ih, tensors["weight_hh"], *biases, *states)]
 
     def backward(
         self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
-        x, weight_ih, out = saved["x"], saved["weight_ih"], saved["out"]
-        steps, rows = x.shape[:2]
-        size, features = out.size(2), tensors["x"].size(1)
-        d_out = self._output_gradient(out, packing, grads)
-        d_c = torch.zeros_like(saved["cy"]) if grads[2] is None else grads[2][:rows].contiguous()
+        x_TBI, weight_ih, out_TBH = saved["x"], saved["weight_ih"], saved["out"]
+        steps, living = x_TBI.shape[:2]
+        size, features = out_TBH.size(2), tensors["x"].size(1)
+        d_out = self._output_gradient(out_TBH, packing, grads)
+        d_c = torch.zeros_like(saved["cy"]) if grads[2] is None else grads[2][:living].contiguous()
         d_h = torch.zeros_like(d_c)
-        arguments = self._arguments(tensors, x, weight_ih, rows)
+        arguments = self._arguments(tensors, x_TBI, weight_ih, living)
         has_bias = "bias_ih" in tensors
         gradients = torch.ops.aten.mkldnn_rnn_layer_backward.default(
-            *arguments, out, d_h, saved["cy"], d_out, d_h, d_c,
+            *arguments, out_TBH, d_h, saved["cy"], d_out, d_h, d_c,
             False, LSTM_MODE, size, 1, has_bias, True, False, [], False, saved["workspace"],
         )  # fmt: skip
         d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_h0, d_c0 = gradients
-        d_x = d_x.reshape(steps * rows, d_x.size(-1))
+        d_x = d_x.reshape(steps * living, d_x.size(-1))
         if not packing.is_rectangle:
             d_x, d_weight_ih = (
                 d_x.index_select(0, packing.rectangle.to(d_x.device))[:, :features],
@@ -92,8 +92,8 @@ class OneDNNKernel(Kernel):
         result = {"x": d_x, "weight_ih": d_weight_ih, "weight_hh": d_weight_hh}
         result |= {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh} if has_bias else {}
         for name, grad, passed in (("h0", d_h0, grads[1]), ("c0", d_c0, grads[2])):
-            rest = tensors[name].new_zeros(packing.batch_size - rows, size) if passed is None else passed[rows:]
-            result[name] = torch.cat([grad, rest]) if rows < packing.batch_size else grad
+            rest = tensors[name].new_zeros(packing.batch_size - living, size) if passed is None else passed[living:]
+            result[name] = torch.cat([grad, rest]) if living < packing.batch_size else grad
         return result
 
 
@@ -109,17 +109,17 @@ def _layout(tensors: Tensors, save: bool) -> list[Any]:
 
 def _rectangle(tensors: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
     """Input (T, b_0, I) and W_ih; with an extra feature each where sequences end early (see `OneDNNKernel`)."""
-    x, weight = tensors["x"], tensors["weight_ih"]
-    steps, rows, features = len(packing.batch_sizes), packing.batch_sizes[0], x.size(1)
+    x_NI, weight = tensors["x"], tensors["weight_ih"]
+    steps, living, features = len(packing.batch_sizes), packing.batch_sizes[0], x_NI.size(1)
     if packing.is_rectangle:
-        return x.reshape(steps, rows, features), weight
-    padded = x.new_zeros(steps * rows, features + 1)
-    padded[:, features] = 1
-    padded.index_copy_(0, packing.rectangle.to(x.device), torch.nn.functional.pad(x, (0, 1)))
+        return x_NI.reshape(steps, living, features), weight
+    x_RI = x_NI.new_zeros(steps * living, features + 1)
+    x_RI[:, features] = 1
+    x_RI.index_copy_(0, packing.rectangle.to(x_NI.device), torch.nn.functional.pad(x_NI, (0, 1)))
     gate = weight.size(0) // 4
     column = weight.new_zeros(weight.size(0), 1)
     column[:gate], column[gate : 2 * gate] = -SHUT, SHUT
-    return padded.view(steps, rows, features + 1), torch.cat([weight, column], 1)
+    return x_RI.view(steps, living, features + 1), torch.cat([weight, column], 1)
 
 
 @lru_cache(maxsize=1)
@@ -147,10 +147,10 @@ def uses_onednn(mode: str, rows: Tensor) -> bool:
 
 
 def _stretches(packing: Packing, hidden_size: int) -> int:
-    rows = packing.batch_sizes[0]
-    if packing.is_rectangle or rows < MIN_STRETCH_ROWS:
+    living = packing.batch_sizes[0]
+    if packing.is_rectangle or living < MIN_STRETCH_ROWS:
         return 1
-    return 3 if rows * hidden_size >= LARGE_STEP else 2
+    return 3 if living * hidden_size >= LARGE_STEP else 2
 
 
 def whole_network(network: Network, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
@@ -184,7 +184,7 @@ def whole_network(network: Network, mode: str, x: Tensor, states: State, packing
 
 
 def vendor_scan(
-    cell: Cell, mode: str, rows: Tensor, packing: Packing, state: State, prepared: Prepared
+    cell: Cell, mode: str, x_NI: Tensor, packing: Packing, state: State, prepared: Prepared
 ) -> tuple[Tensor, State]:
     """One plain cell in one direction on ATen's kernel; see `reference_scan` for what comes out.
 
@@ -192,17 +192,17 @@ def vendor_scan(
         mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
     """
     weights, kernel = prepared.weights, onednn_lstm()
-    if kernel is not None and uses_onednn(mode, rows) and "weight_hr" not in weights:
+    if kernel is not None and uses_onednn(mode, x_NI) and "weight_hr" not in weights:
         parts = packing.falling(STRETCH_FALL, _stretches(packing, state[-1].size(1)))
         # Not a slice each: the gradient of a slice is as large as the whole, and they would be added up.
-        pieces = rows.split_with_sizes([end - first for _, first, end in parts]) if len(parts) > 1 else [rows]
+        pieces = x_NI.split_with_sizes([end - first for _, first, end in parts]) if len(parts) > 1 else [x_NI]
         outputs = []
         for (part, _, _), piece in zip(parts, pieces, strict=True):
             output, state = kernel_scan(cell, kernel, piece, part, state, prepared)
             outputs.append(output)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
-    if cudnn_serves(mode, rows):
-        x = rows.view(packing.num_steps, packing.batch_size, -1) if packing.is_full else rows
+    if cudnn_serves(mode, x_NI):
+        x = x_NI.view(packing.num_steps, packing.batch_size, -1) if packing.is_full else x_NI
         states = tuple(part.unsqueeze(0) for part in state)
         output, ends = cudnn_network([cell], 1, mode, x, packing, states, [list(weights.values())])
         return (output.flatten(0, 1) if packing.is_full else output), tuple(part.squeeze(0) for part in ends)
@@ -212,11 +212,11 @@ def vendor_scan(
     run = getattr(torch._VF, mode.lower())
     hx: Any = begin if len(begin) > 1 else begin[0]
     if packing.is_rectangle:
-        x = rows.view(len(packing.batch_sizes), alive, -1)
-        output, *final = run(x, hx, flat, bias, 1, 0.0, cell.training, False, False)
+        x_TBI = x_NI.view(len(packing.batch_sizes), alive, -1)
+        output, *final = run(x_TBI, hx, flat, bias, 1, 0.0, cell.training, False, False)
         output = output.flatten(0, 1)
     else:
         sizes = torch.tensor(packing.batch_sizes, device="cpu")
-        output, *final = run(rows, sizes, hx, flat, bias, 1, 0.0, cell.training, False)
+        output, *final = run(x_NI, sizes, hx, flat, bias, 1, 0.0, cell.training, False)
     living = zip(final, state, strict=True)
     return output, tuple(torch.cat([part.squeeze(0), old[alive:]]) for part, old in living)

@@ -242,15 +242,15 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[N
     | GRU / RNN inference, full, (1,64,256,256) | 0.82 / 0.35 | 1.04 / 0.48 | vendor |
     | GRU / RNN inference, full, (4,64,256,256) | 2.6 / 1.0 | 2.1 / 0.9 | fused |
     """
-    rows, hidden_size = packing.first_rows, network.hidden_size
+    living, hidden_size = packing.first_rows, network.hidden_size
     if uses_onednn(mode, x):
-        if rows * hidden_size >= LARGE_STEP and not packing.is_rectangle:
+        if living * hidden_size >= LARGE_STEP and not packing.is_rectangle:
             return "fused", "LSTM with large steps on uneven lengths: no work is spent on padding"
         return "vendor", "oneDNN's LSTM"
     training = _trains(network, x)
     if packing.num_steps <= (FEW_STEPS_TRAINING if training else FEW_STEPS):
         return "vendor", "a few steps: ATen's loop has less overhead"
-    if not training and rows * hidden_size < SMALL_STEP:
+    if not training and living * hidden_size < SMALL_STEP:
         return "vendor", "inference with small steps: ATen's loop has less overhead"
     return "fused", "no vendor kernel on this device; hand-derived backward"
 

@@ -82,9 +82,9 @@ class NetworkCall(Call):
 
     def _living(self, states: State) -> list[Tensor | None]:
         """h and c (None where the cell has none) of the sequences that have a step."""
-        rows = self.packing.first_rows
-        whole = rows == self.packing.batch_size
-        parts: list[Tensor | None] = [(part if whole else part[:, :rows]).contiguous() for part in states]
+        count = self.packing.first_rows
+        whole = count == self.packing.batch_size
+        parts: list[Tensor | None] = [(part if whole else part[:, :count]).contiguous() for part in states]
         return [*parts, *[None] * (2 - len(parts))]
 
     def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -93,9 +93,9 @@ class NetworkCall(Call):
         buffer = joined(weights, self.counts[0], x, options)
         hx, cx = self._living(states)
         output, *finals, reserve, _ = _ops._cudnn_rnn(x, weights, self.counts[0], buffer, hx, cx, *options)
-        rows = self.packing.first_rows
+        living = self.packing.first_rows
         ends = [
-            torch.cat([part, old[:, rows:]], 1) if rows < self.packing.batch_size else part
+            torch.cat([part, old[:, living:]], 1) if living < self.packing.batch_size else part
             for part, old in zip(finals, states, strict=False)
         ]
         return [output, *ends], [output, reserve, buffer] if save else []
@@ -110,9 +110,9 @@ class NetworkCall(Call):
         x, states, weights = self._parts(tensors)
         output, reserve, buffer = saved
         hx, cx = self._living(states)
-        rows = self.packing.first_rows
+        count = self.packing.first_rows
         d_out, *d_finals = [None if grad is None else grad.contiguous() for grad in grads]
-        d_living = [None if grad is None else grad[:, :rows].contiguous() for grad in d_finals]
+        d_living = [None if grad is None else grad[:, :count].contiguous() for grad in d_finals]
         d_living += [None] * (2 - len(d_living))
         cut = 1 + self.num_states
         asked = [wanted[0], wanted[1], len(states) > 1 and wanted[2], any(wanted[cut:])]
@@ -123,9 +123,9 @@ class NetworkCall(Call):
         )  # fmt: skip
         results: list[Tensor | None] = [d_x]
         for old, living, whole in zip(states, (d_h, d_c), d_finals, strict=False):
-            rest = old[:, rows:].new_zeros(old[:, rows:].shape) if whole is None else whole[:, rows:]
+            rest = old[:, count:].new_zeros(old[:, count:].shape) if whole is None else whole[:, count:]
             results.append(
-                living if living is None or rows == self.packing.batch_size else torch.cat([living, rest], 1)
+                living if living is None or count == self.packing.batch_size else torch.cat([living, rest], 1)
             )
         results += d_weights if asked[3] else [None] * len(weights)
         return [value if want else None for value, want in zip(results, wanted, strict=True)]

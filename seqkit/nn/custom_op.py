@@ -104,13 +104,13 @@ def _gather(names: str, reverse: bool, lengths: Tensor | None, tensors: list[Ten
         packing = Packing.full(steps, batch)
     else:
         packing = Packing.from_lengths(check_lengths(lengths, batch, steps), steps, named[source].device)
-    rows = packing.pack(named[source])
-    named[source] = (packing.flip(rows) if reverse else rows).contiguous()
+    x_NI = packing.pack(named[source])
+    named[source] = (packing.flip(x_NI) if reverse else x_NI).contiguous()
     for name, value in named.items():
         if name in ("h0", "c0"):
             named[name] = packing.sort(value).contiguous()
         elif name.startswith("mask_") and name != "mask_recurrent":
-            named[name] = value[: rows.size(0)]  # drawn for T * B rows; any N of them are as random
+            named[name] = value[: x_NI.size(0)]  # drawn for T * B rows; any N of them are as random
     return named, packing
 
 
@@ -121,9 +121,9 @@ def _scan(
     states = [named[name] for name in ("h0", "c0") if name in named]
     if not packing.batch_sizes:
         return [_no_outputs(named, packing, output_size), *(packing.unsort(state).clone() for state in states)]
-    (outputs, *finals), _ = operator_kernel(_kernel(kernel), named["h0"]).forward(named, packing, False)
-    outputs = packing.flip(outputs) if reverse else outputs
-    return [packing.unpack(outputs).clone(), *(packing.unsort(final).clone() for final in finals)]
+    (out_NH, *finals), _ = operator_kernel(_kernel(kernel), named["h0"]).forward(named, packing, False)
+    out_NH = packing.flip(out_NH) if reverse else out_NH
+    return [packing.unpack(out_NH).clone(), *(packing.unsort(final).clone() for final in finals)]
 
 
 def _no_outputs(named: Tensors, packing: Packing, output_size: int) -> Tensor:
@@ -142,15 +142,15 @@ def _scan_backward(
 ) -> list[Tensor]:
     named, packing = _gather(names, reverse, lengths, tensors)
     wanted = needed.split(",")
-    d_out, *d_states = grads
+    d_TBH, *d_states = grads
     sorted_states = [packing.sort(grad).contiguous() for grad in d_states]
     result: Tensors = dict(zip(("h0", "c0"), sorted_states, strict=False))
     if packing.batch_sizes:
-        rows = packing.pack(d_out)
+        d_NH = packing.pack(d_TBH)
         form = operator_kernel(_kernel(kernel), named["h0"])
         _, saved = form.forward(named, packing, True)
-        rows = packing.flip(rows) if reverse else rows
-        result = form.backward(named, saved, packing, [rows, *sorted_states], frozenset(wanted))
+        d_NH = packing.flip(d_NH) if reverse else d_NH
+        result = form.backward(named, saved, packing, [d_NH, *sorted_states], frozenset(wanted))
     gradients = []
     for name, tensor in zip(names.split(","), tensors, strict=True):
         if name not in wanted:
@@ -249,7 +249,7 @@ def held(x: Tensor, dim: int, what: str) -> Tensor:
 
 
 def compiled_direction(
-    network: Network, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
+    network: Network, index: int, x_RI: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
     """One layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
     cell = network.cells[index]
@@ -257,20 +257,20 @@ def compiled_direction(
     assert operator is not None
     shape = (packing.num_steps, packing.batch_size)
     # A list of T sizes would bind the compiled graph to one T.
-    batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
-    prepared = prepare(cell, network.weights(index), rows, batch_sizes)
+    batch_sizes = [packing.batch_size, x_RI.size(0) - packing.batch_size]
+    prepared = prepare(cell, network.weights(index), x_RI, batch_sizes)
     tensors: Tensors = dict(prepared.weights)
     if operator.left_out is not None:
         tensors = {name: value for name, value in tensors.items() if name not in operator.left_out}
         if lengths is not None:
             # Outside the operator the projection sees the padding, and its gradient 0 times what lies there.
-            steps = torch.arange(packing.num_steps, device=rows.device).unsqueeze(1)
-            valid = (steps < send(lengths, rows.device)).view(-1, 1)
-            rows = torch.where(valid, rows, 0.0)
-        projected = cell.project(rows, prepared)
-        tensors["projected"] = projected.view(*shape, projected.size(-1))
+            steps = torch.arange(packing.num_steps, device=x_RI.device).unsqueeze(1)
+            valid = (steps < send(lengths, x_RI.device)).view(-1, 1)
+            x_RI = torch.where(valid, x_RI, 0.0)
+        projected_RP = cell.project(x_RI, prepared)
+        tensors["projected"] = projected_RP.view(*shape, projected_RP.size(-1))
     else:
-        tensors["x"] = rows.view(*shape, rows.size(-1))
+        tensors["x"] = x_RI.view(*shape, x_RI.size(-1))
     tensors.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
     for masks in (prepared.sequence_masks, prepared.step_masks):
         tensors.update({f"mask_{name}": mask for name, mask in masks.items()})

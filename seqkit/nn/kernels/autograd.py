@@ -145,15 +145,15 @@ def through_graph(
 
 
 def kernel_scan(
-    cell: Cell, kernel: Kernel, rows: Tensor, packing: Packing, state: State, prepared: Prepared
+    cell: Cell, kernel: Kernel, x_NI: Tensor, packing: Packing, state: State, prepared: Prepared
 ) -> tuple[Tensor, State]:
     """Run a cell on a kernel, on packed rows (N, F); see `reference_scan` for what comes out."""
     tensors: Tensors = dict(prepared.weights)
     if kernel.takes_projected:
         tensors = {name: value for name, value in tensors.items() if name not in kernel.projection_weights}
-        tensors["projected"] = cell.project(rows, prepared)
+        tensors["projected"] = cell.project(x_NI, prepared)
     else:
-        tensors["x"] = rows.contiguous()
+        tensors["x"] = x_NI.contiguous()
     # oneDNN misreads operands with gaps without a complaint.
     tensors |= {f"{name}0": part.contiguous() for name, part in zip(cell.state_names, state, strict=True)}
     for masks in (prepared.sequence_masks, prepared.step_masks):

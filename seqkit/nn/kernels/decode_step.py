@@ -22,16 +22,16 @@ class SingleStep:
     Args:
         cell: one that `serves` accepts.
         weights: its weights by name, as they are now.
-        rows: about how many rows a step has.
+        max_rows: about how many rows a step has.
     """
 
-    def __init__(self, cell: Cell, weights: Mapping[str, Tensor], rows: int) -> None:
+    def __init__(self, cell: Cell, weights: Mapping[str, Tensor], max_rows: int) -> None:
         factory = cell_steps(cell.kernel())
         assert factory is not None
         self.make, self.H = factory, weights["weight_hh"].size(1)
-        steps = factory(self.H, Packing.full(1, rows))
+        steps = factory(self.H, Packing.full(1, max_rows))
         both = torch.cat([steps.by_input(weights["weight_ih"]), steps.by_state(weights["weight_hh"])], 1)
-        self.forth = StepProduct(steps.scaled(both), rows)
+        self.forth = StepProduct(steps.scaled(both), max_rows)
         self.bias: Tensor | None = None
         if "bias_ih" in weights:
             self.bias = steps.scaled(steps.by_input(weights["bias_ih"]) + steps.by_state(weights["bias_hh"]))

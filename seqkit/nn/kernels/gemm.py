@@ -102,16 +102,16 @@ class StepProduct:
 
     Args:
         weight: (M, K), or a transposed view of such.
-        rows: the largest b.
+        max_rows: the largest b.
     """
 
-    def __init__(self, weight: Tensor, rows: int) -> None:
+    def __init__(self, weight: Tensor, max_rows: int) -> None:
         self.work = weight.numel()
         self.packed: Tensor | None = None
         self.transposed = weight.t()
-        if rows * self.work >= MIN_WORK and _fast(weight, weight):
+        if max_rows * self.work >= MIN_WORK and _fast(weight, weight):
             self.linear, self.plus, pack = onednn()  # type: ignore[misc]
-            self.packed = pack(weight, rows)
+            self.packed = pack(weight, max_rows)
         # ATen's GEMM is twice as fast on a contiguous operand as on a transposed view.
         elif not self.transposed.is_contiguous():
             self.transposed = self.transposed.contiguous()

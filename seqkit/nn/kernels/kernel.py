@@ -40,9 +40,9 @@ class Kernel:
         raise NotImplementedError
 
 
-def history(initial: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def history(initial: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """A buffer (B + N, size) that begins with the initial state, and its part for the steps, (N, size)."""
-    buffer = initial.new_empty(initial.size(0) + rows, initial.size(1))
+    buffer = initial.new_empty(initial.size(0) + count, initial.size(1))
     buffer[: initial.size(0)] = initial
     return buffer, buffer[initial.size(0) :]
 

@@ -11,30 +11,36 @@ from seqkit.nn.cell import Cell, Prepared, State
 
 
 def reference_scan(
-    cell: Cell, projected: Tensor, batch_sizes: Sequence[int], state: State, prepared: Prepared
+    cell: Cell, projected_NP: Tensor, batch_sizes: Sequence[int], state: State, prepared: Prepared
 ) -> tuple[Tensor, State]:
     """Run `cell.step` over packed rows.
 
     Args:
-        projected: (N, P), the output of `cell.project`.
+        projected_NP: the output of `cell.project`.
         batch_sizes: rows alive at each step, non-increasing; at least one step.
         state: each (B, size), B >= batch_sizes[0]; rows beyond batch_sizes[0] pass through.
 
     Returns:
         outputs (N, output_size) and the state after each sequence's last valid step, each (B, size).
     """
-    outputs, final, _ = traced_scan(cell, projected, batch_sizes, state, prepared, trace=False)
+    outputs, final, _ = traced_scan(cell, projected_NP, batch_sizes, state, prepared, trace=False)
     return outputs, final
 
 
 def traced_scan(
-    cell: Cell, projected: Tensor, batch_sizes: Sequence[int], state: State, prepared: Prepared, *, trace: bool = True
+    cell: Cell,
+    projected_NP: Tensor,
+    batch_sizes: Sequence[int],
+    state: State,
+    prepared: Prepared,
+    *,
+    trace: bool = True,
 ) -> tuple[Tensor, State, dict[str, Tensor]]:
     """`reference_scan` that also returns every named gate and state, each (N, size), if `trace`."""
     outputs: list[Tensor] = []
     finished: list[State] = []
     records: dict[str, list[Tensor]] = {}
-    steps = zip(batch_sizes, projected.split_with_sizes(list(batch_sizes)), prepared.split(batch_sizes), strict=True)
+    steps = zip(batch_sizes, projected_NP.split_with_sizes(list(batch_sizes)), prepared.split(batch_sizes), strict=True)
     for size, rows, at_step in steps:
         if size < state[0].size(0):
             finished.append(tuple(part[size:] for part in state))
