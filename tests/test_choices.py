@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -27,6 +28,7 @@ from seqkit.data.formats import read
 from seqkit.data.readers import SKIPS, Column
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.token_cache import Encoder as TextEncoder
+from seqkit.decoding import CONSTRAINTS, Constraint
 from seqkit.decoding.penalties import length_penalty
 from seqkit.errors import UserError
 from seqkit.models import BRIDGES, POOLINGS, Decoder, Embedding, Encoder, Poolings, Seq2Seq
@@ -47,6 +49,7 @@ from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.freezing import Freezing
+from seqkit.training.loggers import LOGGERS
 from seqkit.training.optim import OPTIMIZERS, make_optimizer
 from seqkit.training.schedules import SCHEDULES, schedule_factor
 from seqkit.training.trainer_state import State
@@ -295,6 +298,23 @@ SCORES = {
     "translation": ("loss", "perplexity", "bleu", "chrf"),
     "slots": ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy", "intent_accuracy"),
 }
+
+
+def constraint(name: str) -> object:
+    kind = CONSTRAINTS[name]
+    made = kind(*[2 for _ in signature(kind).parameters])  # type: ignore[call-arg]
+    limits = made.limits(torch.zeros(1), torch.full((1,), 99), torch.tensor([5]))
+    own = type(made).__call__ is not Constraint.__call__
+    return tuple(map(numbers, limits)), list(made.forbidden([], 1)), own
+
+
+def logger(name: str, folder: Path) -> object:
+    made = LOGGERS[name]()
+    made.start(folder, {})
+    made.end(None)
+    return sorted(path.name for path in folder.rglob("*.jsonl")), sorted(path.name for path in folder.rglob("events*"))
+
+
 EFFECTS: dict[str, Any] = {
     "optimizer.name": optimizer,
     "schedule.name": schedule,
@@ -311,6 +331,8 @@ EFFECTS: dict[str, Any] = {
     "on_bad_tags": on_bad_tags,
     "on_unknown_label": lambda name: REFUSES[name],
     "class_weights": class_weights,
+    "constraints": constraint,
+    "loggers": logger,
     "backend": backend,
     "task": lambda name: built_in(TASKS[name]),
     "cell": lambda name: type(Recurrent(name, 3, 4).cell_at(0)),
@@ -341,7 +363,7 @@ def test_every_name_has_an_effect_of_its_own_and_another_is_refused(
 ) -> None:
     effect = EFFECTS[key]
     effect = effect[names] if isinstance(effect, dict) else effect
-    own = (tmp_path,) if effect in (on_bad_line, file_format, on_bad_tags) else ()
+    own = (tmp_path,) if effect in (on_bad_line, file_format, on_bad_tags, logger) else ()
     asked = [name for name in names if key not in ("format", "split") or name != "auto"]  # one of the others
     found = [effect(name, *own) for name in asked]
     for number, one in enumerate(found):
@@ -411,7 +433,7 @@ def test_every_row_of_every_table_has_code(task: str, key: str) -> None:
     assert one.table
     for name in one.table:
         entry = one.entry(name)
-        assert callable(entry) if one.kind is Callable else issubclass(entry, one.kind)
+        assert issubclass(entry, one.kind) if isinstance(entry, type) and one.kind is not Callable else callable(entry)
         options_of(entry, one.supplied or ())  # every argument is supplied, or one that a file can give
 
 
@@ -427,6 +449,11 @@ def test_what_a_run_folder_names_never_runs(task: str, key: str, trust: bool, tm
     node = tree
     for part in path:
         node = node[part]
+        if isinstance(node, list):  # of sources
+            node.append({"path": "x", "format": "auto"})
+            node, key = node[0], key.replace(f"{part}.", f"{part}.0.")
+    if last in ("loggers", "constraints"):  # younger than these runs
+        node[last] = []
     assert last in node
     node[last] = ["evil:Thing"] if isinstance(node[last], list) else "evil:Thing"
     for name in ("run.json", "model.safetensors"):

@@ -143,7 +143,7 @@ class WithOptions:
             try:
                 made = options_of(one.entry(name), self.supplied, source)
             except PydanticCustomError:
-                return inner(value)  # which says where
+                return inner({"name": name})  # which says where
             if name in one.table:
                 value = _without_others(value, name, made, self.sections)
             own = made.model_fields.keys() - source.model_fields.keys()
