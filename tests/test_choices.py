@@ -4,10 +4,10 @@ in the place of a row never runs."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -28,7 +28,7 @@ from seqkit.data.formats import read
 from seqkit.data.readers import SKIPS, Column
 from seqkit.data.sources import SourceConfig, open_source
 from seqkit.data.token_cache import Encoder as TextEncoder
-from seqkit.decoding import CONSTRAINTS, Constraint
+from seqkit.decoding.constraints import CONSTRAINTS, Beam, length_limits
 from seqkit.decoding.penalties import length_penalty
 from seqkit.errors import UserError
 from seqkit.models import BRIDGES, POOLINGS, Decoder, Embedding, Encoder, Poolings, Seq2Seq
@@ -40,7 +40,6 @@ from seqkit.nn.kernels.kernel import SLOPES, apply_
 from seqkit.run.doctor import doctor
 from seqkit.tasks import TASKS, RunTask
 from seqkit.tasks.common import REFUSES
-from seqkit.tasks.language_model.task import LanguageModelTask
 from seqkit.tasks.lines import as_json
 from seqkit.tasks.sentiment.task import SentimentTask
 from seqkit.tasks.slots.data import number_tags
@@ -265,6 +264,14 @@ def decoder_option(option: str) -> Callable[[Any], object]:
     return effect
 
 
+def constraint(name: str) -> object:
+    entry = CONSTRAINTS[name]
+    made, source = entry(*[2] * len(inspect.signature(entry).parameters)), torch.tensor([9])
+    scores, past = torch.zeros(1, 1, 4), torch.tensor([[[2, 2]]])
+    made(scores, Beam(2, torch.tensor([0]), source, [], 3, lambda: past))
+    return [int(limit) for limit in length_limits(source, [made])], numbers(scores), list(made.forbidden([], 1))
+
+
 def bridge(name: Any) -> object:
     torch.manual_seed(3)
     encoder = Recurrent("gru", 3, 4, batch_first=True)
@@ -293,28 +300,11 @@ def tokenize(name: str) -> object:
 
 
 SCORES = {
-    "sentiment": SentimentTask.scores,
-    "language_model": LanguageModelTask.scores,
+    "sentiment": ("loss", "accuracy", "macro_f1"),
+    "language_model": ("loss", "perplexity", "bits_per_character"),
     "translation": ("loss", "perplexity", "bleu", "chrf"),
     "slots": ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy", "intent_accuracy"),
 }
-
-
-def constraint(name: str) -> object:
-    kind = CONSTRAINTS[name]
-    made = kind(*[2 for _ in signature(kind).parameters])  # type: ignore[call-arg]
-    limits = made.limits(torch.zeros(1), torch.full((1,), 99), torch.tensor([5]))
-    own = type(made).__call__ is not Constraint.__call__
-    return tuple(map(numbers, limits)), list(made.forbidden([], 1)), own
-
-
-def logger(name: str, folder: Path) -> object:
-    made = LOGGERS[name]()
-    made.start(folder, {})
-    made.end(None)
-    return sorted(path.name for path in folder.rglob("*.jsonl")), sorted(path.name for path in folder.rglob("events*"))
-
-
 EFFECTS: dict[str, Any] = {
     "optimizer.name": optimizer,
     "schedule.name": schedule,
@@ -331,8 +321,6 @@ EFFECTS: dict[str, Any] = {
     "on_bad_tags": on_bad_tags,
     "on_unknown_label": lambda name: REFUSES[name],
     "class_weights": class_weights,
-    "constraints": constraint,
-    "loggers": logger,
     "backend": backend,
     "task": lambda name: built_in(TASKS[name]),
     "cell": lambda name: type(Recurrent(name, 3, 4).cell_at(0)),
@@ -340,6 +328,8 @@ EFFECTS: dict[str, Any] = {
     "output": {("linear", "deep"): decoder_option("output"), ("crf", "softmax"): tagging},
     "tie": decoder_option("tie"),
     "bridge": bridge,
+    "constraints": constraint,
+    "loggers": lambda name: LOGGERS[name],
     "pooling": pooling,
     "intent_pooling": pooling,
     "length_penalty_kind": lambda name: length_penalty(7, 0.5, name),
@@ -363,7 +353,7 @@ def test_every_name_has_an_effect_of_its_own_and_another_is_refused(
 ) -> None:
     effect = EFFECTS[key]
     effect = effect[names] if isinstance(effect, dict) else effect
-    own = (tmp_path,) if effect in (on_bad_line, file_format, on_bad_tags, logger) else ()
+    own = (tmp_path,) if effect in (on_bad_line, file_format, on_bad_tags) else ()
     asked = [name for name in names if key not in ("format", "split") or name != "auto"]  # one of the others
     found = [effect(name, *own) for name in asked]
     for number, one in enumerate(found):
@@ -433,7 +423,8 @@ def test_every_row_of_every_table_has_code(task: str, key: str) -> None:
     assert one.table
     for name in one.table:
         entry = one.entry(name)
-        assert issubclass(entry, one.kind) if isinstance(entry, type) and one.kind is not Callable else callable(entry)
+        assert callable(entry)
+        assert not isinstance(entry, type) or one.kind is Callable or issubclass(entry, one.kind)
         options_of(entry, one.supplied or ())  # every argument is supplied, or one that a file can give
 
 
@@ -450,12 +441,9 @@ def test_what_a_run_folder_names_never_runs(task: str, key: str, trust: bool, tm
     for part in path:
         node = node[part]
         if isinstance(node, list):  # of sources
-            node.append({"path": "x", "format": "auto"})
-            node, key = node[0], key.replace(f"{part}.", f"{part}.0.")
-    if last in ("loggers", "constraints"):  # younger than these runs
-        node[last] = []
-    assert last in node
-    node[last] = ["evil:Thing"] if isinstance(node[last], list) else "evil:Thing"
+            node.append({"path": "x.tsv"})
+            node = node[-1]
+    node[last] = "evil:Thing" if isinstance(node.get(last, []), str) or last == "format" else ["evil:Thing"]
     for name in ("run.json", "model.safetensors"):
         shutil.copy(origin / name, tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
@@ -467,12 +455,13 @@ def test_what_a_run_folder_names_never_runs(task: str, key: str, trust: bool, tm
     line = next(
         n for n, text in enumerate((tmp_path / "config.yaml").read_text().splitlines(), 1) if "evil:Thing" in text
     )
+    where = r"(\.0)?\.".join(key.split("."))
     wanted = "cannot import 'evil:Thing'" if trust else "a run folder names 'evil:Thing' here"
     for open_ in (
         lambda: run.load(tmp_path, trust=trust),
         lambda: run.read_config(tmp_path / "config.yaml", trust=trust),
     ):
-        with pytest.raises(UserError if trust else Untrusted, match=rf"yaml:{line}: {key}(\.0)?: {wanted}"):
+        with pytest.raises(UserError if trust else Untrusted, match=rf"yaml:{line}: {where}(\.0)?: {wanted}"):
             open_()
     assert doctor(tmp_path).checks[1].seen is False
     assert not (tmp_path / "was-run").exists()
