@@ -268,8 +268,8 @@ def constraint(name: str) -> object:
     entry = CONSTRAINTS[name]
     made, source = entry(*[2] * len(inspect.signature(entry).parameters)), torch.tensor([9])
     scores, past = torch.zeros(1, 1, 4), torch.tensor([[[2, 2]]])
-    made(scores, Beam(2, torch.tensor([0]), source, [], 3, 1, lambda: past))
-    return [int(limit) for limit in length_limits(source, [made])], numbers(scores)
+    made(scores, Beam(2, torch.tensor([0]), source, [], 3, lambda: past))
+    return [int(limit) for limit in length_limits(source, [made])], numbers(scores), list(made.forbidden([], 1))
 
 
 def bridge(name: Any) -> object:

@@ -46,7 +46,7 @@ class InverseRoot(Schedule):
 import torch
 
 class Signs(torch.optim.Optimizer):
-    def __init__(self, params, lr=1e-3, *, betas: tuple[float, float] = (0.5, 0.9), weight_decay=0.0):
+    def __init__(self, params, *, lr=1e-3, betas: tuple[float, float] = (0.5, 0.9), weight_decay=0.0):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()

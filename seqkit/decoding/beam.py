@@ -34,7 +34,6 @@ class Rules:
     top_p: float
     banned: Tensor  # ids that are never chosen, <eos> among them: it is looked at by itself
     eos_id: int
-    unk_id: int
     keep_attention: bool
     highest: int  # of all ids that are banned or in a prefix
     free_from: int  # the step from which no sentence is too short to end
@@ -108,35 +107,30 @@ class Loop:
         if rules.coverage_penalty:
             assert attention is not None
             self._covered = attention if front.coverage is None else front.coverage + attention
-        end = log_probs[:, :, rules.eos_id].clone()
+        column = log_probs[:, :, rules.eos_id]
+        end = column.clone()
         wanted = front.prefix[:, time] if front.prefix is not None and time < front.prefix.size(1) else None
         if wanted is not None:
             at = wanted.clamp(min=0).view(-1, 1, 1).expand(-1, log_probs.size(1), 1)
             values = log_probs.gather(2, at).squeeze(2)
         log_probs.index_fill_(2, rules.banned, -torch.inf)
-        last = self._constrain(time, log_probs, end) if rules.constraints or time < rules.free_from else end
+        last = end
+        if rules.constraints:
+            column.copy_(end)
+            beam = Beam(time, front.rows, front.lengths, rules.words, rules.eos_id, lambda: self._past(time))
+            for constraint in rules.constraints:
+                constraint(log_probs, beam)
+            last = column.clone()
+            column.fill_(-torch.inf)
+        if time < rules.free_from:
+            last = last.masked_fill((time < front.shortest).unsqueeze(1), -torch.inf)
+        if last is not end and not (self._asks and torch.equal(last, end)):
+            # Where nothing else is allowed, <eos> is, however short.
+            last = torch.where(log_probs.amax(2) == -torch.inf, end, last)
         if wanted is not None:
             force(log_probs, wanted, values)
             last.masked_fill_((wanted >= 0).unsqueeze(1), -torch.inf)
         return log_probs, last
-
-    def _constrain(self, time: int, log_probs: Tensor, end: Tensor) -> Tensor:
-        """Forbid tokens in log_probs (b, J, V), in place; log-probabilities (b, J) of <eos>, which are `end` before."""
-        front, rules, last = self._front, self._rules, end
-        if rules.constraints:
-            known = (front.rows, front.lengths, rules.words, rules.eos_id, rules.unk_id)
-            beam = Beam(time, *known, lambda: self._past(time))
-            log_probs[:, :, rules.eos_id] = end
-            for constraint in rules.constraints:
-                constraint(log_probs, beam)
-            last = log_probs[:, :, rules.eos_id].clone()
-            log_probs[:, :, rules.eos_id] = -torch.inf
-        if time < rules.free_from:
-            last = last.masked_fill((time < front.shortest).unsqueeze(1), -torch.inf)
-        if not self._asks or bool((last == -torch.inf).any()):
-            # Where nothing else is allowed, <eos> is, however short.
-            last = torch.where(log_probs.amax(2) == -torch.inf, end, last)
-        return last
 
     def _past(self, time: int) -> Tensor:
         """The tokens (b, J, time) of all hypotheses, which are kept from the first call on."""

@@ -16,7 +16,7 @@ UNLIMITED = torch.iinfo(torch.int64).max
 """The most tokens of a sentence that has no limit."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Beam:
     """The hypotheses whose next tokens are about to be chosen: b sentences still at work, K hypotheses each.
 
@@ -26,7 +26,6 @@ class Beam:
         source_lengths: (b,) int64.
         words: the vocabulary in the order of its ids; empty where the caller of the search gave none.
         eos_id: ends a hypothesis.
-        unk_id: the unknown word.
     """
 
     time: int
@@ -34,7 +33,6 @@ class Beam:
     source_lengths: Tensor
     words: Sequence[str]
     eos_id: int
-    unk_id: int
     past: Callable[[], Tensor]
 
     @property
@@ -46,8 +44,17 @@ class Beam:
 class Constraint:
     """A rule for all hypotheses, in greedy decoding, beam search and sampling.
 
-    Derive from it and override one of the two methods, or both. One object serves many batches.
+    Derive from it and override one of its three methods, or more. One object serves many batches.
     """
+
+    def forbidden(self, words: Sequence[str], unk_id: int) -> Iterable[int]:
+        """Return ids that are never chosen; called once a batch, so that they cost nothing at a step.
+
+        Args:
+            words: the vocabulary in the order of its ids; empty where the caller of the search gave none.
+            unk_id: the unknown word.
+        """
+        return ()
 
     def limits(self, fewest: Tensor, most: Tensor, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Narrow the limits on the number of tokens, <eos> not counted; called once a batch.
@@ -147,8 +154,8 @@ class NoRepeatNgram(Constraint):
 class NoUnknown(Constraint):
     """The unknown word is never chosen."""
 
-    def __call__(self, log_probs: Tensor, beam: Beam) -> None:
-        log_probs[:, :, beam.unk_id] = -torch.inf
+    def forbidden(self, words: Sequence[str], unk_id: int) -> Iterable[int]:
+        return (unk_id,)
 
 
 CONSTRAINTS: dict[str, type[Constraint]] = {

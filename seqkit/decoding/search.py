@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -168,7 +168,8 @@ class Search:
         batch = len(source_lengths)
         if batch == 0:
             return []
-        if eos_id in forbidden:
+        banned = {*forbidden, *(token for one in self.constraints for token in one.forbidden(words, unk_id))}
+        if eos_id in banned:
             raise ValueError(f"forbidden: must leave eos_id {eos_id}, or nothing ends")
         _check_rows(state, memory, batch)
         device = next(leaves((state, memory)), source_lengths).device
@@ -177,8 +178,7 @@ class Search:
         lengths = source_lengths.cpu()  # limits are computed there, and nothing asks the device for them again
         limits = self.limits(lengths)
         front = self._front(state, memory, lengths, limits, device, bos_id, prefix, eos_id)
-        special = {"eos_id": eos_id, "unk_id": unk_id}
-        rules = self._rules({*forbidden, eos_id}, limits, prefix, special, words, device, keep_attention)
+        rules = self._rules({*banned, eos_id}, limits, prefix, eos_id, words, device, keep_attention)
         loop = Loop(step, front, rules, draws)
         loop.run()
         return gather(loop.history, loop.complete, loop.cut, self.n_best, lengths.tolist())
@@ -188,7 +188,7 @@ class Search:
         banned: set[int],
         limits: tuple[Tensor, Tensor],
         prefix: Sequence[Sequence[int]] | None,
-        special: Mapping[str, int],
+        eos_id: int,
         words: Sequence[str],
         device: torch.device,
         keep_attention: bool,
@@ -196,7 +196,6 @@ class Search:
         """How the loop chooses: never the ids in `banned`."""
         shortest, longest = limits
         constraints = [one for one in self.constraints if type(one).__call__ is not Constraint.__call__]
-        named = [*banned, *(token for tokens in prefix or () for token in tokens)]
         return Rules(
             width=self.n_best if self.sample else self.beam_size,
             n_best=self.n_best,
@@ -209,9 +208,9 @@ class Search:
             top_k=self.top_k,
             top_p=self.top_p,
             banned=torch.tensor(sorted(banned), device=device),
-            **special,
+            eos_id=eos_id,
             keep_attention=keep_attention,
-            highest=max([*named, special["unk_id"]] if constraints else named),
+            highest=max([*banned, *(token for tokens in prefix or () for token in tokens)]),
             free_from=int(shortest.max()),
             first_limit=int(longest.min()),
         )

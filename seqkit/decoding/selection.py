@@ -37,7 +37,7 @@ def best_continuations(log_probs: Tensor, sums: Tensor, width: int) -> tuple[Ten
         tokens = at - parents * size
     else:
         whole = size // _CHUNK
-        maxima = log_probs[:, :, : whole * _CHUNK].view(batch, -1, whole, _CHUNK).amax(3)
+        maxima = log_probs[:, :, : whole * _CHUNK].view(batch, sums.size(1), whole, _CHUNK).amax(3)
         if whole < chunks:
             maxima = torch.cat([maxima, log_probs[:, :, whole * _CHUNK :].amax(2, keepdim=True)], dim=2)
         chosen = (maxima + sums.unsqueeze(2)).flatten(1).topk(width, dim=1, sorted=False).indices  # (B, K) of J * C

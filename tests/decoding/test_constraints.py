@@ -28,6 +28,13 @@ class NoDigits(Constraint):
         log_probs[:, :, digits] = -torch.inf
 
 
+class NoSevens(Constraint):
+    """Forbids once a batch."""
+
+    def forbidden(self, words, unk_id):
+        return [words.index("7")]
+
+
 class NoRepeat(Constraint):
     """Of the tokens that it looks at, from some step on, none comes again; checks that they are those of the search."""
 
@@ -80,6 +87,10 @@ def test_words_that_a_constraint_forbids_are_as_forbidden_ids(plain, how) -> Non
     words = ["<pad>", "<unk>", "<bos>", "<eos>", "12", "a", "7"]
     found = search(model, [NoDigits()], options=how, words=words)
     assert found == search(model, [], options=how, forbidden=(0, 2, 4, 6))
+    once = search(model, [NoSevens()], options=how, words=words)
+    assert once == search(model, [], options=how, forbidden=(0, 2, 6)) != found
+    with pytest.raises(ValueError, match="forbidden: must leave eos_id 3"):
+        search(model, [NoSevens()], options=how, words=[*words[:3], "7"])
     assert found != search(model, [], options=how)
 
 
