@@ -90,9 +90,13 @@ def test_links_lead_somewhere(name: str) -> None:
             assert place in map(anchor, headings), link
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_files_that_a_page_names_exist(name: str) -> None:
-    named = re.findall(r"\b(?:configs|scripts|tests|seqkit)/[\w/.-]*\w", ALL[name].read_text("utf-8"))
+CONFIGS = {str(path.relative_to(ROOT)): path for path in sorted((ROOT / "configs").rglob("*.yaml"))}
+
+
+@pytest.mark.parametrize("name", [*ALL, *CONFIGS])
+def test_files_that_a_page_or_a_configuration_names_exist(name: str) -> None:
+    text = {**ALL, **CONFIGS}[name].read_text("utf-8")
+    named = re.findall(r"\b(?:configs|scripts|tests|seqkit)/[\w/.-]*\w", text)
     missing = [path for path in named if not (ROOT / path).exists()]
     assert not missing
 
