@@ -39,10 +39,11 @@ from seqkit.tasks.common import (
 )
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
-from seqkit.tasks.lines import as_json, command_on, one_line
+from seqkit.tasks.lines import as_json, command_on
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.text import Tokenizer, take_texts
+from seqkit.text.joining import one_line
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
