@@ -15,7 +15,7 @@ from seqkit.config import Named, OneOf, Section, arguments, from_signature, reso
 from seqkit.console import say
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.formats import detect, reader
-from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
+from seqkit.data.source import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.tokenizer_cache import Texts, column_texts, train_tokenizer
 from seqkit.decoding import NoFiniteScoreError
 from seqkit.errors import Option, Part, UserError

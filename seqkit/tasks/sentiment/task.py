@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.skipped import counted_line
-from seqkit.data.sources import Source, open_source
+from seqkit.data.source import Source
+from seqkit.data.sources import open_source
 from seqkit.data.token_cache import encode_column
 from seqkit.distributed import spread
 from seqkit.errors import UserError, listed, shown
