@@ -135,6 +135,22 @@ def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
     return {frozenset(one for one in reached[name] if name in reached[one]) for name in graph if name in reached[name]}
 
 
+def borrowed(path: Path) -> set[str]:
+    """The names that a file has from other files of seqkit."""
+    found = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in found for alias in node.names if "seqkit" in (node.module or "")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_name_is_imported_from_where_it_is_defined(path: Path) -> None:
+    """Or from the `__init__` of a package, which lists what is public."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        source = MODULES.get(node.module or "") if isinstance(node, ast.ImportFrom) else None
+        if source is not None and source.name != "__init__.py":
+            others = {alias.name for alias in node.names} & borrowed(source)  # type: ignore[attr-defined]
+            assert not others, f"{node.module} has {others} from elsewhere"  # type: ignore[attr-defined]
+
+
 def test_circles_are_found() -> None:
     graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
     assert circles(graph) == {frozenset("abc"), frozenset("de")}

@@ -26,7 +26,8 @@ from seqkit.config.registry import options_of
 from seqkit.data.batching import BatchingConfig, plan_batches
 from seqkit.data.formats import read
 from seqkit.data.readers import SKIPS, Column
-from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.data.token_cache import Encoder as TextEncoder
 from seqkit.decoding.constraints import CONSTRAINTS, Beam, length_limits
 from seqkit.decoding.penalties import length_penalty
@@ -46,11 +47,10 @@ from seqkit.tasks.slots.data import number_tags
 from seqkit.tasks.translation.metrics import make_bleu
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import Task, TrainingConfig
-from seqkit.training.config import OptimizerConfig, ScheduleConfig
 from seqkit.training.freezing import Freezing
 from seqkit.training.loggers import LOGGERS
-from seqkit.training.optim import OPTIMIZERS, make_optimizer
-from seqkit.training.schedules import SCHEDULES, schedule_factor
+from seqkit.training.optim import OPTIMIZERS, OptimizerConfig, make_optimizer
+from seqkit.training.schedules import SCHEDULES, ScheduleConfig, schedule_factor
 from seqkit.training.trainer_state import State
 from seqkit.training.transfer import Given, Rows, transfer_weights
 from seqkit.training.update import PRECISIONS, Updater

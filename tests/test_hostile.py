@@ -27,7 +27,8 @@ from seqkit.cli.app import _groups
 from seqkit.config import read as read_yaml
 from seqkit.data.formats import read
 from seqkit.data.readers import BadRow, Column
-from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.decoding import Search
 from seqkit.errors import UserError
 from seqkit.files import LONGEST_LINE

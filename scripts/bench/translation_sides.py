@@ -109,7 +109,6 @@ def our_step(model: Any, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, 
 
 def our_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     """Adam 1e-3 as a configuration would have it."""
-    from seqkit.training.config import OptimizerConfig
-    from seqkit.training.optim import make_optimizer
+    from seqkit.training.optim import OptimizerConfig, make_optimizer
 
     return make_optimizer(model, OptimizerConfig(name="adam", lr=1e-3, weight_decay=0.0))

@@ -19,7 +19,8 @@ from fuzz.parts import RUNS, WORDS, Target, Tree, make_run
 
 from seqkit import run
 from seqkit.cli.app import _groups
-from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.errors import UserError
 from seqkit.run.config_files import open_run
 from seqkit.run.doctor import _checks

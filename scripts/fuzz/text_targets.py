@@ -20,7 +20,8 @@ from seqkit import config, run
 from seqkit.data.formats import READERS, read
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.readers import BadRow, Column
-from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.data.tagged import open_tagged
 from seqkit.errors import UserError
 from seqkit.text import TextConfig, Tokenizer

@@ -25,21 +25,6 @@ from seqkit.data.textform import text_encoding
 from seqkit.errors import UserError, nearest
 from seqkit.files import write_text
 
-__all__ = [
-    "BUILTIN",
-    "HUB",
-    "LINE",
-    "TORCHTEXT",
-    "Source",
-    "SourceConfig",
-    "arrow_batches",
-    "arrow_schema",
-    "check_file",
-    "make_job",
-    "open_job",
-    "open_source",
-]
-
 _BUILTIN_ROWS = {"train": 8000, "dev": 1000, "test": 1000}
 _BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -14,8 +15,9 @@ from seqkit.config import Named, OneOf, Section, arguments, from_signature, reso
 from seqkit.console import say
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.formats import detect, reader
-from seqkit.data.sources import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
+from seqkit.data.source import BUILTIN, HUB, TORCHTEXT, Source, SourceConfig
 from seqkit.data.tokenizer_cache import Texts, column_texts, train_tokenizer
+from seqkit.decoding import NoFiniteScoreError
 from seqkit.errors import Option, Part, UserError
 from seqkit.models import POOLINGS, Embedding, Encoder, Pooling
 from seqkit.nn import CELLS, Cell, Recurrent
@@ -361,3 +363,16 @@ def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load
     table = make_embedding(embedding, tokenizer)
     lines = fill_vectors(table, embedding, tokenizer) if load else []
     return Encoder(table, make_recurrent(encoder, table.size)), lines
+
+
+@contextmanager
+def scores_expected() -> Iterator[None]:
+    """Around a search: a model that gives no finite score is the mistake of its training.
+
+    Raises:
+        UserError: it gives none.
+    """
+    try:
+        yield
+    except NoFiniteScoreError:
+        raise UserError("this model gives a text no finite score: its training diverged; train it again") from None

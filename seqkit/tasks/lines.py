@@ -7,18 +7,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqkit.text.joining import one_line
+
 _LONGEST_EXAMPLE = 120  # characters
 _SHOWN, _WIDEST = 40, 40  # lines of a table, and characters of a name in it
-
-
-def one_line(text: str) -> str:
-    """The text with a space for each line end inside it (all that `str.splitlines` knows), and none at its end."""
-    return " ".join(text.splitlines())
-
-
-def has_line_end(text: str) -> bool:
-    """Whether a line ends in the text, or at its end."""
-    return text.splitlines() not in ([], [text])
 
 
 def command_on(text: str, folder: Path, command: str = "predict", options: str = "") -> str:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from seqkit.data import csvfile
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.skipped import Skipped, good_rows
-from seqkit.data.sources import Source, SourceConfig, make_job, open_source
+from seqkit.data.source import Source, SourceConfig
+from seqkit.data.sources import make_job, open_source
 from seqkit.errors import UserError
 
 FIELDS: dict[str, type] = {"text": str, "label": str}

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from seqkit import __version__
 from seqkit.data import token_cache, tokenizer_cache
 from seqkit.data.batching import Ragged
-from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.data.token_cache import Encoder, column_arrays, encode_column
 from seqkit.data.tokenizer_cache import column_texts, train_tokenizer
 from seqkit.errors import UserError

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from seqkit.data import hub
 from seqkit.data.pairs import PairConfig, open_pairs
-from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.data.tagged import has_intents, open_tagged
 from seqkit.errors import UserError
 

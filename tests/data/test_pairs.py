@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from seqkit.data import readers
 from seqkit.data.pairs import PairConfig, open_pairs
-from seqkit.data.sources import Source
+from seqkit.data.source import Source
 from seqkit.errors import UserError
 
 PAIRS = [("ein Hund läuft", "a dog runs"), ("你好", "hello"), (' "drei"\tvier ', "three\u2028four")]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from seqkit.data import readers
 from seqkit.data.formats import detect, read
-from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.data.source import Source, SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.errors import UserError
 
 TSV = "text\tlabel\na good film\tpos\nein Mädchen, 你好\tneg\n"

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from seqkit.data import readers, sources
-from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.data.source import Source, SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.errors import UserError
 
 FIELDS: dict[str, type] = {"text": str, "label": str}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from seqkit.data.sources import Source, SourceConfig
+from seqkit.data.source import Source, SourceConfig
 from seqkit.data.tagged import has_intents, open_tagged
 from seqkit.errors import UserError
 

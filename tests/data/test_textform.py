@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from seqkit.config import from_mapping
 from seqkit.data.pairs import PairConfig, open_pairs
-from seqkit.data.sources import Source, SourceConfig, open_source
+from seqkit.data.source import Source, SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.data.textform import text_encoding
 from seqkit.errors import UserError
 from seqkit.tasks.common import SplitData, beside

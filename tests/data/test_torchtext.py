@@ -15,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from seqkit.data.pairs import PairConfig, open_pairs
-from seqkit.data.sources import SourceConfig, open_source
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import open_source
 from seqkit.data.tagged import open_tagged
 from seqkit.data.torchtext import COLUMNS, Tuples
 from seqkit.errors import UserError

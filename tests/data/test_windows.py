@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from seqkit.data.batching import BatchingConfig, Plan, Spare, plan_batches
 from seqkit.data.pairs import PairConfig, pairs_job
-from seqkit.data.sources import SourceConfig, make_job
+from seqkit.data.source import SourceConfig
+from seqkit.data.sources import make_job
 from seqkit.data.streaming import Sizes, Stream, WindowBatches
 from seqkit.errors import UserError
 

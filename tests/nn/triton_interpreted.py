@@ -21,7 +21,7 @@ from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.reference import reference_scan
 from seqkit.nn.kernels.triton import launch
 from seqkit.nn.kernels.triton.counterparts import triton_kernel
-from seqkit.nn.kernels.triton.launch import Tile
+from seqkit.nn.kernels.triton.tiles import Tile
 
 _patch = interpreter._patch_lang_tensor
 

@@ -21,10 +21,11 @@ from seqkit.data.builtin import rows
 from seqkit.errors import UserError
 from seqkit.files import to_json
 from seqkit.tasks.language_model.predictions import Continuation, LineScore, format_line
-from seqkit.tasks.lines import command_on, has_line_end, one_line
+from seqkit.tasks.lines import command_on
 from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
-from seqkit.tasks.translation.predictions import Translation, format_translation, join_tokens
+from seqkit.tasks.translation.predictions import Translation, format_translation
 from seqkit.text import TextConfig, Tokenizer
+from seqkit.text.joining import has_line_end, join_tokens, one_line
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "2026-11"
 ENDS = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]

@@ -215,7 +215,7 @@ def test_every_kind_of_token_on_either_side(data: dict[str, Any], tmp_path: Path
     source, target = corpus(1, 3)[0]
     assert task.source.decode(task.source.encode([source])[0]) == source
     ids = task.target.encode([target])[0]
-    from seqkit.tasks.translation.predictions import join_tokens
+    from seqkit.text.joining import join_tokens
 
     assert join_tokens([task.target.vocabulary[index] for index in ids], task.target) == target
     assert (task.source.fingerprint == task.target.fingerprint) == bool(text.get("joint"))

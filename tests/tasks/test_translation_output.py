@@ -17,8 +17,9 @@ from seqkit.decoding import Hypothesis, Search
 from seqkit.errors import UserError
 from seqkit.tasks.translation.decoding import Translator
 from seqkit.tasks.translation.metrics import CorpusScores, compare_outputs
-from seqkit.tasks.translation.predictions import Translation, format_translation, join_tokens, plot_attention
+from seqkit.tasks.translation.predictions import Translation, format_translation, plot_attention
 from seqkit.text import TextConfig, Tokenizer
+from seqkit.text.joining import join_tokens
 
 SENTENCES = [
     "A man (in a T-shirt) isn't here, is he?",

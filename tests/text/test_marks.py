@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from seqkit.data.token_cache import Encoder
 from seqkit.errors import UserError
-from seqkit.tasks.translation.predictions import join_tokens
 from seqkit.text import TextConfig, Tokenizer, load_vectors, train_tokenizer
+from seqkit.text.joining import join_tokens
 from seqkit.text.marks import MARK, join, spaced
 
 # Unicode's White_Space; Python's \s counts four control characters more.

@@ -12,9 +12,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, LRSc
 
 from seqkit.errors import UserError
 from seqkit.training.averaging import MovingAverage
-from seqkit.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from seqkit.training.optim import clip, make_optimizer, set_rate
-from seqkit.training.schedules import schedule_factor
+from seqkit.training.config import TrainingConfig
+from seqkit.training.optim import OptimizerConfig, clip, make_optimizer, set_rate
+from seqkit.training.schedules import ScheduleConfig, schedule_factor
 
 
 def rates(scheduler: LRScheduler, steps: int) -> list[float]:

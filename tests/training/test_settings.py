@@ -12,8 +12,7 @@ import torch
 from seqkit.config import from_mapping
 from seqkit.errors import UserError
 from seqkit.training import TrainingConfig
-from seqkit.training.config import ScheduleConfig
-from seqkit.training.schedules import schedule_factor
+from seqkit.training.schedules import ScheduleConfig, schedule_factor
 
 # Key, the least and the greatest value it takes (None: no bound), and those just beyond.
 BOUNDS: list[tuple[str, Any, Any, list[Any]]] = [

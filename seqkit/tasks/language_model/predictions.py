@@ -19,10 +19,10 @@ from seqkit.models import LanguageModel
 from seqkit.models.encoder import valid_rows
 from seqkit.nn import padding_mask
 from seqkit.nn.sending import send
-from seqkit.tasks.common import cut
-from seqkit.tasks.lines import as_json, one_line
-from seqkit.tasks.translation.predictions import join_tokens, scores_expected
+from seqkit.tasks.common import cut, scores_expected
+from seqkit.tasks.lines import as_json
 from seqkit.text import Tokenizer
+from seqkit.text.joining import join_tokens, one_line
 
 # Tokens in a line. A longer one is no line but a broken file, and would take gigabytes for its states.
 _LONGEST = 50_000

@@ -18,7 +18,8 @@ from seqkit.config import Section, with_defaults
 from seqkit.data.batching import Batches, Ragged, split_rows
 from seqkit.data.bptt import TokenStream, plan_windows
 from seqkit.data.skipped import counted_line
-from seqkit.data.sources import Source, open_source
+from seqkit.data.source import Source
+from seqkit.data.sources import open_source
 from seqkit.data.token_cache import encode_column
 from seqkit.data.tokenizer_cache import column_texts
 from seqkit.distributed import on_first

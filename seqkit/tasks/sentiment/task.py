@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.skipped import counted_line
-from seqkit.data.sources import Source, open_source
+from seqkit.data.source import Source
+from seqkit.data.sources import open_source
 from seqkit.data.token_cache import encode_column
 from seqkit.distributed import spread
 from seqkit.errors import UserError, listed, shown
@@ -39,10 +40,11 @@ from seqkit.tasks.common import (
 )
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
-from seqkit.tasks.lines import as_json, command_on, one_line
+from seqkit.tasks.lines import as_json, command_on
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.text import Tokenizer, take_texts
+from seqkit.text.joining import one_line
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows

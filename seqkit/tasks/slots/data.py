@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seqkit.data.batching import Ragged, pad
 from seqkit.data.labels import Labels, label_form, number_column, refuse_unknown
-from seqkit.data.sources import Source
+from seqkit.data.source import Source
 from seqkit.errors import UserError, listed, shown
 from seqkit.models import Spelling
 from seqkit.text import Tokenizer

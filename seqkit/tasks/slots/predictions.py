@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from seqkit.files import to_json
-from seqkit.tasks.lines import as_json, one_line
+from seqkit.tasks.lines import as_json
 from seqkit.tasks.slots.metrics import spans
+from seqkit.text.joining import one_line
 
 
 @dataclass(frozen=True)

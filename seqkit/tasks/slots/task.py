@@ -20,7 +20,7 @@ from seqkit.console import say
 from seqkit.data.batching import Batches, BatchingConfig, plan_batches
 from seqkit.data.labels import label_column
 from seqkit.data.skipped import counted_line
-from seqkit.data.sources import Source
+from seqkit.data.source import Source
 from seqkit.data.tagged import open_tagged
 from seqkit.distributed import spread
 from seqkit.errors import UserError, shown

@@ -14,7 +14,7 @@ from torch import Tensor
 from seqkit.data.batching import BatchingConfig, Planner, Ragged, lay_out
 from seqkit.data.pairs import PairConfig, open_pairs
 from seqkit.data.skipped import counted_line
-from seqkit.data.sources import Source
+from seqkit.data.source import Source
 from seqkit.data.token_cache import encode_column
 from seqkit.errors import UserError
 from seqkit.tasks.translation.config import LONGEST, TranslationData

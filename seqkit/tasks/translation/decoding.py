@@ -15,10 +15,11 @@ from seqkit.distributed import spread
 from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.nn.sending import send
-from seqkit.tasks.common import cut
+from seqkit.tasks.common import cut, scores_expected
 from seqkit.tasks.translation.config import LONGEST
-from seqkit.tasks.translation.predictions import Translation, join_tokens, refuse_without_attention, scores_expected
+from seqkit.tasks.translation.predictions import Translation, refuse_without_attention
 from seqkit.text import Tokenizer
+from seqkit.text.joining import join_tokens
 from seqkit.text.pipeline import SPACE
 
 # Source tokens in a batch, for each sentence that `batch_size` allows: long sentences come in smaller batches.

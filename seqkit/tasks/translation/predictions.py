@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from seqkit.decoding import NoFiniteScoreError
 from seqkit.errors import UserError, require
 from seqkit.files import to_json
-from seqkit.tasks.lines import as_json, one_line
-from seqkit.text import Tokenizer
-from seqkit.text.marks import join as join_marked
-
-# Tokens that stand close to the one before (clitics among them), or to the one after.
-_CLOSE_LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
-_CLOSE_RIGHT = re.compile(r"[(\[{$€£#«„]+")
-_BOTH = re.compile(r"[-/]")
-_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+from seqkit.tasks.lines import as_json
+from seqkit.text.joining import one_line
 
 
 @dataclass(frozen=True)
@@ -72,51 +62,6 @@ def refuse_without_attention() -> NoReturn:
     raise UserError(
         "there is no attention: this model has none, or models with different source tokens decode together"
     )
-
-
-@contextmanager
-def scores_expected() -> Iterator[None]:
-    """Around a search: a model that gives no finite score is the mistake of its training.
-
-    Raises:
-        UserError: it gives none.
-    """
-    try:
-        yield
-    except NoFiniteScoreError:
-        raise UserError("this model gives a text no finite score: its training diverged; train it again") from None
-
-
-def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
-    """Tokens as a line of text, as far as the tokenizer's kind says where spaces belong.
-
-    The pieces of bpe, unigram and char hold their spaces, and words that are marked say where there is none. Of words
-    without marks those that were split at spaces are joined by them; those that were split from punctuation are put
-    together by rules for European languages: `( well - known , )` becomes `(well-known,)`. Chinese characters that were
-    tokens of their own stand close together. A line end that was learned from a target is written as a space.
-    """
-    config = tokenizer.config
-    if config.marked:
-        text = join_marked(tokens)
-    elif config.kind == "char":
-        text = "".join(tokens)
-    elif config.kind != "word":
-        text = "".join(tokens).replace("▁", " ").removeprefix(" ")
-    else:
-        text = _join_words(tokens, rules=config.split == "words", chinese=config.split_chinese is True)
-    return one_line(text)
-
-
-def _join_words(tokens: Sequence[str], *, rules: bool, chinese: bool) -> str:
-    text, close, quoted, han = "", True, False, False
-    for token in tokens:
-        quote = rules and set(token) == {'"'}
-        was_han, han = han, chinese and bool(_HAN.fullmatch(token))
-        left = rules and (_CLOSE_LEFT.fullmatch(token) or _BOTH.fullmatch(token) or (quote and quoted))
-        text += token if close or left or (han and was_han) else f" {token}"
-        close = rules and bool(_CLOSE_RIGHT.fullmatch(token) or _BOTH.fullmatch(token) or (quote and not quoted))
-        quoted ^= quote
-    return text
 
 
 def format_translation(found: Translation, form: str, *, number: int = 0, alignments: bool = False) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from seqkit.tasks.translation.bleu_tokenizer import READ, cannot_split
 from seqkit.tasks.translation.data import Pairs
 from seqkit.tasks.translation.metrics import CorpusScores
-from seqkit.tasks.translation.predictions import join_tokens
 from seqkit.text import Tokenizer
+from seqkit.text.joining import join_tokens
 
 _ENOUGH = 99.0
 _FIRST = 2_000  # references that are looked at

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seqkit.console import say
 from seqkit.data.batching import BatchingConfig, Plan, by_sentences, plan_batches
 from seqkit.data.pairs import pairs_job
-from seqkit.data.sources import LINE
+from seqkit.data.source import LINE
 from seqkit.data.streaming import Sizes, Stream, WindowBatches
 from seqkit.data.token_cache import Encoder, encode_here
 from seqkit.tasks.translation.config import TranslationData
