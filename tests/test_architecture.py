@@ -48,7 +48,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "run": (
         {"config", "files", "errors", "console", "distributed", "nn", "data", "tasks", "training"},
-        {"torch"},
+        {"torch", "packaging"},
         set(),
     ),
     "cli": ({"run", "config", "files", "errors", "console"}, {"typer"}, {"distributed", "training"}),

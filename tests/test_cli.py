@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
+
+from seqkit.cli.app import app
 
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 COMMAND = [sys.executable, "-m", "seqkit"]
@@ -243,6 +248,37 @@ def test_help_shows_examples(cli: Cli, home: Path) -> None:
     import seqkit
 
     assert cli(home, "--version").stdout.decode().strip() == seqkit.__version__
+
+
+def every_command(command: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield names
+    for name, below in getattr(command, "commands", {}).items():
+        yield from every_command(below, (*names, name))
+
+
+def test_help_of_every_command_is_whole(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = list(every_command(typer.main.get_command(app)))
+    assert len(found) >= 12
+    for names in found:
+        short, long = (cli(home, *names, flag).stdout.decode() for flag in ("-h", "--help"))
+        assert short == long != ""
+        assert max(map(len, short.splitlines())) <= 80
+        assert not re.search(r"\.\.\.$", "".join(re.split(r"\n *Example|Usage:.*\n", short)), re.M), short
+    top = cli(home, "-h").stdout.decode()
+    assert top.index("  train ") < top.index("  predict ") < top.index("  doctor ")
+
+
+def test_the_shell_completes_commands_and_options(home: Path) -> None:
+    def complete(line: str) -> set[str]:
+        code = "import sys\nsys.argv = ['seqkit']\nfrom seqkit.cli import main\nmain()"
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+        environment = {**os.environ, "_SEQKIT_COMPLETE": "complete_bash", **words}
+        done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, env=environment, timeout=60)
+        return set(done.stdout.decode().split())
+
+    assert complete("seqkit tra") == {"train", "translate"}
+    assert "--overwrite" in complete("seqkit train --o")
 
 
 def test_nothing_asks_the_network(home: Path) -> None:

@@ -198,8 +198,9 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     ("one", "other"), [("2.10.0", "2.9"), ("2.3", "2.3"), ("2.3.1+cpu", "2.3"), ("1.26.0rc1", "1.26")]
 )
 def test_versions_are_numbers_and_no_text(one: str, other: str) -> None:
-    assert environment.numbers(one) >= environment.numbers(other)
-    assert not environment.numbers("1.8.5") >= environment.numbers("1.26")
+    assert environment.at_least(one, other)
+    assert not environment.at_least("1.8.5", "1.26")
+    assert not environment.at_least("one of mine", "1.26")
 
 
 def test_the_tables_are_those_of_the_project_file() -> None:

@@ -336,12 +336,12 @@ def test_a_name_that_is_allowed_is_a_folder_of_that_name(tmp_path_factory: pytes
 
 @pytest.fixture(scope="module")
 def fuzzers() -> Iterator[tuple[ModuleType, ModuleType]]:
-    """scripts/fuzz.py and its targets."""
+    """scripts/fuzz/run.py and its targets."""
     sys.path.insert(0, str(SCRIPTS))
-    import fuzz
-    import fuzz_targets
+    import fuzz.run
+    import fuzz.targets
 
-    yield fuzz, fuzz_targets
+    yield fuzz.run, fuzz.targets
     sys.path.remove(str(SCRIPTS))
 
 
@@ -354,7 +354,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(fuzzers: tuple[ModuleType, ModuleType], home: Path, tmp_path: Path) -> Path:
     """A copy of a finished run."""
-    from fuzz_parts import make_run
+    from fuzz.parts import make_run
 
     return Path(shutil.copytree(make_run(home, "sentiment"), tmp_path / "copy"))
 
@@ -478,7 +478,7 @@ def test_random_inputs_are_accepted_or_refused(
 PLANTED = """
 import subprocess, sys
 sys.path.insert(0, {scripts!r})
-import fuzz
+import fuzz.run as fuzz
 fuzz.SECONDS = 0.2
 def spin(_):
     while True: pass

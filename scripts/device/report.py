@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 
 class OutOfTime(Exception):
     """The clock has run down."""
@@ -116,9 +114,3 @@ class Report:
             rest = f"; FAILED: {len(bad)} ({'; '.join(bad[:40])})" if bad else ""
             stopped = "; stopped by the clock" if part in self.unreached else ""
             print(f"{part:10} {len(own) - len(bad)} of {len(own)} good, {seconds:.1f} s{stopped}{rest}")
-
-
-def synchronise(device: str) -> None:
-    """Wait for everything that the device has been given."""
-    if device != "cpu":
-        torch.zeros((), device=device).item()

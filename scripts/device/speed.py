@@ -11,7 +11,6 @@ import itertools
 import json
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -19,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench import timing
+from device.nn import backends
+from device.report import Report
+from device.tasks import TASKS, _inside, _train
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seqkit.nn as snn
-from device.nn import backends
-from device.report import Report, synchronise
-from device.tasks import TASKS, _inside, _train
 from seqkit.training.update import Updater
 
 SHAPES = [  # (T, B, I, H)
@@ -69,39 +69,13 @@ def check(report: Report) -> None:
 
 
 def in_turn(candidates: dict[str, Callable[[], Any]], report: Report, budget: float) -> dict[str, float]:
-    """Median milliseconds of each candidate; all run in turn, at least 3 times, until the budget (s) is spent."""
-    device = report.device
+    """Median milliseconds of each candidate; all run in turn, at least 4 times, until the budget (s) is spent."""
     if report.warming:
         for run_it in candidates.values():
             run_it()
         return dict.fromkeys(candidates, 1.0)
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for run_it in candidates.values():
-        run_it()
-        run_it()
-    synchronise(device)
-    begin = time.perf_counter()
-    for turn in range(50):
-        for name, run_it in list(candidates.items())[:: 1 if turn % 2 else -1]:
-            times[name].append(_once(run_it, device))
-        if turn >= 3 and time.perf_counter() - begin > budget:
-            break
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
-def _once(run_it: Callable[[], Any], device: str) -> float:
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        run_it()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end)
-    begin = time.perf_counter()
-    run_it()
-    synchronise(device)
-    return 1e3 * (time.perf_counter() - begin)
+    times = timing.in_turn(candidates, 50, report.device, warmup=2, budget=budget, least=4)
+    return {name: 1e3 * seconds for name, seconds in times.items()}
 
 
 class Case:

@@ -1,4 +1,4 @@
-"""The peer of `bench_language_model.py`: a word language model as one would write it in torch alone; nothing of seqkit.
+"""The peer of `bench/language_model.py`: a word language model as one would write it in torch alone; nothing of seqkit.
 
 Embedding, `torch.nn.LSTM`, tied softmax (Press & Wolf 2017), truncated backpropagation with the state carried on; time
 first, as torch.nn.LSTM likes it. It takes its batches from the caller.

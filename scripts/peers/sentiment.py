@@ -1,6 +1,6 @@
 """The sentiment job as a straightforward torch script: torch.nn.LSTM on packed batches, torch's defaults elsewhere.
 
-`scripts/bench_sentiment.py` runs it beside seqkit on the same sequences, in batches of the same rows in the same order.
+`bench/sentiment.py` runs it beside seqkit on the same sequences, in batches of the same rows in the same order.
 """
 
 from __future__ import annotations

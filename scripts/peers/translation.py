@@ -1,4 +1,4 @@
-"""The peer of `bench_translation.py`: a translation model as one would write it in torch alone; nothing of seqkit.
+"""The peer of `bench/translation.py`: a translation model as one would write it in torch alone; nothing of seqkit.
 
     python scripts/peers/translation.py FOLDER [--epochs 2] [--no-feeding]     # FOLDER holds train.de, train.en, test.*
 

@@ -22,7 +22,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class _Command(TyperCommand):
-    """A command whose errors name options as the shell has them."""
+    """A command whose errors name options as the shell has them, and whose line in a list of commands is not cut."""
+
+    def get_short_help_str(self, limit: int = 1000) -> str:
+        return super().get_short_help_str(max(limit, 1000))
 
     def invoke(self, ctx: Any) -> Any:
         flags = {str(parameter.name): parameter.opts[0] for parameter in self.params}
@@ -49,21 +52,19 @@ class Application(typer.Typer):
 app = Application(
     help="Recurrent sequence models: train, resume, evaluate and use them.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 Config = Annotated[Path, typer.Argument(help="A YAML file, such as configs/sentiment/quickstart.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as name=first training.epochs=3.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as name=first training.epochs=3.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 Given = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[FILE] [KEY=VALUE]...", help="One text a line (standard input without it); options of the run."
-    ),
+    typer.Argument(metavar="FILE | KEY=VALUE", help="One text a line (standard input without it); options of the run."),
 ]
 HelpOptions = Annotated[bool, typer.Option("--help-options", help="List the options of this run, and stop.")]
 # Flags that a command does not know are told how to be written as options of the run.
@@ -75,7 +76,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mp
 
 
 @app.callback(invoke_without_command=True)
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         print(__version__)
         raise typer.Exit

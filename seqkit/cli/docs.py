@@ -18,7 +18,7 @@ _CODE = re.compile(r"(^```.*?^```$)", re.M | re.S)
 
 @app.command(epilog="Example: seqkit docs translation")
 def docs(
-    page: Annotated[str | None, typer.Argument(metavar="[PAGE]", help="Its name; without one, list all pages.")] = None,
+    page: Annotated[str | None, typer.Argument(metavar="PAGE", help="Its name; without one, list all pages.")] = None,
 ) -> None:
     """Print a page of the manual, or list the pages."""
     pages = {path.stem: path for path in sorted(PAGES.glob("*.md"))}

@@ -14,7 +14,7 @@ from seqkit.console import put, tell
 @app.command(epilog="Example: seqkit doctor runs/first")
 def doctor(
     run_path: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="A run folder to check; the machine alone without it.")
+        Path | None, typer.Argument(metavar="RUN", help="A run folder to check; the machine alone without it.")
     ] = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
 ) -> None:

@@ -19,6 +19,7 @@ from seqkit.errors import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
 COMMANDS = (runs, translation, doctor, docs)
+app.registered_commands.sort(key=lambda command: COMMANDS.index(sys.modules[command.callback.__module__]))
 
 # Click's base class of usage errors: newer versions of typer carry a click of their own, older ones import it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

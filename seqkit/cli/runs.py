@@ -69,7 +69,7 @@ def train(
 def resume(
     run_path: RunPath,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as training.epochs=20.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as training.epochs=20.")
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -96,7 +96,7 @@ def _show(finished: Run) -> None:
 def evaluate(
     run_path: RunPath,
     options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options of the run, such as beam_size=10.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Options of the run, such as beam_size=10.")
     ] = None,
     data: Annotated[
         str | None,

@@ -7,13 +7,13 @@ that file, so a corpus may be larger than memory. The cache knows the file by pa
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from seqkit.console import say
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.data.formats import detect, read, reader, reader_state
 from seqkit.data.hub import hub_job
@@ -43,8 +43,6 @@ __all__ = [
 _BUILTIN_ROWS = {"train": 8000, "dev": 1000, "test": 1000}
 _BATCH_ROWS = 10_000
 _BATCH_CHARACTERS = 1 << 25
-
-_log = logging.getLogger("seqkit.data")
 
 
 def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> Source:
@@ -187,7 +185,7 @@ def _cached(job: Job) -> Source:
         with cached_file(target, job.name) as file:
             skipped = _write(job, file)
     except Unwritable as error:
-        _log.warning("%s: read into memory; the cache %s cannot be written (%s)", job.name, folder, error)
+        say(f"{job.name}: read into memory; the cache {folder} cannot be written ({error})")
         return _in_memory(job)
     with suppress(OSError):
         write_text(notes, json.dumps(asdict(skipped)))

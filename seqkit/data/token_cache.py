@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqkit._version import __version__
+from seqkit.console import say
 from seqkit.data.batching import Ragged, stretches
 from seqkit.data.cache import Unwritable, cache_folder, cached_file
 from seqkit.files import write_text
@@ -37,8 +37,6 @@ _OVERHEAD = 128
 
 # What torchtext's tokenizers are made of.
 _FOREIGN_CODE = ("torchtext", "spacy", "en_core_web_sm", "sacremoses", "nltk", "revtok")
-
-_log = logging.getLogger("seqkit.data")
 
 
 def encode_column(dataset: Dataset, column: str, tokenizer: Tokenizer) -> Ragged:
@@ -65,7 +63,7 @@ def encode_column(dataset: Dataset, column: str, tokenizer: Tokenizer) -> Ragged
         with cached_file(target, f"{column} of {_name(dataset)}") as file:
             tokens = _write(parts, len(dataset), file)
     except Unwritable as error:
-        _log.warning("tokenised in memory; the cache %s cannot be written (%s)", target.parent, error)
+        say(f"tokenised in memory; the cache {target.parent} cannot be written ({error})")
         return _joined(parts)
     found = _mapped(target, len(dataset), {"tokens": tokens})
     facts = {"tokens": tokens, "digest": found.digest(), "unknown": found.count(tokenizer.unk_id)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from seqkit.console import say
 from seqkit.data.cache import cache_folder
 from seqkit.data.source import Source
 from seqkit.data.token_cache import code_versions, column_arrays
@@ -19,8 +19,6 @@ from seqkit.text import TextConfig, Tokenizer
 # Part of the key under which tokenizers are cached: raise it when training one gives another result.
 TRAINING_VERSION = 3
 _STRETCHES = 500_000  # about 60 MB
-
-_log = logging.getLogger("seqkit.data")
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def train_tokenizer(texts: Texts, config: TextConfig) -> Tokenizer:
         target.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.save(target)
     except OSError as error:
-        _log.warning("the tokenizer is not cached in %s (%s)", target.parent, error.strerror or error)
+        say(f"the tokenizer is not cached in {target.parent} ({error.strerror or error})")
     return tokenizer
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import InvalidVersion, Version
 
 from seqkit._version import __version__
 from seqkit.console import table
@@ -29,6 +30,7 @@ CORE = {
     "tokenizers": "0.20",
     "datasets": "2.19",
     "safetensors": "0.4.3",
+    "packaging": "22.0",
 }
 EXTRAS = {
     "tensorboard": {"tensorboard": "2.16"},
@@ -69,22 +71,17 @@ def packages() -> list[dict[str, Any]]:
                 version: str | None = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 version = None
-            good = extra is not None if version is None else numbers(version) >= numbers(least)
+            good = extra is not None if version is None else at_least(version, least)
             found.append({"name": name, "version": version, "needs": least, "extra": extra, "good": good})
     return found
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """The numbers at the beginning of a version: 2.3.1+cpu -> (2, 3, 1)."""
-    parts = []
-    for part in version.partition("+")[0].split("."):
-        digits = part[: next((at for at, mark in enumerate(part) if not mark.isdigit()), len(part))]
-        if not digits:
-            break
-        parts.append(int(digits))
-        if digits != part:
-            break
-    return tuple(parts)
+def at_least(version: str, least: str) -> bool:
+    """Whether a version is one or a later one; of a pre-release or a build, the release that it leads to counts."""
+    try:
+        return Version(Version(version).base_version) >= Version(least)
+    except InvalidVersion:
+        return False
 
 
 def devices() -> list[dict[str, Any]]:

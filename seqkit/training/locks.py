@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
@@ -10,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-_log = logging.getLogger("seqkit.training")
+from seqkit.console import say
+
+_lockless: set[int] = set()  # devices whose lack of locks has been said
 
 
 class Held(Exception):
@@ -51,9 +52,11 @@ def _claim(file: IO[str], path: Path) -> None:
     except BlockingIOError:
         raise Held(_owner(file)) from None
     except OSError as error:
-        _log.warning(
-            "%s: this file system has no locks (%s): let no second process train here", path.parent, error.strerror
-        )
+        device = os.fstat(file.fileno()).st_dev
+        if device not in _lockless:
+            why = f"this file system has no locks ({error.strerror})"
+            say(f"{path.parent}: {why}: let no second process train here")
+        _lockless.add(device)
         return
     with suppress(OSError):
         if os.path.samestat(os.stat(path), os.fstat(file.fileno())):

@@ -12,7 +12,6 @@ runs/NAME/
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -21,14 +20,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from seqkit.console import say
 from seqkit.errors import UserError, nearest
 from seqkit.files import read_json, to_json, write_text
 from seqkit.training.checkpoint import Checkpoints
 from seqkit.training.locks import Gone, Held, take_lock
 
 FORMAT = 1
-
-_log = logging.getLogger("seqkit.training")
 
 
 class JsonLines:
@@ -42,7 +40,7 @@ class JsonLines:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self._file: IO[bytes] = open(path, "a+b")  # noqa: SIM115 (lives as long as the run)
         if self.size < keep:
-            _log.warning("%s: shorter than at the checkpoint; %d bytes are lost", path, keep - self.size)
+            say(f"{path}: shorter than at the checkpoint; {keep - self.size} bytes are lost")
             self._file.seek(0)
             keep = self._file.read().rfind(b"\n") + 1  # the next record must not go on with a torn line
         if self.size > keep:
@@ -114,7 +112,7 @@ class RunFolder:
             self.swap()
         except Busy as busy:
             if not self._told:
-                _log.warning("%s; the new run takes its place when that process has ended", busy)
+                say(f"{busy}; the new run takes its place when that process has ended")
             self._told = True
             return False
         self.swap = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -183,13 +182,12 @@ def test_damaged_ids_are_made_anew(source: Any, cache: Path, tokenizers: dict[st
 
 
 def test_without_a_cache_the_ids_are_in_memory(
-    source: Any, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    source: Any, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(token_cache, "cache_folder", lambda: Path("/dev/null/none"))
-    with caplog.at_level(logging.WARNING):
-        ids = encode_column(source.dataset, "text", tokenizers["char"])
+    ids = encode_column(source.dataset, "text", tokenizers["char"])
     assert listed(ids) == tokenizers["char"].encode(source.dataset["text"][:])
-    assert "tokenised in memory" in caplog.text
+    assert "tokenised in memory" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -221,16 +220,15 @@ def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, cache: Path) 
 
 
 def test_a_cache_that_cannot_be_written(
-    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "d.tsv", TSV + "bad\n")
     cache.parent.write_text("a file where the folder should be")
-    with caplog.at_level(logging.WARNING):
-        source = load(path, on_bad_line="skip")
+    source = load(path, on_bad_line="skip")
     assert pairs(source) == ROWS
     assert source.skipped.lines == 1
     assert source.dataset.cache_files == []
-    assert "read into memory; the cache" in caplog.text
+    assert "read into memory; the cache" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -1,4 +1,4 @@
-"""scripts/check_device.py, shortened: it must work on the day a device is there."""
+"""scripts/device/check.py, shortened: it must work on the day a device is there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def check(device: str, out: Path, *more: str) -> dict[str, Any]:
-    argv = [str(ROOT / "scripts/check_device.py"), "--device", device, "--quick", "--out", str(out), *more]
+    argv = [str(ROOT / "scripts/device/check.py"), "--device", device, "--quick", "--out", str(out), *more]
     code = RUN.format(root=str(ROOT), here=str(HERE), device=device, argv=argv)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

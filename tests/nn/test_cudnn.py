@@ -1,5 +1,5 @@
 """What is ours around cuDNN's calls, with cuDNN replaced by ATen's networks of the CPU: which weights lie where in the
-joined block, sequences without a step, gradients in evaluation, second derivatives. The real one: check_device.py."""
+joined block, sequences without a step, gradients in evaluation, second derivatives. The real one: device/check.py."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def faults() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         patch.setattr(os, "fsync", lambda descriptor: None)  # it takes most of the time; only a power cut needs it
-        yield importlib.import_module("faults")
-        for name in ("faults", "fault_injection"):
+        yield importlib.import_module("faults.run")
+        for name in ("faults", "faults.run", "faults.injection"):
             del sys.modules[name]
 
 
@@ -45,7 +45,7 @@ def killed(faults: Any, journal: Path, call: Callable[[], object], **plan: Any) 
         dead.append(True)
         raise Killed
 
-    injection = faults.Injection(plan, journal, die)
+    injection = sys.modules["faults.injection"].Injection(plan, journal, die)
     event = injection.event
 
     def watched(*arguments: Any) -> None:
@@ -222,7 +222,7 @@ def test_a_kill_that_replaces_a_checkpoint_would_be_seen(faults: Any, tmp_path: 
 
 def test_real_kills_by_the_script(tmp_path: Path) -> None:
     """Three SIGKILLs, two damaged checkpoints and a second process; the script's own verdict."""
-    command = [sys.executable, str(SCRIPTS / "faults.py"), "--tasks", "slots", "--kills", "3"]
+    command = [sys.executable, str(SCRIPTS / "faults/run.py"), "--tasks", "slots", "--kills", "3"]
     options = ["--faults", "kill,damaged,two", "--out", str(tmp_path / "table.md")]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -333,7 +333,7 @@ def test_a_loss_that_is_not_finite_early_says_what_is_kept(old: Path, small: Tre
 
 
 def test_a_run_that_somebody_resumes_is_replaced_when_that_has_ended(
-    old: Path, small: Trees, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    old: Path, small: Trees, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = RunFolder(old)
     monkeypatch.setattr(time, "sleep", lambda seconds: other.unlock() if seconds == 1 else None)
@@ -342,7 +342,12 @@ def test_a_run_that_somebody_resumes_is_replaced_when_that_has_ended(
         run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     assert seeds == [1]
     assert seed_of(old) == 2
-    assert caplog.text.count("is training in this folder; the new run takes its place when that process has ended") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "is training in this folder; the new run takes its place when that process has ended"
+        )
+        == 1
+    )
     assert list(old.parent.iterdir()) == [old]
 
 

@@ -1,8 +1,8 @@
 """Every constant that a measurement has set, with what was measured.
 
-`scripts/tune_cpu.py` measures all of them again, one after another, where nothing else is said, and
-`scripts/bench_nn.py` whole modules. The times here: one core of an AMD EPYC (Zen 5), torch 2.13, float32. Triton's
-tiles come from a model with constants of its own, in `triton/tiles.py`; `scripts/tune_triton.py` measures those.
+`scripts/bench/tune.py` measures all of them again, one after another, where nothing else is said, and
+`scripts/bench/nn.py` whole modules. The times here: one core of an AMD EPYC (Zen 5), torch 2.13, float32. Triton's
+tiles come from a model with constants of its own, in `triton/tiles.py`; `scripts/device/tune.py` measures those.
 """
 
 # --- matrix products on oneDNN (gemm.py, linear.py) -------------------------------------------------------------------
@@ -19,7 +19,7 @@ MIN_PRODUCT_ROWS = 12
 # Rows are filled up with zeros to a multiple of these, in a single product and in one of many with a packed weight.
 # oneDNN makes and keeps a primitive for every shape it meets (up to 1024 of them, 0.4 to 1.7 MiB and 0.4 to 1 ms each),
 # and with sentences of any length almost every batch has new shapes: 60 updates of a translation model rose to 1,150
-# MiB without the filling and to 890 MiB with it. scripts/bench_translation.py shows the memory.
+# MiB without the filling and to 890 MiB with it. scripts/bench/translation.py shows the memory.
 PRODUCT_ROWS, STEP_ROWS = 32, 8
 # Rows that `outer` takes at a time: oneDNN wants copies of its operands, and these shall stay small. ms for
 # (6400 rows, M 2048, K 812) in blocks of 256, 512, 1024, 2048 and 8192 rows: 115, 105, 107, 117, 130.
@@ -47,7 +47,7 @@ LOGIT_ROWS = 512
 # 3.0; GRU, 5 rows 0.17 beside 0.17, 320 rows 8.0 beside 2.6.
 MIN_DECODE_ROWS = 32
 
-# --- which backend runs a call (backends.py, which holds the tables; scripts/bench_nn.py measures them) ---------------
+# --- which backend runs a call (backends.py, which holds the tables; scripts/bench/nn.py measures them) ---------------
 
 # Rows times units of a step: from the first on, an LSTM on uneven lengths runs on the fused kernel, which spends no
 # work on padding, and takes three stretches on oneDNN where that is asked for; below the second, inference runs on
@@ -56,9 +56,10 @@ LARGE_STEP, SMALL_STEP = 16_384, 4_096
 # Steps up to which ATen's loop has less overhead, in training and in inference.
 FEW_STEPS_TRAINING, FEW_STEPS = 4, 2
 # Units up to which and from which cuDNN's inference on full batches is faster than one launch of Triton
-# (`scripts/check_device.py --parts speed`).
+# (`scripts/device/check.py --parts speed`).
 FEW_UNITS, MANY_UNITS = 128, 1_024
-# oneDNN computes on the padding too, so from so many rows on a ragged batch runs in stretches of time with fewer and
-# fewer rows: a new one begins where the rows fall to this share. Training, lengths uniform in T/2..T, ms in 1, 2, 3, 4
-# stretches: (50,32,128,128) 11.1 10.4 10.3 10.8; (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1 3.5 3.8.
+# oneDNN computes on the padding too, so a ragged batch with at least this number of sequences runs in stretches of time
+# with fewer and fewer rows: a new one begins where the rows fall to this share. Training, lengths uniform in T/2..T, ms
+# in 1, 2, 3, 4 stretches: (50,32,128,128) 11.1 10.4 10.3 10.8; (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1
+# 3.5 3.8.
 MIN_STRETCH_ROWS, STRETCH_FALL = 32, 0.7

@@ -60,7 +60,7 @@ FORCED = Forced()
 #
 # backward, 4 H terms, 16 x 8: 4 warps in 8 pieces 10 to 12, 8 warps in 4 pieces 9.2; of 7.7 forward and 11.5 backward
 # with tf32x3, tf32 saves 1 and 3, bfloat16 2 and 3, and ieee adds 14 backward. These times hold some of the host's, and
-# the kernels have lost exchanges since: what counts is the order of the tiles. `scripts/tune_triton.py` measures anew.
+# the kernels have lost exchanges since: what counts is the order of the tiles. `scripts/device/tune.py` measures anew.
 STEP, WARP, PIECE = 2.0, 0.2, 0.4
 BYTES = 90_000.0
 WORK: dict[str, float] = {"ieee": 12_000.0, "tf32": 75_000.0, "tf32x3": 30_000.0, "half": 100_000.0}

@@ -1,10 +1,10 @@
 """On a CUDA card: look for races in the Triton kernels, and find the best tile for each size.
 
-    python scripts/tune_triton.py --out tiles.json --minutes 2
+    python scripts/device/tune.py --out tiles.json --minutes 2
 
 It takes the minutes it is given, most of them for the sweep over tiles; races alone take about half a minute on an
-H100 with 16 CPU cores. Whether the results are right is for `check_device.py nn`, and how fast the whole modules are
-for `check_device.py speed`. A launch that hangs ends the process with a line that says which one it was.
+H100 with 16 CPU cores. Whether the results are right is for `check.py --parts nn`, and how fast the whole modules are
+for `check.py --parts speed`. A launch that hangs ends the process with a line that says which one it was.
 
 Races: each case runs 20 times, in one launch for all steps and (fewer times) in one launch a step; all bits of each way
 must agree, for the programs of a launch wait for each other without any help from CUDA. Sweep: us of a step of the

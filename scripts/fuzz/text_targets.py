@@ -1,4 +1,4 @@
-"""Targets of `fuzz.py` that read files of text: configurations, data, vectors."""
+"""Targets of `run.py` that read files of text: configurations, data, vectors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 import yaml
-from fuzz import Broken, Choices
-from fuzz_parts import ROOT, WORDS, YAML, Target, Tree, bomb
+from fuzz.choices import Broken, Choices
+from fuzz.parts import ROOT, WORDS, YAML, Target, Tree, bomb
 
 from seqkit import config, run
 from seqkit.data.formats import READERS, read

@@ -1,12 +1,12 @@
-"""What `fuzz.py` runs: one class a target, each a call that takes its decisions from `Choices`, and some hard cases."""
+"""What `run.py` runs: one class a target, each a call that takes its decisions from `Choices`, and some hard cases."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fuzz_parts import Target
-from fuzz_runs import CheckpointTarget, NamesTarget, PredictTarget
-from fuzz_texts import ConfigTarget, ReadersTarget, VectorsTarget
+from fuzz.parts import Target
+from fuzz.run_targets import CheckpointTarget, NamesTarget, PredictTarget
+from fuzz.text_targets import ConfigTarget, ReadersTarget, VectorsTarget
 
 
 def make(name: str, home: Path) -> Target:

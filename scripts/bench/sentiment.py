@@ -1,6 +1,6 @@
 """What the sentiment job costs beside the mathematics, measured in turn in one run; medians.
 
-    SEQKIT_DATA=/folder/of/the/data python scripts/bench_sentiment.py [--config FILE] [--rounds 5] [--only torch]
+    SEQKIT_DATA=/folder/of/the/data python scripts/bench/sentiment.py [--config FILE] [--rounds 5] [--only torch]
 
 torch     trained tokens a second / those of scripts/peers/sentiment.py, without adversarial training on both sides
 loop      wall time of a training epoch / of replaying the same collated batches through forward, backward, clipping
@@ -11,9 +11,8 @@ predict   p50 and p95 latency of one text on a loaded model, and `seqkit predict
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import sentiment as peer
 from torch import Tensor
 
 import seqkit
@@ -32,7 +30,9 @@ from seqkit.tasks import RunTask
 from seqkit.training import Trainer
 from seqkit.training.optim import clip, make_optimizer
 
-HERE = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import CONFIGS, medians, parser_for, ratio, seconds, setting, take_turns, write
+from peers import sentiment as peer
 
 
 def timed_epoch(task: RunTask, config: Any, epoch: int) -> float:
@@ -105,65 +105,61 @@ def against_torch(config_path: Path, rounds: int) -> dict[str, Any]:
     split = task.splits["train"]
     sequences: list[Tensor] = [torch.tensor(split.ids[row], dtype=torch.int64) for row in range(len(split))]
     labels = torch.from_numpy(split.labels)
-    pairs = []
-    for epoch in range(rounds + 1):  # the first warms up
-        ours = timed_epoch(task, config, epoch)
-        order = [batch.rows for batch in task.batches(epoch)]
-        start = time.perf_counter()
-        peer.train_epoch(model, optimizer, sequences, labels, order, settings.clip_norm)
-        pairs.append((ours, time.perf_counter() - start))
+    epochs = {"seqkit": itertools.count(), "torch": itertools.count()}
+
+    def their_epoch() -> float:
+        order = [batch.rows for batch in task.batches(next(epochs["torch"]))]
+        return seconds(lambda: peer.train_epoch(model, optimizer, sequences, labels, order, settings.clip_norm))
+
+    ours = {"seqkit": lambda: timed_epoch(task, config, next(epochs["seqkit"]))}
+    times = take_turns({**ours, "torch": their_epoch}, rounds)
     tokens = sum(len(sequence) for sequence in sequences)
-    return {
-        "seqkit_tokens_per_second": tokens / statistics.median(one for one, _ in pairs[1:]),
-        "torch_tokens_per_second": tokens / statistics.median(other for _, other in pairs[1:]),
-        "ratio": statistics.median(other / one for one, other in pairs[1:]),
-    }
+    rates = {f"{name}_tokens_per_second": tokens / value for name, value in medians(times).items()}
+    return {**rates, "ratio": ratio(times["torch"], times["seqkit"])}
 
 
 def loop_overhead(config_path: Path, rounds: int) -> dict[str, Any]:
     config, kind = read_config(config_path)
     torch.manual_seed(1)
     task = kind.create(config)
-    pairs = []
-    for epoch in range(rounds + 1):  # the first warms up
-        pairs.append((timed_epoch(task, config, epoch), timed_replay(task, config, epoch)))
-    pairs = pairs[1:]
-    tokens = sum(task.tokens(batch) for batch in task.batches(0))
-    return {
-        "epoch_s": statistics.median(one for one, _ in pairs),
-        "replay_s": statistics.median(other for _, other in pairs),
-        "ratio": statistics.median(one / other for one, other in pairs),
-        "tokens_per_second": tokens / statistics.median(one for one, _ in pairs),
+    epochs = {"epoch_s": itertools.count(), "replay_s": itertools.count()}
+    measures = {
+        "epoch_s": lambda: timed_epoch(task, config, next(epochs["epoch_s"])),
+        "replay_s": lambda: timed_replay(task, config, next(epochs["replay_s"])),
     }
+    times = take_turns(measures, rounds)
+    found, tokens = medians(times), sum(task.tokens(batch) for batch in task.batches(0))
+    share = ratio(times["epoch_s"], times["replay_s"])
+    return {**found, "ratio": share, "tokens_per_second": tokens / found["epoch_s"]}
 
 
 def wall(*command: str) -> float:
+    return seconds(lambda: subprocess.run([sys.executable, *command], check=True, capture_output=True))
+
+
+def first_step(config_path: Path, folder: str, name: str) -> float:
+    """Seconds until the first update is done."""
+    command = ["-m", "seqkit", "train", str(config_path.resolve()), "training.epochs=null", "training.steps=1"]
+    command += ["training.log_every=1", f"name={name}"]
     start = time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    return time.perf_counter() - start
+    with subprocess.Popen([sys.executable, *command], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith("step 1"):
+                process.kill()
+                return time.perf_counter() - start
+    raise RuntimeError("the training ended before its first update")
 
 
 def starting(config_path: Path, rounds: int) -> dict[str, Any]:
-    first, torch_only, ours = [], [], []
+    numbers = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds + 1):
-            command = ["-m", "seqkit", "train", str(config_path.resolve()), "training.epochs=null", "training.steps=1"]
-            command += ["training.log_every=1", f"name=run{number}"]
-            start = time.perf_counter()
-            with subprocess.Popen([sys.executable, *command], cwd=folder, stderr=subprocess.PIPE, text=True) as process:
-                assert process.stderr
-                for line in process.stderr:
-                    if line.startswith("step 1"):
-                        first.append(time.perf_counter() - start)
-                        process.kill()
-                        break
-            torch_only.append(wall("-c", "import torch"))
-            ours.append(wall("-c", "import seqkit; seqkit.train"))
-    return {
-        "first_step_s": statistics.median(first[1:]),
-        "import_torch_s": statistics.median(torch_only[1:]),
-        "import_seqkit_s": statistics.median(ours[1:]),
-    }
+        measures = {
+            "first_step_s": lambda: first_step(config_path, folder, f"run{next(numbers)}"),
+            "import_torch_s": lambda: wall("-c", "import torch"),
+            "import_seqkit_s": lambda: wall("-c", "import seqkit; seqkit.train"),
+        }
+        return medians(take_turns(measures, rounds))
 
 
 def predicting(config_path: Path) -> dict[str, Any]:
@@ -172,19 +168,15 @@ def predicting(config_path: Path) -> dict[str, Any]:
         run = seqkit.train(config_path, *shorter, root=folder)
         task = seqkit.load(run.folder)
         texts = [text for text, _ in zip(_texts(task), range(10_000), strict=False)]
-        times = []
-        for text in texts[:300]:
-            start = time.perf_counter()
-            task.predict([text])
-            times.append(time.perf_counter() - start)
+        times = [seconds(lambda text=text: task.predict([text])) for text in texts[:300]]  # type: ignore[misc]
         path = Path(folder) / "lines.txt"
         path.write_text("\n".join(texts) + "\n", "utf-8")
-        seconds = wall("-m", "seqkit", "predict", str(run.folder), str(path))
+        whole = wall("-m", "seqkit", "predict", str(run.folder), str(path))
     times = sorted(times[20:])
     return {
         "p50_ms": 1e3 * times[len(times) // 2],
         "p95_ms": 1e3 * times[int(len(times) * 0.95)],
-        "lines_per_second": len(texts) / seconds,
+        "lines_per_second": len(texts) / whole,
     }
 
 
@@ -197,22 +189,20 @@ def _texts(task: Any) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=HERE / "configs/sentiment/sst2.yaml")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = parser_for(__doc__, rounds=5)
+    parser.add_argument("--config", type=Path, default=CONFIGS / "sentiment/sst2.yaml")
     parser.add_argument("--only", nargs="*", choices=["torch", "loop", "start", "predict"])
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    about = setting(given)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "torch": lambda: against_torch(given.config, given.rounds),
         "loop": lambda: loop_overhead(given.config, given.rounds),
         "start": lambda: starting(given.config, given.rounds),
         "predict": lambda: predicting(given.config),
     }
-    found = {"threads": torch.get_num_threads()} | {name: parts[name]() for name in given.only or parts}
-    print(json.dumps(found, indent=2))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    rows = [{"what": name, **parts[name]()} for name in given.only or parts]
+    print(json.dumps(rows, indent=2))
+    write(given, about, rows)
 
 
 if __name__ == "__main__":

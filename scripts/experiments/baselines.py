@@ -1,6 +1,6 @@
 """Bags of words on a configuration's data, tuned on dev, scored once on test: what a sequence model has to beat.
 
-SEQKIT_DATA=/folder/of/the/data python scripts/baselines.py configs/sentiment/sst2.yaml [KEY=VALUE ...]
+SEQKIT_DATA=/folder/of/the/data python scripts/experiments/baselines.py configs/sentiment/sst2.yaml [KEY=VALUE ...]
 """
 
 from __future__ import annotations

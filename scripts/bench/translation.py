@@ -1,9 +1,9 @@
-"""Times translation with seqkit against `scripts/peers/translation.py` in one run; prints a table, writes JSON.
+"""Times translation with seqkit against `scripts/peers/translation.py` in one run; prints a table.
 
-    SEQKIT_DATA=/folder/of/the/data python scripts/bench_translation.py          # everything (about 8 minutes)
-    python scripts/bench_translation.py --only train --rounds 5
-    python scripts/bench_translation.py --only start --run runs/NAME              # for that run's `seqkit translate`
-    python scripts/bench_translation.py --device cuda
+    SEQKIT_DATA=/folder/of/the/data python scripts/bench/translation.py          # everything (about 8 minutes)
+    python scripts/bench/translation.py --only train --rounds 5
+    python scripts/bench/translation.py --only start --run runs/NAME              # for that run's `seqkit translate`
+    python scripts/bench/translation.py --device cuda
 
 The model, both sides: embedding 256, BiLSTM 2 x 256, LSTM decoder 256, additive attention, batch 64, Adam 1e-3, dropout
 0.3, Multi30k de -> en in lower-cased words (generated sentences where `$SEQKIT_DATA/multi30k` is absent).
@@ -18,7 +18,7 @@ start     from the shell's return key to the first sentence out of `seqkit trans
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import random
 import statistics
 import subprocess
@@ -33,10 +33,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE / "peers")]
-import translation as peer  # noqa: E402
-from bench_translation_sides import Pairs, copy_weights, our_optimizer, our_step, ours, read_data  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import (
+    CONFIGS,
+    command,
+    fresh,
+    goal,
+    medians,
+    parser_for,
+    ratio,
+    resident,
+    seconds,
+    setting,
+    take_turns,
+    write,
+)
+from bench.translation_sides import Pairs, copy_weights, our_optimizer, our_step, ours, read_data
+from peers import translation as peer
 
 
 def moved(batch: Sequence[Tensor], device: str) -> tuple[Tensor, ...]:
@@ -49,25 +62,12 @@ def replay(step: Callable[..., Any], batches: Sequence[Any]) -> None:
         step(batch)
 
 
-def timed(run: Callable[[], Any], args: argparse.Namespace) -> float:
-    """Seconds by the clock that was asked for."""
-    clock = time.process_time if args.clock == "cpu" else time.perf_counter
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
-    run()
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
-
-
 class Side:
     """A process that trains one side, so that neither feels what the other does to the process (e.g. to its heap)."""
 
     def __init__(self, name: str, feeding: bool, device: str, clock: str) -> None:
-        call = f"import bench_translation as b; b.serve({name!r}, {feeding!r}, {device!r}, {clock!r})"
-        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r}); {call}"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        call = command("bench.translation", f"serve({name!r}, {feeding!r}, {device!r}, {clock!r})")
+        self.process = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.parameters = int(self.ask())
 
     def ask(self, order: str = "") -> str:
@@ -82,6 +82,11 @@ class Side:
             raise RuntimeError("a side of the benchmark has died; its message is above")
         return answer
 
+    def rate(self, updates: int) -> Callable[[], float]:
+        """A function that makes the next updates and returns their tokens/s."""
+        starts = itertools.count(step=updates)
+        return lambda: float(self.ask(f"{next(starts)} {updates}"))
+
     def end(self) -> None:
         self.process.stdin.close()  # type: ignore[union-attr]
         self.process.wait()
@@ -89,7 +94,6 @@ class Side:
 
 def serve(name: str, feeding: bool, device: str, clock: str) -> None:
     """The process of a `Side`: "FIRST COUNT" does updates and answers tokens/s, "save PATH" keeps the weights."""
-    args = argparse.Namespace(device=device, clock=clock)
     train, _, words, _ = read_data()
     torch.manual_seed(1)
     batches = peer.buckets(*train)
@@ -111,27 +115,21 @@ def serve(name: str, feeding: bool, device: str, clock: str) -> None:
         numbers = range(int(first), int(first) + int(last))
         part = [moved(batches[number % len(batches)], device) for number in numbers]
         tokens = sum(int((batch[3] != peer.PAD).sum()) for batch in part)
-        print(tokens / timed(partial(replay, step, part), args), flush=True)
+        print(tokens / seconds(partial(replay, step, part), device, clock), flush=True)
 
 
 def bench_train(args: argparse.Namespace, feeding: bool, keep: Path | None = None) -> dict[str, Any]:
     """Rounds of the same batches in turn, each side in its process; medians. `keep` gets the peer's weights."""
     sides = {name: Side(name, feeding, args.device, args.clock) for name in ("peer", "ours")}
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(args.rounds + 1):  # the first warms up
-        for name in list(sides)[:: 1 if turn % 2 else -1]:
-            rate = float(sides[name].ask(f"{turn * args.batches} {args.batches}"))
-            if turn:
-                rates[name].append(rate)
+    rates = take_turns({name: side.rate(args.batches) for name, side in sides.items()}, args.rounds)
     if keep:
         sides["peer"].ask(f"save {keep}")
     for side in sides.values():
         side.end()
-    found = {name: statistics.median(values) for name, values in rates.items()}
-    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["peer"], strict=True))
+    found, times = medians(rates), ratio(rates["ours"], rates["peer"])
     kind = "input feeding" if feeding else "no input feeding"
-    print(f"train, {kind}: {found['peer']:.0f} | {found['ours']:.0f} target tokens/s   x{ratio:.2f}", flush=True)
-    row = {"what": "train", "feeding": feeding, "tokens_per_second": found, "ratio": ratio, "rounds": rates}
+    print(f"train, {kind}: {found['peer']:.0f} | {found['ours']:.0f} target tokens/s   x{times:.2f}", flush=True)
+    row = {"what": "train", "feeding": feeding, "tokens_per_second": found, "ratio": times, "rounds": rates}
     return {**row, "parameters": {name: side.parameters for name, side in sides.items()}}
 
 
@@ -181,41 +179,40 @@ def bench_decode(args: argparse.Namespace, theirs: Any, test: Pairs, words: tupl
             else (lambda s, n: peer.beam(theirs, s, n, 5)),
             "ours": lambda s, n, search=search: our_decode(mine, search, s, n),  # type: ignore[misc]
         }
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        outputs: dict[str, list[list[int]]] = {}
+        outputs: dict[str, list[list[int]]] = {name: [] for name in sides}
         latency: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(args.decode_rounds + 1):
-            for name in list(sides)[:: 1 if turn % 2 else -1]:
-                said = outputs[name] = []
-                seconds = timed(partial(decode_all, sides[name], batches, said), args)
-                if turn:
-                    rates[name].append(len(ordered) / seconds)
+        measures = {
+            name: partial(seconds, partial(decode_all, side, batches, outputs[name]), args.device, args.clock)
+            for name, side in sides.items()
+        }
+        taken = take_turns(measures, args.decode_rounds)
+        rates = {name: [len(ordered) / one for one in values] for name, values in taken.items()}
         for pair in singles:
             for name, decode in sides.items():
-                latency[name].append(1e3 * timed(partial(decode, *pair), args))
+                latency[name].append(1e3 * seconds(partial(decode, *pair), args.device, args.clock))
         rows.append(decode_row(width, theirs.feeding, rates, latency, outputs))
     return rows
 
 
 def decode_all(decode: Callable[..., list[list[int]]], batches: Sequence[Any], said: list[list[int]]) -> None:
+    said.clear()
     for batch in batches:
         said += decode(*batch)
 
 
 def decode_row(width: int, feeding: bool, rates: dict, latency: dict, outputs: dict) -> dict[str, Any]:
     """Medians, printed and returned."""
-    found = {name: statistics.median(values) for name, values in rates.items()}
-    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["peer"], strict=True))
+    found, times = medians(rates), ratio(rates["ours"], rates["peer"])
     p50 = {name: statistics.median(values[5:] or values) for name, values in latency.items()}
     same = statistics.fmean(a == b for a, b in zip(outputs["peer"], outputs["ours"], strict=True))
     length = {name: statistics.fmean(map(len, said)) for name, said in outputs.items()}
     print(
-        f"decode, beam {width}: {found['peer']:.0f} | {found['ours']:.0f} sentences/s   x{ratio:.2f}   "
+        f"decode, beam {width}: {found['peer']:.0f} | {found['ours']:.0f} sentences/s   x{times:.2f}   "
         f"one sentence, p50: {p50['peer']:.1f} | {p50['ours']:.1f} ms   "
         f"same output {same:.1%}, mean length {length['ours']:.1f}",
         flush=True,
     )
-    row = {"what": "decode", "beam": width, "feeding": feeding, "sentences_per_second": found, "ratio": ratio}
+    row = {"what": "decode", "beam": width, "feeding": feeding, "sentences_per_second": found, "ratio": times}
     return {**row, "p50_ms": p50, "same": same, "length": length}
 
 
@@ -233,21 +230,21 @@ def peak(name: str, feeding: bool, updates: int = 40) -> float:
         our_adam = our_optimizer(mine)
         for batch in batches:
             our_step(mine, our_adam, batch)
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+    return resident()
+
+
+def print_peak(name: str, feeding: bool) -> None:
+    """`peak`, for the process that has asked for it."""
+    print(peak(name, feeding))
 
 
 def bench_memory(feeding: bool) -> dict[str, Any]:
     """`peak` of both sides, each in a process of its own."""
-    found = {}
-    for name in ("peer", "ours"):
-        call = f"import bench_translation as b; print(b.peak({name!r}, {feeding!r}))"
-        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r}); {call}"]
-        found[name] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    ratio = found["ours"] / found["peer"]
+    found = {name: fresh("bench.translation", f"print_peak({name!r}, {feeding!r})") for name in ("peer", "ours")}
+    share = found["ours"] / found["peer"]
     kind = "input feeding" if feeding else "no input feeding"
-    print(f"peak memory, {kind}: {found['peer']:.0f} | {found['ours']:.0f} MiB   x{ratio:.2f}", flush=True)
-    return {"what": "memory", "feeding": feeding, "mib": found, "ratio": ratio}
+    print(f"peak memory, {kind}: {found['peer']:.0f} | {found['ours']:.0f} MiB   x{share:.2f}", flush=True)
+    return {"what": "memory", "feeding": feeding, "mib": found, "ratio": share}
 
 
 def bench_start(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -257,39 +254,36 @@ def bench_start(args: argparse.Namespace) -> dict[str, Any] | None:
         if run is None:
             print("start: skipped, there is no run to translate with (give --run)")
             return None
-        command = [sys.executable, "-m", "seqkit", "translate", str(run), "beam_size=5"]
-        first, torch_only, resident = [], [], 0.0
+        translate = [sys.executable, "-m", "seqkit", "translate", str(run), "beam_size=5"]
+        first, torch_only, peak_mib = [], [], 0.0
         for _ in range(6):
             start = time.perf_counter()
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen(translate, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdin and process.stdout  # noqa: PT018
                 # The input stays open: the first sentence must come out before it ends.
                 process.stdin.write("ein mann fährt ein rotes fahrrad .\n" * 64)
                 process.stdin.flush()
                 process.stdout.readline()
                 first.append(time.perf_counter() - start)
-                lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
-                resident = float(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+                peak_mib = resident(process=process.pid)
                 process.kill()
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "import torch"], check=True)
-            torch_only.append(time.perf_counter() - start)
+            torch_only.append(seconds(partial(subprocess.run, [sys.executable, "-c", "import torch"], check=True)))
     found = {"first_sentence_s": statistics.median(first[1:]), "import_torch_s": statistics.median(torch_only[1:])}
     print(
         f"start: first sentence {found['first_sentence_s']:.2f} s, import torch {found['import_torch_s']:.2f} s, "
-        f"peak memory {resident:.0f} MiB",
+        f"peak memory {peak_mib:.0f} MiB",
         flush=True,
     )
-    return {"what": "start", **found, "mib": resident}
+    return {"what": "start", **found, "mib": peak_mib}
 
 
 def small_run(folder: Path) -> Path | None:
     """A run of the quickstart after one update, or None where this cannot be."""
-    config = HERE.parent / "configs/translation/quickstart.yaml"
+    config = CONFIGS / "translation/quickstart.yaml"
     if not config.exists():
         return None
-    command = [sys.executable, "-m", "seqkit", "train", str(config), "training.epochs=null", "training.steps=1"]
-    done = subprocess.run([*command, "name=run"], cwd=folder, capture_output=True, text=True)
+    train = [sys.executable, "-m", "seqkit", "train", str(config), "training.epochs=null", "training.steps=1"]
+    done = subprocess.run([*train, "name=run"], cwd=folder, capture_output=True, text=True)
     return folder / "runs" / "run" if done.returncode == 0 else None
 
 
@@ -297,48 +291,41 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     """The goals of the project beside what was measured."""
     lines = []
 
-    def goal(text: str, value: float, target: float, most: bool = False) -> None:
-        met = value <= target if most else value >= target
-        lines.append(
-            f"{'met   ' if met else 'MISSED'} {text}: {value:.2f} (goal {'<=' if most else '>='} {target:.2f})"
-        )
-
     for row in rows:
         if row["what"] == "train":
             kind = "with" if row["feeding"] else "without"
-            goal(f"training {kind} input feeding, ours / peer", row["ratio"], 1.8 if row["feeding"] else 2.5)
+            lines.append(
+                goal(f"training {kind} input feeding, ours / peer", row["ratio"], 1.8 if row["feeding"] else 2.5)
+            )
             if row["feeding"]:
-                goal("the peer itself, target tokens/s", row["tokens_per_second"]["peer"], 2100)
+                lines.append(goal("the peer itself, target tokens/s", row["tokens_per_second"]["peer"], 2100))
         elif row["what"] == "decode":
-            goal(f"decoding, beam {row['beam']}, ours / peer", row["ratio"], 2 if row["beam"] == 1 else 3)
+            lines.append(goal(f"decoding, beam {row['beam']}, ours / peer", row["ratio"], 2 if row["beam"] == 1 else 3))
             itself = 240 if row["beam"] == 1 else 70
-            goal(f"the peer itself, beam {row['beam']}, sentences/s", row["sentences_per_second"]["peer"], itself)
+            lines.append(
+                goal(f"the peer itself, beam {row['beam']}, sentences/s", row["sentences_per_second"]["peer"], itself)
+            )
         elif row["what"] == "memory":
             kind = "with" if row["feeding"] else "without"
-            goal(f"peak memory {kind} input feeding, ours / peer", row["ratio"], 1, most=True)
+            lines.append(goal(f"peak memory {kind} input feeding, ours / peer", row["ratio"], 1, most=True))
         else:
-            goal("start, s", row["first_sentence_s"], row["import_torch_s"] + 1, most=True)
+            lines.append(goal("start, s", row["first_sentence_s"], row["import_torch_s"] + 1, most=True))
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__, rounds=25, device=True, clock=True)
     parser.add_argument("--only", nargs="*", choices=["train", "decode", "memory", "start"])
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--clock", default="wall", choices=["wall", "cpu"], help="cpu: for one thread, on a busy machine"
-    )
-    parser.add_argument("--rounds", type=int, default=25, help="rounds of training, each side --batches updates")
-    parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--batches", type=int, default=10, help="updates of each side in a round of training")
     parser.add_argument("--updates", type=int, default=450, help="of the peer before decoding, --rounds included")
     parser.add_argument("--decode-rounds", type=int, default=3)
     parser.add_argument("--singles", type=int, default=60, help="sentences decoded one by one")
     parser.add_argument("--run", type=Path, help="for `start`; else a quickstart of one update")
-    parser.add_argument("--out", type=Path, default=Path("bench_translation.json"))
     args = parser.parse_args()
     wanted = args.only or ["train", "decode", "memory", "start"]
     train, test, words, origin = read_data()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}, {origin} data (peer | ours)")
+    about = setting(args, data=origin)
+    print("peer | ours")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "peer.pt"
@@ -351,10 +338,7 @@ def main() -> None:
     if "start" in wanted:
         started = bench_start(args)
         rows += [started] if started else []
-    lines = summary(rows)
-    print("\n" + "\n".join(lines))
-    setting = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device, "data": origin}
-    args.out.write_text(json.dumps({**setting, "rows": rows, "summary": lines}, indent=1) + "\n", encoding="utf-8")
+    write(args, about, rows, summary(rows))
 
 
 if __name__ == "__main__":

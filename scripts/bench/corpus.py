@@ -1,6 +1,6 @@
 """Trains on a generated corpus of many sentence pairs and says what it takes: memory, waiting, and the time until then.
 
-    python scripts/bench_corpus.py --pairs 10000 1000000 10000000 --folder /tmp/corpus
+    python scripts/bench/corpus.py --pairs 10000 1000000 10000000 --folder /tmp/corpus
 
 The pairs are those of builtin:phrases (with --draw fewer are drawn, and repeated: drawing takes a minute for each
 half a million). They lie as two text files in --folder with a cache of their own; files that are there are used
@@ -31,6 +31,9 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import parser_for, setting, write
 
 SIDES = {"source": "en", "target": "de"}
 
@@ -149,7 +152,7 @@ def train(args: argparse.Namespace, pairs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--pairs", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/seqkit-corpus"))
     parser.add_argument("--draw", type=int, default=1_000_000, help="different pairs; the rest are these again")
@@ -162,7 +165,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(train(args, args.pairs[0])))
         return
-    cache = args.folder / "cache"
+    cache, about, measured = args.folder / "cache", setting(args), []
     print(f"{'pairs':>10} {'cache':>6} {'rows/s':>9} {'tokens/s':>10} {'first step':>18} {'RssAnon':>8} {'waiting':>8}")
     for pairs in args.pairs:
         generate(args.folder, pairs, args.draw)
@@ -178,6 +181,7 @@ def main() -> None:
             }
             done = subprocess.run(command, env=os.environ | env, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout)
+            measured.append({"pairs": pairs, "cache": state, **found})
             rows = f"{pairs / found['reading']:,.0f}" if state == "empty" and "reading" in found else ""
             speed = (
                 f"{found['tokens'] / found['tokenising']:,.0f}" if state == "empty" and "tokenising" in found else ""
@@ -190,6 +194,7 @@ def main() -> None:
                 flush=True,
             )
     shutil.rmtree(cache, ignore_errors=True)
+    write(args, about, measured)
 
 
 if __name__ == "__main__":

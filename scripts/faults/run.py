@@ -1,7 +1,7 @@
 """Break runs on purpose: what the user sees, what survives, and whether the resumed run ends as if nothing had been.
 
-    python scripts/faults.py --out faults.md                     # every fault, 20 SIGKILLs over a run of each task
-    python scripts/faults.py --faults kill --tasks slots --kills 5
+    python scripts/faults/run.py --out faults.md                     # every fault, 20 SIGKILLs over a run of each task
+    python scripts/faults/run.py --faults kill --tasks slots --kills 5
 
 Each fault is put into a real process of the command line from outside: file operations, updates and clocks are wrapped
 before `seqkit` starts, the library is not touched. Processes are forked from one that has imported torch, since most
@@ -29,11 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fault_injection import Injection, run_child
+SCRIPTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(SCRIPTS))
 
-__all__ = ["Injection", "differing", "results"]  # what tests use
+from faults.injection import run_child  # noqa: E402
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = SCRIPTS.parent
 COMMON = ["device=cpu", "training.log_every=3", "training.keep_best=2", "data.test.limit=40", "data.dev.limit=60"]
 # One run of each task; between them they use everything that a checkpoint has to bring back.
 TASKS = {

@@ -1,8 +1,8 @@
-"""Times language models with seqkit against `scripts/peers/language_model.py` in one run; prints a table, writes JSON.
+"""Times language models with seqkit against `scripts/peers/language_model.py` in one run; prints a table.
 
-    SEQKIT_DATA=/folder/of/the/data python scripts/bench_language_model.py         # everything (about 4 minutes)
-    python scripts/bench_language_model.py --sizes 0 --rounds 10
-    python scripts/bench_language_model.py --device cuda
+    SEQKIT_DATA=/folder/of/the/data python scripts/bench/language_model.py         # everything (about 4 minutes)
+    python scripts/bench/language_model.py --sizes 0 --rounds 10
+    python scripts/bench/language_model.py --device cuda
 
 Both sides have the same sizes and dropout rates, start from the same weights and take the same windows in turn, the
 state carried on: Adam 1e-3, clipping at 1, Multi30k English in words (generated text where `$SEQKIT_DATA/multi30k` is
@@ -16,14 +16,10 @@ evaluate  the loss of windows alone
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +27,9 @@ from typing import Any
 import torch
 from torch import nn
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "peers"))
-import language_model as peer  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import goal, in_turn, parser_for, setting, write
+from peers import language_model as peer
 
 SIZES = [  # (embedding, hidden, layers, streams, bptt, dropout)
     (256, 256, 1, 32, 35, 0.2),
@@ -179,42 +175,17 @@ def candidates(size: Size, device: str, folder: str) -> tuple[dict[str, Callable
     return runs, agree, streams * bptt
 
 
-def in_turn(runs: dict[str, Callable[[], Any]], device: str, rounds: int, clock: str) -> dict[str, float]:
-    """Median seconds of each, all in turn, forwards and backwards."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    now = time.process_time if clock == "cpu" else time.perf_counter
-    for turn in range(rounds + 2):
-        for name, run in list(runs.items())[:: 1 if turn % 2 else -1]:
-            start = now()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn > 1:
-                times[name].append(now() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__, rounds=25, device=True, clock=True)
     parser.add_argument("--sizes", default=",".join(map(str, range(len(SIZES)))), help="indices into SIZES")
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that others use")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--out", type=Path, default=Path("bench_language_model.json"))
     args = parser.parse_args()
-    setting = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": args.device,
-        "clock": args.clock,
-    }
-    print(", ".join(f"{name} {value}" for name, value in setting.items()))
+    about = setting(args)
     print("(embedding, hidden, layers, streams, bptt, dropout): tokens/s of the peer, and ours / peer")
     rows: list[dict[str, Any]] = []
     for index in map(int, args.sizes.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             runs, agree, tokens = candidates(SIZES[index], args.device, folder)
-            seconds = in_turn(runs, args.device, args.rounds, args.clock)
+            seconds = in_turn(runs, args.rounds, args.device, args.clock, warmup=2)
         if abs(agree[0] - agree[1]) > 1e-3 * agree[0]:
             raise SystemExit(f"the two sides do not compute the same: losses {agree}")
         row: dict[str, Any] = {"size": SIZES[index], "tokens_per_second": {k: tokens / v for k, v in seconds.items()}}
@@ -228,10 +199,7 @@ def main() -> None:
             flush=True,
         )
     worst = min(min(row["update"], row["trainer"]) for row in rows)
-    print(
-        f"{'met   ' if worst >= 1 else 'MISSED'} tokens/s of whole updates, worst of all sizes: x{worst:.2f} (goal 1)"
-    )
-    args.out.write_text(json.dumps({**setting, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write(args, about, rows, [goal("tokens/s of whole updates, ours / peer, worst of all sizes", worst, 1)])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Times seqkit.nn against torch.nn: training, inference, variants and memory; prints tables and writes JSON.
+"""Times seqkit.nn against torch.nn: training, inference, variants and memory; prints tables.
 
-    python scripts/bench_nn.py                        # everything (about 6 minutes)
-    python scripts/bench_nn.py --only train --kinds LSTM --shapes 0,1,2
-    python scripts/bench_nn.py --device cuda
+    python scripts/bench/nn.py                        # everything (about 6 minutes)
+    python scripts/bench/nn.py --only train --kinds LSTM --shapes 0,1,2
+    python scripts/bench/nn.py --device cuda
 
 All candidates of a row run in turn within one loop, so that a busy machine slows them alike; the medians are printed in
 milliseconds. Lengths are uniform in T/2..T with one sequence of T steps. The torch side of the ragged rows gets
@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +23,9 @@ import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seqkit.nn as snn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import fresh, geometric, goal, in_turn, parser_for, resident, setting, write
 
 SHAPES = [  # (T, B, I, H)
     (50, 32, 128, 128),
@@ -61,22 +60,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def in_turn(candidates: dict[str, Callable[[], Any]], device: str, budget: float, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each candidate; all run in turn, at least 3 times, until the budget (s) is spent."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    begin = time.perf_counter()
-    for turn in range(repeats + 1):
-        # Forwards and backwards in turn, since a candidate pays for the caches that the one before it has filled.
-        for name, run in list(candidates.items())[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append(1e3 * (time.perf_counter() - start))
-        if turn >= 3 and time.perf_counter() - begin > budget:
-            break
-    return {name: statistics.median(found) for name, found in times.items()}
+def timed(runs: dict[str, Callable[[], Any]], args: argparse.Namespace) -> dict[str, float]:
+    """Median milliseconds of each, until the budget is spent."""
+    times = in_turn(runs, args.rounds, args.device, budget=args.budget)
+    return {name: 1e3 * seconds for name, seconds in times.items()}
 
 
 class Case:
@@ -133,7 +120,7 @@ def bench_against_torch(args: argparse.Namespace, what: str) -> list[dict[str, A
             for ragged in (False, True):
                 step = case.train if what == "train" else case.infer
                 runs = {name: partial(step, m, ragged) for name, m in modules.items()}
-                found = in_turn(runs, args.device, args.budget, args.repeats)
+                found = timed(runs, args)
                 with torch.set_grad_enabled(what == "train"):
                     chosen = modules["auto"].backend_for(case.x, lengths=case.lengths if ragged else None).name
                 row = {"what": what, "kind": kind, "shape": shape, "ragged": ragged, "auto_is": chosen, "ms": found}
@@ -159,7 +146,7 @@ def bench_variants(args: argparse.Namespace) -> list[dict[str, Any]]:
             modules = {"plain": plain, "variant": case.ours("auto", **options)}
             modules["reference"] = case.ours("reference", **options)
             runs = {name: partial(case.train, module, True) for name, module in modules.items()}
-            found = in_turn(runs, args.device, args.budget, args.repeats)
+            found = timed(runs, args)
             row = {"what": "variants", "kind": kind, "options": options, "ms": found}
             row |= {"ratio": found["variant"] / found["plain"], "gain": found["reference"] / found["variant"]}
             rows.append(row)
@@ -170,28 +157,25 @@ def bench_variants(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def status(field: str) -> float:
-    """A field of /proc/self/status in MiB (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
-
-
 def one_step(kind: str, backend: str, shape: tuple[int, int, int, int], ragged: bool) -> float:
     """MiB by which one training step rises above what is resident before it, after a small step to warm up."""
     small, case = Case(kind, (3, 2, 4, 4), "cpu"), Case(kind, shape, "cpu")
     for one in (small, case):
         module = one.torch if backend == "torch" else one.ours(backend)
-        before = status("VmRSS")
+        before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak, VmHWM
         one.train(module, ragged)
-    return status("VmHWM") - before
+    return resident() - before
+
+
+def print_one_step(*arguments: Any) -> None:
+    """`one_step`, for the process that has asked for it."""
+    print(one_step(*arguments))
 
 
 def peak(kind: str, backend: str, shape: tuple[int, int, int, int], ragged: bool) -> float:
     """`one_step` in a fresh process."""
-    call = f"import bench_nn as b; print(b.one_step({kind!r}, {backend!r}, {shape!r}, {ragged!r}))"
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); {call}"]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return fresh("bench.nn", f"print_one_step({kind!r}, {backend!r}, {shape!r}, {ragged!r})")
 
 
 def bench_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -205,10 +189,6 @@ def bench_memory(args: argparse.Namespace) -> list[dict[str, Any]]:
             text = "".join(f"{value:9.0f}" for value in found.values())
             print(f"{kind:5}{'ragged' if ragged else 'full':7}{text}   auto x{found['auto'] / found['torch']:.2f}")
     return rows
-
-
-def geometric(values: list[float]) -> float:
-    return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
@@ -226,63 +206,56 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 
     lines = []
 
-    def goal(text: str, values: list[float], target: float, fold: Callable[[list[float]], float]) -> None:
+    def add(text: str, values: list[float], target: float, fold: Callable[[list[float]], float]) -> None:
         if values:
-            value = fold(values)
-            lines.append(f"{'met   ' if value >= target else 'MISSED'} {text}: {value:.2f} (goal {target})")
+            lines.append(goal(text, fold(values), target))
 
     lstm, others, all_kinds = ("LSTM",), ("RNN", "GRU"), ("LSTM", "RNN", "GRU")
     big = (30, 64, 512, 1024)
-    goal("LSTM ragged training, auto, geometric mean", pick("train", lstm, True, "auto", some), 3.3, geometric)
+    add("LSTM ragged training, auto, geometric mean", pick("train", lstm, True, "auto", some), 3.3, geometric)
     first = pick("train", lstm, True, "auto", lambda s: s in SHAPES[:4])
-    goal("the same over the first four shapes", first, 3.8, geometric)
-    goal("the same, minimum", pick("train", lstm, True, "auto", lambda s: some(s) and s != big), 2.5, min)
-    goal("the same at (30,64,512,1024)", pick("train", lstm, True, "auto", lambda s: s == big), 1.3, min)
-    goal("the same at B = 1", pick("train", lstm, True, "auto", lambda s: s[1] == 1), 0.95, min)
-    goal("LSTM ragged training, fused, geometric mean", pick("train", lstm, True, "fused", some), 2.3, geometric)
-    goal("LSTM full training, auto, minimum", pick("train", lstm, False, "auto", lambda s: True), 0.95, min)
-    goal("LSTM full training, fused, H >= 256", pick("train", lstm, False, "fused", lambda s: s[3] >= 256), 1.0, min)
-    goal("LSTM full training, fused, B >= 16", pick("train", lstm, False, "fused", some), 0.75, min)
-    goal("RNN and GRU full training, auto", pick("train", others, False, "auto", lambda s: True), 1.8, geometric)
-    goal("RNN and GRU ragged training, auto", pick("train", others, True, "auto", lambda s: True), 2.5, geometric)
+    add("the same over the first four shapes", first, 3.8, geometric)
+    add("the same, minimum", pick("train", lstm, True, "auto", lambda s: some(s) and s != big), 2.5, min)
+    add("the same at (30,64,512,1024)", pick("train", lstm, True, "auto", lambda s: s == big), 1.3, min)
+    add("the same at B = 1", pick("train", lstm, True, "auto", lambda s: s[1] == 1), 0.95, min)
+    add("LSTM ragged training, fused, geometric mean", pick("train", lstm, True, "fused", some), 2.3, geometric)
+    add("LSTM full training, auto, minimum", pick("train", lstm, False, "auto", lambda s: True), 0.95, min)
+    add("LSTM full training, fused, H >= 256", pick("train", lstm, False, "fused", lambda s: s[3] >= 256), 1.0, min)
+    add("LSTM full training, fused, B >= 16", pick("train", lstm, False, "fused", some), 0.75, min)
+    add("RNN and GRU full training, auto", pick("train", others, False, "auto", lambda s: True), 1.8, geometric)
+    add("RNN and GRU ragged training, auto", pick("train", others, True, "auto", lambda s: True), 2.5, geometric)
     for ragged in (False, True):
         name = f"inference, {'ragged' if ragged else 'full'}, auto, minimum"
-        goal(name, pick("infer", all_kinds, ragged, "auto", lambda s: True), 0.95, min)
+        add(name, pick("infer", all_kinds, ragged, "auto", lambda s: True), 0.95, min)
     variants = [row for row in rows if row["what"] == "variants"]
     normed = [1 / row["ratio"] for row in variants if "layer_norm" in row["options"]]
-    goal("layer_norm: plain time / its time, minimum", normed, 1 / 1.8, min)
-    goal(
+    add("layer_norm: plain time / its time, minimum", normed, 1 / 1.8, min)
+    add(
         "other variants: plain time / their time, minimum",
         [1 / row["ratio"] for row in variants if "layer_norm" not in row["options"]],
         1 / 1.35,
         min,
     )
-    goal("variants: reference time / their time, minimum", [row["gain"] for row in variants], 3.0, min)
+    add("variants: reference time / their time, minimum", [row["gain"] for row in variants], 3.0, min)
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__, rounds=15, device=True)
     parser.add_argument("--only", nargs="*", choices=["train", "infer", "variants", "memory"])
     parser.add_argument("--kinds", nargs="*", default=["LSTM", "GRU", "RNN"], choices=["LSTM", "GRU", "RNN"])
     parser.add_argument("--shapes", default=",".join(map(str, range(len(SHAPES)))), help="indices into SHAPES")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--budget", type=float, default=6.0, help="seconds for each row of the tables")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("bench_nn.json"))
     args = parser.parse_args()
     args.shapes = [SHAPES[int(index)] for index in args.shapes.split(",")]
     wanted = args.only or ["train", "infer", "variants", "memory"]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
+    about = setting(args)
     rows: list[dict[str, Any]] = []
     for what in ("train", "infer"):
         rows += bench_against_torch(args, what) if what in wanted else []
     rows += bench_variants(args) if "variants" in wanted else []
     rows += bench_memory(args) if "memory" in wanted and args.device == "cpu" else []
-    lines = summary(rows)
-    print("\n" + "\n".join(lines))
-    setting = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": args.device}
-    args.out.write_text(json.dumps({**setting, "rows": rows, "summary": lines}, indent=1) + "\n", encoding="utf-8")
+    write(args, about, rows, summary(rows))
 
 
 if __name__ == "__main__":

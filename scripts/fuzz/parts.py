@@ -1,4 +1,4 @@
-"""What the targets of `fuzz.py` share: hard words, tiny runs, the base class, a JSON value that can be changed."""
+"""What the targets of `run.py` share: hard words, tiny runs, the base class, a JSON value that can be changed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fuzz import Choices
+from fuzz.choices import Choices
 
 from seqkit import run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = """0 1 -1 2 3 7 0.5 1.5 -0.0 1e-9 1e-400 1e400 1e9 2147483648 9223372036854775808 1208925819614629174706176
     nan inf -inf .nan .inf 1e999999999 0x10 0o7 010 1_000 +1 ١ 1e 1.""".split()  # noqa: SIM905
 _SOUND = [

@@ -1,4 +1,4 @@
-"""What `scripts/faults.py` does to a process of the command line: kills, signals, errors, clocks that jump."""
+"""What `run.py` does to a process of the command line: kills, signals, errors, clocks that jump."""
 
 from __future__ import annotations
 

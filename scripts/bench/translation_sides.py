@@ -1,4 +1,4 @@
-"""What `bench_translation.py` compares: the data, and the peer's model made of our parts, with its weights."""
+"""What `translation.py` compares: the data, and the peer's model made of our parts, with its weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-import translation as peer
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from peers import translation as peer
 
 WORDS = (7882, 5898)  # of Multi30k, for generated data
 

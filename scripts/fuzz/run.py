@@ -1,7 +1,7 @@
 """Fuzz whatever reads what others wrote: configurations, data files, vectors, run folders, texts, names.
 
-    python scripts/fuzz.py readers --seconds 600
-    python scripts/fuzz.py checkpoint --executions 2000 --random
+    python scripts/fuzz/run.py readers --seconds 600
+    python scripts/fuzz/run.py checkpoint --executions 2000 --random
 
 With atheris installed (pip install atheris) the inputs are led by coverage; without it, or with --random, they are
 drawn at random, which is said. A finding is any exception but UserError and Stopped (for which the command line has its
@@ -29,8 +29,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+SCRIPTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
+
+from fuzz.choices import Broken, Choices  # noqa: E402
 
 SECONDS = 5.0
 MEGABYTES = 500
@@ -40,59 +42,8 @@ _NEVER = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork
 TARGETS = ("config", "readers", "vectors", "checkpoint", "predict", "names")
 
 
-class Broken(Exception):
-    """A promise of the package that did not hold."""
-
-
 class TooLong(BaseException):
     """An execution was cut after three times the CPU time that is allowed."""
-
-
-class Choices:
-    """Decisions out of raw bytes; when these are used up every decision is the first one."""
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw, self.place = raw, 0
-
-    def number(self, most: int) -> int:
-        """0 to `most`."""
-        size = max(1, (most.bit_length() + 7) // 8)
-        part = self.raw[self.place : self.place + size]
-        self.place += size
-        return int.from_bytes(part, "little") % (most + 1)
-
-    def one(self, options: Any) -> Any:
-        """One of a sequence."""
-        return options[self.number(len(options) - 1)]
-
-    def chance(self, out_of: int) -> bool:
-        """True once in so many times; False when nothing is left to decide."""
-        return self.number(out_of - 1) == 1
-
-    def stretch(self, most: int) -> bytes:
-        """Up to so many raw bytes."""
-        part = self.raw[self.place : self.place + self.number(most)]
-        self.place += len(part)
-        return part
-
-    def mutated(self, valid: bytes, tokens: Any, edits: int = 6) -> bytes:
-        """A valid document with a few edits: tokens put in, stretches deleted, doubled or moved, bytes changed."""
-        found = bytearray(valid)
-        for _ in range(self.number(edits)):
-            start = self.number(len(found)) if found else 0
-            end = min(len(found), start + self.number(40))
-            kind = self.number(5)
-            if kind <= 1:
-                found[start : end if kind else start] = self.one(tokens)
-            elif kind == 2:
-                del found[start:end]
-            elif kind == 3:
-                found[start:start] = found[start:end] * (1 + self.number(3))
-            elif kind == 4:
-                found[start:start] = self.stretch(8)
-            elif start < len(found):
-                found[start] = self.number(255)
-        return bytes(found)
 
 
 class Guard:
@@ -279,9 +230,9 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"without atheris ({error}): inputs are drawn at random, not led by coverage")
         if atheris is not None:
             with atheris.instrument_imports(include=["seqkit", "yaml"]):
-                targets = importlib.import_module("fuzz_targets")
+                targets = importlib.import_module("fuzz.targets")
         else:
-            targets = importlib.import_module("fuzz_targets")
+            targets = importlib.import_module("fuzz.targets")
         target = targets.make(given.target, home)
         guard = Guard(home)
         runner = Runner(target, guard)

@@ -1,4 +1,4 @@
-"""Targets of `fuzz.py` that use runs: their files, their predictions, their names."""
+"""Targets of `run.py` that use runs: their files, their predictions, their names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fuzz import Broken, Choices
-from fuzz_parts import RUNS, WORDS, Target, Tree, make_run
+from fuzz.choices import Broken, Choices
+from fuzz.parts import RUNS, WORDS, Target, Tree, make_run
 
 from seqkit import run
 from seqkit.cli.app import _groups

@@ -1,7 +1,7 @@
 """Does a language model help a classifier? configs/finetune/sst2-*.yaml against the same classifier from scratch.
 
-    SEQKIT_DATA=/folder/of/the/data python scripts/experiment_pretraining.py              # about an hour on one core
-    ... python scripts/experiment_pretraining.py --adapted runs/sst2-adapted --without-shipped     # 12 minutes
+    SEQKIT_DATA=/folder/of/the/data python scripts/experiments/pretraining.py              # about an hour on one core
+    ... python scripts/experiments/pretraining.py --adapted runs/sst2-adapted --without-shipped     # 12 minutes
 
 The language model learns from the training texts of sst3 and the English side of Multi30k, without the sentences that
 are also in dev or test of sst2 or sst3 (compared by their letters and digits alone). It is trained, and adapted to the
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from seqkit.run import train
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 HELD_OUT = ("sst2/dev", "sst2/test", "sst3/dev", "sst3/test")
 FINE_TUNED, SAME, SHIPPED = "fine-tuned", "from scratch", "from scratch, sst2.yaml"
 

@@ -1,9 +1,9 @@
 """Check seqkit on a device in a few minutes: correct, trains, how fast; prints a table and writes JSON.
 
-    python scripts/check_device.py                                    # cuda, all parts, at most 4 minutes
-    python scripts/check_device.py --device mps --minutes 10
-    python scripts/check_device.py --device cpu --quick               # seconds: that the script itself works
-    python scripts/check_device.py --parts nn,tasks --out found.json
+    python scripts/device/check.py                                    # cuda, all parts, at most 4 minutes
+    python scripts/device/check.py --device mps --minutes 10
+    python scripts/device/check.py --device cpu --quick               # seconds: that the script itself works
+    python scripts/device/check.py --parts nn,tasks --out found.json
 
 Parts, in the order of their worth:
     nn         seqkit.nn against float64 on the CPU: cells, variants, lengths, gradients, evaluation mode, second
@@ -29,10 +29,11 @@ from pathlib import Path
 
 import torch
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+SCRIPTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(SCRIPTS), str(SCRIPTS.parent)]
 
-from device.report import Report, synchronise  # noqa: E402 (found by the lines above)
+from bench.timing import synchronise  # noqa: E402 (found by the lines above)
+from device.report import Report  # noqa: E402
 
 PARTS = ("nn", "tasks", "speed", "processes")
 

@@ -1,6 +1,6 @@
 """Low-rank adapters beside full fine-tuning, from the same earlier run: scores, trained parameters, memory, time.
 
-    SEQKIT_DATA=/folder/of/the/data python scripts/experiment_lora.py --seeds 5      # about 12 minutes of one core
+    SEQKIT_DATA=/folder/of/the/data python scripts/experiments/lora.py --seeds 5      # about 12 minutes of one core
 
 For each seed the training part of sst3 is cut into two halves that share no sentence. A BiLSTM of two classes, from
 GloVe vectors, learns from the first half, its neutral sentences left out. Two models of three classes start from it and

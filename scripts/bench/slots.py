@@ -1,7 +1,7 @@
-"""Times the CRF of seqkit.nn against two others, loss with its gradient and Viterbi; prints a table, writes JSON.
+"""Times the CRF of seqkit.nn against two others, loss with its gradient and Viterbi; prints a table.
 
-    python scripts/bench_slots.py                 # about 2 minutes
-    python scripts/bench_slots.py --device cuda
+    python scripts/bench/slots.py                 # about 2 minutes
+    python scripts/bench/slots.py --device cuda
 
 The size is that of SNIPS: 32 sentences of 10 to T tokens, 72 tags. All three have the same scores, and agree in loss,
 gradient and tags before anything is timed; they run in turn, and medians are printed.
@@ -13,10 +13,7 @@ ours      seqkit.nn.CRF
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,9 @@ import torch
 from torch import Tensor
 
 from seqkit.nn import CRF
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import in_turn, parser_for, setting, write
 
 BATCH, TAGS, SHORTEST = 32, 72, 10
 LONGEST = (10, 20, 30)
@@ -135,36 +135,18 @@ class Case:
             assert found["viterbi"]["ours"] == found["viterbi"][name]
 
 
-def in_turn(runs: dict[str, Callable[[], Any]], device: str, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
 def main() -> None:
     """Print the table and write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path("bench_slots.json"))
-    args = parser.parse_args()
+    args = parser_for(__doc__, rounds=9, device=True).parse_args()
+    about = setting(args, batch=BATCH, tags=TAGS)
     rows = []
-    print(f"milliseconds, batch {BATCH}, {TAGS} tags, {torch.get_num_threads()} threads, {args.device}")
-    print(f"{'T':>3} {'':8}{'loop':>9}{'matrix':>9}{'ours':>9}")
+    print(f"milliseconds\n{'T':>3} {'':8}{'loop':>9}{'matrix':>9}{'ours':>9}")
     for steps in LONGEST:
         case = Case(steps, args.device)
         case.check()
         both = dict.fromkeys(("loop", "matrix", "ours"), 0.0)
         for kind, runs in case.candidates().items():
-            found = in_turn(runs, args.device, args.rounds)
+            found = {name: 1e3 * seconds for name, seconds in in_turn(runs, args.rounds, args.device).items()}
             both = {name: both[name] + value for name, value in found.items()}
             rows.append({"steps": steps, "what": kind, "ms": found})
         rows.append({"steps": steps, "what": "both", "ms": both})
@@ -173,8 +155,7 @@ def main() -> None:
             ratios = f"x{ms['loop'] / ms['ours']:.1f} of loop, x{ms['matrix'] / ms['ours']:.1f} of matrix"
             shown = "".join(f"{ms[name]:9.2f}" for name in ("loop", "matrix", "ours"))
             print(f"{steps:>3} {row['what']:8}{shown}   {ratios}", flush=True)
-    setting = {"torch": torch.__version__, "device": args.device, "threads": torch.get_num_threads()}
-    args.out.write_text(json.dumps({**setting, "batch": BATCH, "tags": TAGS, "rows": rows}, indent=1) + "\n", "utf-8")
+    write(args, about, rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Measures the constants of seqkit/nn/kernels/tuning.py on this machine's CPU: each of several values at its work.
 
-    OMP_NUM_THREADS=1 python scripts/tune_cpu.py                 # everything (about 4 minutes)
-    OMP_NUM_THREADS=1 python scripts/tune_cpu.py MIN_WORK        # one constant
-    OMP_NUM_THREADS=1 python scripts/tune_cpu.py --budget 0.2    # seconds for each row
+    OMP_NUM_THREADS=1 python scripts/bench/tune.py                 # everything (about 4 minutes)
+    OMP_NUM_THREADS=1 python scripts/bench/tune.py MIN_WORK        # one constant
+    OMP_NUM_THREADS=1 python scripts/bench/tune.py --budget 0.2    # seconds for each row
 
 A row is one piece of work; its columns are values of the constant, the shipped one in brackets, with medians in
 milliseconds. All values of a row run in turn, so that a busy machine slows them alike. A threshold also takes 0 and
@@ -12,11 +12,10 @@ infinity: it belongs where the first begins to win.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,9 @@ from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.kernels.decode_step import SingleStep
 from seqkit.nn.kernels.gemm import StepProduct, outer, product
 from seqkit.nn.kernels.kernel import tanh_
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import medians, parser_for, seconds, setting, take_turns, write
 
 NEVER = sys.maxsize
 Work = Callable[[], Any]
@@ -165,21 +167,19 @@ CONSTANTS: dict[str, tuple[tuple[float, ...], Callable[[], Iterator[tuple[str, W
 }
 
 
-def medians(name: str, values: list[float], work: Work, budget: float) -> list[float]:
+def compared(name: str, values: list[float], work: Work, args: argparse.Namespace) -> list[float]:
     """Milliseconds of the work under each value, all in turn, at least three times."""
-    times: list[list[float]] = [[] for _ in values]
-    begin = time.perf_counter()
-    while len(times[0]) < 4 or time.perf_counter() - begin < budget:
-        for value, found in zip(values, times, strict=True):
-            put(name, value)
-            start = time.perf_counter()
-            work()
-            found.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(found[1:]) for found in times]
+
+    def measure(value: float) -> float:
+        put(name, value)
+        return seconds(work)
+
+    measures = {str(value): partial(measure, value) for value in values}
+    return list(medians(take_turns(measures, args.rounds, budget=args.budget), 1e3).values())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__, rounds=1000)
     parser.add_argument("constants", nargs="*", metavar="CONSTANT", help=", ".join(CONSTANTS))
     parser.add_argument("--budget", type=float, default=3.0, help="seconds for each row")
     arguments = parser.parse_args()
@@ -187,7 +187,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no such constant: {', '.join(unknown)}")
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    about, rows = setting(arguments), []
     for name in arguments.constants or CONSTANTS:
         shipped: float = getattr(tuning, name)
         others, works = CONSTANTS[name]
@@ -195,9 +195,11 @@ def main() -> None:
         shown = ["never" if value == NEVER else f"[{value}]" if value == shipped else str(value) for value in values]
         print(f"\n{name:50}" + "".join(f"{text:>12}" for text in shown))
         for title, work in works():
-            found = medians(name, values, work, arguments.budget)
+            found = compared(name, values, work, arguments)
+            rows.append({"constant": name, "work": title, "values": values, "ms": found})
             print(f"{title:50}" + "".join(f"{value:12.3f}" for value in found), flush=True)
         put(name, shipped)
+    write(arguments, about, rows)
 
 
 if __name__ == "__main__":

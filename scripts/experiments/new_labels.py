@@ -1,7 +1,7 @@
 """Does a classifier of two classes help one of three? Fine-tuning to a new label set, measured against from scratch.
 
-    SEQKIT_DATA=/folder/of/the/data python scripts/experiment_new_labels.py          # about 8 minutes on one core
-    SEQKIT_DATA=/folder/of/the/data python scripts/experiment_new_labels.py --seeds 1 2 --vectors
+    SEQKIT_DATA=/folder/of/the/data python scripts/experiments/new_labels.py          # about 8 minutes on one core
+    SEQKIT_DATA=/folder/of/the/data python scripts/experiments/new_labels.py --seeds 1 2 --vectors
 
 For each seed the training part of sst3 is cut into two halves that share no sentence. A model of two classes learns
 from the first half, its neutral sentences left out. Then two models of three classes learn from the same tenth of the

@@ -1,6 +1,6 @@
 """What checkpoints cost: the time to write one, as a share of the time between two at the default interval.
 
-    SEQKIT_DATA=/data python scripts/bench_checkpoint.py configs/sentiment/sst2.yaml configs/slots/snips.yaml
+    SEQKIT_DATA=/data python scripts/bench/checkpoint.py configs/sentiment/sst2.yaml configs/slots/snips.yaml
 
 By default a checkpoint follows each evaluation, at the end of each epoch. Updates and checkpoints are timed in turn, in
 one process, and the medians are taken; an epoch is so many updates (the evaluation's own time is left out, which makes
@@ -9,12 +9,13 @@ the share larger). The parts of one checkpoint are timed apart.
 
 from __future__ import annotations
 
-import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from seqkit.training.loggers import Logger
 from seqkit.training.random_state import seed_all
 from seqkit.training.run_log import Progress
 from seqkit.training.trainer_state import count_steps
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench.timing import parser_for, seconds, setting, write
 
 
 @contextmanager
@@ -44,15 +48,15 @@ def timed(parts: dict[str, float]) -> Iterator[None]:
 
     with (
         mock.patch.object(checkpoint, "save_file", watch("write", checkpoint.save_file)),
-        mock.patch.object(checkpoint, "_digest", watch("checksum", checkpoint._digest)),
+        mock.patch.object(checkpoint, "digest", watch("checksum", checkpoint.digest)),
         mock.patch.object(checkpoint, "flush", watch("flush", checkpoint.flush)),
         mock.patch.object(trainer, "replace_file", watch("model.safetensors", trainer.replace_file)),
     ):
         yield
 
 
-def measure(path: str, updates: int, rounds: int, folder: Path) -> str:
-    """A row of the table for one configuration."""
+def measure(path: str, updates: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """What checkpoints cost in one configuration."""
     config, kind = read_config(path, ["device=cpu"])
     seed_all(config.seed)
     task = kind.create(config)
@@ -67,39 +71,45 @@ def measure(path: str, updates: int, rounds: int, folder: Path) -> str:
     total = count_steps(task, config.training) or 1
     for turn in range(rounds):
         for window in islice(windows, updates):
-            start = time.perf_counter()
-            trainer.updater(window, trainer.state.step, total, 1.0)
-            per_update.append(time.perf_counter() - start)
+            update = partial(trainer.updater, window, trainer.state.step, total, 1.0)
+            per_update.append(seconds(update))
             trainer.state.step += 1
         trainer.state.best = [(float(turn), trainer.state.step)]  # better each time: that is the dearest case
         with timed(parts):
-            start = time.perf_counter()
-            trainer._save()
-            saves.append(time.perf_counter() - start)
+            saves.append(seconds(trainer._save))
     trainer._progress.close()
     size = sum(file.stat().st_size for file in trainer._checkpoints.path(trainer.state.step).iterdir())
     between = total // (config.training.epochs or 1)
     if config.training.evaluate_every:
         between = config.training.evaluate_every
     save, epoch = statistics.median(saves), between * statistics.median(per_update)
-    shares = ", ".join(f"{name} {seconds / rounds * 1000:.0f}" for name, seconds in parts.items())
+    row = {"config": Path(path).name, "mib": size / 2**20, "checkpoint_s": save, "updates": between, "epoch_s": epoch}
+    return {**row, "parts_s": {name: total / rounds for name, total in parts.items()}}
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    shares = ", ".join(f"{name} {1000 * value:.0f}" for name, value in row["parts_s"].items())
+    save, epoch = row["checkpoint_s"], row["epoch_s"]
     return (
-        f"| {Path(path).name} | {size / 2**20:.1f} | {save * 1000:.0f} ({shares}) | {between} updates, {epoch:.1f} s "
-        f"| {save / (save + epoch):.3%} |"
+        f"| {row['config']} | {row['mib']:.1f} | {save * 1000:.0f} ({shares}) "
+        f"| {row['updates']} updates, {epoch:.1f} s | {save / (save + epoch):.3%} |"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__, rounds=5)
     parser.add_argument("configs", nargs="+")
     parser.add_argument("--updates", type=int, default=10, help="between two checkpoints")
-    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    about, rows = setting(options), []
     print("| configuration | MB | a checkpoint, ms (parts, means) | between two at the default interval | share |")
     print("|---|---|---|---|---|")
     for path in options.configs:
         with tempfile.TemporaryDirectory() as folder:
-            print(measure(path, options.updates, options.rounds, Path(folder)), flush=True)
+            rows.append(measure(path, options.updates, options.rounds, Path(folder)))
+        print(line(rows[-1]), flush=True)
+    write(options, about, rows)
 
 
 if __name__ == "__main__":

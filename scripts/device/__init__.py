@@ -1,1 +1,0 @@
-"""The parts of check_device.py."""
