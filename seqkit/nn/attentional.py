@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
 from seqkit.nn.backends import Choice, choose, scan
-from seqkit.nn.cell import Cell, Prepared, State
+from seqkit.nn.cell import Cell, Prepared, State, drop_mask
 from seqkit.nn.checks import (
     autocast_enabled,
     check_choice,
@@ -437,8 +437,10 @@ class AttentionalRecurrent(nn.Module):
         """The dropout on the input of a layer above the first, for all steps: (N, H)."""
         if not (self.training and (self.rate or self.locked_rate)):
             return None
-        ones = rows.new_ones(rows.size(0), self.query_size)
-        return between_layers(ones, self.rate, self.locked_rate, packing.batch_size, packing.spread)
+        shape = rows.size(0), self.query_size
+        # Not torch's dropout on ones: on a GPU it draws other numbers, and old runs resume with the mask's.
+        mask = drop_mask(rows, *shape, self.rate) if self.rate else rows.new_ones(shape)
+        return between_layers(mask, 0.0, self.locked_rate, packing.batch_size, packing.spread)
 
     def step_backend(self, rows: Tensor, prepared: Sequence[Prepared] = ()) -> Choice:
         """The backend on which the steps of input feeding run, and why.
