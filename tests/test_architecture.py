@@ -51,7 +51,9 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"torch", "packaging"},
         set(),
     ),
-    "cli": ({"run", "config", "files", "errors", "console"}, {"typer"}, {"distributed", "training"}),
+    "drawing": ({"errors"}, set(), set()),
+    "lessons": ({"nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
+    "cli": ({"run", "lessons", "config", "files", "errors", "console"}, {"typer"}, {"distributed", "training"}),
 }
 
 

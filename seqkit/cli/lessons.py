@@ -1,0 +1,38 @@
+"""`seqkit lessons`: how recurrent networks work, computed and shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seqkit.cli.app import app
+from seqkit.console import put, tell
+from seqkit.errors import Option, UserError
+from seqkit.lessons import LESSONS, find_lesson
+from seqkit.lessons.base import check_page
+
+
+@app.command(epilog="Example: seqkit lessons memory --to memory.html")
+def lessons(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Which one; without it, list all lessons.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write it as a page with pictures, too.")] = None,
+) -> None:
+    """Print a lesson about recurrent networks, computed on the spot, or list the lessons."""
+    if name is None:
+        if to is not None:
+            raise UserError(Option("to", str(to)), f": which lesson? expected one of {', '.join(LESSONS)} before it")
+        for known, lesson in LESSONS.items():
+            put(f"{known:12}{lesson.summary}")
+        return
+    lesson = find_lesson(name, LESSONS)
+    if to is not None:
+        check_page(to)
+    blocks = lesson.blocks()
+    for line in lesson.lines(blocks):
+        tell(line)
+    if to is not None:
+        lesson.write_page(to, blocks)
+        tell("")
+        tell(f"page: {to}")

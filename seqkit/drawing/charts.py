@@ -1,0 +1,106 @@
+"""Line charts as SVG, by matplotlib; their colours are the page's, in light and dark."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seqkit.drawing.html import chart
+from seqkit.errors import require
+
+# What matplotlib draws in these colours, the page draws in its own (style.css).
+_INK, _SOFT, _LINE = "#010101", "#010102", "#010103"
+_SERIES = [f"#0102{number:02x}" for number in range(1, 6)]
+_ON_PAGE = {
+    _INK: "var(--ink)",
+    _SOFT: "var(--soft)",
+    _LINE: "var(--line)",
+    **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, 1)},
+}
+_DASHES = ["-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (1, 2.5))]
+_MARKS = "osD^v"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Attributes:
+        name: for the legend.
+        x: where its points lie.
+        y: their values; as many as x has.
+        marked: draw the points, not what lies between them.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    marked: bool = False
+
+
+def line_chart(
+    lines: Sequence[Line], x_label: str, y_label: str, caption: str, *, log: bool = False,
+    y_range: tuple[float, float] | None = None,
+) -> str:  # fmt: skip
+    """Return a chart of up to five lines, told apart by colour and by dashes or marks.
+
+    Args:
+        lines: what to draw.
+        x_label, y_label: what the axes show, with units.
+        caption: what is seen; screen readers read it.
+        log: a logarithmic y axis.
+        y_range: the lowest and highest y that are shown; None: all.
+
+    Raises:
+        UserError: matplotlib or jinja2 is not installed.
+        ValueError: there are more than five lines, or a line has other numbers of x than of y.
+    """
+    if len(lines) > len(_SERIES):
+        raise ValueError(f"a chart has {len(_SERIES)} lines at most, got {len(lines)}")
+    matplotlib = require("matplotlib", "plot")
+    figures = require("matplotlib.figure", "plot")
+    style = {
+        "svg.fonttype": "none", "svg.hashsalt": caption, "font.size": 8, "text.color": _INK, "axes.labelcolor": _SOFT,
+        "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT, "grid.color": _LINE,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = figures.Figure(figsize=(5.2, 3.1), layout="constrained")
+        axes = figure.add_subplot()
+        for number, line in enumerate(lines):
+            how = {"ls": "", "marker": _MARKS[number], "ms": 4} if line.marked else {"ls": _DASHES[number], "lw": 1.6}
+            axes.plot(line.x, line.y, label=_plain(line.name), **how)
+        axes.set(xlabel=_plain(x_label), ylabel=_plain(y_label))
+        if log:
+            axes.set_yscale("log")
+        if y_range is not None:
+            axes.set_ylim(*y_range)
+        axes.grid(lw=0.6)
+        axes.tick_params(length=0)
+        if len(lines) > 1:
+            figure.legend(loc="outside upper left", ncols=min(len(lines), 3), frameon=False, handlelength=2.6)
+        return chart(_as_svg(figure, caption), caption)
+
+
+def _plain(text: str) -> str:
+    """`$` begins a formula in matplotlib's texts."""
+    return text.replace("$", r"\$")
+
+
+def _as_svg(figure: Any, caption: str) -> str:
+    """The figure as SVG to stand inside a page."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = file.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    for colour, variable in _ON_PAGE.items():
+        text = text.replace(colour, variable)
+    # Names of elements are unique on a page, of which this chart is one of several.
+    prefix = f"c{hashlib.sha256(caption.encode()).hexdigest()[:8]}-"
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", text)
+    text = re.sub(r"font: (\d+)px [^;\"]*", r"font-size: \1px", text)
+    return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)

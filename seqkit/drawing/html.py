@@ -1,0 +1,137 @@
+"""Pages, tables and heat maps as HTML: every text is escaped, nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqkit.drawing.colours import diverging, readable_on, sequential
+from seqkit.errors import require
+
+
+@dataclass(frozen=True)
+class Step:
+    """One time step of a network that is drawn unrolled.
+
+    Attributes:
+        title: what stands above it.
+        layers: (name, value) of each layer, the input first.
+        memory: (name, value) of what the step before has left.
+    """
+
+    title: str
+    layers: Sequence[tuple[str, str]]
+    memory: tuple[str, str]
+
+
+def number(value: float) -> str:
+    """Return a number with three significant digits, whole numbers below 10 million in full."""
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "infinity" if value > 0 else "-infinity"
+    if value == 0:
+        return "0"
+    if abs(value) < 1e7 and (abs(value) >= 1000 or value == int(value)):
+        return f"{value:,.0f}"
+    if 1e-3 <= abs(value) < 1000:
+        return f"{float(f'{value:.3g}'):g}"
+    mantissa, _, exponent = f"{value:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def page(title: str, summary: str, parts: Iterable[str]) -> str:
+    """Return a whole HTML page, for light and dark screens, phones and paper.
+
+    Args:
+        title: of the page.
+        summary: the line below it.
+        parts: HTML that this module or `line_chart` made, in order.
+
+    Raises:
+        UserError: jinja2 is not installed.
+    """
+    style = (Path(__file__).parent / "style.css").read_text("utf-8")
+    markup = require("markupsafe", "html", "jinja2").Markup
+    text: str = (
+        _templates()
+        .get_template("page.html")
+        .render(title=title, summary=summary, style=markup(style), parts=[markup(part) for part in parts])
+    )
+    return text
+
+
+def section(heading: str) -> str:
+    """Return a heading of a section."""
+    return _part("section", heading)
+
+
+def paragraph(text: str) -> str:
+    """Return a paragraph; what stands between backquotes is code."""
+    return _part("paragraph", text.split("`"))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """Return a table whose first column names the rows.
+
+    Args:
+        header: the name of each column.
+        rows: texts, as many in each row as there are columns; numbers are aligned on the right.
+        caption: what is seen.
+    """
+    return _part("table", header, rows, caption)
+
+
+def heat_map(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float]],
+    caption: str,
+    *,
+    shares: bool = False,
+) -> str:
+    """Return a heat map: a table of numbers on colours.
+
+    Args:
+        rows: the name of each row.
+        columns: the name of each column.
+        values: rows of numbers.
+        caption: what is seen.
+        shares: the values lie in [0, 1] and go from pale to dark blue, such as those of gates. Otherwise each row is
+            scaled by its largest absolute value: orange is negative, purple positive.
+    """
+    cells = [_cells(row, sequential if shares else _scaled(row)) for row in values]
+    return _part("heat_map", columns, list(zip(rows, cells, strict=True)), caption)
+
+
+def unrolled(steps: Sequence[Step], caption: str) -> str:
+    """Return a recurrent network unrolled in time: a panel for each step, from which the memory goes to the next."""
+    return _part("unrolled", steps, caption)
+
+
+def chart(svg: str, caption: str) -> str:
+    """Return an SVG picture, which is trusted, above its caption."""
+    return _part("chart", require("markupsafe", "html", "jinja2").Markup(svg), caption)
+
+
+def _scaled(row: Sequence[float]) -> Callable[[float], str]:
+    largest = max((abs(value) for value in row), default=0.0) or 1.0
+    return lambda value: diverging(value / largest)
+
+
+def _cells(row: Sequence[float], colour_of: Callable[[float], str]) -> list[dict[str, str]]:
+    pairs = [(number(value), colour_of(value)) for value in row]
+    return [{"text": text, "colour": colour, "ink": readable_on(colour)} for text, colour in pairs]
+
+
+def _templates() -> Any:
+    jinja = require("jinja2", "html")
+    loader = jinja.FileSystemLoader(Path(__file__).parent)
+    return jinja.Environment(
+        loader=loader, autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _part(name: str, *values: Any) -> str:
+    return str(getattr(_templates().get_template("parts.html").module, name)(*values))
