@@ -2,7 +2,7 @@
 
 from seqkit.drawing.charts import Line, line_chart
 from seqkit.drawing.colours import contrast, diverging, luminance, readable_on, sequential
-from seqkit.drawing.html import Step, heat_map, number, page, paragraph, section, table, unrolled
+from seqkit.drawing.html import Step, heat_map, number, numbered, page, paragraph, section, table, unrolled
 
 __all__ = [
     "Line",
@@ -13,6 +13,7 @@ __all__ = [
     "line_chart",
     "luminance",
     "number",
+    "numbered",
     "page",
     "paragraph",
     "readable_on",

@@ -64,12 +64,12 @@ def line_chart(
     matplotlib = require("matplotlib", "plot")
     figures = require("matplotlib.figure", "plot")
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": caption, "font.size": 8, "text.color": _INK, "axes.labelcolor": _SOFT,
+        "svg.fonttype": "none", "svg.hashsalt": caption, "font.size": 8.5, "text.color": _INK, "axes.labelcolor": _SOFT,
         "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT, "grid.color": _LINE,
         "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = figures.Figure(figsize=(5.2, 3.1), layout="constrained")
+        figure = figures.Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for number, line in enumerate(lines):
             how = {"ls": "", "marker": _MARKS[number], "ms": 4} if line.marked else {"ls": _DASHES[number], "lw": 1.6}
@@ -82,7 +82,7 @@ def line_chart(
         axes.grid(lw=0.6)
         axes.tick_params(length=0)
         if len(lines) > 1:
-            figure.legend(loc="outside upper left", ncols=min(len(lines), 3), frameon=False, handlelength=2.6)
+            figure.legend(loc="outside upper left", ncols=2 if len(lines) == 4 else 3, frameon=False, handlelength=2.6)
         return chart(_as_svg(figure, caption), caption)
 
 

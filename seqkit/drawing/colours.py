@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 # ColorBrewer (Brewer 2003): Blues, and PuOr with orange for negative values.
 _BLUES = ("#f7fbff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
-_ORANGE_PURPLE = ("#7f3b08", "#e08214", "#fee0b6", "#f7f7f7", "#d8daeb", "#8073ac", "#2d004b")
+_ORANGE_PURPLE = ("#b35806", "#f1a340", "#fee0b6", "#f7f7f7", "#d8daeb", "#998ec3", "#542788")
 
 
 def sequential(share: float) -> str:

@@ -20,11 +20,13 @@ class Step:
         title: what stands above it.
         layers: (name, value) of each layer, the input first.
         memory: (name, value) of what the step before has left.
+        carried: the name of the layer that becomes the memory of the next step.
     """
 
     title: str
     layers: Sequence[tuple[str, str]]
     memory: tuple[str, str]
+    carried: str
 
 
 def number(value: float) -> str:
@@ -72,15 +74,21 @@ def paragraph(text: str) -> str:
     return _part("paragraph", text.split("`"))
 
 
+def numbered(items: Sequence[str]) -> str:
+    """Return a list with numbers from 1."""
+    return _part("numbered", items)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
     """Return a table whose first column names the rows.
 
     Args:
         header: the name of each column.
-        rows: texts, as many in each row as there are columns; numbers are aligned on the right.
+        rows: texts, as many in each row as there are columns; columns of numbers are aligned on the right.
         caption: what is seen.
     """
-    return _part("table", header, rows, caption)
+    kinds = ["number" if all(map(_is_numeric, column)) else "text" for column in list(zip(*rows, strict=True))[1:]]
+    return _part("table", header, rows, ["text", *kinds], caption)
 
 
 def heat_map(
@@ -89,6 +97,7 @@ def heat_map(
     values: Sequence[Sequence[float]],
     caption: str,
     *,
+    across: str = "",
     shares: bool = False,
 ) -> str:
     """Return a heat map: a table of numbers on colours.
@@ -98,11 +107,12 @@ def heat_map(
         columns: the name of each column.
         values: rows of numbers.
         caption: what is seen.
+        across: what the columns are, such as `step`.
         shares: the values lie in [0, 1] and go from pale to dark blue, such as those of gates. Otherwise each row is
             scaled by its largest absolute value: orange is negative, purple positive.
     """
     cells = [_cells(row, sequential if shares else _scaled(row)) for row in values]
-    return _part("heat_map", columns, list(zip(rows, cells, strict=True)), caption)
+    return _part("heat_map", across, columns, list(zip(rows, cells, strict=True)), caption)
 
 
 def unrolled(steps: Sequence[Step], caption: str) -> str:
@@ -113,6 +123,10 @@ def unrolled(steps: Sequence[Step], caption: str) -> str:
 def chart(svg: str, caption: str) -> str:
     """Return an SVG picture, which is trusted, above its caption."""
     return _part("chart", require("markupsafe", "html", "jinja2").Markup(svg), caption)
+
+
+def _is_numeric(text: str) -> bool:
+    return text.lstrip("-(")[:1].isdigit()
 
 
 def _scaled(row: Sequence[float]) -> Callable[[float], str]:

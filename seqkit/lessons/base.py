@@ -56,6 +56,22 @@ class Text(Block):
 
 
 @dataclass(frozen=True)
+class Numbered(Block):
+    """Sentences with numbers from 1, such as one for each step."""
+
+    items: Sequence[str]
+
+    def lines(self) -> list[str]:
+        shown: list[str] = []
+        for place, item in enumerate(self.items, 1):
+            shown += textwrap.wrap(item, _WIDTH, initial_indent=f"{place:3}. ", subsequent_indent=" " * 5)
+        return shown
+
+    def html(self) -> str:
+        return drawing.numbered(self.items)
+
+
+@dataclass(frozen=True)
 class Table(Block):
     """Numbers in rows, of which the first column says what they belong to."""
 
@@ -88,7 +104,7 @@ class HeatMap(Block):
 
     def html(self) -> str:
         rows = list(self.values.values())
-        return drawing.heat_map(list(self.values), self.times, rows, self.caption, shares=self.shares)
+        return drawing.heat_map(list(self.values), self.times, rows, self.caption, across="step", shares=self.shares)
 
 
 @dataclass(frozen=True)

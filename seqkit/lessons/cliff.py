@@ -132,9 +132,9 @@ def _slopes() -> Block:
 
 def _two_runs(plain: Sequence[Update], failure: str, clipped: Sequence[Update]) -> list[Block]:
     first = plain[0]
-    rows = [("no clipping", str(place), *map(number, one)) for place, one in enumerate(plain, 1)]
+    rows = [("no clipping", str(place), *_numbers(one)) for place, one in enumerate(plain, 1)]
     shown = [place for place in (1, 2, 30, 60, len(clipped)) if place <= len(clipped)]
-    rows += [("clipping", str(place), *map(number, clipped[place - 1])) for place in shown]
+    rows += [("clipping", str(place), *_numbers(clipped[place - 1])) for place in shown]
     return [
         Heading("What clipping does to the step"),
         Text(
@@ -164,3 +164,7 @@ def _two_runs(plain: Sequence[Update], failure: str, clipped: Sequence[Update]) 
             log=True,
         ),
     ]
+
+
+def _numbers(update: Update) -> tuple[str, str, str]:
+    return f"{update.weight:.4f}", number(update.loss), number(update.norm)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from seqkit.drawing import number
-from seqkit.lessons.base import Block, Heading, HeatMap, Table, Text
+from seqkit.lessons.base import Block, Heading, HeatMap, Numbered, Table, Text
 from seqkit.lessons.weights import set_weights
 from seqkit.nn import LSTM
 
@@ -57,7 +57,7 @@ def blocks() -> list[Block]:
             "is positive, orange negative. The output is 0 until x3 asks for the memory.",
         ),
         Heading("What happened"),
-        *(Text(line) for line in _story(values)),
+        Numbered(_story(values)),
         Heading("Every gate at every step"),
         HeatMap(
             times,
@@ -90,7 +90,8 @@ def _introduction() -> list[Block]:
             "in, the forget gate lets the old memory stay, the output gate lets the memory out. (The forget gate is "
             "open when it does not forget.)"
         ),
-        Text("memory = forget gate * memory before + input gate * candidate; output = output gate * memory"),
+        Text("`memory = forget gate * memory before + input gate * candidate`"),
+        Text("`output = output gate * memory`"),
         Text(
             "This LSTM has one cell and three inputs. Its weights are set by hand, so that x1 is the value, x2 the "
             "order to store (1) or to erase (-1), and x3 the order to show:"
@@ -125,7 +126,7 @@ def _story(values: dict[str, list[float]]) -> list[str]:
             deed = f"the forget gate shuts, the memory is erased: {number(before)} becomes {number(after)}"
         if values["output gate"][place] > 0.5:
             deed += f"; the output gate opens and shows {number(round(values['output'][place], 2))}"
-        lines.append(f"Step {place + 1}, x = ({x1}, {x2}, {x3}): {deed}.")
+        lines.append(f"x = ({x1}, {x2}, {x3}): {deed}.")
     return lines
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqkit.drawing import Step, number
-from seqkit.lessons.base import Block, Heading, Table, Text, Unrolled
+from seqkit.lessons.base import Block, Heading, Numbered, Table, Text, Unrolled
 from seqkit.lessons.weights import set_weights
 from seqkit.nn import RNN, Linear
 
@@ -66,7 +66,7 @@ def blocks() -> list[Block]:
             "the hidden layer computes in a step is the memory of the next step.",
         ),
         Heading("Step by step"),
-        *(Text(_sentence(place, moment)) for place, moment in enumerate(moments, 1)),
+        Numbered([_sentence(moment) for moment in moments]),
         *_same_input(moments),
         *_order(),
         Heading("What to remember"),
@@ -81,9 +81,9 @@ def blocks() -> list[Block]:
 def _introduction() -> list[Block]:
     return [
         Text(
-            "In `arrive in Taipei` the word Taipei is a destination, in `leave Taipei` it is where the journey begins. "
-            "A network that sees one word at a time gives the same word the same answer, whatever came before. It "
-            "needs a memory."
+            'In "arrive in Taipei", the word Taipei is a destination; in "leave Taipei", it is where the journey '
+            "begins. A network that sees one word at a time gives the same word the same answer, whatever came before. "
+            "It needs a memory."
         ),
         Text(
             "A recurrent network has one. At each step, the hidden layer sees the input of this step and the memory, "
@@ -110,9 +110,9 @@ def _same_input(moments: Sequence[Moment]) -> list[Block]:
             "equal inputs get equal outputs:"
         ),
         Table(
-            ("outputs", *(f"step {place}: input {_shown(moment.input)}" for place, moment in enumerate(moments, 1))),
+            ("outputs", *(f"step {place}: {_shown(moment.input)}" for place, moment in enumerate(moments, 1))),
             rows,
-            "Outputs for the same three inputs, with the memory and without it.",
+            "Outputs for the same three inputs (in the header), with the memory and without it.",
         ),
     ]
 
@@ -135,14 +135,15 @@ def _order() -> list[Block]:
 
 def _panel(place: int, moment: Moment) -> Step:
     layers = [("input", moment.input), ("hidden", moment.hidden), ("output", moment.output)]
-    return Step(f"step {place}", [(name, _shown(value)) for name, value in layers], ("memory", _shown(moment.memory)))
+    shown = [(name, _shown(value)) for name, value in layers]
+    return Step(f"step {place}", shown, ("memory", _shown(moment.memory)), "hidden")
 
 
-def _sentence(place: int, moment: Moment) -> str:
+def _sentence(moment: Moment) -> str:
     terms = " + ".join(number(value) for value in (*moment.input, *moment.memory))
     outputs = " + ".join(map(number, moment.hidden))
     return (
-        f"Step {place}: the input is {_shown(moment.input)}, the memory {_shown(moment.memory)}. Each hidden unit is "
+        f"The input is {_shown(moment.input)}, the memory {_shown(moment.memory)}. Each hidden unit is "
         f"{terms} = {number(moment.hidden[0])}, each output {outputs} = {number(moment.output[0])}. The memory becomes "
         f"{_shown(moment.hidden)}."
     )
