@@ -64,9 +64,9 @@ def line_chart(
     matplotlib = require("matplotlib", "plot")
     figures = require("matplotlib.figure", "plot")
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": caption, "font.size": 8.5, "text.color": _INK, "axes.labelcolor": _SOFT,
-        "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT, "grid.color": _LINE,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
+        "svg.fonttype": "none", "svg.hashsalt": f"chart: {caption}", "font.size": 8.5, "text.color": _INK,
+        "axes.labelcolor": _SOFT, "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT,
+        "grid.color": _LINE, "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = figures.Figure(figsize=(4.6, 2.9), layout="constrained")
@@ -96,11 +96,11 @@ def _as_svg(figure: Any, caption: str) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = file.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.S)
     for colour, variable in _ON_PAGE.items():
         text = text.replace(colour, variable)
     # Names of elements are unique on a page, of which this chart is one of several.
     prefix = f"c{hashlib.sha256(caption.encode()).hexdigest()[:8]}-"
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", text)
-    text = re.sub(r"font: (\d+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)

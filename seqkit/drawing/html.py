@@ -38,7 +38,7 @@ def number(value: float) -> str:
     if abs(value) < 1e7 and (abs(value) >= 1000 or value == int(value)):
         return f"{value:,.0f}"
     if 1e-3 <= abs(value) < 1000:
-        return f"{float(f'{value:.3g}'):g}"
+        return f"{float(f'{value:.3g}'):,g}"
     mantissa, _, exponent = f"{value:.3g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 

@@ -162,6 +162,7 @@ def _two_runs(plain: Sequence[Update], failure: str, clipped: Sequence[Update]) 
             "loss",
             f"The loss at each update, on a logarithmic axis: without clipping the run ends after {len(plain)}.",
             log=True,
+            y_range=(1e-12, 1e72),
         ),
     ]
 

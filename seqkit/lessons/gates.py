@@ -79,7 +79,7 @@ def _introduction() -> list[Block]:
     deeds = {
         "candidate": "what would be written",
         "input gate": "open where x2 = 1: the candidate is written",
-        "forget gate": "open unless x2 = -1: open keeps, shut erases",
+        "forget gate": "open unless x2 = -1: shut, it erases",
         "output gate": "open where x3 = 1: the memory is shown",
     }
     rules = [(name, _formula(name), deed) for name, deed in deeds.items()]

@@ -63,7 +63,7 @@ def blocks() -> list[Block]:
         Unrolled(
             [_panel(place, moment) for place, moment in enumerate(moments, 1)],
             "The network unrolled in time: it is one network with one set of weights, drawn once for each step. What "
-            "the hidden layer computes in a step is the memory of the next step.",
+            "the hidden layer computes in a step (in orange) is the memory of the next step.",
         ),
         Heading("Step by step"),
         Numbered([_sentence(moment) for moment in moments]),
