@@ -66,7 +66,8 @@ def line_chart(
     style = {
         "svg.fonttype": "none", "svg.hashsalt": f"chart: {caption}", "font.size": 8.5, "text.color": _INK,
         "axes.labelcolor": _SOFT, "axes.edgecolor": _SOFT, "xtick.color": _SOFT, "ytick.color": _SOFT,
-        "grid.color": _LINE, "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
+        "grid.color": _LINE, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
     }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = figures.Figure(figsize=(4.6, 2.9), layout="constrained")
