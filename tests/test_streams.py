@@ -34,6 +34,8 @@ COMMANDS = {
     "schema": ["config", "schema", "c.yaml"],
     "doctor": ["doctor", SENTIMENT],
     "doctor-json": ["doctor", SENTIMENT, "--format", "json"],
+    "lessons": ["lessons"],
+    "lesson": ["lessons", "memory"],
     "help": ["--help"],
     "version": ["--version"],
 }

@@ -19,7 +19,7 @@ LENGTH = 100
 START = 1.03
 RATE = 5e-5
 CLIP = 10.0
-UPDATES = 100
+UPDATES = 70
 _DOUBLE = torch.float64
 
 
