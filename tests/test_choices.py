@@ -4,6 +4,7 @@ in the place of a row never runs."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ from seqkit.data.readers import SKIPS, Column
 from seqkit.data.source import SourceConfig
 from seqkit.data.sources import open_source
 from seqkit.data.token_cache import Encoder as TextEncoder
+from seqkit.decoding.constraints import CONSTRAINTS, Beam, length_limits
 from seqkit.decoding.penalties import length_penalty
 from seqkit.errors import UserError
 from seqkit.models import BRIDGES, POOLINGS, Decoder, Embedding, Encoder, Poolings, Seq2Seq
@@ -39,7 +41,6 @@ from seqkit.nn.kernels.kernel import SLOPES, apply_
 from seqkit.run.doctor import doctor
 from seqkit.tasks import TASKS, RunTask
 from seqkit.tasks.common import REFUSES
-from seqkit.tasks.language_model.task import LanguageModelTask
 from seqkit.tasks.lines import as_json
 from seqkit.tasks.sentiment.task import SentimentTask
 from seqkit.tasks.slots.data import number_tags
@@ -47,6 +48,7 @@ from seqkit.tasks.translation.metrics import make_bleu
 from seqkit.text import TextConfig, Tokenizer
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.freezing import Freezing
+from seqkit.training.loggers import LOGGERS
 from seqkit.training.optim import OPTIMIZERS, OptimizerConfig, make_optimizer
 from seqkit.training.schedules import SCHEDULES, ScheduleConfig, schedule_factor
 from seqkit.training.trainer_state import State
@@ -262,6 +264,14 @@ def decoder_option(option: str) -> Callable[[Any], object]:
     return effect
 
 
+def constraint(name: str) -> object:
+    entry = CONSTRAINTS[name]
+    made, source = entry(*[2] * len(inspect.signature(entry).parameters)), torch.tensor([9])
+    scores, past = torch.zeros(1, 1, 4), torch.tensor([[[2, 2]]])
+    made(scores, Beam(2, torch.tensor([0]), source, [], 3, 1, lambda: past))
+    return [int(limit) for limit in length_limits(source, [made])], numbers(scores)
+
+
 def bridge(name: Any) -> object:
     torch.manual_seed(3)
     encoder = Recurrent("gru", 3, 4, batch_first=True)
@@ -290,8 +300,8 @@ def tokenize(name: str) -> object:
 
 
 SCORES = {
-    "sentiment": SentimentTask.scores,
-    "language_model": LanguageModelTask.scores,
+    "sentiment": ("loss", "accuracy", "macro_f1"),
+    "language_model": ("loss", "perplexity", "bits_per_character"),
     "translation": ("loss", "perplexity", "bleu", "chrf"),
     "slots": ("loss", "span_precision", "span_recall", "span_f1", "sentence_accuracy", "intent_accuracy"),
 }
@@ -318,6 +328,8 @@ EFFECTS: dict[str, Any] = {
     "output": {("linear", "deep"): decoder_option("output"), ("crf", "softmax"): tagging},
     "tie": decoder_option("tie"),
     "bridge": bridge,
+    "constraints": constraint,
+    "loggers": lambda name: LOGGERS[name],
     "pooling": pooling,
     "intent_pooling": pooling,
     "length_penalty_kind": lambda name: length_penalty(7, 0.5, name),
@@ -411,7 +423,8 @@ def test_every_row_of_every_table_has_code(task: str, key: str) -> None:
     assert one.table
     for name in one.table:
         entry = one.entry(name)
-        assert callable(entry) if one.kind is Callable else issubclass(entry, one.kind)
+        assert callable(entry)
+        assert not isinstance(entry, type) or one.kind is Callable or issubclass(entry, one.kind)
         options_of(entry, one.supplied or ())  # every argument is supplied, or one that a file can give
 
 
@@ -427,8 +440,10 @@ def test_what_a_run_folder_names_never_runs(task: str, key: str, trust: bool, tm
     node = tree
     for part in path:
         node = node[part]
-    assert last in node
-    node[last] = ["evil:Thing"] if isinstance(node[last], list) else "evil:Thing"
+        if isinstance(node, list):  # of sources
+            node.append({"path": "x.tsv"})
+            node = node[-1]
+    node[last] = "evil:Thing" if isinstance(node.get(last, []), str) or last == "format" else ["evil:Thing"]
     for name in ("run.json", "model.safetensors"):
         shutil.copy(origin / name, tmp_path)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
@@ -440,12 +455,13 @@ def test_what_a_run_folder_names_never_runs(task: str, key: str, trust: bool, tm
     line = next(
         n for n, text in enumerate((tmp_path / "config.yaml").read_text().splitlines(), 1) if "evil:Thing" in text
     )
+    where = r"(\.0)?\.".join(key.split("."))
     wanted = "cannot import 'evil:Thing'" if trust else "a run folder names 'evil:Thing' here"
     for open_ in (
         lambda: run.load(tmp_path, trust=trust),
         lambda: run.read_config(tmp_path / "config.yaml", trust=trust),
     ):
-        with pytest.raises(UserError if trust else Untrusted, match=rf"yaml:{line}: {key}(\.0)?: {wanted}"):
+        with pytest.raises(UserError if trust else Untrusted, match=rf"yaml:{line}: {where}(\.0)?: {wanted}"):
             open_()
     assert doctor(tmp_path).checks[1].seen is False
     assert not (tmp_path / "was-run").exists()

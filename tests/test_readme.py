@@ -14,10 +14,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import seqkit
+from seqkit.run import read_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = Path(seqkit.__file__).parent / "docs"
@@ -103,6 +105,32 @@ def test_a_page_begins_with_title_and_summary_and_fits_a_terminal(name: str) -> 
     assert blank == after == ""
     lines = [line for line in prose(ALL[name].read_text("utf-8")).splitlines() if not line.startswith("|")]
     assert [line for line in lines if len(line) > 80] == []
+
+
+def schema_keys(schema: dict[str, Any], node: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys below a node of a JSON Schema."""
+    node = schema["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+    for option in (*node.get("anyOf", ()), *node.get("allOf", ())):
+        yield from schema_keys(schema, option, prefix)
+    for name, child in node.get("properties", {}).items():
+        yield f"{prefix}{name}"
+        yield from schema_keys(schema, child, f"{prefix}{name}.")
+
+
+@pytest.fixture(scope="module")
+def all_keys() -> set[str]:
+    """Every key of the configurations of the four tasks."""
+    names = ("sentiment/quickstart", "translation/quickstart", "slots/travel", "slots/travel-window")
+    names += ("language_model/quickstart",)
+    schemas = [type(read_config(ROOT / f"configs/{name}.yaml")[0]).model_json_schema() for name in names]
+    return {key for schema in schemas for key in schema_keys(schema, schema)}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_keys_that_a_page_names_exist(all_keys: set[str], name: str) -> None:
+    sections = "data|text|model|training|init|lora|decoding|scoring"
+    named = re.findall(rf"`((?:{sections})\.(?!safetensors)[a-z_.]+)", prose(ALL[name].read_text("utf-8")))
+    assert [key for key in named if key not in all_keys] == []
 
 
 def test_readme_links_to_every_page() -> None:

@@ -76,6 +76,8 @@ class Odd(Shape):
         super().__init__(size)
         self.width = width
 class Other: pass
+class Bare(Shape):
+    def __init__(self): pass
 def third(step, *, rate: float = 1 / 3, warmup: int = 5) -> float:
     return step * rate + warmup + 0.5
 number = 3
@@ -148,6 +150,7 @@ def test_an_option_of_a_table_s_own(mine: Names) -> None:
         ("plain: {name: round}", ":1: plain: input should be a valid string"),
         ("shape: 3", ":1: shape: input should be a valid string, got 3"),
         ("shape: mine:Other", r":1: shape: 'mine:Other' is no class derived from .*\.Shape$"),
+        ("plain: mine:Bare", r":1: plain: 'mine:Bare': its constructor must take size first \(too many positional arg"),
         ("shape: mine:Nine", r":1: shape: 'mine:Nine': the module .* has no 'Nine'; did you mean 'Mine'\?"),
         ("shape:\n  name: mine:Mine\n  width: x", ":3: shape.width: input should be a valid integer, got 'x'"),
         ("shape: mine:Mine", r":1: shape\.width: this key is required"),
@@ -169,7 +172,15 @@ def test_what_is_wrong_is_told_with_its_line_and_key(mine: Names, tmp_path: Path
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("tree", [{"shape": "mine:Mine"}, {"several": ["mine:Mine"]}, {"rate": "mine:third"}])
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"shape": {"name": "mine:Mine", "width": 1}},
+        {"several": ["mine:Mine"]},
+        {"rate": "mine:third"},
+        {"rate": {"name": "mine:third", "rate": 2.0}},
+    ],
+)
 def test_what_a_run_folder_names_is_not_imported(mine: Names, tmp_path: Path, tree: dict[str, Any]) -> None:
     (tmp_path / "mine.py").write_text("raise RuntimeError('imported')\n")
     with (
@@ -200,3 +211,12 @@ def test_arguments_that_no_file_can_give_keep_their_defaults() -> None:
     assert list(options_of(Odd, ("size",)).model_fields) == ["rate"]
     with pytest.raises(ValidationError, match="table"):
         options_of(Needs, ("size",)).model_validate({})
+
+
+def test_a_mapping_with_a_name_replaces_the_name_of_a_base(mine: Names, tmp_path: Path) -> None:
+    (tmp_path / "low.yaml").write_text("shape: round\nrate: half\n")
+    path = tmp_path / "high.yaml"
+    path.write_text("base: low.yaml\nshape: {name: mine:Mine, width: 2}\nrate: {name: half, warmup: 4}\n")
+    config = read(path).check(Drawing)
+    assert arguments(config)["shape"](1).width == 2
+    assert config.rate.warmup == 4

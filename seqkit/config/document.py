@@ -302,7 +302,7 @@ def _merged(under: Document, over: Document) -> Document:
     """`over` laid on `under`: mappings merge key by key, anything else is replaced."""
 
     def merge(low: Any, high: Any, path: KeyPath) -> Any:
-        if isinstance(low, str) and isinstance(high, dict):
+        if isinstance(low, str) and isinstance(high, dict) and "name" not in high:
             raise over.error(path, f"the base has the short form {low!r} here; spell it out there to add keys to it")
         if isinstance(low, dict) and isinstance(high, dict):
             return {

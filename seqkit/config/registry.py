@@ -11,6 +11,7 @@ constructor has an argument `width`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from functools import cache, partial
 from typing import Any
@@ -83,7 +84,10 @@ class OneOf:
         if not isinstance(name, str):
             raise PydanticKnownError("string_type")
         try:
-            return lookup(self.word, name, self.kind, {**self.also, **self.table})
+            entry = lookup(self.word, name, self.kind, {**self.also, **self.table})
+            if isinstance(self.kind, type) and name not in self.names:
+                _check_constructor(name, entry, self.kind)
+            return entry
         except UserError as error:
             raise PydanticCustomError("name", "{message}", {"message": str(error), "error": error}) from None
 
@@ -142,8 +146,8 @@ class WithOptions:
             name = value.get("name", field.default)
             try:
                 made = options_of(one.entry(name), self.supplied, source)
-            except PydanticCustomError:
-                return inner(value)  # which says where
+            except PydanticCustomError:  # the key itself says where; which options there are nobody knows
+                return inner({key: item for key, item in value.items() if key in source.model_fields})
             if name in one.table:
                 value = _without_others(value, name, made, self.sections)
             own = made.model_fields.keys() - source.model_fields.keys()
@@ -227,6 +231,16 @@ def _bound(value: Any) -> Any:
     if isinstance(value, list):
         return [_bound(item) for item in value]
     return value.maker if isinstance(value, Named) else value
+
+
+def _check_constructor(name: str, entry: type, kind: type) -> None:
+    """Refuse a class of the user's that cannot be built as its base is."""
+    arguments = inspect.signature(kind).parameters.values()
+    wanted = [one.name for one in arguments if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    try:
+        inspect.signature(entry).bind_partial(*wanted)
+    except TypeError as error:
+        raise UserError(f"{name!r}: its constructor must take {', '.join(wanted)} first ({error})") from None
 
 
 def _written(value: Any) -> Any:

@@ -38,8 +38,8 @@ def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 
     The answer is kept for the process. A kernel that does not agree is named in a warning.
     """
-    found = counterparts.triton_kernel(kernel)
-    if found is None or type(kernel) not in _CELLS:
+    counterpart = counterparts.triton_kernel(kernel)
+    if counterpart is None or type(kernel) not in _CELLS:
         return False
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return True  # nothing may be read while a graph is captured, and warming it up has asked before
@@ -48,10 +48,10 @@ def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 
 @lru_cache(maxsize=256)
 def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
-    found = counterparts.triton_kernel(kernel)
-    assert found is not None
+    counterpart = counterparts.triton_kernel(kernel)
+    assert counterpart is not None
     try:
-        error = _difference(kernel, found, device, dtype)
+        error = _difference(kernel, counterpart, device, dtype)
         fault = None if error <= _BOUNDS[dtype] else f"is off by {error:.1e}"
     except Exception as failure:  # whatever compiling and launching a kernel may raise on a card never seen
         fault = f"fails with {type(failure).__name__}: {str(failure).strip().splitlines()[:1]}"
@@ -68,12 +68,12 @@ def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
     return False
 
 
-def _difference(kernel: Kernel, found: Kernel, device: torch.device, dtype: torch.dtype) -> float:
+def _difference(kernel: Kernel, counterpart: Kernel, device: torch.device, dtype: torch.dtype) -> float:
     """The largest difference between two kernels, as a share of the largest value of that result (at least 1)."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        given = _problem(kernel, device, dtype)
-        pairs = list(zip(_results(found, *given), _results(kernel, *given), strict=True))
-        shares = [(one - other).abs().max() / other.abs().max().clamp_min(1.0) for one, other in pairs]
+        problem = _problem(kernel, device, dtype)
+        pairs = list(zip(_results(counterpart, *problem), _results(kernel, *problem), strict=True))
+        shares = [(got - want).abs().max() / want.abs().max().clamp_min(1.0) for got, want in pairs]
         return float(torch.stack(shares).max())
 
 

@@ -30,21 +30,21 @@ class OneDNNKernel(Kernel):
     padding are not used; h_n is taken from each sequence's last valid step.
     """
 
-    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
-        x, weight_ih = _rectangle(given, packing)
-        steps, rows, hidden_size = len(packing.batch_sizes), packing.batch_sizes[0], given["c0"].size(1)
+    def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        x, weight_ih = _rectangle(tensors, packing)
+        steps, rows, hidden_size = len(packing.batch_sizes), packing.batch_sizes[0], tensors["c0"].size(1)
         # The workspace that backward needs is only made while gradients are enabled.
         with torch.set_grad_enabled(save):
-            found = torch.ops.aten.mkldnn_rnn_layer.default(
-                *self._arguments(given, x, weight_ih, rows), *_layout(given, save)
+            results = torch.ops.aten.mkldnn_rnn_layer.default(
+                *self._arguments(tensors, x, weight_ih, rows), *_layout(tensors, save)
             )
-        out, _, cy, workspace = found
+        out, _, cy, workspace = results
         flat = out.view(steps * rows, hidden_size)
         outputs = flat if packing.is_rectangle else flat.index_select(0, packing.rectangle.to(flat.device))
         finished = outputs[-rows:].clone() if packing.is_rectangle else outputs.index_select(0, _ends(packing, flat))
         if rows < packing.batch_size:
-            finished = torch.cat([finished, given["h0"][rows:]])
-        final_c = torch.cat([cy, given["c0"][rows:]]) if rows < packing.batch_size else cy
+            finished = torch.cat([finished, tensors["h0"][rows:]])
+        final_c = torch.cat([cy, tensors["c0"][rows:]]) if rows < packing.batch_size else cy
         saved = {"x": x, "weight_ih": weight_ih, "out": out, "cy": cy, "workspace": workspace} if save else {}
         return [outputs, finished, final_c], saved
 
@@ -61,28 +61,28 @@ class OneDNNKernel(Kernel):
             flat.index_add_(0, place.index_select(0, _ends(packing, out)), final[:rows])
         return flat.view(out.shape)
 
-    def _arguments(self, given: Tensors, x: Tensor, weight_ih: Tensor, rows: int) -> list[Tensor]:
+    def _arguments(self, tensors: Tensors, x: Tensor, weight_ih: Tensor, rows: int) -> list[Tensor]:
         none = weight_ih.new_zeros(weight_ih.size(0))
-        biases = [given.get("bias_ih", none), given.get("bias_hh", none)]
-        states = [given["h0"][:rows], given["c0"][:rows]]
-        return [part.contiguous() for part in (x, weight_ih, given["weight_hh"], *biases, *states)]
+        biases = [tensors.get("bias_ih", none), tensors.get("bias_hh", none)]
+        states = [tensors["h0"][:rows], tensors["c0"][:rows]]
+        return [part.contiguous() for part in (x, weight_ih, tensors["weight_hh"], *biases, *states)]
 
     def backward(
-        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+        self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
         x, weight_ih, out = saved["x"], saved["weight_ih"], saved["out"]
         steps, rows = x.shape[:2]
-        size, features = out.size(2), given["x"].size(1)
+        size, features = out.size(2), tensors["x"].size(1)
         d_out = self._output_gradient(out, packing, grads)
         d_c = torch.zeros_like(saved["cy"]) if grads[2] is None else grads[2][:rows].contiguous()
         d_h = torch.zeros_like(d_c)
-        arguments = self._arguments(given, x, weight_ih, rows)
-        has_bias = "bias_ih" in given
-        found = torch.ops.aten.mkldnn_rnn_layer_backward.default(
+        arguments = self._arguments(tensors, x, weight_ih, rows)
+        has_bias = "bias_ih" in tensors
+        gradients = torch.ops.aten.mkldnn_rnn_layer_backward.default(
             *arguments, out, d_h, saved["cy"], d_out, d_h, d_c,
             False, LSTM_MODE, size, 1, has_bias, True, False, [], False, saved["workspace"],
         )  # fmt: skip
-        d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_h0, d_c0 = found
+        d_x, d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_h0, d_c0 = gradients
         d_x = d_x.reshape(steps * rows, d_x.size(-1))
         if not packing.is_rectangle:
             d_x, d_weight_ih = (
@@ -92,7 +92,7 @@ class OneDNNKernel(Kernel):
         result = {"x": d_x, "weight_ih": d_weight_ih, "weight_hh": d_weight_hh}
         result |= {"bias_ih": d_bias_ih, "bias_hh": d_bias_hh} if has_bias else {}
         for name, grad, passed in (("h0", d_h0, grads[1]), ("c0", d_c0, grads[2])):
-            rest = given[name].new_zeros(packing.batch_size - rows, size) if passed is None else passed[rows:]
+            rest = tensors[name].new_zeros(packing.batch_size - rows, size) if passed is None else passed[rows:]
             result[name] = torch.cat([grad, rest]) if rows < packing.batch_size else grad
         return result
 
@@ -102,14 +102,14 @@ def _ends(packing: Packing, like: Tensor) -> Tensor:
     return packing.last_rows[: packing.batch_sizes[0]].to(like.device) - packing.batch_size
 
 
-def _layout(given: Tensors, save: bool) -> list[Any]:
+def _layout(tensors: Tensors, save: bool) -> list[Any]:
     """The arguments of `mkldnn_rnn_layer` after its tensors."""
-    return [False, [], LSTM_MODE, given["c0"].size(1), 1, "bias_ih" in given, False, False, save]
+    return [False, [], LSTM_MODE, tensors["c0"].size(1), 1, "bias_ih" in tensors, False, False, save]
 
 
-def _rectangle(given: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
+def _rectangle(tensors: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
     """Input (T, b_0, I) and W_ih; with an extra feature each where sequences end early (see `OneDNNKernel`)."""
-    x, weight = given["x"], given["weight_ih"]
+    x, weight = tensors["x"], tensors["weight_ih"]
     steps, rows, features = len(packing.batch_sizes), packing.batch_sizes[0], x.size(1)
     if packing.is_rectangle:
         return x.reshape(steps, rows, features), weight

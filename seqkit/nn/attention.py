@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from seqkit.nn.checks import check_choice, check_size
+from seqkit.nn.checks import check_size, from_table
 from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.kernels.attention_step import AdditiveReader, DotReader, Reader
 from seqkit.nn.kernels.kernel import Tensors
@@ -298,7 +298,7 @@ def make_attention(
     Raises:
         ValueError: an unknown kind, or an argument that the kind has no use for.
     """
-    make = ATTENTIONS[check_choice("kind", kind, tuple(ATTENTIONS))] if isinstance(kind, str) else kind
+    make = from_table("kind", kind, ATTENTIONS)
     known = inspect.signature(make).parameters
     for name, value, unused in (("size", size, 0), ("heads", heads, 1)):
         if value != unused and name not in known:

@@ -58,7 +58,7 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
 
     Args:
         x: the input, padded or packed, in the dtype that is computed with.
-        open_lengths: the rows are those of the padded layout and the lengths come as a tensor, for a compiler.
+        open_lengths: for a compiler, x holds all rows of the padded layout and the lengths come as a tensor.
 
     Raises:
         RuntimeError: the backend that was asked for cannot run this call.
@@ -124,12 +124,12 @@ def operator_kernel(kernel: Kernel, like: Tensor) -> Kernel:
     """Return what `seqkit::scan` computes with: on a CUDA device the kernel's Triton form where there is one."""
     if like.device.type != "cuda" or like.dtype not in support.DTYPES:
         return kernel
-    found = counterparts.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
-    return kernel if found is None or found.takes_projected != kernel.takes_projected else found
+    counterpart = counterparts.triton_kernel(kernel) if agrees(kernel, like.device, like.dtype) else None
+    return kernel if counterpart is None or counterpart.takes_projected != kernel.takes_projected else counterpart
 
 
 def _mode(network: Network, device_type: str) -> str | None:
-    """ATen's name of what all cells compute in their present mode, or None if it has none on such a device."""
+    """Return ATen's name of what all cells compute in their present mode, or None if it has none on such a device."""
     first: str | None = None
     for cell in network.cells:
         mode = cell.cudnn_mode() if device_type == "cuda" else cell.vendor_mode()
@@ -140,7 +140,7 @@ def _mode(network: Network, device_type: str) -> str | None:
 
 
 def _whole_mode(network: Network, mode: str | None, x: Tensor, packing: Packing) -> str | None:
-    """The mode where one call of ATen serves all layers and directions, else None."""
+    """Return the mode if one call of ATen serves all layers and directions, else None."""
     if mode is None or network.residual:
         return None
     cudnn = cudnn_serves(mode, x)
@@ -169,7 +169,7 @@ def _table(network: Network, mode: str | None, x: Tensor, packing: Packing) -> t
 
 
 def triton_refuses(cells: Sequence[Cell], x: Tensor) -> str | None:
-    """Why Triton's kernels cannot run a call; None if they can."""
+    """Tell why Triton's kernels cannot run a call; None if they can."""
     if x.device.type != "cuda" and not support.interpreted():
         return f"it needs a CUDA device, and the input is on {x.device.type}"
     if not support.available():
@@ -183,7 +183,7 @@ def triton_refuses(cells: Sequence[Cell], x: Tensor) -> str | None:
 
 
 def triton_serves(cells: Sequence[Cell], device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether every cell has a Triton kernel that agrees with its own."""
+    """Tell whether every cell has a Triton kernel that agrees with its own."""
     kernels = (cell.kernel() for cell in cells)
     return all(kernel is not None and agrees(kernel, device, dtype) for kernel in kernels)
 
@@ -219,7 +219,7 @@ def _on_cuda(network: Network, mode: str | None, x: Tensor, packing: Packing) ->
 
 
 def _trains(network: Network, x: Tensor) -> bool:
-    """Whether a gradient will be asked for."""
+    """Tell whether a gradient will be asked for."""
     return torch.is_grad_enabled() and (x.requires_grad or any(value.requires_grad for value in network.parameters()))
 
 

@@ -36,8 +36,8 @@ class Prepared:
 
     def mask(self, name: str) -> Tensor | None:
         """The mask called `name`, or None if none was sampled (evaluation, or a rate of zero)."""
-        found = self.step_masks.get(name)
-        return self.sequence_masks.get(name) if found is None else found
+        drawn = self.step_masks.get(name)
+        return self.sequence_masks.get(name) if drawn is None else drawn
 
     def cut(self, first: int, end: int) -> Prepared:
         """The part that belongs to the packed rows [first, end)."""
@@ -252,7 +252,7 @@ DROPOUT_KINDS = ("gal", "semeniuta")
 def gated_masks(
     cell: Cell, like: Tensor, batch_sizes: Sequence[int], kind: str, rate: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Masks of a gated cell's recurrent dropout: those of the sequence ("recurrent") and of its steps ("update")."""
+    """Draw the masks of a gated cell's recurrent dropout: of the sequence ("recurrent") and of its steps ("update")."""
     if not rate:
         return {}, {}
     # The kind may have been changed since the cell was made.

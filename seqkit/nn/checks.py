@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -67,10 +67,9 @@ def from_table(name: str, value: str | Callable[..., T], table: Mapping[str, Cal
         raise TypeError(f"{name} must be a name or a class, got {value!r}")
     if value in table:
         return table[value]
-    close = difflib.get_close_matches(value, table, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    own = "; a name in text is for YAML files: import the class and give it itself" if ":" in value else ""
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, or a class; got {value!r}{hint}{own}")
+    hint = did_you_mean(value, table)
+    advice = "; a name in text is for YAML files: import the class and give it itself" if ":" in value else ""
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, table))}, or a class; got {value!r}{hint}{advice}")
 
 
 def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exception] = ValueError) -> None:
@@ -79,6 +78,12 @@ def check_goes_with(name: str, value: Tensor, parameter: Tensor, error: type[Exc
         raise RuntimeError(f"{name} is on device {value.device} but the parameters are on {parameter.device}")
     if value.dtype != parameter.dtype and autocast_dtype(value, parameter) is None:
         raise error(f"{name} must have the type {parameter.dtype}, got type {value.dtype}")
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return "; did you mean 'NAME'?" with the closest of the known names, or "" if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def dtype_name(value: Tensor) -> str:

@@ -85,13 +85,13 @@ def _convert(
 ) -> nn.Module:
     """Swap the wanted modules wherever they are registered, and say what is left alone."""
     chosen, reasons = [], {}
-    for name, one, parent in _tree(model, wanted):
-        if not wanted(one):
+    for name, module, parent in _tree(model, wanted):
+        if not wanted(module):
             continue
         # A wrapper that `torch.compile(module)` made goes on calling the module that it was made for.
-        bound = one is not model and type(parent).__name__ == "OptimizedModule"
-        if (why := "compiled" if bound else refuses(one)) is None:
-            chosen.append(one)
+        bound = module is not model and type(parent).__name__ == "OptimizedModule"
+        if (why := "compiled" if bound else refuses(module)) is None:
+            chosen.append(module)
         else:
             reasons[name or "the module itself"] = why
     if reasons:
@@ -114,13 +114,13 @@ def _tree(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterator[tu
     seen: set[int] = set()
     waiting = [("", module, module)]
     while waiting:
-        name, one, parent = waiting.pop()
-        if id(one) in seen:
+        name, current, parent = waiting.pop()
+        if id(current) in seen:
             continue
-        seen.add(id(one))
-        yield name, one, parent
-        if not wanted(one):
-            waiting += [(f"{name}.{key}".lstrip("."), child, one) for key, child in reversed(_children(one))]
+        seen.add(id(current))
+        yield name, current, parent
+        if not wanted(current):
+            waiting += [(f"{name}.{key}".lstrip("."), child, current) for key, child in reversed(_children(current))]
 
 
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -130,7 +130,7 @@ def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _is_torch(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
-        return module.original_name in {one.__name__ for one in FROM_TORCH}
+        return module.original_name in {kind.__name__ for kind in FROM_TORCH}
     return isinstance(module, (nn.RNNBase, nn.RNNCellBase))
 
 
@@ -160,7 +160,7 @@ def _refuses(module: nn.Module) -> str | None:
     kinds = (*FROM_TORCH, *TO_TORCH, Recurrent)
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted"
-    if any(parametrize.is_parametrized(one) for one in module.modules()):
+    if any(parametrize.is_parametrized(part) for part in module.modules()):
         return "parametrized"
     if type(module) not in kinds:
         near = next((kind.__name__ for kind in type(module).__mro__ if kind in kinds), "Cell")
@@ -190,21 +190,21 @@ def _weight_names(module: nn.Module) -> list[str]:
 def _added(module: nn.Module) -> dict[str, Any]:
     """The attributes that were added to a module after its construction."""
     plain = type(module)("rnn", 1, 1) if type(module) is Recurrent else type(module)(1, 1)
-    own = set(plain.__dict__) | {"_describe", "operator", "has_kernel"}  # what a Recurrent keeps in its cells
-    return {name: value for name, value in vars(module).items() if name not in own}
+    known = set(plain.__dict__) | {"_describe", "operator", "has_kernel"}  # what a Recurrent keeps in its cells
+    return {name: value for name, value in vars(module).items() if name not in known}
 
 
 def _from_one(module: nn.Module) -> nn.Module:
     first = next(module.parameters())
-    given: dict[str, Any] = {"bias": module.bias, "device": "meta", "dtype": first.dtype}
+    options: dict[str, Any] = {"bias": module.bias, "device": "meta", "dtype": first.dtype}
     if isinstance(module, nn.RNNBase):
-        given |= {key: getattr(module, key) for key in ("num_layers", "batch_first", "bidirectional")}
+        options |= {key: getattr(module, key) for key in ("num_layers", "batch_first", "bidirectional")}
     if isinstance(module, nn.LSTM):
-        given["proj_size"] = module.proj_size
+        options["proj_size"] = module.proj_size
     elif isinstance(module, (nn.RNN, nn.RNNCell)):
-        given["nonlinearity"] = module.mode[4:].lower() if isinstance(module, nn.RNN) else module.nonlinearity
+        options["nonlinearity"] = module.mode[4:].lower() if isinstance(module, nn.RNN) else module.nonlinearity
     sizes: tuple[Any, Any] = (module.input_size, module.hidden_size)
-    new = FROM_TORCH[type(module)](*sizes, **given)
+    new = FROM_TORCH[type(module)](*sizes, **options)
     if isinstance(module, nn.RNNBase):
         vars(new)["dropout"] = module.dropout  # not above: with one layer it would warn again
     return _carry(module, new)

@@ -75,9 +75,9 @@ class CRF(nn.Module):
         super().__init__()
         self.num_tags = check_size("num_tags", num_tags)
         self.constrain_loss = check_flag("constrain_loss", constrain_loss)
-        given = {"allowed": allowed, "allowed_start": allowed_start, "allowed_end": allowed_end}
+        masks = {"allowed": allowed, "allowed_start": allowed_start, "allowed_end": allowed_end}
         names = ("transitions", "start", "end")
-        for (argument, mask), name in zip(given.items(), names, strict=True):
+        for (argument, mask), name in zip(masks.items(), names, strict=True):
             shape = (num_tags, num_tags) if name == "transitions" else (num_tags,)
             if mask is not None and (mask.shape != shape or mask.dtype != torch.bool or not mask.any()):
                 raise ValueError(f"{argument} must be a bool mask of shape {shape} that leaves something")
@@ -159,8 +159,8 @@ class CRF(nn.Module):
         transitions, start, end = (part.double() for part in self._scores(self.constrain_loss))
         valid = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)  # (B, T)
         tags = torch.where(valid, tags, 0)
-        own = emissions.gather(2, tags.unsqueeze(2)).squeeze(2).double()
-        inner = torch.where(valid, own, 0.0).sum(1)
+        emitted = emissions.gather(2, tags.unsqueeze(2)).squeeze(2).double()
+        inner = torch.where(valid, emitted, 0.0).sum(1)
         moves = torch.where(valid[:, 1:], transitions[tags[:, :-1], tags[:, 1:]], 0.0).sum(1)
         last = tags.gather(1, (lengths - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
         return torch.where(lengths > 0, inner + moves + start[tags[:, 0]] + end[last], 0.0)
@@ -203,12 +203,12 @@ class CRF(nn.Module):
             raise TypeError(f"tags must be integers, got {tags.dtype}")
         if tags is not None and tags.shape != emissions.shape[:2]:
             raise ValueError(f"tags must be {tuple(emissions.shape[:2])}, got {tuple(tags.shape)}")
-        found = length_vector(lengths)
-        if found.shape != emissions.shape[:1]:
-            raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(found.shape)}")
+        vector = length_vector(lengths)
+        if vector.shape != emissions.shape[:1]:
+            raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(vector.shape)}")
         if not (torch.compiler.is_compiling() or tracing() or transformed()):  # there, values cannot be looked at
-            check_lengths(found, emissions.size(0), emissions.size(1))
-        return found.long()
+            check_lengths(vector, emissions.size(0), emissions.size(1))
+        return vector.long()
 
     def extra_repr(self) -> str:
         """For `print`."""

@@ -50,14 +50,14 @@ def network(
     Returns:
         outputs in the layout of x, and the final states, shaped like `states`.
     """
-    call = Network(tuple(cells), directions, mode, packing, len(states), tuple(len(one) for one in weights))
-    flat = [value for one in weights for value in one]
+    call = NetworkCall(tuple(cells), directions, mode, packing, len(states), tuple(len(values) for values in weights))
+    flat = [value for values in weights for value in values]
     output, *finals = scanned(call, [x.contiguous(), *states, *flat])
     return output, tuple(finals)
 
 
 @dataclass
-class Network(Call):
+class NetworkCall(Call):
     """Tensors in the order x, states, weights of every cell."""
 
     cells: tuple[Cell, ...]
@@ -84,8 +84,8 @@ class Network(Call):
         """h and c (None where the cell has none) of the sequences that have a step."""
         rows = self.packing.first_rows
         whole = rows == self.packing.batch_size
-        found: list[Tensor | None] = [(part if whole else part[:, :rows]).contiguous() for part in states]
-        return [*found, *[None] * (2 - len(found))]
+        parts: list[Tensor | None] = [(part if whole else part[:, :rows]).contiguous() for part in states]
+        return [*parts, *[None] * (2 - len(parts))]
 
     def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
         x, states, weights = self._parts(tensors)
@@ -121,12 +121,14 @@ class Network(Call):
             x, weights, self.counts[0], buffer, hx, cx, output, d_out, *d_living, *self._options(True),
             reserve.clone(), asked,
         )  # fmt: skip
-        found: list[Tensor | None] = [d_x]
+        results: list[Tensor | None] = [d_x]
         for old, living, whole in zip(states, (d_h, d_c), d_finals, strict=False):
             rest = old[:, rows:].new_zeros(old[:, rows:].shape) if whole is None else whole[:, rows:]
-            found.append(living if living is None or rows == self.packing.batch_size else torch.cat([living, rest], 1))
-        found += d_weights if asked[3] else [None] * len(weights)
-        return [value if want else None for value, want in zip(found, wanted, strict=True)]
+            results.append(
+                living if living is None or rows == self.packing.batch_size else torch.cat([living, rest], 1)
+            )
+        results += d_weights if asked[3] else [None] * len(weights)
+        return [value if want else None for value, want in zip(results, wanted, strict=True)]
 
     def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x, states, weights = self._parts(tensors)
@@ -137,8 +139,8 @@ class Network(Call):
             for index in range(layer, layer + self.directions):
                 cell, reverse = self.cells[index], index % self.directions == 1
                 first = sum(self.counts[:index])
-                own = weights[first : first + self.counts[index]]
-                prepared = Prepared(dict(zip(cell.weight_names, own, strict=True)))
+                values = weights[first : first + self.counts[index]]
+                prepared = Prepared(dict(zip(cell.weight_names, values, strict=True)))
                 drive = cell.project(packing.flip(rows) if reverse else rows, prepared)
                 state = tuple(part[index] for part in states)
                 output, final = reference_scan(cell, drive, packing.batch_sizes, state, prepared)
@@ -154,7 +156,7 @@ def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[Any]
 
     Args:
         stride: weights of each layer-direction.
-        options: what `Network._options` gives.
+        options: what `NetworkCall._options` gives.
     """
     mode, hidden_size, projected, layers, _, _, _, both, *_ = options
     sizes = (stride, x.size(-1), mode, hidden_size, projected, layers, False, both)

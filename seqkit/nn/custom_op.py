@@ -36,6 +36,9 @@ AVAILABLE = hasattr(torch.library, "custom_op")  # torch 2.4 and later
 class Operator(NamedTuple):
     """What the operator needs to know of a cell: a text to make its kernel from, and the weights it does not take.
 
+    A text, not a number in a table of this process: exported programs and the compiler's cache on disk name the kernel
+    in other processes, where the number would be another kernel's.
+
     `left_out` is None where the kernel does the input projection itself.
     """
 
@@ -68,11 +71,11 @@ def must_run_outside(network: Network, input: Any, lengths: Any) -> str | None:
 
 
 @_disable_dynamo
-def _between(function: Callable[..., Any], *given: Any) -> Any:
-    return function(*given)
+def _between(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
-def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
+def outside(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function as it is, between two graphs: `torch.compile` breaks its graph here.
 
     Raises:
@@ -83,7 +86,7 @@ def outside(what: str, function: Callable[..., Any], *given: Any) -> Any:
             f"torch.export cannot take {what}: how many steps there are is known from the data alone, and no operator "
             "serves it"
         )
-    return _between(function, *given)
+    return _between(function, *arguments)
 
 
 @lru_cache(maxsize=256)
@@ -94,38 +97,38 @@ def _kernel(text: str) -> Kernel:
 
 def _gather(names: str, reverse: bool, lengths: Tensor | None, tensors: list[Tensor]) -> tuple[Tensors, Packing]:
     """The operator's padded arguments in the packed layout that kernels take."""
-    given = dict(zip(names.split(","), tensors, strict=True))
-    source = "projected" if "projected" in given else "x"
-    steps, batch = given[source].shape[:2]
+    named = dict(zip(names.split(","), tensors, strict=True))
+    source = "projected" if "projected" in named else "x"
+    steps, batch = named[source].shape[:2]
     if lengths is None:
         packing = Packing.full(steps, batch)
     else:
-        packing = Packing.from_lengths(check_lengths(lengths, batch, steps), steps, given[source].device)
-    rows = packing.pack(given[source])
-    given[source] = (packing.flip(rows) if reverse else rows).contiguous()
-    for name, value in given.items():
+        packing = Packing.from_lengths(check_lengths(lengths, batch, steps), steps, named[source].device)
+    rows = packing.pack(named[source])
+    named[source] = (packing.flip(rows) if reverse else rows).contiguous()
+    for name, value in named.items():
         if name in ("h0", "c0"):
-            given[name] = packing.sort(value).contiguous()
+            named[name] = packing.sort(value).contiguous()
         elif name.startswith("mask_") and name != "mask_recurrent":
-            given[name] = value[: rows.size(0)]  # drawn for T * B rows; any N of them are as random
-    return given, packing
+            named[name] = value[: rows.size(0)]  # drawn for T * B rows; any N of them are as random
+    return named, packing
 
 
 def _scan(
     kernel: str, names: str, reverse: bool, lengths: Tensor | None, output_size: int, tensors: list[Tensor]
 ) -> list[Tensor]:
-    given, packing = _gather(names, reverse, lengths, tensors)
-    states = [given[name] for name in ("h0", "c0") if name in given]
+    named, packing = _gather(names, reverse, lengths, tensors)
+    states = [named[name] for name in ("h0", "c0") if name in named]
     if not packing.batch_sizes:
-        return [_no_outputs(given, packing, output_size), *(packing.unsort(state).clone() for state in states)]
-    (outputs, *finals), _ = operator_kernel(_kernel(kernel), given["h0"]).forward(given, packing, False)
+        return [_no_outputs(named, packing, output_size), *(packing.unsort(state).clone() for state in states)]
+    (outputs, *finals), _ = operator_kernel(_kernel(kernel), named["h0"]).forward(named, packing, False)
     outputs = packing.flip(outputs) if reverse else outputs
     return [packing.unpack(outputs).clone(), *(packing.unsort(final).clone() for final in finals)]
 
 
-def _no_outputs(given: Tensors, packing: Packing, output_size: int) -> Tensor:
+def _no_outputs(named: Tensors, packing: Packing, output_size: int) -> Tensor:
     """Outputs (T, B, output_size) where no sequence has a step."""
-    return given["h0"].new_zeros(packing.num_steps, packing.batch_size, output_size)
+    return named["h0"].new_zeros(packing.num_steps, packing.batch_size, output_size)
 
 
 def _scan_backward(
@@ -137,18 +140,18 @@ def _scan_backward(
     grads: list[Tensor],
     tensors: list[Tensor],
 ) -> list[Tensor]:
-    given, packing = _gather(names, reverse, lengths, tensors)
+    named, packing = _gather(names, reverse, lengths, tensors)
     wanted = needed.split(",")
     d_out, *d_states = grads
     sorted_states = [packing.sort(grad).contiguous() for grad in d_states]
     result: Tensors = dict(zip(("h0", "c0"), sorted_states, strict=False))
     if packing.batch_sizes:
         rows = packing.pack(d_out)
-        form = operator_kernel(_kernel(kernel), given["h0"])
-        _, saved = form.forward(given, packing, True)
+        form = operator_kernel(_kernel(kernel), named["h0"])
+        _, saved = form.forward(named, packing, True)
         rows = packing.flip(rows) if reverse else rows
-        result = form.backward(given, saved, packing, [rows, *sorted_states], frozenset(wanted))
-    found = []
+        result = form.backward(named, saved, packing, [rows, *sorted_states], frozenset(wanted))
+    gradients = []
     for name, tensor in zip(names.split(","), tensors, strict=True):
         if name not in wanted:
             continue
@@ -157,8 +160,10 @@ def _scan_backward(
             value = packing.unpack(packing.flip(value) if reverse else value)
         elif value is not None and name in ("h0", "c0"):
             value = packing.unsort(value)
-        found.append(torch.zeros_like(tensor) if value is None else value.clone(memory_format=torch.contiguous_format))
-    return found
+        gradients.append(
+            torch.zeros_like(tensor) if value is None else value.clone(memory_format=torch.contiguous_format)
+        )
+    return gradients
 
 
 def _held(x: Tensor, dim: int, size: int, what: str) -> Tensor:
@@ -181,10 +186,10 @@ def _register() -> None:
     def _(
         kernel: str, names: str, reverse: bool, lengths: Tensor | None, output_size: int, tensors: list[Tensor]
     ) -> list[Tensor]:
-        given = dict(zip(names.split(","), tensors, strict=True))
-        steps, batch = given["projected" if "projected" in given else "x"].shape[:2]
-        states = [torch.empty_like(given[name]) for name in ("h0", "c0") if name in given]
-        return [given["h0"].new_empty(steps, batch, output_size), *states]
+        named = dict(zip(names.split(","), tensors, strict=True))
+        steps, batch = named["projected" if "projected" in named else "x"].shape[:2]
+        states = [torch.empty_like(named[name]) for name in ("h0", "c0") if name in named]
+        return [named["h0"].new_empty(steps, batch, output_size), *states]
 
     @scan_backward.register_fake
     def _(
@@ -214,12 +219,12 @@ def _register() -> None:
         if ctx.has_lengths:
             lengths, *tensors = tensors
         needed = [name for name, want in zip(ctx.names.split(","), ctx.wanted, strict=True) if want]
-        found = iter(
+        gradients = iter(
             torch.ops.seqkit.scan_backward(
                 ctx.kernel, ctx.names, ",".join(needed), ctx.reverse, lengths, list(grads), tensors
             )
         )
-        return None, None, None, None, None, [next(found) if want else None for want in ctx.wanted]
+        return None, None, None, None, None, [next(gradients) if want else None for want in ctx.wanted]
 
     def refuse(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(
@@ -254,23 +259,23 @@ def compiled_direction(
     # A list of T sizes would bind the compiled graph to one T.
     batch_sizes = [packing.batch_size, rows.size(0) - packing.batch_size]
     prepared = prepare(cell, network.weights(index), rows, batch_sizes)
-    given: Tensors = dict(prepared.weights)
+    tensors: Tensors = dict(prepared.weights)
     if operator.left_out is not None:
-        given = {name: value for name, value in given.items() if name not in operator.left_out}
+        tensors = {name: value for name, value in tensors.items() if name not in operator.left_out}
         if lengths is not None:
             # Outside the operator the projection sees the padding, and its gradient 0 times what lies there.
             steps = torch.arange(packing.num_steps, device=rows.device).unsqueeze(1)
             valid = (steps < send(lengths, rows.device)).view(-1, 1)
             rows = torch.where(valid, rows, 0.0)
         projected = cell.project(rows, prepared)
-        given["projected"] = projected.view(*shape, projected.size(-1))
+        tensors["projected"] = projected.view(*shape, projected.size(-1))
     else:
-        given["x"] = rows.view(*shape, rows.size(-1))
-    given.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
+        tensors["x"] = rows.view(*shape, rows.size(-1))
+    tensors.update({f"{name}0": part for name, part in zip(cell.state_names, state, strict=True)})
     for masks in (prepared.sequence_masks, prepared.step_masks):
-        given.update({f"mask_{name}": mask for name, mask in masks.items()})
+        tensors.update({f"mask_{name}": mask for name, mask in masks.items()})
     reverse = index % network.num_directions == 1
     output, *final = torch.ops.seqkit.scan(
-        operator.text, ",".join(given), reverse, lengths, cell.output_size, list(given.values())
+        operator.text, ",".join(tensors), reverse, lengths, cell.output_size, list(tensors.values())
     )
     return output.flatten(0, 1), tuple(final)

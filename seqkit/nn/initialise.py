@@ -66,15 +66,15 @@ def refill(module: nn.Module, names: Mapping[str, str], reset: Callable[[Mapping
         RuntimeError: a weight that a hook makes at every call, or a parametrization without `right_inverse`.
     """
     filled: dict[str, Tensor] = {}
-    for name, own in names.items():
-        parameter = module._parameters.get(own)
-        if parameter is None and not parametrize.is_parametrized(module, own):
+    for name, attribute in names.items():
+        parameter = module._parameters.get(attribute)
+        if parameter is None and not parametrize.is_parametrized(module, attribute):
             raise RuntimeError(
-                f"{own} is made anew by a hook (pruning, weight norm of the old kind) and cannot be initialised; "
+                f"{attribute} is made anew by a hook (pruning, weight norm of the old kind) and cannot be initialised; "
                 "remove that first"
             )
-        filled[name] = getattr(module, own).clone() if parameter is None else parameter
+        filled[name] = getattr(module, attribute).clone() if parameter is None else parameter
     reset(filled)
-    for name, own in names.items():
-        if own not in module._parameters:
-            setattr(module, own, filled[name])
+    for name, attribute in names.items():
+        if attribute not in module._parameters:
+            setattr(module, attribute, filled[name])

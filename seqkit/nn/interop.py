@@ -44,13 +44,13 @@ def safe_globals() -> list[Any]:
         with torch.serialization.safe_globals([MyModel, *seqkit.nn.safe_globals()]):  # torch 2.5 and later
             model = torch.load("model.pt")
     """
-    own = [kind for kind in _subclasses(nn.Module) if kind.__module__.partition(".")[0] == _PACKAGE]
+    modules = [kind for kind in _subclasses(nn.Module) if kind.__module__.partition(".")[0] == _PACKAGE]
     parts = (nn.ModuleList, nn.Linear, nn.Embedding, nn.Dropout, nn.Conv1d, nn.Sequential)
-    return [*own, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, describe]
+    return [*modules, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, describe]
 
 
 def _subclasses(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:
-    one: type[nn.Module]
-    for one in kind.__subclasses__():
-        yield one
-        yield from _subclasses(one)
+    subclass: type[nn.Module]
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

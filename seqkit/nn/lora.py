@@ -8,7 +8,6 @@ say, `with torch.nn.utils.parametrize.cached():` around the call computes it onc
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from seqkit.nn.checks import autocast_enabled, check_probability, check_size
+from seqkit.nn.checks import autocast_enabled, check_probability, check_size, did_you_mean
 from seqkit.nn.crf import CRF
 
 PLACE = ".parametrizations."  # where torch keeps what a parametrized weight is made of
@@ -166,21 +165,21 @@ def add_lora(
         value.requires_grad_(name in trained)
     names = [name for name in places if name in set(chosen)]
     for name in names:
-        module, own = places[name]
-        adapter = Adapter(getattr(module, own), rank, alpha, dropout).train(module.training)
-        parametrize.register_parametrization(module, own, adapter)
+        module, attribute = places[name]
+        adapter = Adapter(getattr(module, attribute), rank, alpha, dropout).train(module.training)
+        parametrize.register_parametrization(module, attribute, adapter)
     count = sum(value.numel() for value in model.parameters() if value.requires_grad)
     return Adapted(rank, names, left_out, count, total)
 
 
 def _places(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """All matrices of a model by name, each with its module and its name there."""
-    found = {}
+    places = {}
     for prefix, module in model.named_modules():
         for name, value in module.named_parameters(recurse=False):
             if value.dim() == 2:
-                found[f"{prefix}.{name}".lstrip(".")] = (module, name)
-    return found
+                places[f"{prefix}.{name}".lstrip(".")] = (module, name)
+    return places
 
 
 def _trained(model: nn.Module, patterns: Sequence[str]) -> set[str]:
@@ -189,14 +188,15 @@ def _trained(model: nn.Module, patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
             raise ValueError(f"train: {pattern!r} matches no parameter{_hint(pattern, named)}")
-    wanted = [value for name, value in named.items() if any(fnmatch.fnmatchcase(name, one) for one in patterns)]
-    return {name for name, value in named.items() if any(value is one for one in wanted)}
+    wanted = [value for name, value in named.items() if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return {name for name, value in named.items() if any(value is match for match in wanted)}
 
 
 def _refusal(model: nn.Module, name: str, module: nn.Module, rank: int) -> str:
     """Why a matrix can have no adapter; empty where it can."""
     value = model.get_parameter(name)
-    others = [one for one, same in model.named_parameters(remove_duplicate=False) if same is value and one != name]
+    named = model.named_parameters(remove_duplicate=False)
+    others = [other for other, same in named if same is value and other != name]
     if others:
         return f"tied to {', '.join(others)}, which an adapter would untie"
     if PLACE in f".{name}" or parametrize.is_parametrized(module):
@@ -223,8 +223,7 @@ def _nothing(pattern: str, matches: Sequence[str], places: Mapping[str, object],
 
 
 def _hint(pattern: str, names: Sequence[str] | Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(pattern, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
+    return did_you_mean(pattern, names, 0.5) or f"; there are: {', '.join(names)}"
 
 
 def _adapters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Adapter]]:
@@ -232,9 +231,9 @@ def _adapters(model: nn.Module) -> Iterator[tuple[nn.Module, str, Adapter]]:
     for module in model.modules():
         if not parametrize.is_parametrized(module):
             continue
-        for name, one in module.parametrizations.items():  # type: ignore[operator,union-attr]
-            if isinstance(one[-1], Adapter):
-                yield module, name, one[-1]
+        for name, chain in module.parametrizations.items():  # type: ignore[operator,union-attr]
+            if isinstance(chain[-1], Adapter):
+                yield module, name, chain[-1]
 
 
 @torch.no_grad()
@@ -268,13 +267,13 @@ def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         state: names as `add_lora` says; one without adapters comes back as it is.
     """
-    found: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
     for name, value in state.items():
         head, place, tail = name.rpartition("parametrizations.")
-        own, _, part = tail.partition(".")
-        prefix = f"{head}{place}{own}.0."
+        weight, _, part = tail.partition(".")
+        prefix = f"{head}{place}{weight}.0."
         if not place or f"{prefix}lora_a" not in state:
-            found[name] = value
+            plain[name] = value
         elif part == "original":
-            found[head + own] = _adapted(value, *(state[prefix + key] for key in ("lora_a", "lora_b", "alpha")))
-    return found
+            plain[head + weight] = _adapted(value, *(state[prefix + key] for key in ("lora_a", "lora_b", "alpha")))
+    return plain

@@ -87,10 +87,10 @@ class LinearCrossEntropy(torch.autograd.Function):
                 "F.cross_entropy of the logits has one"
             )
         saved = iter(ctx.saved_tensors)
-        found = [
+        gradients = [
             (next(saved) * grad).to(dtype) if kept else None for kept, dtype in zip(ctx.kept, ctx.dtypes, strict=True)
         ]
-        return *found, None, None
+        return *gradients, None, None
 
 
 class _Sums:

@@ -14,14 +14,14 @@ from seqkit.nn.kernels.packing import no_rows
 class Network(NamedTuple):
     """What a call of a recurrent network depends on besides its arguments.
 
-    `Recurrent.network` makes one at every call, so that options and weights are those of the moment. Layer-directions
+    `Recurrent.network` makes one at every call, with the options and weights of the moment. Layer-directions
     are counted layer by layer: index = layer * num_directions + direction.
 
     Attributes:
         name: of the module, for messages.
         cells: of each layer-direction.
-        weights: reads those of a layer-direction, by the cell's names. Reading computes a parametrized weight, so each
-            call reads once, layer by layer.
+        weights: reads the weights of a layer-direction, by the cell's names. Reading computes a parametrized weight, so
+            each call reads once, layer by layer.
         parameters: all of them.
         example: one of them, for its device and dtype; None: there are none.
         learned_state: reads, for each tensor of the state, the start of each layer-direction (size,), where none is

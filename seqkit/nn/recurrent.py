@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +17,15 @@ from seqkit.nn.aten import whole_network
 from seqkit.nn.backends import Choice, Route, choose, scan
 from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, resolve_cell
-from seqkit.nn.checks import autocast_dtype, check_choice, check_flag, check_probability, check_size, tracing
+from seqkit.nn.checks import (
+    autocast_dtype,
+    check_choice,
+    check_flag,
+    check_probability,
+    check_size,
+    did_you_mean,
+    tracing,
+)
 from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
 from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
@@ -99,13 +106,13 @@ class Recurrent(nn.Module):
             layer = [
                 _build(factory, size, hidden_size, cell_options, device, dtype) for _ in range(self.num_directions)
             ]
-            size = sum(one.output_size for one in layer)
+            size = sum(built.output_size for built in layer)
             cells += layer
         self.output_size = size
         self._check_backend(cells)
         self._adopt(cells, device, dtype)
-        for one in cells:
-            one.watch(describe)
+        for built in cells:
+            built.watch(describe)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "cells" in self.__dict__.get("_modules", ()):
@@ -156,15 +163,15 @@ class Recurrent(nn.Module):
         """Hold the cells; take over the parameters of flat ones, so that they carry torch's names."""
         self.cells = nn.ModuleList(cells)
         self._full_names = [
-            [(name, name + self.suffix(index)) for name in one.weight_names] for index, one in enumerate(cells)
+            [(name, name + self.suffix(index)) for name in cell.weight_names] for index, cell in enumerate(cells)
         ]
-        for index, one in enumerate(cells):
-            if one.flat:
-                for name, value in one.lift().items():
+        for index, cell in enumerate(cells):
+            if cell.flat:
+                for name, value in cell.lift().items():
                     self.register_parameter(name + self.suffix(index), value)
         if self.learn_initial_state:
-            for index, one in enumerate(cells):
-                for name, size in zip(one.state_names, one.state_sizes, strict=True):
+            for index, cell in enumerate(cells):
+                for name, size in zip(cell.state_names, cell.state_sizes, strict=True):
                     value = nn.Parameter(torch.zeros(size, device=device, dtype=dtype))
                     self.register_parameter(f"initial_{name}{self.suffix(index)}", value)
 
@@ -189,8 +196,8 @@ class Recurrent(nn.Module):
         return self._modules["cells"]._modules[str(index)]  # type: ignore[union-attr,return-value]
 
     def _learned_state(self) -> list[list[Tensor]]:
-        suffixes = [self.suffix(index) for index in range(len(self.cells))]
-        return [[getattr(self, f"initial_{name}{one}") for one in suffixes] for name in self.cell_at(0).state_names]
+        names, suffixes = self.cell_at(0).state_names, [self.suffix(index) for index in range(len(self.cells))]
+        return [[getattr(self, f"initial_{name}{suffix}") for suffix in suffixes] for name in names]
 
     def network(self) -> Network:
         """Return the options, cells and weights of this moment, for one call."""
@@ -278,7 +285,7 @@ class Recurrent(nn.Module):
             return _layers(network, lowered)
 
     def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
-        """Weights and masks of one layer-direction for this call, in the dtype of rows."""
+        """Fix weights and draw masks of one layer-direction for a call, in the dtype of rows."""
         return prepare(self.cell_at(index), self._weights(index), rows, batch_sizes)
 
     def trace(
@@ -405,14 +412,13 @@ def _build(
 ) -> Cell:
     """One cell; options are checked against the factory's signature."""
     parameters = inspect.signature(factory).parameters
-    free = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     where = {name: value for name, value in (("device", device), ("dtype", dtype)) if name in parameters}
     known = [name for name in parameters if name not in ("input_size", "hidden_size", "device", "dtype")]
     for name in options:
         if name not in known and not free:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{name} is not an option of cell {getattr(factory, '__name__', factory)!s}{hint}")
+            cell_name = getattr(factory, "__name__", factory)
+            raise TypeError(f"{name} is not an option of cell {cell_name!s}{did_you_mean(name, known)}")
     cell = factory(input_size, hidden_size, **options, **where)
     if not isinstance(cell, Cell):
         raise TypeError(f"cell must make a seqkit.nn.Cell, got {type(cell).__name__}")

@@ -17,7 +17,7 @@ Device = torch.device | str | None
 class RNN(Recurrent):
     """Drop-in for `torch.nn.RNN`: same constructor, parameter names, shapes and results; see `Recurrent`.
 
-    The keyword-only arguments are those of `RNNCell` and `Recurrent`.
+    `RNNCell` and `Recurrent` explain the keyword-only arguments.
     Forward: `(input, hx=None, *, lengths=None) -> (output, h_n)`, h_n (num_layers * num_directions, B, H).
     """
 
@@ -45,12 +45,18 @@ class RNN(Recurrent):
         checkpoint_chunks: int = 1,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__("rnn", **_given(locals()))
+        super().__init__(
+            "rnn", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, locked_dropout=locked_dropout, residual=residual,
+            learn_initial_state=learn_initial_state, checkpoint_chunks=checkpoint_chunks, backend=backend,
+            device=device, dtype=dtype, bias=bias, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, weight_drop=weight_drop, init=init, nonlinearity=nonlinearity,
+        )  # fmt: skip
         self.bias = bias
 
     @property
     def nonlinearity(self) -> str:
-        """That of the cells."""
+        """Return the nonlinearity of the cells."""
         return str(self.cell_at(0).nonlinearity)
 
     def forward(
@@ -67,7 +73,7 @@ class RNN(Recurrent):
 class GRU(Recurrent):
     """Drop-in for `torch.nn.GRU`: same constructor, parameter names, shapes and results; see `Recurrent`.
 
-    The keyword-only arguments are those of `GRUCell` and `Recurrent`.
+    `GRUCell` and `Recurrent` explain the keyword-only arguments.
     Forward: `(input, hx=None, *, lengths=None) -> (output, h_n)`, h_n (num_layers * num_directions, B, H).
     """
 
@@ -95,7 +101,14 @@ class GRU(Recurrent):
         checkpoint_chunks: int = 1,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__("gru", **_given(locals()))
+        super().__init__(
+            "gru", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, locked_dropout=locked_dropout, residual=residual,
+            learn_initial_state=learn_initial_state, checkpoint_chunks=checkpoint_chunks, backend=backend,
+            device=device, dtype=dtype, bias=bias, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, weight_drop=weight_drop, init=init,
+            recurrent_dropout_kind=recurrent_dropout_kind,
+        )  # fmt: skip
         self.bias = bias
 
     def forward(
@@ -112,7 +125,7 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """Drop-in for `torch.nn.LSTM`: same constructor, parameter names, shapes and results; see `Recurrent`.
 
-    The keyword-only arguments are those of `LSTMCell` and `Recurrent`.
+    `LSTMCell` and `Recurrent` explain the keyword-only arguments.
     Forward: `(input, hx=None, *, lengths=None) -> (output, (h_n, c_n))`.
     """
 
@@ -148,14 +161,18 @@ class LSTM(Recurrent):
         checkpoint_chunks: int = 1,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__("lstm", **_given(locals()))
+        super().__init__(
+            "lstm", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, locked_dropout=locked_dropout, residual=residual,
+            learn_initial_state=learn_initial_state, checkpoint_chunks=checkpoint_chunks, backend=backend,
+            device=device, dtype=dtype, bias=bias, layer_norm=layer_norm, zoneout=zoneout,
+            recurrent_dropout=recurrent_dropout, weight_drop=weight_drop, init=init,
+            recurrent_dropout_kind=recurrent_dropout_kind, proj_size=proj_size, peephole=peephole, coupled=coupled,
+            zoneout_cell=zoneout_cell, cell_clip=cell_clip, forget_bias=forget_bias, cell_activation=cell_activation,
+            output_activation=output_activation,
+        )  # fmt: skip
         self.bias = bias
         self.proj_size = proj_size
-
-
-def _given(names: dict[str, Any]) -> dict[str, Any]:
-    """A constructor's arguments from its `locals()`: each is named once, in the signature."""
-    return {name: value for name, value in names.items() if name not in ("self", "__class__")}
 
 
 def _bare(module: Recurrent, input: Any, hx: Any, lengths: Any) -> tuple[Any, Tensor]:

@@ -30,19 +30,19 @@ class Faulty(Kernel):
     def takes_projected(self) -> bool:
         return self.kernel.takes_projected
 
-    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+    def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         if self.where == "raises":
             raise OSError("no such instruction\nmore")
-        results, saved = self.kernel.forward(given, packing, save)
+        results, saved = self.kernel.forward(tensors, packing, save)
         if self.where == "output":
             results[0] = results[0].clone()
             results[0][1] = results[0][0]
         return results, saved
 
     def backward(
-        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+        self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
-        found = dict(self.kernel.backward(given, saved, packing, grads, needed))
+        found = dict(self.kernel.backward(tensors, saved, packing, grads, needed))
         if self.where in found:
             found[self.where] = found[self.where] * 0.9
         return found

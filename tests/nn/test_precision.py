@@ -81,6 +81,38 @@ def test_variants(dtype, options):
             assert error(ours(x)[0], want) <= bound, (scale, seed)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_layer_norm(kind):
+    """Float32 against our own loop, as torch has no such cells. Errors grow at random: their mean counts too."""
+    for scale in (1e-8, 1e-4, 1e-2):
+        ratios = []
+        for seed in range(20):
+            torch.manual_seed(seed)
+            ours = getattr(snn, kind)(SIZE, SIZE, bias=False, layer_norm=True, backend="fused")
+            loop, exact = (
+                getattr(snn, kind)(SIZE, SIZE, bias=False, layer_norm=True, dtype=dtype, backend="reference")
+                for dtype in (torch.float32, torch.float64)
+            )
+            loop.load_state_dict(ours.state_dict())
+            exact.load_state_dict(ours.state_dict())
+            x = torch.randn(8, 32, SIZE) * scale
+            with torch.no_grad():
+                want = exact(x.double())[0]
+                found, other = error(ours(x)[0], want), error(loop(x)[0], want)
+            assert found <= 2 * other + torch.finfo(torch.float32).eps, (scale, seed)
+            ratios.append(found / other)
+        assert torch.tensor(ratios).log().mean().exp() < 1.12, scale
+
+
+@pytest.mark.parametrize("size", [2048, 16384])
+def test_tanh_of_normed_values(size):
+    """Every value keeps its digits, not only the largest."""
+    x = torch.logspace(-8, 2, size) * torch.randn(size, generator=torch.manual_seed(0)).sign()
+    want = torch.tanh(x.double())
+    found = tanh_(x, torch.empty_like(x), exact=True).double()
+    assert float(((found - want) / want).abs().max()) <= 3 * torch.finfo(torch.float32).eps
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_single_step(kind, dtype):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import pickle
 import warnings
@@ -240,6 +241,27 @@ def test_constructor_signature_and_errors(kind):
             getattr(snn, kind)(**arguments)
     with pytest.warns(UserWarning, match="dropout"):
         getattr(snn, kind)(3, 5, dropout=0.5)
+
+
+CHANGED = {
+    "input_size": 5, "hidden_size": 6, "num_layers": 3, "proj_size": 2, "checkpoint_chunks": 2, "cell_clip": 1.0,
+    "forget_bias": 2.0, "nonlinearity": "relu", "recurrent_dropout_kind": "semeniuta", "init": "orthogonal",
+    "cell_activation": "relu", "output_activation": "sigmoid", "backend": "reference", "device": "meta",
+    "dtype": torch.float64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_argument_reaches_the_network_or_its_cells(kind):
+    """The constructors name each of theirs twice."""
+    for name, parameter in inspect.signature(getattr(snn, kind)).parameters.items():
+        value = CHANGED.get(name, 0.5 if isinstance(parameter.default, float) else parameter.default is False)
+        module = getattr(snn, kind)(**{"input_size": 3, "hidden_size": 4, "num_layers": 2, name: value})
+        assert value != parameter.default
+        if name in ("device", "dtype"):
+            assert all(str(getattr(weight, name)) == str(value) for weight in module.parameters())
+        else:
+            assert getattr(module.cells[0] if hasattr(module.cells[0], name) else module, name) == value, name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Attention one step at a time with a hand-derived backward, for loops in which steps depend on what was read.
+"""Attention one step at a time with a hand-derived backward, for loops in which the next step depends on what was read.
 
 With scores e, weights w = softmax(e) and context c = sum of w v over the source: d w = v . d c, d e = w * (d w - sum of
 w d w). What is a sum over all steps (the gradients of keys, values and weights) is one product after the loop, except
@@ -22,31 +22,31 @@ class Reader:
     """Softmax, context and their derivative; a subclass has the scores.
 
     Args:
-        given: "keys" and "values" (b_0, S, ...) or (b_0, heads, S, ...), "padding" (b_0, S), and of the attention's
+        tensors: "keys" and "values" (b_0, S, ...) or (b_0, heads, S, ...), "padding" (b_0, S), and of the attention's
             weights those it has: "query" (A, H), "score" (A,), "output" (C, size).
         packing: of the target.
     """
 
-    def __init__(self, given: Tensors, packing: Packing) -> None:
-        self.given, self.packing, self.sizes = given, packing, packing.batch_sizes
-        keys, values, padding = given["keys"], given["values"], given["padding"]
+    def __init__(self, tensors: Tensors, packing: Packing) -> None:
+        self.tensors, self.packing, self.sizes = tensors, packing, packing.batch_sizes
+        keys, values, padding = tensors["keys"], tensors["values"], tensors["padding"]
         self.values = (values if values.dim() == 4 else values.unsqueeze(1)).contiguous()  # (b_0, heads, S, V)
         self.keys = (keys if keys.dim() == 4 else keys.unsqueeze(1)).contiguous()
         self.rows, self.heads, self.steps = self.sizes[0], self.values.size(1), len(self.sizes)
         lowest = torch.finfo(values.dtype).min
         self.bias = torch.zeros_like(padding, dtype=values.dtype).masked_fill_(padding, lowest).unsqueeze(1)
-        # Asking whether a source is empty would wait for another device than the CPU: there its weights are always
-        # masked, which changes nothing for the others.
+        # Asking whether a source is empty would wait for any device but the CPU: elsewhere weights are always
+        # masked, which changes nothing for sources that are not empty.
         self.asks = padding.device.type == "cpu"
         masked = not self.asks or bool(padding.all(1).any())
         self.valid = (~padding).to(values.dtype).unsqueeze(1) if masked else None
-        self.ask = StepProduct(self.query_weight(), self.rows) if "query" in given else None
-        self.join = StepProduct(given["output"], self.rows) if "output" in given else None
-        self.context_size = given["output"].size(0) if self.join else self.heads * self.values.size(3)
+        self.ask = StepProduct(self.query_weight(), self.rows) if "query" in tensors else None
+        self.join = StepProduct(tensors["output"], self.rows) if "output" in tensors else None
+        self.context_size = tensors["output"].size(0) if self.join else self.heads * self.values.size(3)
 
     def query_weight(self) -> Tensor:
         """What the forward pass multiplies a query with."""
-        return self.given["query"]
+        return self.tensors["query"]
 
     def start(self) -> None:
         """Make the buffers of the forward pass."""
@@ -80,7 +80,7 @@ class Reader:
         return self.join.times(context)
 
     def scores(self, query: Tensor) -> Tensor:
-        """query (b, A) to (b, heads, S), a tensor of its own."""
+        """query (b, A) to (b, heads, S), in fresh memory."""
         raise NotImplementedError
 
     def mean_weights(self) -> Tensor:
@@ -90,8 +90,8 @@ class Reader:
 
     def saved(self) -> Tensors:
         """Buffers that `rewind` wants."""
-        found = {"reader.weights": self.weights, "reader.queries": self.queries}
-        return found if self.contexts is None else {**found, "reader.contexts": self.contexts}
+        buffers = {"reader.weights": self.weights, "reader.queries": self.queries}
+        return buffers if self.contexts is None else {**buffers, "reader.contexts": self.contexts}
 
     def rewind(self, saved: Tensors) -> None:
         """Prepare for the backward pass."""
@@ -99,9 +99,9 @@ class Reader:
         self.contexts = saved.get("reader.contexts")
         self.d_queries = torch.empty_like(self.queries)
         self.d_contexts = self.buffer(self.heads * self.values.size(3))
-        self.d_joined = self.buffer(self.given["output"].size(0)) if self.join else None
-        self.unjoin = StepProduct(self.given["output"].t(), self.rows) if self.join else None
-        self.unask = StepProduct(self.given["query"].t(), self.rows) if self.ask else None
+        self.d_joined = self.buffer(self.tensors["output"].size(0)) if self.join else None
+        self.unjoin = StepProduct(self.tensors["output"].t(), self.rows) if self.join else None
+        self.unask = StepProduct(self.tensors["query"].t(), self.rows) if self.ask else None
 
     def backward(self, t: int, d_context: Tensor, d_weights: Tensor | None) -> Tensor:
         """From the gradients of the context (b, C) and of the weights' mean over heads (b, S), that of x, (b, H)."""
@@ -129,17 +129,17 @@ class Reader:
         """From d_scores (b, heads, S) write the gradient of the (projected) query, (b, A)."""
         raise NotImplementedError
 
-    def gradients(self, asked: Tensor) -> Tensors:
-        """All that is left after the loop; `asked` (N, H) are the queries before their projection."""
+    def gradients(self, queries: Tensor) -> Tensors:
+        """All that is left after the loop; `queries` (N, H) are those before their projection."""
         heads = self.heads
         weights = self.weights.permute(1, 2, 3, 0).flatten(0, 1)  # (b_0 * heads, S, T)
         d_contexts = _by_head(self.d_contexts, heads)
-        found = {"values": torch.bmm(weights, d_contexts).view(self.given["values"].shape)}
+        grads = {"values": torch.bmm(weights, d_contexts).view(self.tensors["values"].shape)}
         if self.ask is not None:
-            found["query"] = outer(self.pack(self.d_queries), asked)
+            grads["query"] = outer(self.pack(self.d_queries), queries)
         if self.d_joined is not None and self.contexts is not None:
-            found["output"] = outer(self.pack(self.d_joined), self.pack(self.contexts))
-        return found
+            grads["output"] = outer(self.pack(self.d_joined), self.pack(self.contexts))
+        return grads
 
 
 def _by_head(buffer: Tensor, heads: int) -> Tensor:
@@ -153,8 +153,8 @@ class DotReader(Reader):
 
     def scores(self, query: Tensor) -> Tensor:
         size = query.size(0)
-        found = torch.bmm(query.view(size * self.heads, 1, -1), self.keys[:size].flatten(0, 1).transpose(1, 2))
-        return found.view(size, self.heads, -1)
+        scores = torch.bmm(query.view(size * self.heads, 1, -1), self.keys[:size].flatten(0, 1).transpose(1, 2))
+        return scores.view(size, self.heads, -1)
 
     def rewind(self, saved: Tensors) -> None:
         super().rewind(saved)
@@ -166,16 +166,16 @@ class DotReader(Reader):
         grad = torch.bmm(d_scores.view(size * self.heads, 1, -1), self.keys[:size].flatten(0, 1))
         d_query.copy_(grad.view(size, -1))
 
-    def gradients(self, asked: Tensor) -> Tensors:
+    def gradients(self, queries: Tensor) -> Tensors:
         d_scores = self.d_scores.permute(1, 2, 3, 0).flatten(0, 1)  # (b_0 * heads, S, T)
-        found = torch.bmm(d_scores, _by_head(self.queries, self.heads)).view(self.given["keys"].shape)
-        return {**super().gradients(asked), "keys": found}
+        d_keys = torch.bmm(d_scores, _by_head(self.queries, self.heads)).view(self.tensors["keys"].shape)
+        return {**super().gradients(queries), "keys": d_keys}
 
 
 class AdditiveReader(Reader):
     """score = v . tanh(q + k), where it is faster and as exact with tanh(x) = 2 s(2x) - 1, s the sigmoid.
 
-    The -1 shifts all scores alike and falls out of the softmax. The (b, S, A) terms are made again in the backward
+    The -1 shifts all scores alike and falls out of the softmax. The (b, S, A) terms are computed again in the backward
     pass: at these sizes that costs less than fresh memory for all steps.
 
     Attributes:
@@ -183,19 +183,19 @@ class AdditiveReader(Reader):
             where no key is large, so that s(2x) would have lost the digits of x.
     """
 
-    def __init__(self, given: Tensors, packing: Packing) -> None:
-        super().__init__(given, packing)
+    def __init__(self, tensors: Tensors, packing: Packing) -> None:
+        super().__init__(tensors, packing)
         self.scaled = self.keys.squeeze(1) * self.scale
         self.terms = torch.empty_like(self.scaled)
-        self.vector = given["score"] * self.scale
+        self.vector = tensors["score"] * self.scale
 
     @cached_property
     def scale(self) -> int:
-        keys = self.given["keys"]
+        keys = self.tensors["keys"]
         return 2 if quick(keys) and reaches(keys, MIN_REACH) else 1
 
     def query_weight(self) -> Tensor:
-        return self.given["query"] * self.scale
+        return self.tensors["query"] * self.scale
 
     def _terms(self, query: Tensor) -> Tensor:
         size = query.size(0)
@@ -227,9 +227,9 @@ class AdditiveReader(Reader):
             torch.mul(terms.square_(), grad, out=slopes)
             self.d_keys[:size].add_(grad).sub_(slopes)
             torch.sub(grad.sum(1), slopes.sum(1), out=d_query)
-        d_query.mul_(self.given["score"]).mul_(self.scale**2)
+        d_query.mul_(self.tensors["score"]).mul_(self.scale**2)
 
-    def gradients(self, asked: Tensor) -> Tensors:
-        d_keys = self.d_keys.mul_(self.scale**2 * self.given["score"])
+    def gradients(self, queries: Tensor) -> Tensors:
+        d_keys = self.d_keys.mul_(self.scale**2 * self.tensors["score"])
         # d score = v . d(2 s), and the scores have lost their sum of v, whose gradient over a softmax is zero.
-        return {**super().gradients(asked), "keys": d_keys, "score": self.d_vector * self.scale}
+        return {**super().gradients(queries), "keys": d_keys, "score": self.d_vector * self.scale}

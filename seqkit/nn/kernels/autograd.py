@@ -30,7 +30,7 @@ class Call:
         grads: Sequence[Tensor | None],
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        """The gradient of each tensor that is wanted, from those of the results."""
+        """Return the gradient of each tensor that is wanted, from the gradients of the results."""
         raise NotImplementedError
 
     def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -66,21 +66,21 @@ class KernelCall(Call):
     ) -> list[Tensor | None]:
         buffers = dict(zip(self.saved_names, saved, strict=True))
         needed = frozenset(name for name, want in zip(self.names, wanted, strict=True) if want)
-        found = self.kernel.backward(self.named(tensors), buffers, self.packing, grads, needed)
-        return [found[name] if name in needed else None for name in self.names]
+        gradients = self.kernel.backward(self.named(tensors), buffers, self.packing, grads, needed)
+        return [gradients[name] if name in needed else None for name in self.names]
 
     def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        given = self.named(tensors)
+        inputs = self.named(tensors)
         sequence_masks: Tensors = {}
         step_masks: Tensors = {}
-        for name, mask in given.items():
+        for name, mask in inputs.items():
             if name.startswith("mask_"):
                 # A mask per sequence has B rows, one per step has N; they are told apart by name, not by size.
                 kind = sequence_masks if name == "mask_recurrent" else step_masks
                 kind[name.removeprefix("mask_")] = mask
-        prepared = Prepared(given, sequence_masks, step_masks)
-        drive = given["projected"] if "projected" in given else self.cell.project(given["x"], prepared)
-        state = tuple(given[f"{name}0"] for name in self.cell.state_names)
+        prepared = Prepared(inputs, sequence_masks, step_masks)
+        drive = inputs["projected"] if "projected" in inputs else self.cell.project(inputs["x"], prepared)
+        state = tuple(inputs[f"{name}0"] for name in self.cell.state_names)
         outputs, final = reference_scan(self.cell, drive, self.packing.batch_sizes, state, prepared)
         return outputs, *final
 
@@ -136,27 +136,27 @@ def through_graph(
         results = function(inputs)
     pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
     asked = [tensor for tensor, want in zip(inputs, wanted, strict=True) if want]
-    found = iter(
+    gradients = iter(
         torch.autograd.grad(
             [pair[0] for pair in pairs], asked, [pair[1] for pair in pairs], create_graph=twice, allow_unused=True
         )
     )
-    return [next(found) if want else None for want in wanted]
+    return [next(gradients) if want else None for want in wanted]
 
 
 def kernel_scan(
     cell: Cell, kernel: Kernel, rows: Tensor, packing: Packing, state: State, prepared: Prepared
 ) -> tuple[Tensor, State]:
     """Run a cell on a kernel, on packed rows (N, F); see `reference_scan` for what comes out."""
-    given: Tensors = dict(prepared.weights)
+    tensors: Tensors = dict(prepared.weights)
     if kernel.takes_projected:
-        given = {name: value for name, value in given.items() if name not in kernel.projection_weights}
-        given["projected"] = cell.project(rows, prepared)
+        tensors = {name: value for name, value in tensors.items() if name not in kernel.projection_weights}
+        tensors["projected"] = cell.project(rows, prepared)
     else:
-        given["x"] = rows.contiguous()
+        tensors["x"] = rows.contiguous()
     # oneDNN misreads operands with gaps without a complaint.
-    given |= {f"{name}0": part.contiguous() for name, part in zip(cell.state_names, state, strict=True)}
+    tensors |= {f"{name}0": part.contiguous() for name, part in zip(cell.state_names, state, strict=True)}
     for masks in (prepared.sequence_masks, prepared.step_masks):
-        given |= {f"mask_{name}": mask for name, mask in masks.items()}
-    outputs, *final = scanned(KernelCall(cell, kernel, packing, tuple(given)), list(given.values()))
+        tensors |= {f"mask_{name}": mask for name, mask in masks.items()}
+    outputs, *final = scanned(KernelCall(cell, kernel, packing, tuple(tensors)), list(tensors.values()))
     return outputs, tuple(final)

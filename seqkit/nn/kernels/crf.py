@@ -1,6 +1,6 @@
 """Sums and maxima over all label sequences of a chain: what a conditional random field is computed with.
 
-The sum runs in float64 on probabilities, scaled at each step: a matrix product a step in the place of a logarithm of
+The sum runs in float64 on probabilities, scaled at each step: a matrix product a step instead of a logarithm of
 K x K exponentials a sequence. Where scores lie so far apart that a probability underflows, it runs again on logarithms,
 which is slower and exact whatever the scores. On devices other than the CPU it runs on logarithms from the start:
 asking whether something has underflowed would wait for the device.
@@ -58,7 +58,7 @@ class _Scaled:
         factors: (T, B, K) exp(emission - the largest of its step).
         move: (K, K) exp(transition - the largest).
         alphas: (T, B, K) forward probabilities, each step divided by `totals` (T, B, 1).
-        last: (B, K) those of each sequence's last step times exp(end), divided by their sum `ending` (B, 1).
+        last: (B, K) alphas of each sequence's last step times exp(end), divided by their sum `ending` (B, 1).
         log_partition: (B,).
     """
 
@@ -165,16 +165,16 @@ class _Logarithms:
 def reachable(chain: Chain) -> Tensor:
     """(T, K) bool: which tags some legal beginning leads to."""
     here = chain.start > -torch.inf
-    found = [here]
+    reached = [here]
     allowed = (chain.transitions > -torch.inf).to(chain.transitions.dtype)
-    while len(found) < len(chain.emissions):
-        there = (here.to(allowed.dtype) @ allowed) > 0
-        if torch.equal(here, there):  # it stays so from here on
-            found += [here] * (len(chain.emissions) - len(found))
+    while len(reached) < len(chain.emissions):
+        ahead = (here.to(allowed.dtype) @ allowed) > 0
+        if torch.equal(here, ahead):  # it stays so from here on
+            reached += [here] * (len(chain.emissions) - len(reached))
             break
-        found.append(there)
-        here = there
-    return torch.stack(found)
+        reached.append(ahead)
+        here = ahead
+    return torch.stack(reached)
 
 
 def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
@@ -203,7 +203,7 @@ def differentiable_log_partition(
 ) -> Tensor:
     """The log partition (B,) by the forward algorithm under autograd, for derivatives of any order and `torch.func`.
 
-    Arguments as those of `LogPartition`. Slower, and it keeps (B, K, K) terms for every step.
+    Takes the arguments of `LogPartition`. Slower, and it keeps (B, K, K) terms for every step.
     """
     steps = torch.arange(emissions.size(1), device=emissions.device)
     valid = (steps < send(lengths, emissions.device).unsqueeze(-1)).unsqueeze(-1)  # (B, T, 1)
@@ -223,7 +223,7 @@ class LogPartition(torch.autograd.Function):
     """Emissions (B, T, K), transitions (K, K), start and end (K,), lengths (B,) -> log partition (B,) float64.
 
     The derivative is the forward-backward algorithm (Rabiner 1989, eq. 37). Where it must itself be differentiable
-    (`create_graph=True`), or comes for many output gradients at once, it is that of `differentiable_log_partition`.
+    (`create_graph=True`), or comes for many output gradients at once, it comes from `differentiable_log_partition`.
     """
 
     @staticmethod
@@ -238,21 +238,21 @@ class LogPartition(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or batched(grad):
-            *given, lengths = ctx.saved_tensors
+            *scores, lengths = ctx.saved_tensors
 
             def run(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
                 emissions, transitions, start, end = inputs
                 return (differentiable_log_partition(emissions, transitions, start, end, lengths),)
 
-            return *through_graph(run, given, ctx.needs_input_grad[:4], [grad]), None
+            return *through_graph(run, scores, ctx.needs_input_grad[:4], [grad]), None
         paths = ctx.paths
-        found = paths.posterior((grad * paths.chain.valid[0].squeeze(1)).unsqueeze(1))
-        outer, own = ctx.types
+        counts = paths.posterior((grad * paths.chain.valid[0].squeeze(1)).unsqueeze(1))
+        emission_type, parameter_type = ctx.types
         return (
-            found.tags.transpose(0, 1).to(outer),
-            found.transitions.to(own),
-            found.start.to(own),
-            found.end.to(own),
+            counts.tags.transpose(0, 1).to(emission_type),
+            counts.transitions.to(parameter_type),
+            counts.start.to(parameter_type),
+            counts.end.to(parameter_type),
             None,
         )
 
@@ -285,5 +285,5 @@ def best_path(
     for step in range(len(scores) - 1, 0, -1):
         tag = torch.where(flags[step], (scores[step - 1] + before[tag]).argmax(1), tag)
         path.append(tag)
-    found = torch.stack(path[::-1])
-    return torch.where(flags, found, 0).T.contiguous(), torch.where(flags[0], best, 0.0)
+    tags = torch.stack(path[::-1])
+    return torch.where(flags, tags, 0).T.contiguous(), torch.where(flags[0], best, 0.0)

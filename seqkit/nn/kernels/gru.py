@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.gemm import StepProduct, product
-from seqkit.nn.kernels.kernel import SLOPES, Kernel, Tensors, history, last, mask_rows, previous, split, tanh_
+from seqkit.nn.kernels.kernel import (
+    SLOPES,
+    Kernel,
+    Tensors,
+    history,
+    last,
+    mask_rows,
+    previous,
+    split,
+    step_views,
+    tanh_,
+)
 from seqkit.nn.kernels.norm import StepNorm, StepNormBackward
 from seqkit.nn.kernels.output_grads import Incoming, weight_gradients
 from seqkit.nn.kernels.packing import Packing
@@ -31,15 +42,14 @@ class GRUKernel(Kernel):
     def takes_projected(self) -> bool:
         return self.layer_norm
 
-    def _drive(self, given: Tensors) -> tuple[Tensor, Tensor]:
-        """What every step adds to W_hh h: (N, 3H) for r, z, m; and the input part of n, (N, H)."""
-        H = given["h0"].size(1)
-        bias_hh = given.get("bias_hh")
+    def _drive(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """What every step adds to W_hh h: (N, 3H) for r, z, m, (N, 2H) if normed; and the input part of n, (N, H)."""
+        H = tensors["h0"].size(1)
+        bias_hh = tensors.get("bias_hh")
         if self.layer_norm:
-            pair, news = given["projected"].split_with_sizes([2 * H, H], 1)
-            # A copy even where they are one row and so contiguous: the steps write into it.
-            return pair.contiguous(), news.clone(memory_format=torch.contiguous_format)
-        x, weight, bias = given["x"], given["weight_ih"], given.get("bias_ih")
+            pair, entering = tensors["projected"].split_with_sizes([2 * H, H], 1)
+            return pair, entering
+        x, weight, bias = tensors["x"], tensors["weight_ih"], tensors.get("bias_ih")
         drive = x.new_empty(x.size(0), 3 * H)
         if bias is None or bias_hh is None:
             drive[:, : 2 * H] = product(x, weight[: 2 * H])
@@ -49,24 +59,29 @@ class GRUKernel(Kernel):
         drive[:, 2 * H :] = bias_hh[2 * H :]
         return drive, product(x, weight[2 * H :], bias[2 * H :])
 
-    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
-        h = given["h0"]
+    def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        h = tensors["h0"]
         H = h.size(1)
-        drive, news = self._drive(given)
-        gates = drive if not self.layer_norm else drive.new_empty(drive.size(0), 3 * H)
-        recurrent = StepProduct(given["weight_hh"], packing.batch_sizes[0])
-        norms = self._norms(given, "all" if save else "nothing")
+        drive, entering = self._drive(tensors)
+        gates, news = drive, entering
+        if self.layer_norm:
+            # The projection is not ours to write into; without a backward the buffers of one step serve all.
+            rows = drive.size(0) if save else packing.batch_sizes[0]
+            gates, news = drive.new_empty(rows, 3 * H), drive.new_empty(rows, H)
+        recurrent = StepProduct(tensors["weight_hh"], packing.batch_sizes[0])
+        norms = self._norms(tensors, "all" if save else "nothing")
         buffer, states = history(h, drive.size(0))
-        keeps, mask, update = self._masks(given, packing)
+        keeps, mask, update = self._masks(tensors, packing)
         views = zip(
             split(drive, packing),
-            split(gates[:, : 2 * H], packing),
-            split(gates[:, 2 * H :], packing),
-            split(news, packing),
+            split(entering, packing),
+            step_views(gates[:, : 2 * H], packing),
+            step_views(gates[:, 2 * H :], packing),
+            step_views(news, packing),
             split(states, packing),
             strict=True,
         )
-        for t, (rows, rz, m, n, new) in enumerate(views):
+        for t, (rows, first, rz, m, n, new) in enumerate(views):
             h = h[: rows.size(0)]
             h_in = h if mask is None else h * mask[: rows.size(0)]
             if norms:
@@ -77,7 +92,7 @@ class GRUKernel(Kernel):
                 total = recurrent.plus_rows(h_in, rows)
                 torch.sigmoid(total[:, : 2 * H], out=rz)
                 m.copy_(total[:, 2 * H :])
-            tanh_(n.addcmul_(rz[:, :H], m), n, exact=self.layer_norm)
+            tanh_(torch.addcmul(first, rz[:, :H], m, out=n), n, exact=self.layer_norm)
             torch.lerp(n * update[t] if update else n, h, rz[:, H:], out=new)
             if keeps:
                 torch.lerp(new, h, keeps[t], out=new)
@@ -87,28 +102,28 @@ class GRUKernel(Kernel):
             saved.update(norm.saved())
         return [states, last(buffer, packing)], saved
 
-    def _norms(self, given: Tensors, keep: str) -> list[StepNorm]:
+    def _norms(self, tensors: Tensors, keep: str) -> list[StepNorm]:
         if not self.layer_norm:
             return []
-        cut = 2 * given["h0"].size(1)
-        gain, bias = given["norm_hh"], given.get("bias_hh")
+        cut = 2 * tensors["h0"].size(1)
+        gain, bias = tensors["norm_hh"], tensors.get("bias_hh")
         return [
             StepNorm("pair", gain[:cut], None if bias is None else bias[:cut], keep=keep),
             StepNorm("new", gain[cut:], None if bias is None else bias[cut:], keep=keep),
         ]
 
-    def _masks(self, given: Tensors, packing: Packing) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
-        scalar = given["h0"].new_full((1, 1), self.zoneout)
-        keeps = mask_rows(given.get("mask_zoneout", scalar), packing) if self.zoneout else []
-        return keeps, given.get("mask_recurrent"), mask_rows(given.get("mask_update"), packing)
+    def _masks(self, tensors: Tensors, packing: Packing) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
+        scalar = tensors["h0"].new_full((1, 1), self.zoneout)
+        keeps = mask_rows(tensors.get("mask_zoneout", scalar), packing) if self.zoneout else []
+        return keeps, tensors.get("mask_recurrent"), mask_rows(tensors.get("mask_update"), packing)
 
-    def _factors(self, given: Tensors, saved: Tensors, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _factors(self, tensors: Tensors, saved: Tensors, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives with respect to h': of the sums of (r, z, m), (N, 3H); of n's sum; and of h through z."""
         H = before.size(1)
         gates, news = saved["gates"], saved["news"]
         r, z, m = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
-        kept = given.get("mask_zoneout", self.zoneout)
-        update = given.get("mask_update")
+        kept = tensors.get("mask_zoneout", self.zoneout)
+        update = tensors.get("mask_update")
         carry = (1 - z).mul_(1 - kept)  # the share of n in h', until the last line turns it into that of h
         shown = news if update is None else news * update
         d_new, factors = torch.empty_like(news), torch.empty_like(gates)
@@ -119,21 +134,21 @@ class GRUKernel(Kernel):
         return factors, d_new, carry.neg_().add_(1)
 
     def backward(
-        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+        self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
-        before, H = previous(saved["buffer"], packing), given["h0"].size(1)
-        factors, d_new, carry = self._factors(given, saved, before)
-        mask = given.get("mask_recurrent")
+        before, H = previous(saved["buffer"], packing), tensors["h0"].size(1)
+        factors, d_new, carry = self._factors(tensors, saved, before)
+        mask = tensors.get("mask_recurrent")
         norms = (
             [
                 StepNormBackward(name, gain, saved, packing)
-                for name, gain in zip(("pair", "new"), given["norm_hh"].split_with_sizes([2 * H, H]), strict=True)
+                for name, gain in zip(("pair", "new"), tensors["norm_hh"].split_with_sizes([2 * H, H]), strict=True)
             ]
             if self.layer_norm
             else []
         )
-        back = StepProduct(given["weight_hh"].t(), packing.batch_sizes[0])
-        incoming = Incoming(grads[0], grads[1], given["h0"], packing)
+        back = StepProduct(tensors["weight_hh"].t(), packing.batch_sizes[0])
+        incoming = Incoming(grads[0], grads[1], tensors["h0"], packing)
         pieces, news, carries = (split(part, packing) for part in (factors, d_new, carry))
         deltas = list(pieces)
         for t in range(len(pieces) - 1, -1, -1):
@@ -150,14 +165,16 @@ class GRUKernel(Kernel):
             else:
                 incoming.add(t, carried.addcmul_(back.times(delta), mask[:size]))
         return {
-            **self._gradients(given, packing, factors, d_new, torch.cat(deltas) if norms else factors, before, needed),
+            **self._gradients(
+                tensors, packing, factors, d_new, torch.cat(deltas) if norms else factors, before, needed
+            ),
             **self._norm_gradients(norms, factors, H),
             "h0": incoming.flow,
         }
 
     def _gradients(
         self,
-        given: Tensors,
+        tensors: Tensors,
         packing: Packing,
         factors: Tensor,
         d_new: Tensor,
@@ -166,18 +183,18 @@ class GRUKernel(Kernel):
         needed: frozenset[str],
     ) -> Tensors:
         cut = 2 * d_new.size(1)
-        if "mask_recurrent" in given:
-            before = before * packing.spread(given["mask_recurrent"])
-        result = weight_gradients(given, factors, delta_h, before, needed - {"x", "weight_ih"})
-        if "bias_hh" in given:
+        if "mask_recurrent" in tensors:
+            before = before * packing.spread(tensors["mask_recurrent"])
+        result = weight_gradients(tensors, factors, delta_h, before, needed - {"x", "weight_ih"})
+        if "bias_hh" in tensors:
             result["bias_hh"] = factors.sum(0)
         # From here on the third block is the gradient of n's whole sum: what W_ih x and b_ih see.
         delta_x = factors if not self.layer_norm else factors.clone()
         delta_x[:, cut:] = d_new
         if self.layer_norm:
             return {**result, "projected": delta_x}
-        result |= weight_gradients(given, delta_x, delta_h, before, needed - {"weight_hh"})
-        if "bias_ih" in given:
+        result |= weight_gradients(tensors, delta_x, delta_h, before, needed - {"weight_hh"})
+        if "bias_ih" in tensors:
             bias = result["bias_hh"]
             result["bias_ih"] = torch.cat([bias[:cut], d_new.sum(0)])
         return result

@@ -56,33 +56,33 @@ class Plan:
 class _Layer:
     """One cell of the stack: its weights, what enters its products, and its steps."""
 
-    def __init__(self, plan: Plan, given: Tensors, number: int) -> None:
-        self.plan, self.given, self.number = plan, given, number
-        by_input, by_state = given[f"weight_ih.{number}"], given[f"weight_hh.{number}"]
+    def __init__(self, plan: Plan, tensors: Tensors, number: int) -> None:
+        self.plan, self.tensors, self.number = plan, tensors, number
+        by_input, by_state = tensors[f"weight_ih.{number}"], tensors[f"weight_hh.{number}"]
         self.H = by_state.size(1)
         self.steps = plan.cells[number](self.H, plan.packing)
         # The first layer's columns for the embedded token belong to the product before the loop.
-        self.before = given["rows"].size(1) if number == 0 else 0
+        self.before = tensors["rows"].size(1) if number == 0 else 0
         self.outside = self.steps.by_input(by_input[:, : self.before]) if self.before else None
         inside = self.steps.by_input(by_input[:, self.before :])
         self.inputs = inside.size(1)
         self.weight = torch.cat([inside, self.steps.by_state(by_state)], 1)
-        self.mask = given.get(f"mask_recurrent.{number}")
-        self.has_bias = f"bias_ih.{number}" in given
+        self.mask = tensors.get(f"mask_recurrent.{number}")
+        self.has_bias = f"bias_ih.{number}" in tensors
 
     def start(self) -> None:
         """Before the forward loop."""
-        plan, given, number, steps = self.plan, self.given, self.number, self.steps
-        rows, bias = given["rows"], None
+        plan, tensors, number, steps = self.plan, self.tensors, self.number, self.steps
+        rows, bias = tensors["rows"], None
         if self.has_bias:
-            bias = steps.by_input(given[f"bias_ih.{number}"]) + steps.by_state(given[f"bias_hh.{number}"])
+            bias = steps.by_input(tensors[f"bias_ih.{number}"]) + steps.by_state(tensors[f"bias_hh.{number}"])
             bias = steps.scaled(bias)
         if self.outside is not None:
             sums = product(rows, steps.scaled(self.outside), bias)
         else:
             sums = rows.new_zeros(rows.size(0), self.weight.size(0))
             sums = sums if bias is None else sums.add_(bias)
-        self.state: tuple[Tensor, ...] = tuple(given[f"state{k}.{number}"] for k in range(plan.states))
+        self.state: tuple[Tensor, ...] = tuple(tensors[f"state{k}.{number}"] for k in range(plan.states))
         steps.start(sums, self.state)
         self.forth = StepProduct(steps.scaled(self.weight), plan.packing.batch_sizes[0])
         self.joined = rows.new_empty(rows.size(0), self.inputs + self.H)
@@ -110,10 +110,10 @@ class _Layer:
         self.joined = mine.pop("joined")
         self.steps.rewind(mine)
         self.back = StepProduct(self.weight.t(), self.plan.packing.batch_sizes[0])
-        self.grads = [torch.zeros_like(self.given[f"state{k}.{number}"]) for k in range(self.plan.states)]
+        self.grads = [torch.zeros_like(self.tensors[f"state{k}.{number}"]) for k in range(self.plan.states)]
 
     def backward(self, t: int, d_output: Tensor) -> Tensor:
-        """From the gradient of the output (b, H) to that of what entered beside the embedded token."""
+        """From the gradient of the output (b, H) to the gradient of what entered beside the embedded token."""
         size = d_output.size(0)
         grads = [grad[:size] for grad in self.grads]
         grads[0].add_(d_output)
@@ -125,42 +125,42 @@ class _Layer:
     def gradients(self) -> Tensors:
         """After the backward loop."""
         steps, number, delta, cut = self.steps, self.number, self.steps.delta, self.before + self.inputs
-        left = [self.given["rows"]] if self.before else []
+        left = [self.tensors["rows"]] if self.before else []
         both = outer(delta, *left, self.joined)
-        found = {
+        grads = {
             f"weight_ih.{number}": steps.from_input(both[:, :cut]),
             f"weight_hh.{number}": steps.from_state(both[:, cut:]),
             **{f"state{k}.{number}": grad for k, grad in enumerate(self.grads)},
         }
         if self.has_bias:
             total = delta.sum(0)
-            found[f"bias_ih.{number}"] = steps.from_input(total)
-            found[f"bias_hh.{number}"] = steps.from_state(total)
+            grads[f"bias_ih.{number}"] = steps.from_input(total)
+            grads[f"bias_hh.{number}"] = steps.from_state(total)
         if self.outside is not None:
-            found["rows"] = product(delta, self.outside.t())
-        return found
+            grads["rows"] = product(delta, self.outside.t())
+        return grads
 
 
 class _Loop:
     """One call: the forward loop, or the backward loop on what that has saved."""
 
-    def __init__(self, plan: Plan, given: Tensors) -> None:
-        self.plan, self.given, self.packing = plan, given, plan.packing
-        self.layers = [_Layer(plan, given, number) for number in range(len(plan.cells))]
-        self.reader = plan.reader(given, plan.packing)
+    def __init__(self, plan: Plan, tensors: Tensors) -> None:
+        self.plan, self.tensors, self.packing = plan, tensors, plan.packing
+        self.layers = [_Layer(plan, tensors, number) for number in range(len(plan.cells))]
+        self.reader = plan.reader(tensors, plan.packing)
         self.masks = [
-            split(given[name], plan.packing) if (name := f"mask_input.{number}") in given else None
+            split(tensors[name], plan.packing) if (name := f"mask_input.{number}") in tensors else None
             for number in range(len(plan.cells))
         ]
         self.H = self.layers[-1].H
         # A deep output layer has columns for the embedded token, last.
-        weight, cut = given["combine_weight"], self.H + self.reader.context_size
+        weight, cut = tensors["combine_weight"], self.H + self.reader.context_size
         self.inside, self.outside = weight[:, :cut], weight[:, cut:]
 
     def forward(self) -> tuple[Tensor, Tensor, Tensors]:
         """Vectors (N, F), weights (N, S) and the buffers for the backward loop."""
         plan, reader = self.plan, self.reader
-        rows, sizes = self.given["rows"], plan.packing.batch_sizes
+        rows, sizes = self.tensors["rows"], plan.packing.batch_sizes
         for layer in self.layers:
             layer.start()
         reader.start()
@@ -168,13 +168,13 @@ class _Loop:
         forth = StepProduct(self.inside, sizes[0])
         both = rows.new_empty(rows.size(0), self.inside.size(1))
         # The query's layer is the last one, as a rule, and then its output is in `both` already.
-        asked = both[:, : self.H] if self._reads_last else rows.new_empty(rows.size(0), self.H)
+        queries = both[:, : self.H] if self._reads_last else rows.new_empty(rows.size(0), self.H)
         fed = rows.new_zeros(sizes[0], vectors.size(1))
-        steps = zip(*(split(part, plan.packing) for part in (vectors, both, asked)), strict=True)
+        steps = zip(*(split(part, plan.packing) for part in (vectors, both, queries)), strict=True)
         for t, (vector, together, query) in enumerate(steps):
             torch.cat(self._through(t, fed[: sizes[t]], query), 1, out=together)
             fed = tanh_(forth.plus_rows(together, vector, out=vector), vector)
-        saved = {"vectors": vectors, "both": both, "asked": asked, **reader.saved()}
+        saved = {"vectors": vectors, "both": both, "queries": queries, **reader.saved()}
         for layer in self.layers:
             saved |= layer.saved()
         return vectors, reader.mean_weights(), saved
@@ -201,14 +201,14 @@ class _Loop:
 
     def _outside(self) -> Tensor:
         """The part of the sums of all attentional vectors that is known before the loop: (N, F)."""
-        rows, bias = self.given["rows"], self.given.get("combine_bias")
+        rows, bias = self.tensors["rows"], self.tensors.get("combine_bias")
         if self.outside.size(1):
             return product(rows, self.outside, bias)
         sums = rows.new_zeros(rows.size(0), self.outside.size(0))
         return sums if bias is None else sums.add_(bias)
 
     def backward(self, saved: Tensors, d_vectors: Tensor | None, d_weights: Tensor | None) -> Tensors:
-        """Gradients by name from those of the vectors (N, F) and of the weights (N, S)."""
+        """From the gradients of the vectors (N, F) and of the weights (N, S) to all gradients by name."""
         packing, vectors = self.packing, saved["vectors"]
         for layer in self.layers:
             layer.rewind(saved)
@@ -216,7 +216,7 @@ class _Loop:
         delta = torch.empty_like(vectors)
         SLOPES["tanh"](vectors.new_ones(1, 1).expand_as(vectors), vectors, delta)
         back = StepProduct(self.inside.t(), packing.batch_sizes[0])
-        # What the next step says about the vector that it was fed; nothing where there is no next step.
+        # The gradient that the next step has for the vector it was fed; zero at the last step.
         fed = vectors.new_zeros(packing.batch_sizes[0], vectors.size(1))
         from_vectors, from_weights = (
             None if part is None else split(part.contiguous(), packing) for part in (d_vectors, d_weights)
@@ -247,15 +247,15 @@ class _Loop:
 
     def _gradients(self, saved: Tensors, delta: Tensor) -> Tensors:
         """All that is summed over the steps; delta (N, F) is the gradient of the sums of the attentional vectors."""
-        rows, deep = self.given["rows"], self.outside.size(1) > 0
-        found = self.reader.gradients(saved["asked"])
-        found["combine_weight"] = outer(delta, saved["both"], *([rows] if deep else []))
-        found["combine_bias"] = delta.sum(0)
+        rows, deep = self.tensors["rows"], self.outside.size(1) > 0
+        grads = self.reader.gradients(saved["queries"])
+        grads["combine_weight"] = outer(delta, saved["both"], *([rows] if deep else []))
+        grads["combine_bias"] = delta.sum(0)
         for layer in self.layers:
-            found |= layer.gradients()
+            grads |= layer.gradients()
         if deep:
-            found["rows"] = found["rows"].add_(product(delta, self.outside.t()))
-        return found
+            grads["rows"] = grads["rows"].add_(product(delta, self.outside.t()))
+        return grads
 
 
 class FeedScan(torch.autograd.Function):
@@ -290,8 +290,8 @@ class FeedScan(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return None, *(None for _ in wanted)
         saved = dict(zip(plan.saved_names, everything[len(plan.names) :], strict=True))
-        found = _Loop(plan, plan.named(tensors)).backward(saved, *grads)
-        return None, *(found[name] if want else None for name, want in zip(plan.names, wanted, strict=True))
+        by_name = _Loop(plan, plan.named(tensors)).backward(saved, *grads)
+        return None, *(by_name[name] if want else None for name, want in zip(plan.names, wanted, strict=True))
 
 
 def feed_scan(
@@ -312,15 +312,15 @@ def feed_scan(
     Returns:
         features (N, F), and the attention's weights (N, S), the mean over heads.
     """
-    given: Tensors = dict(zip(("keys", "values", "padding"), call.memory, strict=True))
-    given |= {"rows": call.rows, "combine_weight": combine_weight, **reader_weights}
+    tensors: Tensors = dict(zip(("keys", "values", "padding"), call.memory, strict=True))
+    tensors |= {"rows": call.rows, "combine_weight": combine_weight, **reader_weights}
     if combine_bias is not None:
-        given["combine_bias"] = combine_bias
+        tensors["combine_bias"] = combine_bias
     for number, (state, ready, mask) in enumerate(zip(call.states, call.prepared, call.masks, strict=True)):
         here = {**ready.weights, **{f"mask_{name}": value for name, value in ready.sequence_masks.items()}}
         here |= {f"state{place}": part for place, part in enumerate(state)}
         if mask is not None:
             here["mask_input"] = mask
-        given |= {f"{name}.{number}": value for name, value in here.items()}
-    plan = Plan(call.stack, call.packing, cells, reader, len(call.states[0]), tuple(given))
-    return FeedScan.apply(plan, *(tensor.contiguous() for tensor in given.values()))  # type: ignore[no-any-return, no-untyped-call]
+        tensors |= {f"{name}.{number}": value for name, value in here.items()}
+    plan = Plan(call.stack, call.packing, cells, reader, len(call.states[0]), tuple(tensors))
+    return FeedScan.apply(plan, *(tensor.contiguous() for tensor in tensors.values()))  # type: ignore[no-any-return, no-untyped-call]

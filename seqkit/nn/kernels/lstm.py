@@ -31,26 +31,26 @@ from seqkit.nn.kernels.tuning import MIN_REACH
 class LSTMKernel(LSTMOptions):
     """The LSTM; see `LSTMOptions`."""
 
-    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
-        H, order = given["c0"].size(1), self.order
-        plain = self.is_plain and "mask_recurrent" not in given and "mask_update" not in given
-        scale = 2.0 if plain and quick(given["c0"]) else 1.0
+    def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+        H, order = tensors["c0"].size(1), self.order
+        plain = self.is_plain and "mask_recurrent" not in tensors and "mask_update" not in tensors
+        scale = 2.0 if plain and quick(tensors["c0"]) else 1.0
         if self.layer_norm:
-            gates = torch.cat([given["projected"].chunk(len(order), 1)[index] for index in order], 1)
+            gates = torch.cat([tensors["projected"].chunk(len(order), 1)[index] for index in order], 1)
         else:
-            bias = given["bias_ih"] + given["bias_hh"] if "bias_ih" in given else None
+            bias = tensors["bias_ih"] + tensors["bias_hh"] if "bias_ih" in tensors else None
             bias = None if bias is None else self._arrange(bias, H, scale)
-            gates = product(given["x"], self._arrange(given["weight_ih"], H, scale), bias)
+            gates = product(tensors["x"], self._arrange(tensors["weight_ih"], H, scale), bias)
         if scale != 1 and not reaches(gates[:, -H:], scale * MIN_REACH):
             gates[:, -H:] *= 1 / scale
             scale = 1.0
-        recurrent = StepProduct(self._arrange(given["weight_hh"], H, scale), packing.batch_sizes[0])
-        hidden, outputs = history(given["h0"], gates.size(0))
+        recurrent = StepProduct(self._arrange(tensors["weight_hh"], H, scale), packing.batch_sizes[0])
+        hidden, outputs = history(tensors["h0"], gates.size(0))
         if plain:
-            memory = _plain_scan(given, packing, save, gates, recurrent, outputs, doubled=scale != 1)
+            memory = _plain_scan(tensors, packing, save, gates, recurrent, outputs, doubled=scale != 1)
             saved = {"gates": gates, "hidden": hidden, "memory": memory} if save else {}
         else:
-            steps = _VariantScan(self, given, packing, gates, recurrent, outputs, save=save)
+            steps = _VariantScan(self, tensors, packing, gates, recurrent, outputs, save=save)
             memory = steps.run()
             saved = {"gates": gates, "hidden": hidden, "memory": memory, **steps.saved()} if save else {}
         final_c = last(memory, packing) if save or not plain else memory
@@ -63,16 +63,16 @@ class LSTMKernel(LSTMOptions):
         return torch.cat([*first, g if scale == 1 else g * scale])
 
     def backward(
-        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+        self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
-        return LSTMBackward(self, given, saved, packing).run(grads, needed)
+        return LSTMBackward(self, tensors, saved, packing).run(grads, needed)
 
 
 PLAIN = LSTMKernel()
 
 
 def _plain_scan(
-    given: Tensors,
+    tensors: Tensors,
     packing: Packing,
     save: bool,
     gates: Tensor,
@@ -86,7 +86,7 @@ def _plain_scan(
     Where the rows of the weights that belong to g come doubled, one sigmoid serves all: tanh(x) = 2 sigmoid(2x) - 1.
     Its error is that of float32 beside 1, so this is for float32 and where some g is not small; see `tanh_`.
     """
-    h, c = given["h0"], given["c0"]
+    h, c = tensors["h0"], tensors["c0"]
     H = c.size(1)
     if save:
         memory, cells = history(c, gates.size(0))
@@ -97,7 +97,7 @@ def _plain_scan(
         news = [memory[:size] for size in packing.batch_sizes]
         c = memory
     o_s, i_s, f_s, g_s = (split(part, packing) for part in torch.split(gates, H, 1))
-    shown, minus_one = torch.empty_like(given["c0"]), given["c0"].new_full((), -1.0)
+    shown, minus_one = torch.empty_like(tensors["c0"]), tensors["c0"].new_full((), -1.0)
     sigmoids = split(gates[:, :-H], packing)
     steps = zip(split(gates, packing), sigmoids, o_s, i_s, f_s, g_s, news, split(outputs, packing), strict=True)
     for rows, oif, o, i, f, g, new_c, new_h in steps:
@@ -123,7 +123,7 @@ class _VariantScan:
     def __init__(
         self,
         kernel: LSTMKernel,
-        given: Tensors,
+        tensors: Tensors,
         packing: Packing,
         gates: Tensor,
         recurrent: StepProduct,
@@ -131,36 +131,36 @@ class _VariantScan:
         *,
         save: bool,
     ) -> None:
-        self.kernel, self.given, self.packing, self.recurrent = kernel, given, packing, recurrent
-        H = self.H = given["c0"].size(1)
+        self.kernel, self.tensors, self.packing, self.recurrent = kernel, tensors, packing, recurrent
+        H = self.H = tensors["c0"].size(1)
         self.split_gates = [split(part, packing) for part in torch.split(gates, H, 1)]
         self.whole, self.outputs = split(gates, packing), split(outputs, packing)
         # The gates that see c before the step: (i, f), or f alone.
         self.inner = split(gates[:, H:-H], packing)
         self.sigmoids = split(gates[:, :-H], packing)
-        self.masks = kernel.masks(given, packing)
-        self.memory, cells = history(given["c0"], gates.size(0))
+        self.masks = kernel.masks(tensors, packing)
+        self.memory, cells = history(tensors["c0"], gates.size(0))
         self.cells = split(cells, packing)
         # Zoneout hides the new memory, which backward needs, so it gets a buffer of its own.
         self.fresh = torch.empty_like(cells) if kernel.zoneout_cell else cells
         self.fresh_steps = split(self.fresh, packing)
         self.norm_h: StepNorm | None = None
         if kernel.layer_norm:
-            gain, bias = blocks(given["norm_hh"], H, kernel.order), given.get("norm_cell_bias")
+            gain, bias = blocks(tensors["norm_hh"], H, kernel.order), tensors.get("norm_cell_bias")
             self.norm_h = StepNorm("norm_hh", gain, keep="all" if save else "nothing")
             # Its input is the new memory, which is kept anyway; of its result the activation is kept, as `shown`.
-            self.norm_c = StepNorm("norm_cell", given["norm_cell"], bias, keep="scale" if save else "nothing")
-        self.unprojected = gates.new_empty(given["c0"].shape)
+            self.norm_c = StepNorm("norm_cell", tensors["norm_cell"], bias, keep="scale" if save else "nothing")
+        self.unprojected = gates.new_empty(tensors["c0"].shape)
         self.shown = torch.empty_like(cells) if kernel.layer_norm and save else None
         self.shown_steps = None if self.shown is None else split(self.shown, packing)
         if kernel.proj_size:
-            self.projection = StepProduct(given["weight_hr"], packing.batch_sizes[0])
+            self.projection = StepProduct(tensors["weight_hr"], packing.batch_sizes[0])
         if kernel.peephole:
-            self.peeps = given["weight_peephole"].view(-1, H)
+            self.peeps = tensors["weight_peephole"].view(-1, H)
 
     def run(self) -> Tensor:
         """All steps; returns the memory's history (B + N, H)."""
-        h, c, mask = self.given["h0"], self.given["c0"], self.given.get("mask_recurrent")
+        h, c, mask = self.tensors["h0"], self.tensors["c0"], self.tensors.get("mask_recurrent")
         for t, rows in enumerate(self.whole):
             size = rows.size(0)
             h, c = h[:size], c[:size]

@@ -24,17 +24,17 @@ from seqkit.nn.kernels.packing import Packing
 class LSTMBackward:
     """One backward pass; `delta` starts as the factors and ends as the gradients of the pre-activations, (N, G)."""
 
-    def __init__(self, kernel: LSTMOptions, given: Tensors, saved: Tensors, packing: Packing) -> None:
-        self.kernel, self.given, self.saved, self.packing = kernel, given, saved, packing
-        self.H = given["c0"].size(1)
+    def __init__(self, kernel: LSTMOptions, tensors: Tensors, saved: Tensors, packing: Packing) -> None:
+        self.kernel, self.tensors, self.saved, self.packing = kernel, tensors, saved, packing
+        self.H = tensors["c0"].size(1)
         self.fresh = saved.get("fresh", saved["memory"][packing.batch_size :])
         self.before = previous(saved["memory"], packing)
-        self.weight = blocks(given["weight_hh"], self.H, kernel.order)
+        self.weight = blocks(tensors["weight_hh"], self.H, kernel.order)
         self.norm_h: StepNormBackward | None = None
         if kernel.layer_norm:
-            self.gain = blocks(given["norm_hh"], self.H, kernel.order)
+            self.gain = blocks(tensors["norm_hh"], self.H, kernel.order)
             self.norm_h = StepNormBackward("norm_hh", self.gain, saved, packing)
-            self.norm_c = StepNormBackward("norm_cell", given["norm_cell"], saved, packing, self.fresh)
+            self.norm_c = StepNormBackward("norm_cell", tensors["norm_cell"], saved, packing, self.fresh)
         self._factors()
 
     def _factors(self) -> None:
@@ -43,7 +43,7 @@ class LSTMBackward:
         delta = self.delta = torch.empty_like(gates)
         o, f, g = gates[:, :H], gates[:, -2 * H : -H], gates[:, -H:]
         i = 1 - f if kernel.coupled else gates[:, H : 2 * H]
-        update = self.given.get("mask_update")
+        update = self.tensors.get("mask_update")
         candidate = g if update is None else g * update
         shown = self._shown()
         rest = self._open("zoneout", kernel.zoneout)
@@ -75,15 +75,15 @@ class LSTMBackward:
 
     def _open(self, name: str, rate: float) -> Tensor | float | None:
         """1 - the zoneout mask (N, size), or 1 - rate in evaluation, or None without zoneout."""
-        mask = self.given.get(f"mask_{name}")
+        mask = self.tensors.get(f"mask_{name}")
         return None if not rate else 1 - rate if mask is None else 1 - mask
 
     def run(self, grads: Sequence[Tensor | None], needed: frozenset[str]) -> Tensors:
-        kernel, given, packing = self.kernel, self.given, self.packing
-        self.incoming = Incoming(grads[0], grads[1], given["h0"], packing)
-        self.dc = torch.zeros_like(given["c0"]) if grads[2] is None else grads[2].clone()
+        kernel, tensors, packing = self.kernel, self.tensors, self.packing
+        self.incoming = Incoming(grads[0], grads[1], tensors["h0"], packing)
+        self.dc = torch.zeros_like(tensors["c0"]) if grads[2] is None else grads[2].clone()
         self.back = StepProduct(self.weight.t(), packing.batch_sizes[0])
-        plain = kernel.is_plain and "mask_recurrent" not in given
+        plain = kernel.is_plain and "mask_recurrent" not in tensors
         self._plain_scan() if plain else self._variant_scan()
         del self.to_memory
         return {**self._gradients(needed), "h0": self.incoming.flow, "c0": self.dc}
@@ -104,8 +104,8 @@ class LSTMBackward:
             dc.mul_(forget[t])
 
     def _variant_scan(self) -> None:
-        kernel, packing, H, masks = self.kernel, self.packing, self.H, self.kernel.masks(self.given, self.packing)
-        mask = self.given.get("mask_recurrent")
+        kernel, packing, H, masks = self.kernel, self.packing, self.H, self.kernel.masks(self.tensors, self.packing)
+        mask = self.tensors.get("mask_recurrent")
         gates = 3 if kernel.coupled else 4
         whole, to_memory = split(self.delta, packing), split(self.to_memory, packing)
         forget = split(self.saved["gates"][:, -2 * H : -H], packing)
@@ -114,7 +114,7 @@ class LSTMBackward:
         self.deltas = list(whole)
         self.d_shown: list[Tensor] = []
         self.d_projected: list[Tensor] = []
-        project = StepProduct(self.given["weight_hr"].t(), packing.batch_sizes[0]) if kernel.proj_size else None
+        project = StepProduct(self.tensors["weight_hr"].t(), packing.batch_sizes[0]) if kernel.proj_size else None
         for t in range(len(whole) - 1, -1, -1):
             dh = self.incoming.flow
             dc = self.dc[: dh.size(0)]
@@ -129,7 +129,7 @@ class LSTMBackward:
             inner[t].mul_(dc.unsqueeze(1))
             dc.mul_(forget[t])
             if kernel.peephole:
-                peeps = self.given["weight_peephole"].view(-1, H)
+                peeps = self.tensors["weight_peephole"].view(-1, H)
                 for gate in range(gates - 2):
                     dc.addcmul_(inner[t][:, gate], peeps[gate].expand_as(dc))
             if kept is not None:
@@ -152,17 +152,17 @@ class LSTMBackward:
         else:
             dc.addcmul_(dh, to_memory)
         if self.kernel.peephole:
-            dc.addcmul_(d_outer, self.given["weight_peephole"].view(-1, self.H)[-1].expand_as(dc))
+            dc.addcmul_(d_outer, self.tensors["weight_peephole"].view(-1, self.H)[-1].expand_as(dc))
         if self.kernel.cell_clip is not None:
             dc.mul_(self.inside[t])
 
     def _gradients(self, needed: frozenset[str]) -> Tensors:
-        kernel, given, H, order = self.kernel, self.given, self.H, self.kernel.order
+        kernel, tensors, H, order = self.kernel, self.tensors, self.H, self.kernel.order
         before = previous(self.saved["hidden"], self.packing)
-        if "mask_recurrent" in given:
-            before = before * self.packing.spread(given["mask_recurrent"])
+        if "mask_recurrent" in tensors:
+            before = before * self.packing.spread(tensors["mask_recurrent"])
         delta_h = self.delta if self.norm_h is None else torch.cat(self.deltas)
-        arranged = {**given, "weight_ih": blocks(given["weight_ih"], H, order)} if "x" in given else given
+        arranged = {**tensors, "weight_ih": blocks(tensors["weight_ih"], H, order)} if "x" in tensors else tensors
         result = weight_gradients(arranged, self.delta, delta_h, before, needed)
         if "bias_ih" in needed or "bias_hh" in needed:
             result["bias_ih"] = result["bias_hh"] = self.delta.sum(0)

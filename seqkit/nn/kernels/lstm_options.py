@@ -50,10 +50,10 @@ class LSTMOptions(Kernel):
         """Whether a step is torch's LSTM, with or without a projection."""
         return self == type(self)(proj_size=self.proj_size)
 
-    def masks(self, given: Tensors, packing: Packing) -> dict[str, list[Tensor]]:
+    def masks(self, tensors: Tensors, packing: Packing) -> dict[str, list[Tensor]]:
         """Zoneout and update masks as one piece for each step; a rate stands in where evaluation drew no mask."""
-        result = {"update": mask_rows(given.get("mask_update"), packing)}
+        result = {"update": mask_rows(tensors.get("mask_update"), packing)}
         for name, rate, state in (("zoneout", self.zoneout, "h0"), ("zoneout_cell", self.zoneout_cell, "c0")):
-            scalar = given[state].new_full((1, 1), rate)
-            result[name] = mask_rows(given.get(f"mask_{name}", scalar), packing) if rate else []
+            scalar = tensors[state].new_full((1, 1), rate)
+            result[name] = mask_rows(tensors.get(f"mask_{name}", scalar), packing) if rate else []
         return result

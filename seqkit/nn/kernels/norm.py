@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seqkit.nn.kernels.malloc import keep_freed_blocks
 from seqkit.nn.kernels.packing import Packing
 
 EPSILON = 1e-5
@@ -21,6 +22,7 @@ class StepNorm:
     def __init__(self, name: str, gain: Tensor, bias: Tensor | None = None, *, keep: str = "all") -> None:
         self.name, self.gain, self.bias, self.keep = name, gain, bias, keep
         self.shape = [gain.numel()]
+        keep_freed_blocks()  # every step makes and frees its totals and what they are normalised to
         self.totals: list[Tensor] = []
         self.means: list[Tensor] = []
         self.scales: list[Tensor] = []

@@ -54,7 +54,7 @@ class Incoming:
 
 
 def weight_gradients(
-    given: Tensors, delta_x: Tensor, delta_h: Tensor, before: Tensor, needed: frozenset[str]
+    tensors: Tensors, delta_x: Tensor, delta_h: Tensor, before: Tensor, needed: frozenset[str]
 ) -> Tensors:
     """One GEMM for x and one for both weights, over all steps.
 
@@ -64,14 +64,14 @@ def weight_gradients(
     """
     result: Tensors = {}
     if "x" in needed:
-        result["x"] = product(delta_x, given["weight_ih"].t())
+        result["x"] = product(delta_x, tensors["weight_ih"].t())
     if delta_x is delta_h and {"weight_ih", "weight_hh"} <= needed:
-        both = outer(delta_x, given["x"], before)
-        sizes = [given["x"].size(1), before.size(1)]
+        both = outer(delta_x, tensors["x"], before)
+        sizes = [tensors["x"].size(1), before.size(1)]
         result["weight_ih"], result["weight_hh"] = both.split_with_sizes(sizes, 1)
         return result
     if "weight_ih" in needed:
-        result["weight_ih"] = outer(delta_x, given["x"])
+        result["weight_ih"] = outer(delta_x, tensors["x"])
     if "weight_hh" in needed:
         result["weight_hh"] = outer(delta_h, before)
     return result

@@ -132,14 +132,14 @@ class Packing:
         return self._cut(starts)
 
     def _cut(self, starts: list[int]) -> list[tuple[Packing, int, int]]:
-        found: list[tuple[Packing, int, int]] = []
+        stretches: list[tuple[Packing, int, int]] = []
         row = 0
         for first, end in zip(starts, [*starts, len(self.batch_sizes)][1:], strict=True):
             sizes = self.batch_sizes[first:end]
             full = sizes[-1] == self.batch_size
-            found.append((Packing(None if full else sizes, self.batch_size, len(sizes)), row, row + sum(sizes)))
+            stretches.append((Packing(None if full else sizes, self.batch_size, len(sizes)), row, row + sum(sizes)))
             row += sum(sizes)
-        return found
+        return stretches
 
     def pack(self, padded: Tensor) -> Tensor:
         """(T, B, F) -> (N, F)."""
@@ -214,10 +214,10 @@ class Packing:
         return starts[lengths - 1 - step] + row
 
 
-def no_rows(given: Sequence[Tensor], size: int) -> Tensor:
-    """(0, size) in the dtype of `given[0]`: the output where no sequence has a step. Gradients of `given` are zero."""
-    nothing = torch.stack([value.flatten()[:0].sum().to(given[0].dtype) for value in given]).sum()
-    return given[0].new_zeros(0, size) + nothing
+def no_rows(sources: Sequence[Tensor], size: int) -> Tensor:
+    """(0, size) in the dtype of `sources[0]`: the output where no sequence has a step, with gradients of zero."""
+    nothing = torch.stack([value.flatten()[:0].sum().to(sources[0].dtype) for value in sources]).sum()
+    return sources[0].new_zeros(0, size) + nothing
 
 
 def _range(end: int) -> Tensor:
@@ -238,19 +238,19 @@ def length_vector(lengths: Tensor | Sequence[int]) -> Tensor:
         TypeError: lengths that are not integers.
     """
     if isinstance(lengths, Tensor):
-        found = lengths
+        vector = lengths
     else:
         # Not the array itself: torch takes no numpy array with a negative stride.
         values = lengths.tolist() if hasattr(lengths, "tolist") else lengths
         try:
-            found = torch.as_tensor(values, device="cpu")
+            vector = torch.as_tensor(values, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"lengths must be integers, got {lengths!r}") from error
-        if found.numel() == 0:
-            found = found.long()
-    if found.dtype not in _INTEGERS:
-        raise TypeError(f"lengths must be integers, got {found.dtype}")
-    return found.detach()
+        if vector.numel() == 0:
+            vector = vector.long()
+    if vector.dtype not in _INTEGERS:
+        raise TypeError(f"lengths must be integers, got {vector.dtype}")
+    return vector.detach()
 
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -263,11 +263,11 @@ def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: i
         TypeError: lengths that are not integers.
         ValueError: the wrong number of them, or one outside [0, num_steps].
     """
-    found = length_vector(lengths)
-    if found.shape != (batch_size,):
-        raise ValueError(f"lengths must have shape ({batch_size},), one per sequence, got {tuple(found.shape)}")
-    found = found.cpu()
-    if batch_size and (int(found.min()) < 0 or int(found.max()) > num_steps):
-        wrong = found[(found < 0) | (found > num_steps)][0]
+    vector = length_vector(lengths)
+    if vector.shape != (batch_size,):
+        raise ValueError(f"lengths must have shape ({batch_size},), one per sequence, got {tuple(vector.shape)}")
+    vector = vector.cpu()
+    if batch_size and (int(vector.min()) < 0 or int(vector.max()) > num_steps):
+        wrong = vector[(vector < 0) | (vector > num_steps)][0]
         raise ValueError(f"lengths must lie between 0 and {num_steps} (the steps of the input), got {int(wrong)}")
-    return found
+    return vector

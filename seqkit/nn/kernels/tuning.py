@@ -58,7 +58,8 @@ FEW_STEPS_TRAINING, FEW_STEPS = 4, 2
 # Units up to which and from which cuDNN's inference on full batches is faster than one launch of Triton
 # (`scripts/device/check.py --parts speed`).
 FEW_UNITS, MANY_UNITS = 128, 1_024
-# oneDNN computes on the padding too, so from so many rows on a ragged batch runs in stretches of time with fewer and
-# fewer rows: a new one begins where the rows fall to this share. Training, lengths uniform in T/2..T, ms in 1, 2, 3, 4
-# stretches: (50,32,128,128) 11.1 10.4 10.3 10.8; (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1 3.5 3.8.
+# oneDNN computes on the padding too, so a ragged batch with at least this number of sequences runs in stretches of time
+# with fewer and fewer rows: a new one begins where the rows fall to this share. Training, lengths uniform in T/2..T, ms
+# in 1, 2, 3, 4 stretches: (50,32,128,128) 11.1 10.4 10.3 10.8; (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1
+# 3.5 3.8.
 MIN_STRETCH_ROWS, STRETCH_FALL = 32, 0.7

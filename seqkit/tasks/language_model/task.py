@@ -97,12 +97,12 @@ class LanguageModelTask(RunTask):
 
     kind = "language_model"
     model: LanguageModel
-    scores = tuple(METRICS)
 
     def __init__(self, config: LanguageModelConfig, tokenizer: Tokenizer, *, load_vectors: bool) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.model, self.notes = build(config.model, tokenizer, load=load_vectors)
         self.splits: dict[str, Text] = {}
+        self.scores = tuple(METRICS)
         self.sampler: Sampler | None = None
 
     @classmethod

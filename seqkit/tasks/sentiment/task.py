@@ -106,7 +106,6 @@ class SentimentTask(RunTask):
 
     kind = "sentiment"
     model: SequenceClassifier
-    scores = tuple(METRICS)
 
     def __init__(
         self, config: SentimentConfig, tokenizer: Tokenizer, classes: Sequence[str], *, load_vectors: bool
@@ -115,6 +114,7 @@ class SentimentTask(RunTask):
         encoder, self.notes = make_encoder(config.model.embedding, config.model.encoder, tokenizer, load=load_vectors)
         self.model = make_classifier(config.model, encoder, len(classes))
         self.splits: dict[str, Split] = {}
+        self.scores = tuple(METRICS)
         self._planner: Planner | None = None
         self._weights: Tensor | None = None  # of the classes, on the CPU
         self._there: Tensor | None = None  # the same where the model lies

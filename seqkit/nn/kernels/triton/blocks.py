@@ -19,8 +19,15 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """tanh as 2 sigmoid(2x) - 1, off by at most 2e-7."""
-    return 2.0 * sigmoid(2.0 * x) - 1.0
+    """tanh as 2 sigmoid(2x) - 1, and where that would lose the digits of a small result x plus a polynomial of x^2."""
+    near = x * x < 0.390625
+    small = tl.where(near, x, 0.0)
+    square = small * small
+    series = -5.70498872745e-3 * square + 2.06390887954e-2  # Moshier's tanhf (Cephes)
+    series = series * square - 5.37397155531e-2
+    series = series * square + 1.33314422036e-1
+    series = series * square - 3.33332819422e-1
+    return tl.where(near, series * square * small + small, 2.0 * sigmoid(2.0 * x) - 1.0)
 
 
 @triton.jit
@@ -41,24 +48,24 @@ def activate(x, NAME: tl.constexpr):
 def slope(value, NAME: tl.constexpr):
     """Derivative of the activation called NAME, from its value."""
     if NAME == "tanh":
-        found = 1.0 - value * value
+        result = 1.0 - value * value
     elif NAME == "sigmoid":
-        found = value * (1.0 - value)
+        result = value * (1.0 - value)
     elif NAME == "relu":
-        found = tl.where(value > 0.0, 1.0, 0.0)
+        result = tl.where(value > 0.0, 1.0, 0.0)
     else:
-        found = value * 0.0 + 1.0
-    return found
+        result = value * 0.0 + 1.0
+    return result
 
 
 @triton.jit
 def offset_of(offsets, t, B, FULL: tl.constexpr):
     """Row in a history buffer (B + N, size) where the states before step t begin, as int64."""
     if FULL:
-        found = t * B.to(tl.int64)
+        result = t * B.to(tl.int64)
     else:
-        found = tl.load(offsets + t).to(tl.int64)
-    return found
+        result = tl.load(offsets + t).to(tl.int64)
+    return result
 
 
 @triton.jit
@@ -165,10 +172,10 @@ def load_weight(
         column = columns[None, None, :]
         mask = valid[None, None, :] & (k < K)
     if WIDTH == 0:
-        found = tl.load(weight + column * K + k, mask=mask, other=0.0)
+        result = tl.load(weight + column * K + k, mask=mask, other=0.0)
     else:
-        found = tl.load(weight + k * WIDTH + column, mask=mask, other=0.0)
-    return found
+        result = tl.load(weight + k * WIDTH + column, mask=mask, other=0.0)
+    return result
 
 
 @triton.jit
@@ -189,7 +196,7 @@ def load_rows(source, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT:
     """Rows of source (., K), read past the L1 cache: (BM, BK), or (SPLIT, BM, BK / SPLIT)."""
     if SPLIT == 1:
         k = k0 + tl.arange(0, BK)
-        found = tl.load(
+        result = tl.load(
             source + rows[:, None] * K + k[None, :],
             mask=alive[:, None] & (k < K)[None, :],
             other=0.0,
@@ -198,22 +205,22 @@ def load_rows(source, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT:
     else:
         DEPTH: tl.constexpr = BK // SPLIT
         k = k0 + tl.arange(0, SPLIT)[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
-        found = tl.load(
+        result = tl.load(
             source + rows[None, :, None] * K + k[:, None, :],
             mask=alive[None, :, None] & (k < K)[:, None, :],
             other=0.0,
             cache_modifier=".cg",
         )
-    return found
+    return result
 
 
 @triton.jit
 def load_masked(source, mask, rows, alive, k0, K: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr):
     """`load_rows` of the source, times those of the mask if there is one."""
-    found = load_rows(source, rows, alive, k0, K, BK, SPLIT)
+    result = load_rows(source, rows, alive, k0, K, BK, SPLIT)
     if mask is not None:
-        found = found * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
-    return found
+        result = result * load_rows(mask, rows, alive, k0, K, BK, SPLIT)
+    return result
 
 
 @triton.jit

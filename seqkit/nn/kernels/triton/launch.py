@@ -218,15 +218,15 @@ class Launch:
         self.options: dict[str, Any] = {"num_warps": warps, "num_stages": 1}
         if constants[1] and not interpreted():
             self.options["launch_cooperative_grid"] = True
-        self.addresses = [None if one is None else one.data_ptr() for one in pointers]
-        dtypes = tuple([None if one is None else one.dtype for one in pointers])
-        aligned = tuple([one is None or one % 16 == 0 for one in self.addresses])
+        self.addresses = [None if pointer is None else pointer.data_ptr() for pointer in pointers]
+        dtypes = tuple([None if pointer is None else pointer.dtype for pointer in pointers])
+        aligned = tuple([pointer is None or pointer % 16 == 0 for pointer in self.addresses])
         wide = max(counts) >> 31
         key = (id(kernel), device, constants, warps, wide, dtypes, aligned)
-        found = _runners.get(key)
-        if found is None:
-            found = _runners[key] = (kernel, {})
-        self.runners = found[1]
+        entry = _runners.get(key)
+        if entry is None:
+            entry = _runners[key] = (kernel, {})
+        self.runners = entry[1]
 
     def __call__(self, programs: int, first: int, end: int, row_block: int) -> None:
         """Launch steps `first` to `end` of the row blocks from `row_block` on."""

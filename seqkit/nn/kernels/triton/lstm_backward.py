@@ -2,7 +2,7 @@
 # ruff: noqa: SIM108 (Triton compiles an if over constants by branch, other forms as values)
 """Triton kernel of the way back through the LSTM; see `lstm_forward.py` for the layout of the buffers.
 
-The equations are those of `fused/lstm_backward.py`.
+The equations are those of `kernels/lstm_backward.py`.
 """
 
 import triton

@@ -29,8 +29,8 @@ def get_pairs(told, plane, spot, unit_blocks, PARTS: tl.constexpr):
     rows, _, _, _, _, _ = spot
     part = tl.arange(0, PARTS)[None, :]
     place = (rows * 4 + plane * 2)[:, None] * PARTS + part
-    there = (part < unit_blocks) & (rows >= 0)[:, None]
-    return load_fresh(told, place, there), load_fresh(told + PARTS, place, there)
+    valid = (part < unit_blocks) & (rows >= 0)[:, None]
+    return load_fresh(told, place, valid), load_fresh(told + PARTS, place, valid)
 
 
 @triton.jit

@@ -92,33 +92,33 @@ def step_back(t, offsets, lives, B, unit_mask, H: tl.constexpr, FULL: tl.constex
 def factor(drawn, otherwise, place, tile, mask):
     """A drawn mask's tile from row `place` on, or the number that stands for it where none was drawn."""
     if drawn is not None:
-        found = load_tile(drawn + place, tile, mask)
+        result = load_tile(drawn + place, tile, mask)
     else:
-        found = otherwise
-    return found
+        result = otherwise
+    return result
 
 
 @triton.jit
 def begin(initial, history, final, tile, rows, lives, B, unit_mask, FULL: tl.constexpr, SAVE: tl.constexpr):
     """The initial state's tile. If SAVE it opens the history; for sequences without steps it is the final state."""
-    given = (rows < B)[:, None] & unit_mask
-    value = load_tile(initial, tile, given)
+    valid = (rows < B)[:, None] & unit_mask
+    value = load_tile(initial, tile, valid)
     if not FULL:
         store_tile(final, tile, value, (lives == 0)[:, None] & unit_mask)
     if SAVE:
-        store_tile(history, tile, value, given)
+        store_tile(history, tile, value, valid)
     return value
 
 
 @triton.jit
 def incoming(grad_output, grad_final, place, tile, mask, ends):
     """The gradient that a step's state gets from outside: its output's, and for rows that end, the final state's."""
-    found = tl.zeros(tile.shape, dtype=tl.float32)
+    result = tl.zeros(tile.shape, dtype=tl.float32)
     if grad_output is not None:
-        found += load_tile(grad_output + place, tile, mask)
+        result += load_tile(grad_output + place, tile, mask)
     if grad_final is not None:
-        found += load_tile(grad_final, tile, ends)
-    return found
+        result += load_tile(grad_final, tile, ends)
+    return result
 
 
 @triton.jit
@@ -135,10 +135,10 @@ def zoned(grad, drawn, rate, place, tile, mask, ZONEOUT: tl.constexpr):
 def flowing(flow, tile, mask):
     """A float32 tile that the last launch left in `flow`, or zeros where all steps are one launch."""
     if flow is not None:
-        found = load_tile(flow, tile, mask)
+        result = load_tile(flow, tile, mask)
     else:
-        found = tl.zeros(tile.shape, dtype=tl.float32)
-    return found
+        result = tl.zeros(tile.shape, dtype=tl.float32)
+    return result
 
 
 @triton.jit

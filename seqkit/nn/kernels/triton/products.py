@@ -10,9 +10,9 @@ from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.triton.launch import Plan
 
 
-def project(given: Tensors, bias: bool = True) -> Tensor:
+def project(tensors: Tensors, bias: bool = True) -> Tensor:
     """The input's part of every step's sums, W_ih x + b_ih, or without the bias: (N, G)."""
-    x, weight, added = given["x"], given["weight_ih"], given.get("bias_ih") if bias else None
+    x, weight, added = tensors["x"], tensors["weight_ih"], tensors.get("bias_ih") if bias else None
     return torch.mm(x, weight.t()) if added is None else torch.addmm(added, x, weight.t())
 
 
@@ -21,16 +21,16 @@ def turned(weight: Tensor, holds: bool) -> Tensor:
     return weight.contiguous() if holds else weight.t().contiguous()
 
 
-def optional(given: Tensors, *names: str) -> list[Tensor | None]:
+def optional(tensors: Tensors, *names: str) -> list[Tensor | None]:
     """Weights and masks that may be missing, contiguous."""
-    return [None if (found := given.get(name)) is None else found.contiguous() for name in names]
+    return [None if (value := tensors.get(name)) is None else value.contiguous() for name in names]
 
 
-def before_buffer(given: Tensors, packing: Packing, rows: int) -> Tensor | None:
+def before_buffer(tensors: Tensors, packing: Packing, rows: int) -> Tensor | None:
     """(N, H) for what W_hh was multiplied with; None where the history of the states holds just that."""
-    if packing.is_full and "mask_recurrent" not in given:
+    if packing.is_full and "mask_recurrent" not in tensors:
         return None
-    return given["h0"].new_empty(rows, given["h0"].size(1))
+    return tensors["h0"].new_empty(rows, tensors["h0"].size(1))
 
 
 def bias_buffer(plan: Plan, gates: Tensor, needed: frozenset[str], norm: bool) -> Tensor | None:
@@ -44,7 +44,7 @@ def bias_buffer(plan: Plan, gates: Tensor, needed: frozenset[str], norm: bool) -
 
 
 def weight_gradients(
-    given: Tensors,
+    tensors: Tensors,
     delta_x: Tensor,
     delta_h: Tensor,
     before: Tensor,
@@ -60,9 +60,9 @@ def weight_gradients(
     """
     result: Tensors = {}
     if "x" in needed:
-        result["x"] = torch.mm(delta_x, given["weight_ih"])
+        result["x"] = torch.mm(delta_x, tensors["weight_ih"])
     if "weight_ih" in needed:
-        result["weight_ih"] = torch.mm(delta_x.t(), given["x"])
+        result["weight_ih"] = torch.mm(delta_x.t(), tensors["x"])
     if "weight_hh" in needed:
         result["weight_hh"] = torch.mm(delta_h.t(), before)
     if bias_sums is not None:

@@ -1,4 +1,4 @@
-"""The Elman cell on Triton: what `fused/rnn.py` computes."""
+"""The Elman cell on Triton: what `kernels/rnn.py` computes."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ MORE = ("norm", "mask_recurrent", "mask_zoneout")
 class TritonRNN(Kernel):
     """See `seqkit.nn.RNNCell` for the equations.
 
-    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `fused/rnn.py` computes.
+    Layer norm needs all steps in one launch; where the card cannot hold that many programs, `kernels/rnn.py` computes.
     """
 
     options: RNNKernel
 
-    def forward(self, given: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
+    def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         from seqkit.nn.kernels.triton.rnn_kernels import rnn_forward
 
-        h0, norm, zoneout = given["h0"], self.options.layer_norm, self.options.zoneout
+        h0, norm, zoneout = tensors["h0"], self.options.layer_norm, self.options.zoneout
         B, H = h0.shape
         plan = launch.forward_plan(h0, 1)
         if norm and not (plan.persistent and launch.backward_plan(h0, H).persistent):
-            return self.options.forward(given, packing, save)
-        sums, bias = products.project(given, bias=not norm), given.get("bias_hh")
+            return self.options.forward(tensors, packing, save)
+        sums, bias = products.project(tensors, bias=not norm), tensors.get("bias_hh")
         if norm and bias is not None:  # which comes after the norm
-            bias = bias + given["bias_ih"]
+            bias = bias + tensors["bias_ih"]
         N = sums.size(0)
         hidden, final_h = h0.new_empty(B + N, H), torch.empty_like(h0)
         # Zoned units hide the activation, which backward needs.
         keep = save and zoneout > 0
         normed = [torch.empty_like(sums), h0.new_empty(N, dtype=torch.float32)] if norm and save else [None, None]
-        buffers = [sums, h0, hidden, final_h, given["weight_hh"].contiguous(), bias]
+        buffers = [sums, h0, hidden, final_h, tensors["weight_hh"].contiguous(), bias]
         launch.run(
             rnn_forward,
             plan,
             packing,
             h0,
             len(packing.batch_sizes),
-            [*buffers, *normed, plan.told(h0) if norm else None, *products.optional(given, *MORE)],
+            [*buffers, *normed, plan.told(h0) if norm else None, *products.optional(tensors, *MORE)],
             (float(zoneout),),
             (self.options.nonlinearity, zoneout > 0, plan.parts if norm else 0, save, keep),
         )
         named = {"hidden": hidden, "sums": sums if keep else None, "normed": normed[0], "scales": normed[1]}
-        saved = {name: one for name, one in named.items() if one is not None} if save else {}
+        saved = {name: value for name, value in named.items() if value is not None} if save else {}
         return [hidden[B:], final_h], saved
 
     def backward(
-        self, given: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
+        self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
         from seqkit.nn.kernels.triton.rnn_kernels import rnn_backward
 
-        h0, norm, zoneout = given["h0"], self.options.layer_norm, self.options.zoneout
+        h0, norm, zoneout = tensors["h0"], self.options.layer_norm, self.options.zoneout
         if norm and "normed" not in saved:
-            return self.options.backward(given, saved, packing, grads, needed)
+            return self.options.backward(tensors, saved, packing, grads, needed)
         B, H = h0.shape
         plan, hidden = launch.backward_plan(h0, H), saved["hidden"]
         active = saved["sums"] if "sums" in saved else hidden[B:]
         N = active.size(0)
         delta, grad_h0 = torch.empty_like(active), torch.empty_like(h0)
         delta_n = torch.empty_like(active) if norm else None
-        before = products.before_buffer(given, packing, N)
+        before = products.before_buffer(tensors, packing, N)
         flow_h = None if plan.persistent else h0.new_empty(B, H, dtype=torch.float32)
-        weight = products.turned(given["weight_hh"], plan.holds)
+        weight = products.turned(tensors["weight_hh"], plan.holds)
         incoming = [None if grad is None else grad.contiguous() for grad in grads]
         sums = products.bias_buffer(plan, active, needed, norm)
         read = [active, hidden, saved.get("normed"), saved.get("scales"), plan.told(h0) if norm else None]
@@ -83,12 +83,23 @@ class TritonRNN(Kernel):
             packing,
             h0,
             len(packing.batch_sizes) + 1,
-            [*read, delta, delta_n, before, weight, *incoming, grad_h0, sums, flow_h, *products.optional(given, *MORE)],
+            [
+                *read,
+                delta,
+                delta_n,
+                before,
+                weight,
+                *incoming,
+                grad_h0,
+                sums,
+                flow_h,
+                *products.optional(tensors, *MORE),
+            ],
             (float(zoneout),),
             (self.options.nonlinearity, zoneout > 0, plan.parts if norm else 0),
         )
         rows = hidden[:N] if before is None else before
-        result = products.weight_gradients(given, delta, delta, rows, needed, sums)
+        result = products.weight_gradients(tensors, delta, delta, rows, needed, sums)
         if delta_n is not None:
             result["norm"] = (delta_n * saved["normed"]).sum(0)
             result["bias_ih"] = result["bias_hh"] = delta_n.sum(0)
