@@ -66,7 +66,7 @@ def same_bits(one: Path, other: Path) -> None:
         contents = [(found.path(steps[0][-1]) / name).read_bytes() for found in checkpoints]
         assert contents[0] == contents[1], name
     states = [found.load(steps[0][-1])[1]["state"] for found in checkpoints]
-    sizes = [state.pop("sizes") for state in states]  # the times in timing.jsonl differ
+    sizes = [state.pop("logs")["jsonl"] for state in states]  # the times in timing.jsonl differ
     assert states[0] == states[1]
     assert sizes[0]["metrics"] == sizes[1]["metrics"]
     for name in ("metrics.jsonl", "scores.json", "model.safetensors"):
