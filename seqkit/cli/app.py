@@ -78,7 +78,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mp
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        print(__version__)
+        tell(__version__)
         raise typer.Exit
 
 

@@ -106,11 +106,11 @@ def _full_key(key: str, path: str, use: Use, checked: RunConfig, kind: type[RunT
     if preferred in places or len(places) == 1:
         return preferred if preferred in places else places[0]
     if places:
-        raise UserError(f"{key}: several sections have such a key: {', '.join(places)}")
+        raise UserError(f"several sections have such a key: {', '.join(places)}", key=key)
     known = [*declared(kind, checked, use).model_fields, *_leaves(checked.model_dump(include={kind.options_section}))]
     names = [name.rpartition(".")[2] for name in known]
     hint = nearest(key, names) or (f"; known: {listed(names)}" if names else "")
-    raise UserError(f"{key}: this is a {kind.kind} run ({path}), which has no such option{hint}")
+    raise UserError(f"this is a {kind.kind} run ({path}), which has no such option{hint}", key=key)
 
 
 def _leaves(tree: Any, above: str = "") -> Iterator[str]:

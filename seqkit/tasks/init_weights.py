@@ -79,7 +79,9 @@ def kept_tokenizer(
                 if check is not None:
                     check(tokenizer.config)
             except ValueError as error:
-                raise UserError(f"init.run: {folder}: {error} (give a text section for a new vocabulary)") from None
+                raise UserError(
+                    f"{folder}: {error} (give a text section for a new vocabulary)", key="init.run"
+                ) from None
             say(f"init: kept {path} for {table}, as there is no text section")
             return tokenizer
     say(f"init: {folder} has no vocabulary for {table}; a new one is made")

@@ -73,7 +73,7 @@ def splitter(tokenizer: str) -> Callable[[str], list[str]]:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it then raises
             split = get_tokenizer(name)
     except (ImportError, OSError, AttributeError) as error:
-        raise UserError(f"text.tokenizer: {tokenizer} cannot be made ({error})") from None
+        raise UserError(f"{tokenizer} cannot be made ({error})", key="text.tokenizer") from None
 
     def checked(text: str) -> list[str]:
         if not isinstance(text, str):

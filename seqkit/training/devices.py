@@ -79,14 +79,16 @@ def find_device(name: str) -> str:
     try:
         check_name(name)
     except ValueError as error:
-        raise UserError(f"device: {error}") from None
+        raise UserError(str(error), key="device") from None
     if name == "auto":
         return next((kind for kind in KINDS if is_available(kind)), "cpu")
     kind, _, number = name.partition(":")
     if not is_available(kind):
-        raise UserError(f"device: {name} was asked for, but {reason_for_absence(kind)}; use device=cpu or device=auto")
+        raise UserError(
+            f"{name} was asked for, but {reason_for_absence(kind)}; use device=cpu or device=auto", key="device"
+        )
     if number and kind != "cpu" and int(number) >= count(kind):
-        raise UserError(f"device: {name} was asked for, but there are {count(kind)}, counted from {kind}:0")
+        raise UserError(f"{name} was asked for, but there are {count(kind)}, counted from {kind}:0", key="device")
     return name
 
 

@@ -105,7 +105,7 @@ class OptimizerConfig(Section):
         try:
             made: torch.optim.Optimizer = maker(self, OPTIMIZERS, OptimizerConfig)(groups, lr=self.lr)
         except (TypeError, ValueError) as error:
-            raise UserError(f"training.optimizer: {self.name}: {error}") from error
+            raise UserError(f"{self.name}: {error}", key="training.optimizer") from error
         for key, wanted in (("lr", True), ("weight_decay", self.weight_decay)):
             if wanted and key not in made.defaults:
                 raise UserError(f"training.optimizer.{key}: {self.name} has no such setting")

@@ -269,4 +269,4 @@ def check_name(name: str) -> None:
     """
     # The file system's 255 bytes also have to hold what is put before and after a name.
     if not re.fullmatch(r"[\w-][\w.-]{0,99}", name) or len(name.encode()) > 200:
-        raise UserError(f"name: {name!r} is not a plain name; use up to 100 letters, digits, '.', '_' and '-'")
+        raise UserError(f"{name!r} is not a plain name; use up to 100 letters, digits, '.', '_' and '-'", key="name")

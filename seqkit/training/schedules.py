@@ -154,8 +154,8 @@ def schedule_factor(config: ScheduleConfig, step: int, total: int | None) -> flo
     schedule = config.make()
     if total is None and (schedule.spreads or 0 < config.warmup < 1):
         raise UserError(
-            f"training.schedule: {config.name} needs to know the number of updates: "
-            "give training.steps, or batches with a length"
+            f"{config.name} needs to know the number of updates: give training.steps, or batches with a length",
+            key="training.schedule",
         )
     total = total or 0
     return schedule(step, total, config.warmup * total if config.warmup < 1 else config.warmup)

@@ -126,20 +126,22 @@ def transfer_weights(
         elif name in not_finite({name: one.given}, own) and (name in asked or not one.problem()):
             called = name if name == there else f"{name} (there {there})"
             raise UserError(
-                f"init: {given.name}: {called} holds numbers there that are NaN or infinite: the weights are damaged, "
-                f"or the training that made them diverged; init.leave: ['{name}'] leaves it out"
+                f"{given.name}: {called} holds numbers there that are NaN or infinite: the weights are damaged, "
+                f"or the training that made them diverged; init.leave: ['{name}'] leaves it out",
+                key="init",
             )
         elif problem := one.problem():
             if name in asked or one.is_vocabulary:
-                raise UserError(f"init: {given.name}: {problem}; init.leave: ['{name}'] leaves it out")
+                raise UserError(f"{given.name}: {problem}; init.leave: ['{name}'] leaves it out", key="init")
             report.left_out[name] = problem
         else:
             one.take({"mean": True, "fresh": False}[choice.new_rows], report)
             first[one.place] = one
     if not any(one.found for one in first.values()):
         raise UserError(
-            f"init: {given.name} has nothing that this model could take; it has: {listed(given.weights, 100, 3000)}; "
-            f"here are: {listed(own, 100, 3000)} (init.map says what goes where)"
+            f"{given.name} has nothing that this model could take; it has: {listed(given.weights, 100, 3000)}; "
+            f"here are: {listed(own, 100, 3000)} (init.map says what goes where)",
+            key="init",
         )
     if given.words is not None and not any(one.is_vocabulary for one in first.values()):
         raise UserError(f"nothing is taken from {given.name} whose rows are words", key="init.vocabulary")
@@ -199,8 +201,8 @@ class _Weight:
             self.theirs = Rows(given.words, words=True)
             if len(given.words) != len(self.given):
                 raise UserError(
-                    f"init.vocabulary: {len(given.words):,} words, but {there} in {given.name} has "
-                    f"{len(self.given):,} rows"
+                    f"{len(given.words):,} words, but {there} in {given.name} has {len(self.given):,} rows",
+                    key="init.vocabulary",
                 )
 
     @property

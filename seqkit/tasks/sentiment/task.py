@@ -206,7 +206,7 @@ class SentimentTask(RunTask):
         for name in names.unknown:
             raise UserError(f"no class {shown(name)}{names.hint(name)}", key="training.class_weights")
         for group in names.joined:
-            raise UserError(f"training.class_weights: {listed(map(shown, group))} are one class")
+            raise UserError(f"{listed(map(shown, group))} are one class", key="training.class_weights")
         weights = dict(zip(names.numbers.tolist(), choice.values(), strict=True))
         missing = [name for number, name in enumerate(self.classes) if number not in weights]
         if missing:

@@ -70,7 +70,7 @@ class TranslationTask(RunTask):
         try:
             self.model, self.notes = make_model(config.model, source, target, load=load_vectors)
         except ValueError as error:  # two vocabularies taken over from a run, where the model wants one
-            raise UserError(f"model: {error}") from None
+            raise UserError(str(error), key="model") from None
         self.splits: dict[str, Pairs] = {}
         self._planner: Planner | None = None
         self._stream: PairStream | None = None
