@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import typer
 
-from seqkit.cli import doctor, runs, translation
+from seqkit.cli import doctor, explain, runs, translation
 from seqkit.cli.app import app
 from seqkit.cli.streams import OutputFailed, finish, give_up, prepare, show
 from seqkit.errors import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
-COMMANDS = (runs, translation, doctor)
+COMMANDS = (runs, explain, translation, doctor)
 
 # Click's base class of usage errors: newer versions of typer carry a click of their own, older ones import it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

@@ -6,18 +6,22 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 """
 
 from seqkit.config.document import Document, from_mapping, override, read
+from seqkit.config.explain import Key, explain, known_keys
 from seqkit.config.names import Names, Untrusted, resolve
 from seqkit.config.schema import Section, from_signature
 from seqkit.config.yamltext import dump
 
 __all__ = [
     "Document",
+    "Key",
     "Names",
     "Section",
     "Untrusted",
     "dump",
+    "explain",
     "from_mapping",
     "from_signature",
+    "known_keys",
     "override",
     "read",
     "resolve",

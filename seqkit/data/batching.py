@@ -25,6 +25,7 @@ class BatchingConfig(Section):
     batch_size: int = Field(default=32, gt=0)
     """Sentences, or with `batch_by: tokens` tokens (padding included), in a batch."""
     batch_by: Literal["sentences", "tokens"] = "sentences"
+    """What `batch_size` counts."""
     bucket: int = Field(default=50, ge=0)
     """So many batches' worth of shuffled examples are sorted by length together, so that batches hold little
     padding; 0: no sorting."""

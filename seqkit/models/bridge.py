@@ -15,7 +15,7 @@ BridgeName = Literal["copy", "linear", "zero", "mean"]
 
 
 class Bridge(nn.Module):
-    """The decoder's initial state.
+    """Make the decoder's initial state.
 
     The decoder's layer l of L goes with the encoder's layer l + (L_enc - L), so that the top layers meet; where that
     is below the first, with the first.
@@ -26,15 +26,15 @@ class Bridge(nn.Module):
     the source (as in Nematus, Sennrich et al. 2017, eq. 1), zero for an empty source. `zero`: zeros.
 
     Args:
-        kind: one of these.
-        encoder: the recurrent module that is left.
-        state_names: of the decoder's state, in order, e.g. ("h", "c").
-        state_sizes: features of each.
-        num_layers: L, of the decoder.
+        kind: copy, linear, mean or zero.
+        encoder: the recurrent module whose final state is taken.
+        state_names: names of the decoder's state tensors, in order, such as ("h", "c").
+        state_sizes: features of each of them.
+        num_layers: layers of the decoder, L.
 
     Raises:
         ValueError: an unknown kind; or a `copy` that cannot be exact: the decoder has more layers, other sizes, or a
-            state that the encoder has not.
+            state that the encoder lacks.
     """
 
     def __init__(
@@ -94,6 +94,9 @@ class Bridge(nn.Module):
 
         Returns:
             the decoder's state, each (L, B, size).
+
+        Raises:
+            ValueError: `kind` was changed to something unknown.
         """
         if self.kind == "zero":
             return tuple(output.new_zeros(self.num_layers, output.size(0), size) for size in self.state_sizes)

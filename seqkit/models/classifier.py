@@ -16,7 +16,7 @@ PoolingName = Literal["last", "mean", "max", "attention"]
 
 
 class Pooling(nn.Module):
-    """Outputs of all steps -> one vector, by one way or several concatenated.
+    """Make one vector of the outputs of all steps, in one way or several, concatenated.
 
     `last`: the final output of each direction of the top layer. `mean`, `max`: over the valid steps. `attention`:
     the mean weighted by softmax(v . tanh(W h_t + b)) (Yang et al. 2016, eq. 5-7). A sequence of length 0 gives zeros,
@@ -24,7 +24,10 @@ class Pooling(nn.Module):
 
     Args:
         size: H, features of an output.
-        names: which, in this order.
+        names: which ways, in this order.
+
+    Raises:
+        ValueError: no name, or one that is not known.
     """
 
     def __init__(self, size: int, names: Sequence[PoolingName]) -> None:
@@ -39,7 +42,11 @@ class Pooling(nn.Module):
             self.score = nn.Linear(size, 1, bias=False)
 
     def forward(self, output: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
-        """output (B, T, H), last (B, H), lengths (B,) -> (B, H * number of ways)."""
+        """Pool: output (B, T, H), last (B, H), lengths (B,) -> (B, H * number of ways).
+
+        Raises:
+            ValueError: `names` was changed to something unknown.
+        """
         lengths = send(lengths, output.device)
         padding = padding_mask(lengths, output.size(1)).unsqueeze(2)  # (B, T, 1)
         empty = (lengths == 0).unsqueeze(1)
@@ -63,14 +70,18 @@ class Pooling(nn.Module):
 
 
 class SequenceClassifier(nn.Module):
-    """Encoder, pooling, and a linear classifier with an optional hidden layer.
+    """Classify sequences: encoder, pooling, and a linear classifier with an optional hidden layer.
 
     Args:
-        encoder: see `Encoder`.
-        num_classes: C.
-        pooling: ways to pool, concatenated.
-        dropout: on the pooled vector, and on the hidden layer.
+        encoder: reads the tokens.
+        num_classes: number of classes, C.
+        pooling: ways to pool the outputs over time, concatenated: "last" (the final output of each direction), "mean",
+            "max", "attention" (Yang et al. 2016).
+        dropout: rate of the dropout on the pooled vector and on the hidden layer.
         hidden_size: features of a tanh layer before the classifier; 0: none.
+
+    Raises:
+        ValueError: an argument outside its range; the message starts with its name.
     """
 
     def __init__(
@@ -93,7 +104,7 @@ class SequenceClassifier(nn.Module):
         self.output = nn.Linear(hidden_size or size, num_classes)
 
     def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
-        """ids (B, T) int64 padded at the end, lengths (B,) -> logits (B, C); for `shift` see `Encoder`."""
+        """Classify: ids (B, T) int64 padded at the end, lengths (B,), shift (B, T, E) or None -> logits (B, C)."""
         output, state = self.encoder(ids, lengths, shift)
         directions = 2 if self.encoder.recurrent.bidirectional else 1
         last = torch.cat(list(state[0][-directions:]), dim=1)  # (B, H)

@@ -31,7 +31,7 @@ MIN_ROWS = 32
 
 
 class Decoder(nn.Module):
-    """Embedding, recurrent layers, attention, output layer.
+    """Predict a target token by token: embedding, recurrent layers, attention, output layer.
 
     Step t, with e_t the embedded token and s^l_t the output of layer l:
 
@@ -41,7 +41,7 @@ class Decoder(nn.Module):
         a_t = tanh(W [s^L_t; c_t])       the attentional vector (Luong et al. 2015, eq. 5);  logits = V a_t + b
 
     so the query is the current state of layer k for every kind of attention. Input feeding (Luong et al. 2015, section
-    3.3) gives the first step a zero vector; for `bahdanau` it stands in the place of c_t = attention(s_(t-1)) in
+    3.3) gives the first step a zero vector; for `bahdanau` it replaces c_t = attention(s_(t-1)) in
     the cell's input (Bahdanau et al. 2015, eq. 6), for a_(t-1) holds that context. Without it the recurrence runs
     over all steps at once.
 
@@ -52,24 +52,36 @@ class Decoder(nn.Module):
     `output="deep"` replaces a_t by tanh(W [s^L_t; c_t; e_t]), with c_t or v where there is one (Pascanu et al. 2014).
 
     Args:
-        embedding: of the target.
-        memory_size: features of the encoder's outputs.
-        cell, hidden_size, num_layers: see `seqkit.nn.Recurrent`.
-        attention: a name in `seqkit.nn.ATTENTIONS`, or "none".
-        attention_size: features inside the attention, where it has a choice; 0: those of the query.
-        heads: of `multi_head`.
-        attention_layer: k, from 1; 0: the last layer.
-        input_feeding: see above; needs attention.
-        feed_context: see above; needs `attention="none"`.
-        output: "linear" or "deep"; see above.
+        embedding: embedding of the target.
+        memory_size: features of the encoder's outputs, M.
+        cell: a name in `seqkit.nn.CELLS`, a `Cell` class, or a factory of cells.
+        hidden_size: features of the state of each layer, H.
+        num_layers: number of stacked layers, L.
+        attention: how the source is read at each step: the score of Bahdanau et al. 2015 ("bahdanau"), of Luong et al.
+            2015 ("dot", "general", "concat") or of Vaswani et al. 2017 ("scaled_dot", "multi_head"); "none": no
+            attention.
+        attention_size: features inside the attention, where its kind has a choice; 0: as many as the query has.
+        heads: number of heads of `multi_head`.
+        attention_layer: the layer whose output is the query, k, from 1; the layers above it take what was read. 0: the
+            last layer.
+        input_feeding: the first layer also takes the attentional vector of the step before (Luong et al. 2015, section
+            3.3); needs an attention. Slower: the recurrence can no longer run over all steps at once.
+        feed_context: the first layer also takes the encoder's final output at every step (Cho et al. 2014); needs
+            `attention="none"`.
+        output: what the output layer takes: "linear", the attentional vector (without attention the top layer's
+            output); "deep", a tanh layer that also sees the embedded token (Pascanu et al. 2014).
         memory_dropout: dropout on what is read from the source (the encoder's outputs, or v), one mask per sentence.
         output_dropout: dropout on what the output layer takes. What is fed back is not dropped.
-        tie: "target": V is the target's embedding table (Press & Wolf 2017); "all": the source's, too (one joint
-            vocabulary). The vector before V then has the embedding's size (by a projection without tanh where the
-            attention and `deep` have none of their own). The table's start is divided by the root of that size, so that
-            the first logits are small, and the embedding's `scale` multiplied by it, so that its vectors are not.
-        output_bias: with b.
-        dropout, locked_dropout, residual: between layers, as in `Recurrent`.
+        tie: share the output layer's weights, V. "target": with the target's embedding table (Press & Wolf 2017);
+            "all": with the source's, too (one joint vocabulary). The vector before V then has the embedding's size (by
+            a projection without tanh where the attention and `deep` have none of their own). The table's start is
+            divided by the root of that size, so that the first logits are small, and the embedding's `scale` is
+            multiplied by it, so that its vectors are not.
+        output_bias: whether the output layer has a bias, b.
+        dropout: rate of the dropout on the output of every layer but the last, drawn per element.
+        locked_dropout: rate of a dropout at the same place as `dropout` with one mask per sequence, held over all steps
+            (Gal & Ghahramani 2016).
+        residual: every layer but the first adds its input (before dropout) to its output (He et al. 2016).
         **options: more of `Recurrent` and of the cell. The decoder has one direction, batch first, and its first
             state comes from the bridge: `bidirectional`, `batch_first` and `learn_initial_state` are refused.
 
@@ -214,23 +226,26 @@ class Decoder(nn.Module):
             self.embedding.scale *= self.embedding.size**0.5
 
     def remember(self, output: Tensor, last: Tensor, padding: Tensor) -> Memory:
-        """What every step reads, made once per batch, each (B, ...).
+        """Compute what every step reads, once per batch.
 
         Args:
             output: (B, S, M) of the encoder.
             last: (B, M), the final output of its top layer, the directions concatenated.
             padding: (B, S) bool, True where the source has ended.
+
+        Returns:
+            the memory, tensors (B, ...).
         """
         if self.attention is not None:
             return (*self.attention.project(self.memory_dropout(output), padding), padding)
         return (self.memory_dropout(last.unsqueeze(1)).squeeze(1),) if self.feed_context else ()
 
     def forward(self, inputs: Tensor, lengths: Tensor, state: State, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """All steps, given the tokens (teacher forcing).
+        """Run all steps on given tokens (teacher forcing).
 
         Args:
             inputs: (B, T) int64, from <bos> on.
-            lengths: (B,) of them.
+            lengths: (B,) of the inputs.
             state: the first state, each (L, B, size).
             memory: from `remember`.
 
@@ -270,7 +285,7 @@ class Decoder(nn.Module):
         return x
 
     def combine(self, top: Tensor, context: Tensor | None, embedded: Tensor) -> Tensor:
-        """The vector before the output layer: top (..., H), context (..., C), embedded (..., E) -> (..., F)."""
+        """Make the vector before the output layer: top (..., H), context (..., C), embedded (..., E) -> (..., F)."""
         if self.vector is None:
             return top
         if not self.combines:
@@ -282,18 +297,26 @@ class Decoder(nn.Module):
         return torch.tanh(inner) if inner.requires_grad else tanh_(inner, inner)
 
     def layer(self, number: int) -> tuple[Recurrent, int]:
-        """The module that holds layer `number`, and the layer's index in it."""
+        """Return the module that holds layer `number`, and the layer's index in it."""
         k = self.attention_layer
         return (self.lower, number) if number < k else (self.upper[number - k], 0)  # type: ignore[return-value]
 
     def prepare(self, rows: Tensor, batch_sizes: Sequence[int]) -> list[Prepared]:
-        """Weights and masks of every layer for a call, in the dtype of rows; see `Cell.prepare`."""
+        """Fix weights and sample masks of every layer for a call, in the dtype of rows (N, F); see `Cell.prepare`.
+
+        Args:
+            rows: packed (N, F); gives the dtype.
+            batch_sizes: rows alive at each step.
+
+        Returns:
+            weights and masks of each layer.
+        """
         return [
             recurrent.prepare(index, rows, batch_sizes) for recurrent, index in map(self.layer, range(self.num_layers))
         ]
 
     def start(self, state: State) -> tuple[Layers, Tensor | None]:
-        """The first state of a search: from each (L, B, size) to per-layer tensors (B, 1, size) and what is fed."""
+        """Return the first state of a search: state, each (L, B, size), to layers of (B, 1, size) and what is fed."""
         self._single = {}  # the weights may be others than in the search before
         layers = tuple(tuple(part[number].unsqueeze(1) for part in state) for number in range(self.num_layers))
         fed = state[0].new_zeros(state[0].size(1), 1, self.feed_size) if self.input_feeding else None
@@ -315,7 +338,7 @@ class Decoder(nn.Module):
         return {**self.__dict__, "_single": {}}  # packed weights can neither be copied nor pickled
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
-        """One step for K hypotheses of each sentence; evaluation only.
+        """Run one step for K hypotheses of each sentence; evaluation only.
 
         Args:
             tokens: (B, K) int64.
@@ -324,6 +347,9 @@ class Decoder(nn.Module):
 
         Returns:
             logits (B, K, V), the next state, and the attention's weights (B, K, S) or None.
+
+        Raises:
+            RuntimeError: the module is in training mode.
         """
         if self.training:
             raise RuntimeError("step serves evaluation only; call eval() first")

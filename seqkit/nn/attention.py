@@ -40,15 +40,20 @@ class Attention(nn.Module):
         self.context_size = memory_size
 
     def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """memory (B, S, M) to keys (B, S, ...) and values (B, S, ...), what depends on the source alone.
+        """Compute what depends on the source alone, once per sentence.
 
-        With `padding` (B, S), NaN or infinity there cannot reach the gradients of weights.
+        Args:
+            memory: (B, S, M).
+            padding: (B, S) bool; with it, NaN or infinity on padding cannot reach the gradients of weights.
+
+        Returns:
+            keys (B, S, ...) and values (B, S, ...).
         """
         memory = cleared(memory, padding)
         return memory, memory
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query (B, Q, A) and keys to unnormalised weights (B, Q, S)."""
+        """Score the memory: query (B, Q, A), keys (B, S, ...) from `project` -> unnormalised weights (B, Q, S)."""
         raise NotImplementedError(f"{type(self).__name__} must define scores(query, keys)")
 
     def forward(
@@ -58,10 +63,10 @@ class Attention(nn.Module):
 
         Args:
             query: (B, Q, A).
-            keys, values: as `project` gave them.
+            keys, values: (B, S, ...) each, from `project`.
             padding: (B, S) bool, True where the source has ended. A source of length 0 gives a context of zeros.
-            clean: keys and values are finite on the padding, as `project(memory, padding)` makes them. Who reads the
-                same memory at every step says so: copies of it cost more than the attention itself.
+            clean: keys and values are finite on the padding, as `project(memory, padding)` makes them. Set it when the
+                same memory is read at every step: copies of it cost more than the attention itself.
 
         Returns:
             context (B, Q, C) and weights (B, Q, S), which are zero on padding and sum to 1 elsewhere.
@@ -127,7 +132,7 @@ class DotAttention(Attention):
     """score = q . k (Luong et al. 2015, eq. 8, `dot`); query and memory have the same size.
 
     Raises:
-        ValueError: they have not.
+        ValueError: the sizes differ.
     """
 
     def __init__(self, query_size: int, memory_size: int) -> None:
@@ -239,14 +244,18 @@ ATTENTIONS = tuple(_MAKERS)
 
 
 def make_attention(kind: str, query_size: int, memory_size: int, *, size: int = 0, heads: int = 1) -> Attention:
-    """An attention by name.
+    """Build an attention by name.
 
     Args:
-        kind: one of `ATTENTIONS`; `dot`, `general` and `concat` are those of Luong et al. 2015, and `concat` is the
-            additive score of `bahdanau`.
-        query_size, memory_size: see `Attention`.
+        kind: one of `ATTENTIONS`; `dot`, `general` and `concat` are the scores of Luong et al. 2015, and `concat` is
+            the additive score of `bahdanau`.
+        query_size: features of a query, A.
+        memory_size: features of a vector of the memory, M.
         size: features inside `bahdanau`, `concat`, `scaled_dot` and `multi_head`; 0: `query_size`.
-        heads: of `multi_head`.
+        heads: number of heads of `multi_head`.
+
+    Returns:
+        the module.
 
     Raises:
         ValueError: an unknown kind, or an argument that the kind has no use for.

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 class Choice(NamedTuple):
-    """The backend of a call and the reason for it."""
+    """The backend of a call and the reason for it.
+
+    Attributes:
+        name: of the backend.
+        reason: in words.
+    """
 
     name: Literal["reference", "fused", "vendor", "triton"]
     reason: str

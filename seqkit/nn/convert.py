@@ -66,6 +66,9 @@ def to_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
         module: a recurrent module or cell of this package, or any model that contains some.
         strict: raise an error, before anything is changed, where a module would be left alone.
 
+    Returns:
+        the new module, or the given model after the swap.
+
     Raises:
         ValueError: an option that torch.nn lacks is set; the message names it. In a model, with `strict` only.
     """

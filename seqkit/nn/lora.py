@@ -130,13 +130,13 @@ def add_lora(
 
     Args:
         model: changed in place. Its parameters get `requires_grad=False`, but for those that `train` names.
-        rank: of each adapter, at least 1 and below both sides of the weight.
-        alpha: the adapters' share is multiplied by alpha / rank.
-        dropout: see `Adapter`.
-        on: name patterns, as in a shell, of the weights that get an adapter (`encoder.recurrent.weight_*`). They may be
-            those of any cell, one's own included, and of linear layers wherever they are. Embedding tables, tied
-            weights and weights that are parametrized already get none.
-        train: name patterns of what is trained whole instead, such as a new output layer.
+        rank: rank of each adapter, at least 1 and below both sides of the weight.
+        alpha: an adapter is multiplied by alpha / rank before it is added to its weight.
+        dropout: probability with which a feature of an adapter's input is left out, in training, drawn once a call.
+        on: name patterns, as in a shell, of the weights that get an adapter (`encoder.recurrent.weight_*`): weights of
+            any cell, your own included, and of linear layers wherever they are. Embedding tables, tied weights and
+            weights that are parametrized already get none.
+        train: name patterns of the parameters that are trained whole instead, such as a new output layer.
 
     Returns:
         what was done.
@@ -242,6 +242,9 @@ def merge_lora(model: nn.Module) -> nn.Module:
     """Add the adapters to the weights, in place: a plain model again, which computes the same.
 
     Which parameters are frozen stays as it is. A model without adapters is left alone.
+
+    Args:
+        model: changed in place.
 
     Returns:
         the model.

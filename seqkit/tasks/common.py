@@ -173,6 +173,8 @@ class EncoderBase(CellSection):
 
 
 class _EmbeddingBase(Section):
+    """The embedding table, its dropouts, and the pretrained vectors it starts from."""
+
     vectors: str | None = None
     """Pretrained vectors to start from: a GloVe, word2vec or fastText text file, plain or gzip."""
 

@@ -78,9 +78,8 @@ class _Buildable(Section):
         return self
 
 
-def _patterns(name: str, description: str) -> Any:
-    default = list(inspect.signature(add_lora).parameters[name].default)
-    return Names, Field(default=default, description=description)
+def _patterns(name: str) -> Any:
+    return Names, Field(default=list(inspect.signature(add_lora).parameters[name].default))
 
 
 LoraConfig: Any = from_signature(
@@ -88,6 +87,6 @@ LoraConfig: Any = from_signature(
     add_lora,
     skip=("model",),
     base=_Buildable,
-    on=_patterns("on", "Patterns, as in a shell, of the names of weights that get an adapter."),
-    train=_patterns("train", "Patterns of the names of parameters that are trained whole."),
+    on=_patterns("on"),
+    train=_patterns("train"),
 )

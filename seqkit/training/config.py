@@ -22,6 +22,7 @@ class OptimizerConfig(Section):
     """`training.optimizer`: which optimiser, with which numbers."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Which optimiser of torch.optim."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate; the schedule multiplies it."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -29,6 +30,7 @@ class OptimizerConfig(Section):
     betas: list[float] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
     """Adam's two decay rates."""
     eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of Adam's second moment, so that nothing is divided by 0."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """For sgd."""
     nesterov: bool = False
@@ -57,6 +59,8 @@ class ScheduleConfig(Section):
     """`training.schedule`: how the learning rate moves. A bare name in YAML is short for `{name: ...}`."""
 
     name: Literal["constant", "linear", "cosine", "one_cycle", "plateau"] = "constant"
+    """How the rate moves after the warm-up: not at all, down in a line or a half cosine, up and down in one cycle
+    (Smith & Topin 2018), or down by `factor` whenever the metric stands still."""
     warmup: float = Field(default=0.0, ge=0)
     """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps. one_cycle rises for this long
     (0.3 of all steps where it is 0)."""
@@ -77,7 +81,7 @@ class ScheduleConfig(Section):
 
 
 class EarlyStoppingConfig(Section):
-    """`training.early_stopping`."""
+    """`training.early_stopping`: when to stop because the metric no longer improves."""
 
     patience: int = Field(default=5, gt=0)
     """Stop after this many evaluations in a row without a better metric."""
@@ -125,7 +129,7 @@ def _named(value: object) -> object:
 
 
 class TrainingConfig(Section):
-    """The `training:` section: how to learn, whatever is learned."""
+    """`training:` how to learn, whatever is learned."""
 
     epochs: int | None = Field(default=None, gt=0)
     """How many times to go through the data (10 where steps is not given either)."""
@@ -211,7 +215,7 @@ class TrainingConfig(Section):
         return self.higher_is_better(self.metric)
 
     def higher_is_better(self, name: str) -> bool:
-        """Whether a higher value of this score is the better one."""
+        """Return whether a higher value of the score `name` is the better one."""
         if name == self.metric and self.metric_mode != "auto":
             return {"max": True, "min": False}[self.metric_mode]
         return not name.endswith(("loss", "perplexity", "error"))

@@ -72,10 +72,16 @@ def local_rank() -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """A device by its name; `auto`: CUDA, else mps, else xpu, else the CPU. Of several processes each gets its own.
+    """Choose a device; of several processes each gets its own.
+
+    Args:
+        name: cpu, cuda, cuda:1, mps, xpu, or auto: CUDA, else mps, else xpu, else the CPU.
+
+    Returns:
+        the device.
 
     Raises:
-        UserError: a name that is none; a device that is not here, or not for each process.
+        UserError: an unknown name; a device that this machine lacks, or lacks for each process.
     """
     return own_device(find_device(name))
 

@@ -76,9 +76,7 @@ class RunFolder:
 
     Args:
         path: the folder.
-
-    Attributes:
-        becomes: the name that it will take; it is hidden until then.
+        becomes: the name that the folder will take; it is hidden until then.
     """
 
     def __init__(self, path: str | Path, becomes: Path | None = None) -> None:
@@ -89,7 +87,7 @@ class RunFolder:
         self._lock: IO[str] | None = None
 
     def move(self, path: Path) -> None:
-        """The folder has another name now; a lock that is held stays with it."""
+        """Take note that the folder is called `path` now; a lock that is held stays with it."""
         self.path, self.becomes = path, None
         self.config = path / "config.yaml"
         self.weights = path / "model.safetensors"
@@ -104,7 +102,7 @@ class RunFolder:
         return str(self.becomes or self.path)
 
     def take_place(self) -> bool:
-        """Put this run in the place of the earlier one of its name; False while another process trains in that.
+        """Replace the earlier run of this name; return False while another process trains in that.
 
         The caller has to `move` it, in every process.
         """
@@ -130,11 +128,11 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        """What to type to go on with it."""
+        """The command line that goes on with this run."""
         return f"seqkit resume {self}{self.flag}"
 
     def kept(self) -> str:
-        """What there is to go on from, for a message."""
+        """Say what there is to go on from, for a message."""
         if self.becomes is not None:
             return f"nothing is kept of it, and {self} is still the run that was to be replaced"
         last = Checkpoints(self.checkpoints).latest()
@@ -144,7 +142,13 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing run.
+        """Open an existing run.
+
+        Args:
+            path: of its folder.
+
+        Returns:
+            the run folder, checked.
 
         Raises:
             UserError: there is none, it is half-written, or a newer seqkit wrote it.
@@ -170,12 +174,12 @@ class RunFolder:
         return cls(path)
 
     def about(self) -> dict[str, Any]:
-        """What run.json says."""
+        """Return what run.json says."""
         found = read_json(self.path / "run.json")
         return found if isinstance(found, dict) else {}
 
     def describe(self, about: dict[str, Any]) -> None:
-        """Write run.json, which makes the folder a run; the last file to be written when a run is set up."""
+        """Write `about` to run.json, which makes the folder a run; it is the last file of a run's start."""
         write_text(self.path / "run.json", to_json({"format": FORMAT, **about}, indent=2) + "\n")
 
     @property
@@ -185,7 +189,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The lock for as long as the block runs; inside another such block of the same object it is there already."""
+        """Hold the lock for as long as the block runs; blocks of the same object may be nested."""
         outer = self.lock_is_held
         if not outer:
             self.lock()
@@ -196,9 +200,9 @@ class RunFolder:
                 self.unlock()
 
     def lock(self) -> None:
-        """Refuse a second process that wants to write here; the lock goes when this process ends, however it ends.
+        """Take the lock, which refuses any other process that wants to write here, and ends with this process.
 
-        With the lock, what a killed process left half-written is cleared away.
+        What a killed process left half-written is cleared away.
 
         Raises:
             Busy: another process holds it; the message names that process.

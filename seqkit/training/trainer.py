@@ -99,9 +99,12 @@ class Trainer:
             task.model.compile(dynamic=True)
 
     def restore(self) -> int:
-        """Go back to the last whole checkpoint, if there is one; returns its step, or 0.
+        """Go back to the last whole checkpoint, if there is one.
 
         A damaged checkpoint is passed over, and leaves the list of the best.
+
+        Returns:
+            the step of the checkpoint, or 0.
 
         Raises:
             UserError: the checkpoint does not fit the task, or another version of seqkit wrote it; another process
@@ -145,6 +148,9 @@ class Trainer:
 
     def fit(self) -> Result:
         """Train to the end; afterwards the model has the best weights, which are also in the run folder.
+
+        Returns:
+            steps, epochs and scores.
 
         Raises:
             Stopped: a signal came, the loss is not finite, or a checkpoint could not be written.

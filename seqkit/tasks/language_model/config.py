@@ -88,10 +88,7 @@ _Model = from_signature(
     LanguageModel,
     skip=("encoder", "adaptive_cutoffs"),
     base=LanguageModelModel,
-    adaptive_cutoffs=(
-        list[int],
-        Field(default=[], description="Adaptive softmax: the ids at which the clusters of rarer tokens begin."),
-    ),
+    adaptive_cutoffs=(list[int], Field(default=[])),
 )
 
 

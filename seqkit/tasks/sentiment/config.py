@@ -72,7 +72,7 @@ _Classifier = from_signature(
             list[Literal["last", "mean", "max", "attention"]],
             BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
         ],
-        Field(default=["last"], description="Ways to pool the outputs over time; several are concatenated."),
+        Field(default=["last"]),
     ),
 )
 

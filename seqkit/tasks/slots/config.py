@@ -122,7 +122,7 @@ _Tagger = from_signature(
             list[Literal["last", "mean", "max", "attention"]],
             BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
         ],
-        Field(default=["max"], description="Ways to pool the outputs for the intent; several are concatenated."),
+        Field(default=["max"]),
     ),
 )
 
