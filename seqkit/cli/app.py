@@ -31,18 +31,20 @@ Overrides = Annotated[
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
+    bool, typer.Option("--trust", help="Let a run folder import code that is not seqkit's: your own cells and tasks.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
 # How tokens are drawn, of predict and translate.
-Temperature = Annotated[float | None, typer.Option(help="Of sampling: below 1 is safer, above 1 wilder.")]
-TopK = Annotated[int | None, typer.Option(help="Sample among so many most probable tokens; 0: all.")]
-TopP = Annotated[float | None, typer.Option(help="Sample among the fewest tokens with this share.")]
-SampleSeed = Annotated[int | None, typer.Option(min=0, help="Of sampling; the run's own without it.")]
+Temperature = Annotated[float | None, typer.Option(help="Temperature of sampling: below 1 is safer, above 1 wilder.")]
+TopK = Annotated[int | None, typer.Option(help="Sample among the K most probable tokens; 0: all.")]
+TopP = Annotated[
+    float | None, typer.Option(help="Sample among the fewest tokens that hold this share of the probability.")
+]
+SampleSeed = Annotated[int | None, typer.Option(min=0, help="Seed of sampling; without it the run's own.")]
 
 
 @app.callback(invoke_without_command=True)
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         print(__version__)
         raise typer.Exit

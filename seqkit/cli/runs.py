@@ -45,7 +45,7 @@ def train(
     ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Train so many times, with seeds from `seed` on; mean and deviation."),
+        typer.Option(min=1, help="Train N times, with seeds from `seed` on, and print mean and deviation."),
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -99,13 +99,13 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="A file with the columns of the training data; the run's test (or else dev) data without it."
+            help="A file with the columns of the training data; without it the run's test (or else dev) data."
         ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Of translation: the text file of references, --data being that of the sources.")
+        str | None, typer.Option(help="Translation: a text file of references; --data is then the file of sources.")
     ] = None,
-    ter: Annotated[bool, typer.Option("--ter", help="Of translation: TER, too, which is slow.")] = False,
+    ter: Annotated[bool, typer.Option("--ter", help="Translation: also compute TER, which is slow.")] = False,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the scores.")] = "text",
     trust: Trust = False,
     device: Device = "auto",
@@ -133,7 +133,11 @@ def predict(
         Literal["text", "jsonl"], typer.Option("--format", help="The answer alone, or JSON with probabilities.")
     ] = "text",
     sample: Annotated[
-        bool, typer.Option("--sample", help="Of language models: continue each line; from nothing where it is blank.")
+        bool,
+        typer.Option(
+            "--sample",
+            help="Language models: continue each line instead of scoring it; a blank line starts from nothing.",
+        ),
     ] = False,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -143,13 +147,14 @@ def predict(
     tokens: Annotated[
         bool,
         typer.Option(
-            "--tokens", help='Of slot filling: each line is JSON, {"tokens": ["to", "Rome"]}; a tag for each token.'
+            "--tokens",
+            help='Slot filling: each line is JSON, {"tokens": ["to", "Rome"]}, and gets a tag for each token.',
         ),
     ] = False,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """One line out for each line in, blank lines included; language models score each line, or continue it."""
+    """Print one line for each line of input, blank lines included; language models score or continue each line."""
     from seqkit import run
 
     given = {
@@ -195,7 +200,7 @@ def average(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """A new run beside RUN whose weights are the mean of its best checkpoints'; both are scored on dev."""
+    """Make a run beside RUN whose weights are the mean of RUN's best checkpoints; both are scored on dev."""
     from seqkit import run
 
     made = run.average(run_path, best, to, device, trust=trust)

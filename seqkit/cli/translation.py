@@ -23,7 +23,7 @@ from seqkit.cli.app import (
 from seqkit.cli.streams import finish, put
 from seqkit.errors import UserError
 
-_HELP = "; without it what the run says."
+_HELP = "; without it the run's own value."
 
 
 # Long because typer reads the options from the signature: they are all that it holds.
@@ -35,21 +35,27 @@ def translate(
         list[Path] | None, typer.Option(metavar="RUN", help="One more run to decode with; may be given several times.")
     ] = None,
     beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept at each step; 1 is greedy" + _HELP)] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Its alpha; higher is longer" + _HELP)] = None,
-    length_penalty_kind: Annotated[
-        Literal["gnmt", "average"] | None, typer.Option(help="What the alpha goes into" + _HELP)
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Exponent of the length penalty; higher is longer" + _HELP)
     ] = None,
-    coverage_penalty: Annotated[float | None, typer.Option(help="Its beta, for words not looked at" + _HELP)] = None,
+    length_penalty_kind: Annotated[
+        Literal["gnmt", "average"] | None, typer.Option(help="Formula of the length penalty" + _HELP)
+    ] = None,
+    coverage_penalty: Annotated[
+        float | None, typer.Option(help="Factor of the penalty for source words hardly looked at" + _HELP)
+    ] = None,
     n_best: Annotated[
         int | None,
-        typer.Option(help="So many for each line: `line number from 0 ||| translation ||| score`."),
+        typer.Option(help="Translations for each line: `line number from 0 ||| translation ||| score`."),
     ] = None,
     min_length: Annotated[int | None, typer.Option(help="Fewest tokens.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Most tokens.")] = None,
     min_ratio: Annotated[float | None, typer.Option(help="Fewest tokens, as a multiple of the source's.")] = None,
     max_ratio: Annotated[float | None, typer.Option(help="Most tokens, as a multiple of the source's.")] = None,
-    no_repeat_ngram: Annotated[int | None, typer.Option(help="No n-gram of this size twice; 0: any.")] = None,
-    no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never the unknown word.")] = False,
+    no_repeat_ngram: Annotated[
+        int | None, typer.Option(help="Allow no n-gram of this size twice; 0: allow all.")
+    ] = None,
+    no_unknown: Annotated[bool, typer.Option("--no-unknown", help="Never write the unknown word.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Draw each token at random.")] = False,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -73,7 +79,7 @@ def translate(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Translate: one line out for each line in, in order, blank lines included."""
+    """Translate each line of input, in order; a blank line gives a blank line."""
     from seqkit import run
 
     settings = {
@@ -130,13 +136,13 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN", help="The baseline.")],
     second: Annotated[Path, typer.Argument(metavar="RUN", help="What is compared with it.")],
     data: Annotated[
-        str | None, typer.Option(help="A file with both columns, or with --reference that of the sources.")
+        str | None, typer.Option(help="A file with both columns; with --reference the file of sources.")
     ] = None,
     reference: Annotated[str | None, typer.Option(help="The text file of references.")] = None,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Whether one translation run is better than another: paired bootstrap on test data (Koehn 2004)."""
+    """Test whether one translation run is better than another: paired bootstrap on test data (Koehn 2004)."""
     from seqkit import run
 
     for line in run.compare(first, second, data, reference, device, trust=trust):

@@ -249,7 +249,7 @@ def _text(path: Path) -> str:
     try:
         data = _bytes(path)
         if len(data) > LARGEST:
-            raise UserError(f"{path}: more than {LARGEST:,} bytes; this is no configuration")
+            raise UserError(f"{path}: more than {LARGEST:,} bytes; this is not a configuration")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         known = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []

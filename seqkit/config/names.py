@@ -122,7 +122,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
     found = names.known[name]
     if not (isinstance(found, type) and issubclass(found, kind)):
         public = ".".join(kind.__module__.split(".")[:2])
-        raise UserError(f"{key}: {name!r} is no class derived from {public}.{kind.__name__}")
+        raise UserError(f"{key}: {name!r} is not a class derived from {public}.{kind.__name__}")
     return found
 
 
@@ -153,7 +153,7 @@ def _load(key: str, name: str, module: str, names: Names) -> ModuleType:
     looked = ", ".join(f"{what} ({folder})" for folder, what in places.items()) or "elsewhere"
     others = [path.stem for folder in places for path in folder.glob("*.py")]
     hint = nearest(module, others)
-    nothing = "; from a run folder nothing is ever imported" if names.runs else ""
+    nothing = "; nothing is ever imported from a run folder" if names.runs else ""
     raise UserError(
         f"{key}: cannot import {name!r}: no module {module!r} is installed, and there is no "
         f"{module.replace('.', '/')}.py {looked}{hint}{nothing}"

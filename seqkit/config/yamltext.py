@@ -172,7 +172,7 @@ class Builder:
             key = writable(key_node.value, line, path)
             if key in tree:
                 first = self.places[path + (key,)].rpartition(":")[2]
-                on = f"is already on line {first}" if first.isdigit() else "stands there twice"
+                on = f"is already on line {first}" if first.isdigit() else "is given twice"
                 raise UserError(f"{line}: {'.'.join((*path, key))}: this key {on}")
             self.places[path + (key,)] = line
             tree[key] = self(value_node, (*path, key))
@@ -192,7 +192,7 @@ class Builder:
                 raise ValueError
         except (yaml.YAMLError, ValueError, KeyError):
             kind = node.tag.rpartition(":")[2].replace("int", "int of 64 bits")
-            raise UserError(f"{here}: {'.'.join(path)}: {node.value[:40]!r} is no YAML {kind}") from None
+            raise UserError(f"{here}: {'.'.join(path)}: {node.value[:40]!r} is not a YAML {kind}") from None
         finally:
             loader.dispose()
         return _expand(value, here, path) if isinstance(value, str) else value

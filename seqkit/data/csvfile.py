@@ -154,7 +154,9 @@ def _named(path: Path, feed: _Feed, delimiter: str | None) -> str:
         return delimiter or ","
     check_delimiter(found[1], f"{path}:1: sep=")
     if delimiter not in (None, found[1]):
-        raise UserError(f"{path}:1: its first line says sep={found[1]}, and delimiter is {delimiter!r}; leave that out")
+        raise UserError(
+            f"{path}:1: its first line says sep={found[1]}, but delimiter is {delimiter!r}; leave delimiter out"
+        )
     return found[1]
 
 

@@ -135,7 +135,7 @@ class _Refusing(IterDataPipe):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:
         for address in self._asked:
-            raise ConnectionError(f"what {address} gave is missing or damaged here, and nothing is downloaded")
+            raise ConnectionError(f"what {address} gave is missing or damaged, and seqkit downloads nothing")
         yield from ()
 
 

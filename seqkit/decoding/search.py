@@ -112,7 +112,7 @@ class Search:
         if not self.sample:
             for name, neutral in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0)):
                 if getattr(self, name) != neutral:
-                    raise ValueError(f"{name}: only sampling has it: set sample too")
+                    raise ValueError(f"{name}: applies to sampling only: set sample too")
             if self.n_best > self.beam_size:
                 raise ValueError(f"n_best: {self.n_best} is above beam_size, {self.beam_size}")
 
@@ -161,7 +161,7 @@ class Search:
         if batch == 0:
             return []
         if eos_id in forbidden:
-            raise ValueError(f"forbidden: must leave eos_id {eos_id}, or nothing ends")
+            raise ValueError(f"forbidden: must not hold eos_id {eos_id}: no output would end")
         _check_rows(state, memory, batch)
         device = next(leaves((state, memory)), source_lengths).device
         width = self.n_best if self.sample else self.beam_size
@@ -287,7 +287,7 @@ def _seeds(seeds: Sequence[int] | None, generator: torch.Generator | None, batch
         drawn: list[int] = torch.randint(2**62, (batch,), generator=generator, device=device).tolist()
         return drawn
     if generator is not None:
-        raise ValueError("seeds: a generator is of no use beside them")
+        raise ValueError("seeds: cannot be given together with a generator")
     if len(seeds) != batch:
         raise ValueError(f"seeds: {len(seeds)} for {batch} sentences")
     return seeds

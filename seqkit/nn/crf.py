@@ -80,7 +80,7 @@ class CRF(nn.Module):
         for (argument, mask), name in zip(given.items(), names, strict=True):
             shape = (num_tags, num_tags) if name == "transitions" else (num_tags,)
             if mask is not None and (mask.shape != shape or mask.dtype != torch.bool or not mask.any()):
-                raise ValueError(f"{argument} must be a bool mask of shape {shape} that leaves something")
+                raise ValueError(f"{argument} must be a bool mask of shape {shape} that allows something")
             setattr(self, name, nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)))
             # The tags decide it, so that it is made again and not saved.
             self.register_buffer(f"forbidden_{name}", None if mask is None else ~mask, persistent=False)

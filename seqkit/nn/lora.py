@@ -148,7 +148,7 @@ def add_lora(
     """
     check_numbers(rank, alpha, dropout)
     if not on:
-        raise ValueError("on: names no pattern; one at least is needed")
+        raise ValueError("on: names no pattern; give at least one")
     if next(_adapters(model), None) is not None:
         raise ValueError("model: it has adapters already; merge_lora(model) makes them part of its weights")
     places, trained = _places(model), _trained(model, train)

@@ -66,8 +66,8 @@ def _average(
     steps = kept[:best]
     if len(steps) < max(best or 0, 2):
         raise UserError(
-            f"{folder}: {len(kept)} of its best checkpoints are there, {best or 'at least 2'} are needed; "
-            "more are kept with training.keep_best=5 (and dev data)"
+            f"{folder}: has {len(kept)} of its best checkpoints, {best or 'at least 2'} are needed; "
+            "training.keep_best=5 (with dev data) keeps more"
         )
     name = name or f"{folder.path.resolve().name}-average"
     other = f"choose another name: {option('name', 'NAME', '--to')}"

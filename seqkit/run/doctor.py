@@ -69,7 +69,7 @@ class Report:
                 shown.append(f"  {verdict:<7}  {one.file:<{width}}  {one.says}")
             bad = sum(not one.good for one in self.checks)
             whole = "the run folder is whole"
-            whole += "" if all(one.seen for one in self.checks) else " in all that was looked into"
+            whole += "" if all(one.seen for one in self.checks) else " in everything that was checked"
             shown.append(f"{bad} problem{'s' * (bad != 1)}" if bad else whole)
         return shown
 
@@ -123,7 +123,7 @@ def _looked_at(name: str, look: Callable[[], str]) -> Check:
         return Check(name, False, "missing")
     except Untrusted as error:
         names = " ".join(str(error).split()).partition(" here, and")[0]
-        return Check(name, True, f"not looked into, since doctor imports nothing: {names}", seen=False)
+        return Check(name, True, f"not checked, because doctor imports nothing: {names}", seen=False)
     except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Check(name, False, " ".join(str(error).split()))
 
@@ -167,7 +167,7 @@ def _last(checkpoints: Checkpoints, sizes: dict[str, int]) -> str:
     """Reads all of the newest whole checkpoint; `sizes` gets the lengths of the logs at that moment."""
     step = checkpoints.latest()
     if step is None:
-        return "none is whole; `seqkit resume` would begin anew"
+        return "none is whole; `seqkit resume` would start over"
     sizes.update(checkpoints.load(step)[1]["state"]["sizes"])
     return f"`seqkit resume` goes on after step {step:,}"
 
@@ -185,7 +185,7 @@ def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tens
     other = [name for name in {**weights, **there} if name not in weights or name not in there]
     other += [name for name in weights if name in there and not torch.equal(weights[name], there[name])]
     if other:
-        says = f"not the weights of step {step}, which it was made from: {listed(other)}"
+        says = f"these weights differ from step {step}, which they were saved from: {listed(other)}"
         yield Check("model.safetensors", False, f"{says}; {checkpoints.weights(step)} has them")
 
 
@@ -222,7 +222,7 @@ def _log(path: Path, least: int) -> str:
             if not whole:
                 last = size == file.tell() and size > least
                 hint = " (past the last checkpoint: `seqkit resume` cuts it off)" if last else ""
-                raise ValueError(f"line {count} is torn or no JSON object{hint}")
+                raise ValueError(f"line {count} is torn or not a JSON object{hint}")
     if size < least:
         raise ValueError(f"{size:,} bytes; there were {least:,} at the last checkpoint")
     return f"{count:,} lines"
@@ -230,7 +230,7 @@ def _log(path: Path, least: int) -> str:
 
 def _scores(path: Path) -> str:
     if not path.exists():
-        return "not there: the run has not come to its end; `seqkit resume` goes on with it"
+        return "not there: the run has not finished; `seqkit resume` continues it"
     found = read_json(path)
     scores = {f"{part} {name}": value for part in ("dev", "test") for name, value in (found.get(part) or {}).items()}
     return ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()) or "no scores"

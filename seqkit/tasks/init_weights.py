@@ -97,7 +97,7 @@ def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> G
     rows, weights = earlier.rows(), load_finite(folder.weights, earlier.model.state_dict())
     for name, its in rows.items():
         if name in weights and len(weights[name]) != len(its.names):
-            raise UserError(f"{folder.weights}: {name} has not a row for each of {len(its.names):,} names: damaged")
+            raise UserError(f"{folder.weights}: {name} lacks a row for some of the {len(its.names):,} names: damaged")
     return Given(str(folder), weights, rows)
 
 

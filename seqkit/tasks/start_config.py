@@ -50,10 +50,10 @@ class InitConfig(Section):
         if (self.run is None) == (self.torch is None):
             raise ValueError("give one of run (a run folder) and torch (a state dict)")
         if self.vocabulary is not None and self.torch is None:
-            raise ValueError("vocabulary: is for torch; a run knows its own")
+            raise ValueError("vocabulary: belongs to init.torch; a run brings its own")
         for name, targets in self.map.items():
             if not targets:
-                raise ValueError(f"map: {name!r} leads nowhere; leave leaves a weight out")
+                raise ValueError(f"map: {name!r} maps to nothing; init.leave skips a weight")
         return self
 
     @property

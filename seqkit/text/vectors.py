@@ -90,7 +90,7 @@ def load_vectors(
     generator = torch.Generator("cpu").manual_seed(seed)
     drawn = torch.randn(int(missing.sum()), tensor.size(1), generator=generator, device="cpu") * deviation
     if not torch.isfinite(drawn).all():
-        raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are no word vectors")
+        raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are not word vectors")
     tensor[torch.from_numpy(missing)] = drawn
     if norm is not None:
         tensor = torch.nn.functional.normalize(tensor, dim=1) * norm

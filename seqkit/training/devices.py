@@ -35,9 +35,9 @@ def check_name(name: str) -> str:
     if name == "auto" or (kind in known_kinds() and re.fullmatch(r"(:\d{1,3})?", name[len(kind) :])):
         return name
     if kind in known_kinds():
-        raise ValueError(f"{name!r} is no device; expected {kind} or {kind} and a number, such as {kind}:0")
+        raise ValueError(f"{name!r} is not a device; expected {kind} or {kind} and a number, such as {kind}:0")
     choices = ("auto", *known_kinds())
-    raise ValueError(f"{name!r} is no device; known: {', '.join(choices)}{nearest(name, choices)}")
+    raise ValueError(f"{name!r} is not a device; known: {', '.join(choices)}{nearest(name, choices)}")
 
 
 def module_of(kind: str) -> Any:
@@ -65,10 +65,12 @@ def count(kind: str) -> int:
 def reason_for_absence(kind: str) -> str:
     """Why a kind of device cannot be used here."""
     if kind == "cuda":
-        return "torch finds no CUDA device here" + (" (it is built without CUDA)" if torch.version.cuda is None else "")
+        return "torch finds no CUDA device here" + (
+            " (this torch is built without CUDA)" if torch.version.cuda is None else ""
+        )
     if kind == "mps":
         built = torch.backends.mps.is_built()
-        return "torch finds no Apple GPU here" + ("" if built else " (it is built without mps)")
+        return "torch finds no Apple GPU here" + ("" if built else " (this torch is built without mps)")
     return f"torch finds no device of the kind {kind} here"
 
 

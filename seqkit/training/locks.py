@@ -52,7 +52,9 @@ def _claim(file: IO[str], path: Path) -> None:
         raise Held(_owner(file)) from None
     except OSError as error:
         _log.warning(
-            "%s: this file system has no locks (%s): let no second process train here", path.parent, error.strerror
+            "%s: this file system has no locks (%s): make sure that no second process trains here",
+            path.parent,
+            error.strerror,
         )
         return
     with suppress(OSError):

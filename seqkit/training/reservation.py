@@ -147,7 +147,7 @@ class Reservation:
             os.rename(hidden(self.path, "new"), self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise UserError(f"{self.path}: something has just got this name; start again") from None
+                raise UserError(f"{self.path}: another process has just taken this name; start again") from None
             raise
         flush(self.path.parent)
 

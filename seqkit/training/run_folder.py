@@ -134,10 +134,10 @@ class RunFolder:
     def kept(self) -> str:
         """Say what there is to go on from, for a message."""
         if self.becomes is not None:
-            return f"nothing is kept of it, and {self} is still the run that was to be replaced"
+            return f"nothing of it was saved, and {self} is still the earlier run"
         last = Checkpoints(self.checkpoints).latest()
         if last is None:
-            return f"there is no checkpoint yet: `{self.resume_command}` begins anew"
+            return f"there is no checkpoint yet: `{self.resume_command}` starts over"
         return f"the checkpoint of step {last} is whole: `{self.resume_command}` goes on from there"
 
     @classmethod

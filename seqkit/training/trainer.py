@@ -119,7 +119,7 @@ class Trainer:
         for damaged in self._checkpoints.damaged():
             say(f"{self._checkpoints.path(damaged)}: damaged checkpoint; passed over")
         if step is None:
-            say(f"{self.folder}: no whole checkpoint; beginning anew")
+            say(f"{self.folder}: no whole checkpoint; starting over")
             return 0
         try:
             self._restore(step)

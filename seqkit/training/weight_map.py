@@ -69,12 +69,14 @@ class Choice:
         for entry in self.map:
             names = [name for name in there if self._entry(name) == entry]
             if not names:
-                raise UserError(f"init.map: {entry!r} is no name there{_hint(entry, there)}")
+                raise UserError(f"init.map: {entry!r} is not a weight there{_hint(entry, there)}")
             for number, target in enumerate(self.map[entry]):
                 pairs = {self._mapped(name, entry)[number]: name for name in names}
                 if own.isdisjoint(pairs):
                     wrong = next(iter(pairs))
-                    raise UserError(f"init.map: {entry!r} -> {target!r}: {wrong!r} is no name here{_hint(wrong, here)}")
+                    raise UserError(
+                        f"init.map: {entry!r} -> {target!r}: {wrong!r} is not a weight here{_hint(wrong, here)}"
+                    )
                 for name, source in pairs.items():
                     if name in placed:
                         raise UserError(f"init.map: both {placed[name]!r} and {source!r} would become {name!r}")

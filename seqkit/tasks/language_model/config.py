@@ -106,7 +106,7 @@ class LanguageModelConfig(RunConfig):
         check_text(self.text)
         if self.model.adaptive_cutoffs and self.text.kind not in ("word", "char"):  # type: ignore[attr-defined]
             raise ValueError(
-                f"model.adaptive_cutoffs: needs a vocabulary in order of frequency, which {self.text.tokenizer} has not"
+                f"model.adaptive_cutoffs: needs a vocabulary in order of frequency, which {self.text.tokenizer} lacks"
             )
         check_new_words(self, "model.embedding", self.model.embedding)
         return self

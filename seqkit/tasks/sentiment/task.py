@@ -168,7 +168,7 @@ class SentimentTask(RunTask):
             row = int(ids.lengths.argmax())
             raise UserError(
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
-                f"cut texts, or take it out (the most is {_LONGEST:,})"
+                f"cut texts, or remove it (the limit is {_LONGEST:,})"
             )
         return Split(ids, labels, names, source, blank)
 

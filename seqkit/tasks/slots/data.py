@@ -257,7 +257,7 @@ def read_tagged(
     if words.lengths.max() > LONGEST:
         row = int(words.lengths.argmax())
         raise UserError(
-            f"{source.place(row)}: {words.lengths[row]:,} tokens are no sentence (the most is {LONGEST:,}); take it out"
+            f"{source.place(row)}: {words.lengths[row]:,} tokens are not a sentence (limit: {LONGEST:,}); remove it"
         )
     numbers, types, repaired = number_tags(source, tags, on_bad_tags, refuse=refuse, learned=learned)
     names, found = None, None

@@ -42,7 +42,7 @@ def refuse_long(tokens: Sequence[str], name: str) -> None:
         UserError: there are too many.
     """
     if len(tokens) > LONGEST:
-        raise UserError(f"{name}: {len(tokens):,} tokens are no sentence (the most is {LONGEST:,})")
+        raise UserError(f"{name}: {len(tokens):,} tokens are not a sentence (the limit is {LONGEST:,})")
 
 
 def token_offsets(tokens: Sequence[str]) -> list[tuple[int, int]]:

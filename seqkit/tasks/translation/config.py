@@ -234,7 +234,7 @@ class TranslationConfig(RunConfig):
             try:
                 schedule_factor(self.training.schedule, 0, None)
             except UserError as error:
-                raise ValueError(f"{error}; data.window does not know it before the first epoch ends") from None
+                raise ValueError(f"{error}; with data.window it is unknown until the first epoch ends") from None
         model: Any = self.model
         decoding: Any = self.decoding
         if decoding.coverage_penalty and model.decoder.attention == "none":

@@ -353,7 +353,7 @@ class TranslationTask(RunTask):
         except ValueError:  # bytes of the command line that are no text
             raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
-            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary has not")
+            raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary lacks")
         for name, value in {"search": Search(**checked.model_dump()), "prefix": ids, **options}.items():
             setattr(self.translator, name, value)
 
