@@ -149,7 +149,7 @@ def resume(path: str | Path, *overrides: str, trust: Trust = False) -> Run:
 def _trained(path: str | Path) -> RunFolder:
     folder = RunFolder.open(path)
     if "averaged" in folder.about():
-        raise UserError(f"{folder}: an average of checkpoints; there is no training to resume")
+        raise UserError(f"{folder}: its weights are an average of checkpoints; there is no training to resume")
     return folder
 
 

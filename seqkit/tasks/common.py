@@ -74,8 +74,8 @@ class LabelledData(SplitData):
     """The same, where examples have labels."""
 
     on_unknown_label: Literal["count", "error"] = "count"
-    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss is that of the
-    others; more than half of a part is an error), or stop."""
+    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss covers only the
+    other labels; more than half of a part is an error), or stop."""
 
     @property
     def refuses_unknown(self) -> bool:

@@ -28,22 +28,22 @@ class InitConfig(Section):
     """
 
     run: str | None = None
-    """A run folder, of any task."""
+    """A run folder, of any task, to take weights from."""
     torch: str | None = None
-    """A state dict of somebody else's torch model instead: safetensors, or written by torch.save. Nothing in it is ever
+    """A state dict of any other torch model instead: safetensors, or written by torch.save. Nothing in it is ever
     executed."""
     take: Names = []
     """Take only the weights whose names in the new model match one of these patterns (`encoder.*`, as in a shell)."""
     leave: Names = []
     """Do not take the weights whose names in the new model match one of these."""
     map: dict[str, Names] = {}
-    """Name of a weight there, or the beginning of names (`lstm.`), -> the same in the new model, or several. The
-    longest that fits holds; a weight without an entry keeps its name."""
+    """Name of a weight there, or the beginning of names (`lstm.`), -> its name in the new model, or several names. The
+    longest entry that fits holds; a weight without an entry keeps its name."""
     new_rows: Literal["mean", "fresh"] = "mean"
-    """What the words start from that the earlier vocabulary lacks: the mean of those found, or as they were made. Where
-    the embedding has pretrained vectors, a word of that file has its own. New classes and tags are always as made."""
+    """What words start from that the earlier vocabulary lacks: "mean", the mean of the vectors taken over; "fresh", new
+    random vectors. Words with a pretrained vector start from that. New classes and tags always start at random."""
     vocabulary: str | None = None
-    """With torch: a file of the words of the embedding's rows there, a word a line."""
+    """With `torch`: a file that names the words of the embedding's rows there, one word a line."""
 
     @model_validator(mode="after")
     def _consistent(self) -> InitConfig:
@@ -67,7 +67,7 @@ class InitConfig(Section):
 
 
 class _Buildable(Section):
-    """`lora:` freeze what `init` gives, but for what `train` names, and train low-rank adapters on the weights `on`.
+    """`lora:` freeze the weights that `init` gives, except what `train` names, and train low-rank adapters on `on`.
 
     The run folder gets plain weights, the adapters added in: whatever loads a run knows nothing of them.
     """

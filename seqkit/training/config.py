@@ -19,28 +19,28 @@ Patterns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type
 
 
 class OptimizerConfig(Section):
-    """`training.optimizer`: which optimiser, with which numbers."""
+    """`training.optimizer`: the optimiser and its numbers. A bare name in YAML is short for `{name: ...}`."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """Which optimiser of torch.optim."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate; the schedule multiplies it."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
+    """Weight decay: decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
     betas: list[float] = Field(default=[0.9, 0.999], min_length=2, max_length=2)
     """Adam's two decay rates."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of Adam's second moment, so that nothing is divided by 0."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """For sgd."""
+    """Momentum of sgd."""
     nesterov: bool = False
-    """For sgd with momentum."""
+    """Whether sgd with momentum uses Nesterov's form."""
     lr_factors: dict[str, float] = {}
     """Parameter name pattern (`embedding*`, as in a shell) -> what the learning rate is multiplied by; the first
     pattern that matches a name holds, and a pattern that matches none is an error."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """The rate of each group of layers is that of the next one, nearer the output, times this (Howard & Ruder 2018,
-    section 3.1: 1 / 2.6); lr_factors come on top."""
+    """Factor between the learning rates of neighbouring groups of layers, from the output to the input (Howard & Ruder
+    2018, section 3.1: 1 / 2.6); lr_factors come on top."""
 
     @model_validator(mode="after")
     def _sensible(self) -> OptimizerConfig:
@@ -60,16 +60,16 @@ class ScheduleConfig(Section):
 
     name: Literal["constant", "linear", "cosine", "one_cycle", "plateau"] = "constant"
     """How the rate moves after the warm-up: not at all, down in a line or a half cosine, up and down in one cycle
-    (Smith & Topin 2018), or down by `factor` whenever the metric stands still."""
+    (Smith & Topin 2018), or down by `factor` whenever the metric stops improving."""
     warmup: float = Field(default=0.0, ge=0)
     """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps. one_cycle rises for this long
     (0.3 of all steps where it is 0)."""
     final: float = Field(default=0.0, ge=0, le=1)
-    """What linear, cosine and one_cycle end at, as a share of the peak."""
+    """The rate at which linear, cosine and one_cycle end, as a share of the peak."""
     factor: float = Field(default=0.5, gt=0, lt=1)
-    """plateau: what the rate is multiplied by when the metric stands still."""
+    """plateau: the rate is multiplied by this when the metric stops improving."""
     patience: int = Field(default=2, ge=0)
-    """plateau: how many evaluations without a better metric are borne before that."""
+    """plateau: how many evaluations without a better metric to wait before that."""
 
     @model_validator(mode="after")
     def _sensible(self) -> ScheduleConfig:
@@ -93,19 +93,19 @@ class StageConfig(Section):
     """One entry of `training.unfreeze.stages`."""
 
     at: int = Field(ge=0)
-    """After so many epochs or steps ..."""
+    """The number of epochs or steps after which the stage begins; the first stage begins at 0."""
     train: Patterns = Field(min_length=1)
-    """... the parameters that these patterns match train too."""
+    """Patterns of the parameters that train too from then on."""
 
 
 class UnfreezeConfig(Section):
     """`training.unfreeze`: what is frozen at first, and when it starts to learn."""
 
     every: int | None = Field(default=None, gt=0)
-    """The last group of layers trains from the start, and after every so many epochs or steps the group before it
-    joins (Howard & Ruder 2018, section 3.3)."""
+    """Unfreeze gradually: the last group of layers trains from the start, and each time this many epochs or steps have
+    passed, the group before it joins (Howard & Ruder 2018, section 3.3)."""
     stages: list[StageConfig] = []
-    """The same by hand, instead: a list of `{at: 2, train: ["encoder.recurrent*"]}`, the first of them at 0. What none
+    """Unfreeze by hand instead: a list of `{at: 2, train: ["encoder.recurrent*"]}`, the first of them at 0. What none
     of them names never trains."""
     unit: Literal["epochs", "steps"] = "epochs"
     """What `every` and `at` count."""
@@ -132,7 +132,7 @@ class TrainingConfig(Section):
     """`training:` how to learn, whatever is learned."""
 
     epochs: int | None = Field(default=None, gt=0)
-    """How many times to go through the data (10 where steps is not given either)."""
+    """How many times to go through the data; 10 where neither epochs nor steps is given."""
     steps: int | None = Field(default=None, gt=0)
     """How many updates to make, instead of epochs."""
     optimizer: Annotated[OptimizerConfig, BeforeValidator(_named, json_schema_input_type=str | OptimizerConfig)] = (
@@ -148,11 +148,11 @@ class TrainingConfig(Section):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Scale the gradient down to this length where it is longer; null: leave it. The norm is logged either way."""
     clip_value: float | None = Field(default=None, gt=0)
-    """Clamp every entry of the gradient to this size, instead of clip_norm, which is null then."""
+    """Clamp every entry of the gradient to this size; clip_norm is then null."""
     accumulate: int = Field(default=1, gt=0)
-    """Batches to an update."""
+    """Number of batches to an update."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16 and fp16: the forward pass runs under autocast; fp16 scales the loss."""
+    """Number format: with bf16 and fp16 the forward pass runs under autocast; fp16 also scales the loss."""
     deterministic: bool = False
     """On a GPU, take only algorithms that give the same bits for the same input, at some cost in speed (on the CPU
     they do so anyway): torch.use_deterministic_algorithms, no trials in cuDNN, and CUBLAS_WORKSPACE_CONFIG=:4096:8,
@@ -160,18 +160,19 @@ class TrainingConfig(Section):
     compile: bool = False
     """Run the model through torch.compile."""
     evaluate_every: int | None = Field(default=None, gt=0)
-    """Evaluate on dev every so many updates; null: at the end of each epoch."""
+    """Evaluate on dev every N updates; null: at the end of each epoch."""
     evaluate_epochs: int = Field(default=1, gt=0)
-    """Without evaluate_every: evaluate at the end of every so many epochs, and at the end of training."""
+    """Without evaluate_every: evaluate at the end of every N-th epoch, and at the end of training."""
     checkpoint_every: int | None = Field(default=None, gt=0)
-    """Save what a resume needs every so many updates; null: after each evaluation."""
+    """Save what a resume needs every N updates; null: after each evaluation."""
     log_every: int = Field(default=50, gt=0)
-    """Write loss, gradient norm and learning rate every so many updates."""
+    """Write loss, gradient norm and learning rate every N updates."""
     metric: str = "loss"
     """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step),
     stops early and drives plateau (where an equal one is no better)."""
     metric_mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more is better; auto: less for loss, perplexity and names that end in them, more for the rest."""
+    """Whether a higher metric is better: max, min, or auto: lower for loss, perplexity and names that end in them,
+    higher for the rest."""
     early_stopping: EarlyStoppingConfig | None = None
     keep_best: int = Field(default=1, gt=0)
     """How many of the best checkpoints to keep, beside the last."""
@@ -180,7 +181,7 @@ class TrainingConfig(Section):
     average_best: bool = False
     """At the end, average the weights of the kept best checkpoints, and keep that if dev says it is no worse."""
     tensorboard: bool = False
-    """Write event files too (needs the tensorboard extra)."""
+    """Also write event files of TensorBoard (needs the tensorboard extra)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -395,7 +395,7 @@ def test_average_of_the_best_is_the_mean_and_is_scored(trained: Path, tmp_path: 
         torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
     assert counted(made.before) == json.loads((trained / "scores.json").read_text())["dev"]
     assert load(made.folder).predict(["eins"])[0].text == "one"
-    with pytest.raises(UserError, match="there is no training to go on with"):
+    with pytest.raises(UserError, match="there is no training to resume"):
         resume(made.folder)
     with pytest.raises(UserError, match="has 3 of its best checkpoints, 9 are needed"):
         average(trained, best=9, name="nine")

@@ -39,8 +39,8 @@ class SlotsData(LabelledData):
     test: Where | None = None
     """Scored once, at the end."""
     intent: bool | None = None
-    """Each sentence has an intent, which is learned, too. Default: so it is, unless the training file is CoNLL; of hub:
-    and torchtext: data, if `columns` names it."""
+    """Whether each sentence has an intent, which is learned, too. null: yes, unless the training file is CoNLL; for
+    hub: and torchtext: data, if `columns` names it."""
     on_bad_tags: Literal["repair", "error"] = "error"
     """What to do with an I-x that follows neither B-x nor I-x: make it B-x and count it, or stop."""
 
@@ -62,7 +62,7 @@ class SlotsTraining(TrainingConfig):
     )
     """The dev score that chooses the best checkpoint."""
     intent_weight: float = Field(default=0.1, ge=0)
-    """The loss is that of the tags, a token, plus this much of that of the intent, a sentence."""
+    """Weight of the intent: the loss is the tags' loss per token plus this times the intent's loss per sentence."""
 
 
 class _WindowBase(Section):
@@ -132,7 +132,7 @@ class SlotsConfig(RunConfig):
 
     data: SlotsData
     text: TextConfig = TextConfig()
-    """How tokens are looked up, and how a raw text is split into tokens; those of the data stay as they are."""
+    """How tokens are looked up, and how a raw text is split into tokens; the tokens of the data stay as they are."""
     model: SlotsModel
     training: SlotsTraining = SlotsTraining()
 
