@@ -64,7 +64,7 @@ class Key:
 
 
 def known_keys(schema: type[BaseModel]) -> dict[str, Key]:
-    """Every key of a schema by its dotted path, those of nested sections after the section."""
+    """Return every key of a schema by its dotted path, the keys of a nested section after it."""
     tree = schema.model_json_schema()
     return {key.path: key for key in _walk(tree, tree.get("$defs", {}), "")}
 

@@ -99,7 +99,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
 
     Raises:
         UserError: it cannot be found, is something else, or fails when it is imported.
-        Untrusted: a run folder names it, and the user has not said that it may.
+        Untrusted: a run folder names it, and the user has not allowed it.
     """
     entry = table.get(name)
     if isinstance(entry, str):

@@ -104,7 +104,7 @@ def from_signature(
             callable that has an argument gives it its type, default and description.
         skip: arguments that the program supplies and the file may not.
         base: the class to derive from.
-        extra: fields as `name=(type, Field(...))`, instead of those of the callables; they come first.
+        extra: fields as `name=(type, Field(...))`, instead of the callables' own; they come first.
     """
     fields: dict[str, Any] = dict(extra)
     takers: dict[str, str] = dict(base._takers)

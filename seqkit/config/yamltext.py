@@ -100,7 +100,7 @@ def typed_value(text: str, place: Callable[[int], str]) -> yaml.Node | None:
     """The node of a value typed on a command line, None where it is empty.
 
     It is YAML only if it begins with a brace, a bracket or a quote and is YAML to its end. All else is one scalar, as
-    typed: `data/tr #2.tsv` has no comment, and `a: b.tsv` is no mapping.
+    typed: `data/tr #2.tsv` has no comment, and `a: b.tsv` is not a mapping.
     """
     stripped = text.strip()
     if stripped[:1] in tuple("{[\"'"):
@@ -117,7 +117,7 @@ def typed_value(text: str, place: Callable[[int], str]) -> yaml.Node | None:
     tag: str = loader.resolve(yaml.ScalarNode, stripped, (True, False))
     loader.dispose()
     word = tag == "tag:yaml.org,2002:str"
-    # YAML's merge and others that are no plain data are words here.
+    # YAML's merge and other tags that are not plain data are words here.
     known = tag.rpartition(":")[2] in _SCALARS
     return yaml.ScalarNode(
         tag if known else "tag:yaml.org,2002:str", text if word or not known else stripped, mark, mark

@@ -212,7 +212,7 @@ def plan_batches(
 
 
 def by_sentences(config: BatchingConfig) -> bool:
-    """Whether a batch has so many examples, not so many tokens."""
+    """Whether the size of a batch counts examples, not tokens."""
     return {"sentences": True, "tokens": False}[config.batch_by]
 
 

@@ -216,7 +216,7 @@ def _from_cache(builder: Any) -> bool:
 
 
 def _at_revision(builder: Any, config: SourceConfig, name: str) -> Any:
-    """The builder, or without a network that of the revision which is asked for.
+    """The builder, or without a network the builder of the revision that is asked for.
 
     Raises:
         UserError: what is cached is not known to be it.

@@ -106,7 +106,7 @@ def _parallel_job(config: PairConfig) -> Job:
 def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows:
     """Line i of both files, from line `first` on; what is wrong with one of them names that file.
 
-    Blank lines at the end of one that the other has not are bad rows.
+    Blank lines at the end of one that the other lacks are bad rows.
 
     Raises:
         UserError: one file ends before the other's text, with a guess where they part.

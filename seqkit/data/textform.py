@@ -46,7 +46,7 @@ def _codec(name: str) -> tuple[str, bool]:
         if found in _ESCAPES:
             return "", False
         return found, bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
-    except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
+    except (LookupError, ValueError, TypeError):  # of codecs that are not for text, too
         return "", False
 
 

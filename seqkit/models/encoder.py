@@ -140,7 +140,7 @@ def padding_mask(lengths: Tensor, steps: int, device: torch.device | None = None
 
 
 def valid_rows(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
-    """(B,) lengths -> (N,) int64 on a device: the rows of (B, T, ...), flattened to (B * T, ...), that are no padding.
+    """(B,) lengths -> (N,) int64 on a device: the rows of (B, T, ...), flattened to (B * T, ...), that are not padding.
 
     Their number is known on the CPU, so that lengths there need not wait for the device.
     """

@@ -112,7 +112,7 @@ class LanguageModel(nn.Module):
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
         """Add up the negative log-likelihoods in nats: features (..., F), targets (...) int64 -> scalar.
 
-        An adaptive softmax takes targets on the CPU, too: those of another device are read back for each cluster.
+        An adaptive softmax takes targets on the CPU, too: from another device they are read back for each cluster.
         """
         rows, wanted = features.flatten(0, -2), targets.flatten()
         if self.adaptive is not None:

@@ -66,7 +66,7 @@ class Tagger(nn.Module):
         characters: gives more features of each token.
         allowed: (K, K) bool, which tag (column) may follow which (row); default: all.
         allowed_start: (K,) bool, which tags may come first; default: all.
-        output: how tags are scored: "crf", those of a sequence together; "softmax", each by itself. Neither gives tags
+        output: how tags are scored: "crf", all of a sequence together; "softmax", each by itself. Neither gives tags
             that are not allowed: a softmax gives the most probable sequence that is.
         constrain_loss: crf only: leave sequences of tags that are not allowed out of the sum of the loss.
         dropout: rate of the dropout on the encoder's outputs and on the pooled vector.

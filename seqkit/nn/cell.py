@@ -30,7 +30,7 @@ class Prepared:
     Attributes:
         weights: the cell's parameters by name, after weight drop.
         sequence_masks: masks held for the whole sequence, each (B, size).
-        step_masks: masks drawn anew at every step, each (N, size).
+        step_masks: masks drawn at every step, each (N, size).
     """
 
     weights: Mapping[str, Tensor]
@@ -72,7 +72,7 @@ class Cell(nn.Module):
         flat: True if `Recurrent` shall hold the parameters itself under torch's names (`weight_ih_l0`,
             `weight_ih_l0_reverse`, ...). The cell must then read its parameters from `prepared.weights` only.
         fixed: options that decide which parameters there are; setting one to another value later is refused. All
-            others may be changed at any time, and the next call heeds them.
+            others may be changed at any time, and hold from the next call on.
 
     Args:
         input_size: features of the input, I.
@@ -243,7 +243,7 @@ class Cell(nn.Module):
             if name in ("input_size", "hidden_size", "device", "dtype") or parameter.default is parameter.empty:
                 continue
             value = getattr(self, name, parameter.default)
-            plain = isinstance(value, (bool, int, float, str))  # a cell of one's own may keep anything under the name
+            plain = isinstance(value, (bool, int, float, str))  # a user's cell may keep anything under the name
             default = self.hidden_size if name == "output_size" and not parameter.default else parameter.default
             if plain and value != default:
                 parts.append(f"{name}={value!r}")
@@ -293,7 +293,7 @@ DROPOUT_KINDS = ("gal", "semeniuta")
 def gated_masks(
     cell: Cell, like: Tensor, batch_sizes: Sequence[int], kind: str, rate: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Masks of a gated cell's recurrent dropout: those of the sequence ("recurrent") and of its steps ("update")."""
+    """Masks of a gated cell's recurrent dropout: of the sequence ("recurrent") and of its steps ("update")."""
     if not rate:
         return {}, {}
     # The kind may have been changed since the cell was made.

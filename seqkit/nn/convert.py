@@ -37,7 +37,7 @@ def from_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
     one UserWarning that lists them: subclasses, parametrized, pruned, weight-normed or scripted modules, modules that
     are compiled themselves, and those with a method or a parameter replaced. Convert first, and do that afterwards.
 
-    The new modules are no instances of torch's: code that asks `isinstance(m, torch.nn.LSTM)`, as many functions that
+    The new modules are not instances of torch's: code that asks `isinstance(m, torch.nn.LSTM)`, as many functions that
     initialise weights do, takes another branch. Either call such code before the conversion (the parameters are
     shared), or let it ask for `(torch.nn.LSTM, seqkit.nn.LSTM)`; `to_torch` goes back for code that cannot be changed,
     such as `torch.ao.quantization.quantize_dynamic`, which passes over modules that it does not know.

@@ -50,7 +50,7 @@ class CRF(nn.Module):
         allowed: (K, K) bool, which tag (column) may follow which (row); default: all.
         allowed_start, allowed_end: (K,) bool, which tags may come first and last; default: all.
         constrain_loss: leave sequences that are not allowed out of the sum of the loss, so that the loss of such a
-            sequence is infinite; otherwise only `decode` and `marginals` heed what is allowed.
+            sequence is infinite; otherwise only `decode` and `marginals` keep to what is allowed.
         device, dtype: of the parameters.
 
     Raises:

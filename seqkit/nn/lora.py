@@ -144,7 +144,7 @@ def add_lora(
     Raises:
         ValueError: a bad number; a pattern that matches nothing, or nothing that can have an adapter; adapters are
             there already. The message starts with the argument's name.
-        TypeError: a rank that is no int.
+        TypeError: a rank that is not an int.
     """
     check_numbers(rank, alpha, dropout)
     if not on:
@@ -266,7 +266,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of an adapted model as that of the plain model which computes the same.
+    """Turn the state dict of an adapted model into the state dict of the plain model that computes the same.
 
     Args:
         state: names as `add_lora` says; one without adapters comes back as it is.

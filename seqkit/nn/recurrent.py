@@ -114,7 +114,7 @@ class Recurrent(nn.Module):
         super().__setattr__(name, value)
 
     def _refuse(self, name: str, value: Any) -> None:
-        """Raise AttributeError where setting an attribute would be heeded by nothing."""
+        """Raise AttributeError where setting an attribute would have no effect."""
         if isinstance(value, (Tensor, nn.Module)):
             return
         if name in FIXED and self.__dict__.get(name, value) != value:
@@ -237,7 +237,7 @@ class Recurrent(nn.Module):
             input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
             hx: tuple of initial states, each (num_layers * num_directions, B, size), without B if unbatched; None:
                 zero, or learned.
-            lengths: (B,) integers in [0, T]. Outputs past a length are zero, the final state is that of the last
+            lengths: (B,) integers in [0, T]. Outputs past a length are zero, the final state follows the last
                 valid step, the reverse direction starts there, and with length 0 the state passes through.
 
         Returns:

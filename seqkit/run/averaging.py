@@ -38,7 +38,7 @@ def average(
     Args:
         path: a run folder that has its checkpoints, and data that is still there.
         best: how many of them; None: all that were kept.
-        name: of the new run; None: that of the old one with `-average`.
+        name: of the new run; None: the old name with `-average`.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         trust: import code that the run folder names, such as a cell of the user's own.
 

@@ -1,4 +1,4 @@
-"""Reading a configuration: a YAML file, a dict, or that of a run."""
+"""Reading a configuration: from a YAML file, a dict, or a run."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def _last(checkpoints: Checkpoints, sizes: dict[str, int]) -> str:
 
 
 def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tensor]) -> Iterator[Check]:
-    """The weights have no checksum, but those of a finished run are a checkpoint's, unless they are a mean."""
+    """The weights have no checksum, but a finished run's are a checkpoint's, unless they are a mean."""
     try:
         scores = read_json(folder.path / "scores.json")
         step = None if scores["averaged"] else int(scores["step"])
@@ -207,7 +207,7 @@ def _culprit(path: Path) -> tuple[str, str]:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             return file.name, f"cannot be read ({error})"
         if found != manifest[name]:
-            return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum is not that of manifest.json"
+            return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum differs from manifest.json"
     return "manifest.json", "does not list every file"
 
 

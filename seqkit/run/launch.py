@@ -63,7 +63,7 @@ def train(
         overrides: `KEY.PATH=VALUE` texts, such as `training.epochs=3`.
         overwrite: replace a run of the same name, at the first checkpoint of the new one.
         root: the folder of runs.
-        trust: import code that a run folder names: that of `init.run`, or one in which the YAML file or its base lies.
+        trust: import code that a run folder names: `init.run`, or one in which the YAML file or its base lies.
 
     Raises:
         UserError: a mistake in the configuration or the data.

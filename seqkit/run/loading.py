@@ -43,7 +43,7 @@ def load_predictor(path: str | Path, device: str = "auto", *, trust: bool = Fals
         options: for tasks that have some, such as `sample` and `temperature` of language models.
 
     Raises:
-        UserError: see `load`; an option that this kind of run has not.
+        UserError: see `load`; an option that this kind of run lacks.
     """
     folder, checked, kind = open_run(path, trust=trust)
     check_options(path, kind, options, kind.predict_options)
@@ -53,7 +53,7 @@ def load_predictor(path: str | Path, device: str = "auto", *, trust: bool = Fals
 
 
 def check_options(path: str | Path, kind: type[RunTask], given: Iterable[str], known: frozenset[str]) -> None:
-    """Refuse options that this kind of run has not.
+    """Refuse options that this kind of run lacks.
 
     Raises:
         UserError: with the first of them.
@@ -105,7 +105,7 @@ def evaluate(
         the scores by name, and a report as lines of text.
 
     Raises:
-        UserError: see `load`; an option that this kind of run has not.
+        UserError: see `load`; an option that this kind of run lacks.
     """
 
     def opened() -> RunTask:
@@ -160,7 +160,7 @@ def load_translator(
         options: see `TranslationTask.configure`.
 
     Raises:
-        UserError: see `load`; one is no translation run; the vocabularies differ; a bad setting.
+        UserError: see `load`; one is not a translation run; the vocabularies differ; a bad setting.
     """
     from seqkit.tasks.translation.task import TranslationTask
 

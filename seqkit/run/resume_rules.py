@@ -1,6 +1,6 @@
 """What may change in the configuration of a run between its stop and its resume.
 
-run.json keeps the configuration that the run was made with. What config.yaml says today (somebody may have edited it)
+run.json keeps the configuration that the run was made with. What config.yaml says today (the user may have edited it)
 and what the command line lays over it is compared with that, key by key.
 """
 

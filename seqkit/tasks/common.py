@@ -201,7 +201,7 @@ EmbeddingConfig = from_signature(
 
 
 def encoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of an encoder section: the arguments of `Recurrent` and those of the cell that the section names.
+    """The schema of an encoder section: the arguments of `Recurrent` and of the cell that the section names.
 
     Args:
         tree: the configuration before validation.
@@ -225,7 +225,7 @@ def cell_section(
 
     Args:
         name: what the section describes.
-        modules: their arguments, and those of the cell, are its keys.
+        modules: their arguments and the cell's are its keys.
         skip: those that the program supplies.
         base: of the schema.
         tree, path, Raises: see `encoder_config`.

@@ -1,4 +1,4 @@
-"""The tokenizer: trained once on the training part, saved whole, the same ever after."""
+"""The tokenizer: trained once on the training part, saved whole, and never changed after that."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Tokenizer:
 
     @property
     def separable(self) -> bool:
-        """Whether the tokens of a text are those of its stretches between spaces, one stretch after the other.
+        """Whether the tokens of a text are the tokens of its stretches between spaces, one stretch after the other.
 
         Not where a space is a token, or a stretch can vanish with its accents while its space mark stays.
         """

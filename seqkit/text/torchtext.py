@@ -28,7 +28,7 @@ def from_vocab(vocab: Any, config: TextConfig | None = None, special: Mapping[st
         special: names of special tokens in the vocab, where they are not ours, such as `{"<bos>": "<s>"}`.
 
     Raises:
-        ValueError: the config's tokenizer is not of words; `special` names a token that the vocab has not.
+        ValueError: the config's tokenizer is not of words; `special` names a token that the vocab lacks.
     """
     config = config or TextConfig()
     if config.kind != "word":

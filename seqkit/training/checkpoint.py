@@ -158,7 +158,7 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random generator: torch's, those of the present devices, numpy's and Python's."""
+    """The state of every global random generator: torch's, the present devices', numpy's and Python's."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         **device_random(),
@@ -295,7 +295,7 @@ class Checkpoints:
 
         Args:
             step: its number.
-            own: the state dict of a model that is to go on with them: NaN and infinity are refused, where it has none.
+            own: the state dict of a model that is to go on with them: NaN and infinity are refused where it has none.
 
         Raises:
             UserError: it is damaged; a tensor of the weights, of the optimiser or of an average is not finite.

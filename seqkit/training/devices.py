@@ -145,7 +145,7 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 def repeatable(wanted: bool) -> Iterator[None]:
     """A context in which a device gives the same bits for the same input, at some cost in speed, if `wanted`.
 
-    torch's deterministic algorithms are taken, an operator that has none raises an error that names it, cuDNN does not
+    torch's deterministic algorithms are taken, an operator that lacks one raises an error that names it, cuDNN does not
     try out kernels, and cuBLAS and cuDNN get workspaces of their own (CUBLAS_WORKSPACE_CONFIG=:4096:8, which acts only
     if it stands in the environment before the first product on the device).
     """

@@ -25,7 +25,7 @@ def take_lock(path: Path) -> IO[str]:
     """Lock a file, which is made where absent and gets the name of this process; closing it gives the lock back.
 
     Raises:
-        Held: somebody else has it. Nothing waits.
+        Held: another process has it. Nothing waits.
         Gone: see there; try again.
         OSError: the file cannot be made or written.
     """

@@ -146,7 +146,7 @@ def schedule_factor(config: ScheduleConfig, step: int, total: int | None) -> flo
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Give every group `factor` times its peak rate; returns that of a group whose own factor is 1, for the log."""
+    """Give every group `factor` times its peak rate; returns the rate of a group whose own factor is 1, for the log."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return float(optimizer.defaults["lr"] * factor)

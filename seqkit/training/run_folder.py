@@ -82,7 +82,7 @@ class RunFolder:
     def __init__(self, path: str | Path, becomes: Path | None = None) -> None:
         self.move(Path(path))
         self.becomes = becomes
-        self.swap: Callable[[], object] | None = None  # puts it in the place of an earlier run
+        self.swap: Callable[[], object] | None = None  # replaces an earlier run by it
         self._told = False
         self._lock: IO[str] | None = None
 
@@ -249,7 +249,7 @@ def put_back(path: Path) -> None:
 
 
 def _missing(path: Path) -> str:
-    """Why this is no folder, empty where it is one."""
+    """Why this is not a folder; empty where it is one."""
     if path.is_dir():
         return ""
     if path.exists():

@@ -315,7 +315,7 @@ class Trainer:
             model.train()
 
     def _save(self) -> None:
-        """Write a checkpoint, drop those that are no longer wanted, and renew model.safetensors.
+        """Write a checkpoint, drop those that are no longer wanted, and write model.safetensors again.
 
         Raises:
             Stopped: the disk refuses; the checkpoint before is whole.
@@ -389,8 +389,8 @@ class Trainer:
             self._leave()
         if self._checkpoints.latest() != state.step:
             self._save()
-        self._prune()  # a process that was killed right after it had saved has not
-        while self.folder.becomes is not None:  # somebody resumes the run that is to be replaced
+        self._prune()  # a process killed right after it had saved did not
+        while self.folder.becomes is not None:  # another process resumes the run that is to be replaced
             if self._received():
                 self._leave()
             time.sleep(1)

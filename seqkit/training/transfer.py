@@ -22,7 +22,7 @@ class Rows:
         words: they are words of a vocabulary, the first of which is padding: a word that is new may start from the
             mean of those that are not.
         plain: (R,) the names without what marks a form of a word, by which rows match that have no match by name.
-        dims: so many of the first dimensions go by these names; 2 for a matrix from tag to tag.
+        dims: number of leading dimensions that go by these names; 2 for a matrix from tag to tag.
         filled: (R,) bool, rows that hold a pretrained vector already; None: none does.
     """
 

@@ -86,7 +86,7 @@ class Choice:
         return {name: found[name] for name in here if name in found}
 
     def asked(self, offered: Mapping[str, str]) -> set[str]:
-        """The names here of `offered` that somebody has asked for, by a pattern of `take` or an entry of the map.
+        """The names here of `offered` that the user has asked for, by a pattern of `take` or an entry of the map.
 
         Raises:
             UserError: a pattern of `take` matches none of them.

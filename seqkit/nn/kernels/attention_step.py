@@ -258,7 +258,7 @@ READERS: dict[type[Attention], tuple[Callable[[Tensors, Packing], Reader], tuple
 def reader_weights(attention: Attention) -> Tensors | None:
     """The weights that the reader of this attention takes, by name; None where it has no reader.
 
-    A subclass, or a part replaced by another module, may compute something else: those have none.
+    A subclass, or a part replaced by another module, may compute something else: they have no reader.
     """
     if type(attention) not in READERS:
         return None

@@ -1,6 +1,6 @@
 """Sums and maxima over all label sequences of a chain: what a conditional random field is computed with.
 
-The sum runs in float64 on probabilities, scaled at each step: a matrix product a step in the place of a logarithm of
+The sum runs in float64 on probabilities, scaled at each step: a matrix product a step instead of a logarithm of
 K x K exponentials a sequence. Where scores lie so far apart that a probability underflows, it runs again on logarithms,
 which is slower and exact whatever the scores. On devices other than the CPU it runs on logarithms from the start:
 asking whether something has underflowed would wait for the device.

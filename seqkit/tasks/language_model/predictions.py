@@ -22,7 +22,7 @@ from seqkit.tasks.translation.predictions import join_tokens, scores_expected
 from seqkit.text import Tokenizer
 from seqkit.training.run_log import say
 
-# Tokens in a line. A longer one is no line but a broken file, and would take gigabytes for its states.
+# Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states.
 _LONGEST = 50_000
 _TOGETHER = 64
 

@@ -40,7 +40,7 @@ from seqkit.training.scores import Scores
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
-# Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
+# Tokens in a text. A longer one is a broken file, not a sentence, and would take gigabytes for its states.
 _LONGEST = 50_000
 _SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
 _BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of

@@ -183,9 +183,9 @@ def make_tagger(
     Args:
         config: the section.
         tokenizer: gives the vocabulary.
-        letters: that of the characters, where the section has some.
+        letters: gives the characters, where the section has some.
         tags: their names.
-        intents: their names; none: there is no such output.
+        intents: their names; empty: no output for them.
         load: read the pretrained vectors.
 
     Returns:

@@ -20,8 +20,8 @@ from seqkit.models import Spelling
 from seqkit.text import Tokenizer
 
 LONGEST = 10_000
-"""Tokens in a sentence. A longer one is no sentence but a broken file."""
-# Characters of a token that are read; a longer one is no word.
+"""Tokens in a sentence. A longer one is a broken file, not a sentence."""
+# Characters of a token that are read; a longer one is not a word.
 _LONGEST_WORD = 64
 
 Lists = tuple[NDArray[np.int32], NDArray[np.int32], list[str]]

@@ -35,7 +35,7 @@ from seqkit.training import TrainingConfig
 from seqkit.training.optim import schedule_factor
 
 LONGEST = 5_000
-"""Tokens in a sentence. A longer one is no sentence but a broken file, and would take gigabytes."""
+"""Tokens in a sentence. A longer one is a broken file, not a sentence, and would take gigabytes."""
 
 
 class TranslationData(SplitData):
@@ -108,7 +108,7 @@ class TranslationText(Section):
         return self
 
     def resolved(self) -> TranslationText:
-        """The same, with the words of what is written marked unless the settings say no; of both sides if joint."""
+        """Return these settings with the target's words marked unless they say no; both sides' if joint."""
         sides = {side: getattr(self, side).for_writing() for side in (self.sides if self.joint else ("target",))}
         return self.model_copy(update=sides)
 

@@ -350,7 +350,7 @@ class TranslationTask(RunTask):
             raise UserError(f"{option('seed')}: only {option('sample', 'True')} has it")
         try:
             ids = self.target.encode([prefix])[0]
-        except ValueError:  # bytes of the command line that are no text
+        except ValueError:  # bytes of the command line that are not text
             raise UserError(f"{option('prefix')}: {prefix!r} is not valid Unicode") from None
         if self.target.unk_id in ids:
             raise UserError(f"{option('prefix')}: {prefix!r} holds a word that the target vocabulary lacks")
