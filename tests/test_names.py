@@ -85,6 +85,7 @@ COMMANDS = {
     "check": "config check {run}/config.yaml",
     "show": "config show {run}/config.yaml",
     "schema": "config schema {run}/config.yaml",
+    "explain": "config explain {run}/config.yaml model.encoder",
 }
 
 
@@ -173,6 +174,7 @@ OWN = {
     "init": ("train {data}/a.yaml init.run={run} name={name}-init", b""),
     "show": ("config show {run}/config.yaml", b""),
     "schema": ("config schema {run}/config.yaml", b""),
+    "explain": ("config explain {run}/config.yaml model.encoder", b""),
 }
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from seqkit.config import Section, from_signature
 from seqkit.nn.lora import add_lora, check_numbers
+from seqkit.training.config import Patterns
 from seqkit.training.patterns import matches
 from seqkit.training.weight_map import Choice
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
 class InitConfig(Section):
@@ -32,11 +26,11 @@ class InitConfig(Section):
     torch: str | None = None
     """A state dict of any other torch model instead: safetensors, or written by torch.save. Nothing in it is ever
     executed."""
-    take: Names = []
+    take: Patterns = []
     """Take only the weights whose names in the new model match one of these patterns (`encoder.*`, as in a shell)."""
-    leave: Names = []
+    leave: Patterns = []
     """Do not take the weights whose names in the new model match one of these."""
-    map: dict[str, Names] = {}
+    map: dict[str, Patterns] = {}
     """Name of a weight there, or the beginning of names (`lstm.`), -> its name in the new model, or several names. The
     longest entry that fits holds; a weight without an entry keeps its name."""
     new_rows: Literal["mean", "fresh"] = "mean"
@@ -79,7 +73,7 @@ class _Buildable(Section):
 
 
 def _patterns(name: str) -> Any:
-    return Names, Field(default=list(inspect.signature(add_lora).parameters[name].default))
+    return Patterns, Field(default=list(inspect.signature(add_lora).parameters[name].default))
 
 
 LoraConfig: Any = from_signature(
