@@ -45,7 +45,7 @@ class Key:
     is_section: bool
 
     def line(self, below: str = "") -> str:
-        """The key in one line, its path without the section `below`."""
+        """Return the key in one line, its path without the section `below`."""
         default = "" if self.is_section or not self.default else f" ({self.default})"
         return f"{self.path.removeprefix(below + '.')}{default}: {self.meaning}"
 
@@ -112,7 +112,7 @@ def _walk(node: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Ite
 
 
 def _parts(entry: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The alternatives of an entry and of the entries of its list, references resolved."""
+    """Yield the alternatives of an entry and of the entries of its list, references resolved."""
     if "$ref" in entry:
         yield known[entry["$ref"].rpartition("/")[2]]
     else:
@@ -126,7 +126,7 @@ def _words(part: Mapping[str, Any]) -> list[str]:
 
 
 def _type(entry: Mapping[str, Any]) -> str:
-    """The type of an entry in words."""
+    """Return the type of an entry in words."""
     if "anyOf" in entry:
         return " or ".join(dict.fromkeys(_type(part) for part in entry["anyOf"]))
     if _words(entry):

@@ -59,7 +59,7 @@ class Section(BaseModel):
 
 
 def _section_summary(annotation: Any) -> str | None:
-    """The first paragraph of the docstring of the section in a type such as `Section | None`, or None."""
+    """Return the first paragraph of the docstring of the section in a type such as `Section | None`, or None."""
     for kind in (annotation, *typing.get_args(annotation)):
         doc = inspect.getdoc(kind) if inspect.isclass(kind) and issubclass(kind, Section) else None
         if doc and doc != inspect.getdoc(Section):

@@ -50,7 +50,7 @@ def read_conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
 
 
 def _lines(bad: tuple[int, BadRow] | None, count: int) -> tuple[int, BadRow] | None:
-    """A bad line costs its whole sentence."""
+    """Count a bad line as all lines of its sentence, which is lost with it."""
     return None if bad is None else (bad[0], replace(bad[1], lines=count))
 
 

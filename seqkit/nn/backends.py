@@ -130,7 +130,7 @@ def _served_by_triton(module: Recurrent, device: torch.device, dtype: torch.dtyp
 
 
 def _on_cuda(mode: str | None, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
-    """The table of `auto` on CUDA.
+    """Choose for `auto` on CUDA, by this table.
 
     Measured with `scripts/check_device.py --parts speed` on an NVIDIA H100 80GB HBM3, torch 2.11, Triton 3.6,
     cuDNN 9.19, float32 (cuDNN in TF32, as torch has it), milliseconds, (T, B, I, H); on other cards: not measured.
@@ -165,7 +165,7 @@ def _trains(module: Recurrent, data: Tensor) -> bool:
 
 
 def _on_cpu(mode: str, data: Tensor, packing: Packing, module: Recurrent) -> Choice:
-    """The table of `auto` for plain cells on the CPU.
+    """Choose for `auto` on the CPU, for plain cells, by this table.
 
     Measured with `scripts/bench_nn.py`, torch 2.13, one core of an AMD EPYC (Zen 5), milliseconds, (T, B, I, H):
 

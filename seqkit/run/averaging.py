@@ -33,7 +33,7 @@ class Average:
 def average(
     path: str | Path, best: int | None = None, name: str | None = None, device: str = "auto", *, trust: bool = False
 ) -> Average:
-    """A new run beside another, whose weights are the mean of its best checkpoints'.
+    """Make a run beside another, whose weights are the mean of its best checkpoints'.
 
     Args:
         path: a run folder that has its checkpoints, and data that is still there.

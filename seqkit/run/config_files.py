@@ -57,7 +57,7 @@ def read_config(
 
 
 def config_schema(source: str | Path, overrides: Iterable[str] = (), *, trust: Trust = False) -> type[RunConfig]:
-    """The schema of a configuration, which need not be valid or complete; its keys depend on the cells it names.
+    """Return the schema of a configuration, which need not be valid or complete; its keys depend on the cells it names.
 
     Args:
         source: path of a YAML file, or the name of a task.
@@ -109,7 +109,7 @@ def _names(document: Document, trust: Trust, folder: RunFolder | None) -> Names:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder is one of a run, however damaged."""
+    """Return whether a folder is one of a run, however damaged."""
     with suppress(OSError):
         return (folder / "run.json").exists() or all(
             (folder / name).exists() for name in ("config.yaml", "model.safetensors")
@@ -120,7 +120,7 @@ def _is_run(folder: Path) -> bool:
 def open_run(
     path: str | Path, overrides: Iterable[str] = (), *, trust: Trust = False
 ) -> tuple[RunFolder, RunConfig, type[RunTask]]:
-    """A run folder, its configuration and the class of its task.
+    """Return a run folder, its configuration and the class of its task.
 
     Raises:
         UserError: no such run; an override of what the weights depend on; without `trust`, code that the run names.

@@ -173,7 +173,7 @@ def _last(checkpoints: Checkpoints, sizes: dict[str, int]) -> str:
 
 
 def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tensor]) -> Iterator[Check]:
-    """The weights have no checksum, but a finished run's are a checkpoint's, unless they are a mean."""
+    """Compare the weights, which have no checksum, with the checkpoint they came from, unless they are a mean."""
     try:
         scores = read_json(folder.path / "scores.json")
         step = None if scores["averaged"] else int(scores["step"])

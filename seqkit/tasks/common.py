@@ -54,7 +54,7 @@ class Parts(Section):
     @model_validator(mode="before")
     @classmethod
     def _spread(cls, value: Any) -> Any:
-        """The shared keys beside the parts hold for each of them that does not say otherwise."""
+        """Let the shared keys beside the parts hold for each part that does not say otherwise."""
         if not isinstance(value, Mapping):
             return value
         shared = {key: value[key] for key in cls.shared if key in value}

@@ -56,7 +56,7 @@ class InitConfig(Section):
         return Choice(self.take, self.leave, self.map, self.new_rows)
 
     def takes(self, name: str) -> bool:
-        """Whether a weight of that name here would be taken."""
+        """Return whether a weight of that name here would be taken."""
         return (not self.take or matches(name, self.take)) and not matches(name, self.leave)
 
 

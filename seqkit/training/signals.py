@@ -21,7 +21,7 @@ class Stopped(Exception):
 
 
 def not_finite(update: int, what: str, examples: Sequence[str], kept: str) -> Stopped:
-    """The loss or the gradient of an update is not finite.
+    """Report that the loss or the gradient of an update is not finite.
 
     Args:
         update: its number, from 1.
