@@ -272,6 +272,9 @@ _SHAPE = re.compile(
 )
 
 
+_NO_VERBS = {"The", "A", "An", "Whether", "What", "How", "Which", "Where", "Why", "One", "All", "Every", "Each", "As"}
+
+
 def test_public_names_have_full_docstrings() -> None:
     lacking = [f"{name}: {what}" for name, value in PUBLIC if callable(value) for what in gaps(value)]
     assert lacking == []
@@ -321,6 +324,8 @@ def function_gaps(
     if not doc:
         yield f"{prefix}no docstring"
         return
+    if constructor is None and doc.split()[0] in _NO_VERBS:
+        yield f"{prefix}does not begin with a verb"
     signature = inspect.signature(constructor or function)
     strict = not name
     if strict and (stale := set(argument_docs_of(doc)) - set(signature.parameters)):

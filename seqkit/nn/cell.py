@@ -143,7 +143,7 @@ class Cell(nn.Module):
         return {name: value for name, value in lifted.items() if value is not None}
 
     def weights(self) -> dict[str, Tensor]:
-        """The declared parameters by name; parametrizations are honoured."""
+        """Return the declared parameters by name; parametrizations are applied."""
         return {name: getattr(self, name) for name in self.weight_names}
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ TO_TORCH = {ours: theirs for theirs, ours in FROM_TORCH.items()}
 
 
 def from_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
-    """The seqkit module for a torch recurrent module or cell; in any other model, swap all of them in place.
+    """Convert a torch recurrent module or cell to seqkit's; in any other model, swap all of them in place.
 
     Everything that the module carries goes over: parameters are the same objects as before (an optimiser that holds
     them goes on working), and so are the tables of its hooks of every kind (handles go on working), buffers,
@@ -56,8 +56,9 @@ def from_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
 
 
 def to_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
-    """The `torch.nn` module that computes the same, or a model with all of them swapped; the way back from
-    `from_torch`, which says what goes over.
+    """Convert a module or cell of this package to torch.nn's; in any other model, swap all of them in place.
+
+    This is the way back from `from_torch`, which says what goes over.
 
     In a model, modules that torch.nn has no counterpart for are left alone, with one UserWarning that lists them. Where
     the model calls them with `lengths=`, it must pack its input instead (`torch.nn.utils.rnn.pack_padded_sequence`).

@@ -17,7 +17,7 @@ from seqkit.nn.sending import send, sent_back, where_exact
 
 
 def iob2_allowed(tags: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """What IOB2 allows: I-x comes after B-x or I-x, and nowhere else.
+    """Return what IOB2 allows: I-x comes after B-x or I-x, and nowhere else.
 
     Args:
         tags: K names: O, B-x and I-x.
