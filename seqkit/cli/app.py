@@ -29,9 +29,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as name=first training.epochs=3.")
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
-InputFile = Annotated[Path | None, typer.Argument(help="One text a line; standard input without it.")]
+InputFile = Annotated[Path | None, typer.Argument(help="A file with one text a line; without it standard input.")]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Let a run folder import code that is not seqkit's: your own cells and tasks.")
+    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are your own.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
 # How tokens are drawn, of predict and translate.

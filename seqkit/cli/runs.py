@@ -154,7 +154,7 @@ def predict(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Print one line for each line of input, blank lines included; language models score or continue each line."""
+    """Print a prediction for each line of input, blank lines included; language models score or continue lines."""
     from seqkit import run
 
     given = {
