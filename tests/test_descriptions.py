@@ -91,7 +91,7 @@ def test_a_description_is_the_text_of_the_constructor() -> None:
         taker = getattr(importlib.import_module(f"seqkit.{module}"), name)
         key = keys[path]
         assert key.meaning == argument_docs(taker)[path.rpartition(".")[2]]
-        assert key.used_by == f"argument of seqkit.{module}.{name}"
+        assert key.used_by == f"argument {path.rpartition('.')[2]} of seqkit.{module}.{name}"
 
 
 def test_argument_docs_read_what_google_style_allows() -> None:

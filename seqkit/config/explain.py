@@ -32,7 +32,7 @@ class Key:
         type: in words, with bounds.
         choices: the words that it may be, where they are listed.
         default: as YAML; "required" where it must be given; "" where the default is made from other keys.
-        used_by: the constructor that takes it as an argument; "" where the program itself reads it.
+        used_by: the constructor that takes it as an argument, or the section that the program reads it from.
         is_section: it has keys of its own.
     """
 
@@ -50,15 +50,13 @@ class Key:
         return f"{self.path.removeprefix(below + '.')}{default}: {self.meaning}"
 
     def lines(self) -> list[str]:
-        """All of it."""
-        section = self.path.rpartition(".")[0]
-        argument = f"argument {self.path.rpartition('.')[2]} of {self.used_by.partition(' of ')[2]}"
+        """Return all that is known of the key, a line each."""
         parts = {
             "meaning": self.meaning,
             "type": self.type,
             "choices": ", ".join(self.choices),
             "default": self.default or "set by the program",
-            "used by": argument if self.used_by else f"section {section}" if section else "the top level",
+            "used by": self.used_by,
         }
         return [self.path, *(f"  {name}: {text}" for name, text in parts.items() if text)]
 
@@ -106,7 +104,8 @@ def _walk(node: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> Ite
             value = entry["default"]
             default = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
         text = " ".join(entry.get("description", "").split())
-        yield Key(path, text, _type(entry), choices, default, entry.get("$comment", ""), bool(sections))
+        used_by = entry.get("$comment") or (f"section {prefix[:-1]}" if prefix else "the top level")
+        yield Key(path, text, _type(entry), choices, default, used_by, bool(sections))
         for section in sections:
             yield from _walk(section, known, f"{path}.")
 

@@ -43,7 +43,7 @@ class Section(BaseModel):
         schema = handler(core)
         for name, entry in handler.resolve_ref_schema(schema).get("properties", {}).items():
             if name in cls.model_fields:
-                taker = {"$comment": f"argument of {cls._takers[name]}"} if name in cls._takers else {}
+                taker = {"$comment": f"argument {name} of {cls._takers[name]}"} if name in cls._takers else {}
                 entry.update({"description": cls.model_fields[name].description or "", **taker})
         return schema
 
