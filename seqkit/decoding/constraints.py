@@ -27,6 +27,7 @@ class Beam:
         words: the vocabulary in the order of its ids; empty where the caller of the search gave none.
         eos_id: ends a hypothesis.
         unk_id: the unknown word.
+        past: reads `tokens`, when they are asked for.
     """
 
     time: int

@@ -69,12 +69,14 @@ class Choice:
         for entry in self.map:
             names = [name for name in there if self._entry(name) == entry]
             if not names:
-                raise UserError(f"init.map: {entry!r} is no name there{_hint(entry, there)}")
+                raise UserError(f"init.map: {entry!r} is not a weight there{_hint(entry, there)}")
             for number, target in enumerate(self.map[entry]):
                 pairs = {self._mapped(name, entry)[number]: name for name in names}
                 if own.isdisjoint(pairs):
                     wrong = next(iter(pairs))
-                    raise UserError(f"init.map: {entry!r} -> {target!r}: {wrong!r} is no name here{_hint(wrong, here)}")
+                    raise UserError(
+                        f"init.map: {entry!r} -> {target!r}: {wrong!r} is not a weight here{_hint(wrong, here)}"
+                    )
                 for name, source in pairs.items():
                     if name in placed:
                         raise UserError(f"both {placed[name]!r} and {source!r} would become {name!r}", key="init.map")
@@ -84,7 +86,7 @@ class Choice:
         return {name: found[name] for name in here if name in found}
 
     def asked(self, offered: Mapping[str, str]) -> set[str]:
-        """The names here of `offered` that somebody has asked for, by a pattern of `take` or an entry of the map.
+        """The names here of `offered` that the user has asked for, by a pattern of `take` or an entry of the map.
 
         Raises:
             UserError: a pattern of `take` matches none of them.
