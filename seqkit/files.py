@@ -23,7 +23,7 @@ _LARGEST = 1 << 28  # bytes of a file that is read whole
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, and put it in the place of `path`."""
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_with_umask(temporary, write)

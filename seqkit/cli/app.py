@@ -64,13 +64,15 @@ Overrides = Annotated[
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 Given = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILE | KEY=VALUE", help="One text a line (standard input without it); options of the run."),
+    typer.Argument(
+        metavar="FILE | KEY=VALUE", help="A file with one text a line; without it standard input. Options of the run."
+    ),
 ]
-HelpOptions = Annotated[bool, typer.Option("--help-options", help="List the options of this run, and stop.")]
+HelpOptions = Annotated[bool, typer.Option("--help-options", help="List the options of this run, and exit.")]
 # Flags that a command does not know are told how to be written as options of the run.
 OPTIONS_OF_RUN = {"ignore_unknown_options": True}
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
+    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are your own.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
 

@@ -32,7 +32,7 @@ class Document:
         tree: plain dicts, lists and scalars.
         places: where each key path was written, such as `configs/x.yaml:12` or `command line`.
         name: what to call the whole in a message.
-        typed: of values from the command line that are no text, the text as typed: a key that wants text gets that.
+        typed: of values from the command line that are not text, the text as typed: a key that wants text gets that.
         files: the YAML file, and those it names as its bases.
     """
 
@@ -187,7 +187,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
     """Lay `key.path=value` texts over a document, in place.
 
     Raises:
-        UserError: one is not of that form, or leads through a value that is no section.
+        UserError: one is not of that form, or leads through a value that is not a section.
     """
     for text in overrides:
         key, sign, value = text.partition("=")
@@ -255,7 +255,7 @@ def _text(path: Path) -> str:
     try:
         data = _bytes(path)
         if len(data) > LARGEST:
-            raise UserError(f"{path}: more than {LARGEST:,} bytes; this is no configuration")
+            raise UserError(f"{path}: more than {LARGEST:,} bytes; this is not a configuration")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         known = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
@@ -273,7 +273,7 @@ def _text(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     """What a regular file holds, or what a pipe gives that the shell has opened: `seqkit train <(sed ... a.yaml)`.
 
-    Others would wait for somebody who writes, or never end.
+    Others would wait for a writer, or never end.
 
     Raises:
         UserError: it is a named pipe, a device or a socket.

@@ -99,7 +99,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
 
     Raises:
         UserError: it cannot be found, is something else, or fails when it is imported.
-        Untrusted: a run folder names it, and the user has not said that it may.
+        Untrusted: a run folder names it, and the user has not allowed it.
     """
     try:
         return lookup(key.rpartition(".")[2], name, kind, table)  # type: ignore[no-any-return]
@@ -136,7 +136,7 @@ def lookup(word: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
             raise UserError(f"{name!r} is no function or class")
     elif not (isinstance(found, type) and issubclass(found, kind)):
         public = ".".join(kind.__module__.split(".")[:2])
-        raise UserError(f"{name!r} is no class derived from {public}.{kind.__name__}")
+        raise UserError(f"{name!r} is not a class derived from {public}.{kind.__name__}")
     return found
 
 
@@ -175,7 +175,7 @@ def _load(name: str, module: str, names: Names) -> ModuleType:
     looked = ", ".join(f"{what} ({folder})" for folder, what in places.items()) or "elsewhere"
     others = [path.stem for folder in places for path in folder.glob("*.py")]
     hint = nearest(module, others)
-    nothing = "; from a run folder nothing is ever imported" if names.runs else ""
+    nothing = "; nothing is ever imported from a run folder" if names.runs else ""
     raise UserError(
         f"cannot import {name!r}: no module {module!r} is installed, and there is no "
         f"{module.replace('.', '/')}.py {looked}{hint}{nothing}"

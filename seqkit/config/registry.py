@@ -169,8 +169,12 @@ class WithOptions:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         inner = handler(schema["schema"])
         section = handler.resolve_ref_schema(inner)
-        for made in self.sections.values():
-            section["properties"] = {**section["properties"], **made.model_json_schema()["properties"]}
+        keys = section["properties"]
+        for name, made in self.sections.items():
+            for key, entry in made.model_json_schema()["properties"].items():
+                if key not in made.__base__.model_fields:  # type: ignore[union-attr]
+                    users = [*keys[key]["$comment"].split(" of ")[1].split(", "), name] if key in keys else [name]
+                    keys[key] = {**entry, "$comment": f"option of {', '.join(users)}"}
         section["additionalProperties"] = True  # options of the user's own
         return {"anyOf": [section["properties"]["name"], inner]}
 

@@ -23,11 +23,12 @@ class BatchingConfig(Section):
     """How examples are put together."""
 
     batch_size: int = Field(default=32, gt=0)
-    """Sentences, or with `batch_by: tokens` tokens (padding included), in a batch."""
+    """Number of sentences in a batch; with `batch_by: tokens` number of tokens, padding included."""
     batch_by: Literal["sentences", "tokens"] = "sentences"
+    """What `batch_size` counts."""
     bucket: int = Field(default=50, ge=0)
-    """So many batches' worth of shuffled examples are sorted by length together, so that batches hold little
-    padding; 0: no sorting."""
+    """Shuffled examples are sorted by length within groups of N batches, so that batches hold little padding; 0: no
+    sorting."""
 
 
 class Ragged:
@@ -211,7 +212,7 @@ def plan_batches(
 
 
 def by_sentences(config: BatchingConfig) -> bool:
-    """Whether a batch has so many examples, not so many tokens."""
+    """Whether the size of a batch counts examples, not tokens."""
     return {"sentences": True, "tokens": False}[config.batch_by]
 
 

@@ -19,12 +19,12 @@ _LONGEST = 100_000  # tokens of a sentence; in a file without blank lines it wou
 
 
 def read_conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """The sentences of a file, each with one list a column; `line` is that of its first token, or of what is wrong.
+    """The sentences of a file, each with one list a column; `line` is the line of its first token, or of what is wrong.
 
     Tabs separate, and tokens may hold spaces, if the first lines (up to 200) all have as many tabs; else tabs and
     spaces do. The column `tokens` is the first of a line and `tags` the last; another name is the column's number,
     counted from 1. Lines that begin with -DOCSTART- are passed over, and so are comments: lines before a sentence that
-    begin with # and have not as many columns as the others, or a word where O, B-type or I-type stands else.
+    begin with # and have fewer or more columns than the others, or a word where O, B-type or I-type stands else.
 
     Raises:
         UserError: a damaged file, or a column that such a file cannot have.
@@ -50,7 +50,7 @@ def read_conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
 
 
 def _lines(bad: tuple[int, BadRow] | None, count: int) -> tuple[int, BadRow] | None:
-    """A bad line costs its whole sentence."""
+    """Count a bad line as all lines of its sentence, which is lost with it."""
     return None if bad is None else (bad[0], replace(bad[1], lines=count))
 
 

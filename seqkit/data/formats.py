@@ -115,7 +115,7 @@ def detect(path: Path, *advice: Part) -> str:
 def read(
     path: Path, form: str, columns: Sequence[Column], *, delimiter: str | None = None, encoding: str = "utf-8"
 ) -> Rows:
-    """The rows of a file; `line` is that of the row's first line, counted from 1 (parquet: the row's number).
+    """The rows of a file; `line` is the number of the row's first line, counted from 1 (parquet: the row's number).
 
     Blank lines are passed over, except in `text`, where each is a row, so that parallel files stay aligned. In tsv,
     csv and text a list is written with spaces between its elements. For conll see `read_conll`.

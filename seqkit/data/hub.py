@@ -97,7 +97,7 @@ class _Reader:
     def _named(self, value: Any, names: list[str]) -> Value | BadRow:
         for number in value if isinstance(value, list) else [value]:
             if number is None or not 0 <= number < len(names):  # -1 stands for a label that is not told
-                return BadRow(f"{self.column.name!r}: {number} is no class (classes: {listed(names)})")
+                return BadRow(f"{self.column.name!r}: {number} is not a class (classes: {listed(names)})")
         return convert([names[item] for item in value] if isinstance(value, list) else names[value], self.column)
 
 
@@ -163,13 +163,13 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
             return [(str(folder.parent), folder.name)]
         raise UserError(f"{path}: no such folder: {folder}")
     if name in _PACKAGED_DATASETS_MODULES:
-        raise UserError(f"{path}: {name} is a kind of files, not a data set; give the path of a file")
+        raise UserError(f"{path}: {name} is a file format, not a data set; give the path of a file")
     parts = name.split("/")
     if len(parts) > 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
         raise UserError(f"{path}: expected {_FORMS}")
     first: tuple[str, str | None] = (name, None) if len(parts) < 3 else ("/".join(parts[:2]), parts[2])
     if Path(first[0]).is_dir():  # which the library would take for the data set
-        raise UserError(f"{path}: here is a folder {first[0]}, too; write hub:./{name} if it is meant")
+        raise UserError(f"{path}: there is also a folder {first[0]} here; write hub:./{name} to read that")
     return [first, (parts[0], parts[1])] if len(parts) == 2 and not Path(parts[0]).is_dir() else [first]
 
 
@@ -216,7 +216,7 @@ def _from_cache(builder: Any) -> bool:
 
 
 def _at_revision(builder: Any, config: SourceConfig, name: str) -> Any:
-    """The builder, or without a network that of the revision which is asked for.
+    """The builder, or without a network the builder of the revision that is asked for.
 
     Raises:
         UserError: what is cached is not known to be it.
@@ -273,7 +273,7 @@ def usual_split(names: Sequence[str], path: str, part: str) -> str:
     for name in SPLITS.get(part, ()):
         if name in names:
             return name
-    raise UserError(f"{path}: has no split that is called {part}; set data.{part}.split to one of {listed(names)}")
+    raise UserError(f"{path}: has no split called {part}; set data.{part}.split to one of {listed(names)}")
 
 
 def check_split(names: Sequence[str], path: str, split: str) -> None:

@@ -26,7 +26,7 @@ def label_form(label: str) -> str:
 def check_label(label: str, what: str = "label") -> str:
     """What is wrong with a label, or ""."""
     if not label.strip() or label.splitlines() != [label]:
-        return f"{shown(label)} is no {what}: it is blank or holds a line end"
+        return f"{shown(label)} is not a valid {what}: it is blank or holds a line end"
     return ""
 
 
@@ -82,7 +82,7 @@ class Labels:
         if not self.joined:
             return []
         groups = [" = ".join(map(spelled, group)) for group in self.joined]
-        return [f"{part}: {what}s that differ in white space or Unicode form alone are one: {listed(groups)}"]
+        return [f"{part}: {what}s that differ only in white space or Unicode form count as one: {listed(groups)}"]
 
     def unknown_line(self, part: str, what: str, counts: Sequence[int], rows: str) -> list[str]:
         """A line of the report on labels that training lacks; none where there are none.

@@ -106,7 +106,7 @@ def _parallel_job(config: PairConfig) -> Job:
 def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows:
     """Line i of both files, from line `first` on; what is wrong with one of them names that file.
 
-    Blank lines at the end of one that the other has not are bad rows.
+    Blank lines at the end of one that the other lacks are bad rows.
 
     Raises:
         UserError: one file ends before the other's text, with a guess where they part.
@@ -173,4 +173,4 @@ def _parting(source: array[int], target: array[int]) -> str:
     before = np.abs(logs[0] - logs[1][:both] - ratio)
     after = np.abs(logs[0] - logs[1][shift:] - ratio)
     costs = np.concatenate([[0.0], np.cumsum(before)]) + np.concatenate([np.cumsum(after[::-1])[::-1], [0.0]])
-    return f"by the lengths of their lines they part at about line {int(costs.argmin()) + 1}"
+    return f"judging by the lengths of lines, they diverge at about line {int(costs.argmin()) + 1}"

@@ -153,10 +153,10 @@ def _without_mark(raw: bytes, path: Path, encoding: str) -> bytes:
     """The first line of a file without the byte order mark of UTF-8."""
     if encoding == "utf-8":
         if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{path}: this is UTF-16 text; expected UTF-8: iconv -f UTF-16 -t UTF-8 FILE makes it so")
+            raise UserError(f"{path}: this is UTF-16 text; expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE")
         return raw.removeprefix(b"\xef\xbb\xbf")
     if raw.startswith(b"\xef\xbb\xbf"):
-        raise UserError(f"{path}: begins with the mark of UTF-8 text, and encoding is {encoding}; leave that out")
+        raise UserError(f"{path}: begins with the byte order mark of UTF-8, but encoding is {encoding}; leave that out")
     return raw
 
 

@@ -16,9 +16,9 @@ class Skipped:
     """Bad rows that were passed over.
 
     Attributes:
-        lines: those of the file that they take; a bad row of a table (Parquet, hub) counts as one.
+        lines: lines of the file that they take; a bad row of a table (Parquet, hub) counts as one.
         first: the message of the first row, with its place, or "".
-        last: that of the last one.
+        last: the place of the last one.
     """
 
     lines: int = 0

@@ -130,7 +130,7 @@ def check_text_form(config: SourceConfig, kind: str) -> None:
 
 
 def text_identity(config: SourceConfig) -> list[str]:
-    """What `Job.identity` needs of these two; nothing where they are as ever, so that runs of old find their data."""
+    """What `Job.identity` needs of these two; nothing for defaults, so that earlier runs find their data."""
     encoding = text_encoding(config.encoding)
     named = {"delimiter": config.delimiter, "encoding": None if encoding == "utf-8" else encoding}
     return [f"{key} {value}" for key, value in named.items() if value is not None]

@@ -1,6 +1,6 @@
 """Data that is read as it comes, in windows, without an index of its rows: for files that should not be copied.
 
-Every epoch reads the file anew from its beginning. A window is so many rows in file order; its examples are shuffled
+Every epoch reads the file again from its beginning. A window is N rows in file order; its examples are shuffled
 and put into batches of like length by a permutation of (seed, epoch, window). So the order of an epoch is known from
 these three numbers, and a run is resumed at its window and the place in there.
 """
@@ -39,7 +39,7 @@ class Stream:
     """A source that is read window by window.
 
     Args:
-        job: makes what is read (see `make_job`), anew for each pass.
+        job: makes what is read (see `make_job`), once for each pass.
         size: rows of a window.
 
     Attributes:

@@ -46,7 +46,7 @@ def _codec(name: str) -> tuple[str, bool]:
         if found in _ESCAPES:
             return "", False
         return found, bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
-    except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
+    except (LookupError, ValueError, TypeError):  # of codecs that are not for text, too
         return "", False
 
 
@@ -57,4 +57,4 @@ def check_delimiter(text: str, place: str) -> None:
         UserError: it begins with `place`.
     """
     if len(text) != 1 or text in '"\r\n\0':
-        raise UserError(f"{place}: expected one character that is no quote and no line end, got {text!r}")
+        raise UserError(f"{place}: expected one character, neither a quote nor a line end, got {text!r}")

@@ -1,4 +1,4 @@
-"""Text columns as token ids: tokenised once, into a file that is mapped ever after.
+"""Text columns as token ids: tokenised once, into a file that is mapped from then on.
 
 Most of a text is words that were seen before. So a text is cut at its spaces by Arrow, and the tokenizer sees each
 distinct stretch once; what remains is numpy. Tokenizers whose tokens reach across a space read whole texts.

@@ -31,7 +31,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "CoNLL2000Chunking": ("tokens", "pos", "tags"),
     "UDPOS": ("tokens", "upos", "xpos"),
 }
-"""What the values of a row are; those of a data set that is not here, and of these, too, are called 0, 1, ..."""
+"""What the values of a row are; in other data sets, and in these, too, they are called 0, 1, ..."""
 
 
 def torchtext_job(config: SourceConfig, columns: dict[str, Column], part: str) -> Job:
@@ -135,7 +135,7 @@ class _Refusing(IterDataPipe):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:
         for address in self._asked:
-            raise ConnectionError(f"what {address} gave is missing or damaged here, and nothing is downloaded")
+            raise ConnectionError(f"what {address} gave is missing or damaged, and seqkit downloads nothing")
         yield from ()
 
 

@@ -18,9 +18,11 @@ Tree: TypeAlias = Any
 class Step(NamedTuple):
     """One step for B sentences with K hypotheses each; a plain tuple in this order will do.
 
-    `logits` (B, K, V): scores of the next token, normalised or not. `state`: leaves (B, K, ...), one row a hypothesis.
-    `attention`: (B, K, S) weights over the source positions in this step, or None. Logits are copied before they are
-    used, so that a model may write the next ones into the same memory; attention must stay as it is.
+    Attributes:
+        logits: (B, K, V) scores of the next token, normalised or not. They are copied before they are used, so that a
+            model may write the next ones into the same memory.
+        state: leaves (B, K, ...), one row a hypothesis.
+        attention: (B, K, S) weights over the source positions in this step, or None. The tensor must stay as it is.
     """
 
     logits: Tensor

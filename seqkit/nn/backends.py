@@ -32,7 +32,12 @@ Name = Literal["reference", "fused", "vendor", "triton"]
 
 
 class Choice(NamedTuple):
-    """The backend of a call and the reason for it."""
+    """The backend of a call and the reason for it.
+
+    Attributes:
+        name: of the backend.
+        reason: in words.
+    """
 
     name: Name
     reason: str
@@ -189,7 +194,7 @@ def triton_serves(cells: Sequence[Cell], device: torch.device, dtype: torch.dtyp
 
 
 def _on_cuda(network: Network, mode: str | None, x: Tensor, packing: Packing) -> tuple[Name, str]:
-    """The table of `auto` on CUDA.
+    """Choose for `auto` on CUDA, by this table.
 
     Measured with `scripts/device/check.py --parts speed` on an NVIDIA H100 80GB HBM3, torch 2.11, Triton 3.6,
     cuDNN 9.19, float32 (cuDNN in TF32, as torch has it), milliseconds, (T, B, I, H); on other cards: not measured.
@@ -224,7 +229,7 @@ def _trains(network: Network, x: Tensor) -> bool:
 
 
 def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[Name, str]:
-    """The table of `auto` for plain cells on the CPU.
+    """Choose for `auto` on the CPU, for plain cells, by this table.
 
     Measured with `scripts/bench/nn.py`, torch 2.13, one core of an AMD EPYC (Zen 5), milliseconds, (T, B, I, H):
 

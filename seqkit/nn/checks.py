@@ -16,7 +16,20 @@ _CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_size(name: str, value: Any, largest: int = LARGEST_SIZE) -> int:
-    """Return `value` if it is an int from 1 to `largest`; raise TypeError or ValueError that names the argument."""
+    """Check a size.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+        largest: the largest that is allowed.
+
+    Returns:
+        the value.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: not from 1 to `largest`.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
     if value <= 0:
@@ -27,7 +40,18 @@ def check_size(name: str, value: Any, largest: int = LARGEST_SIZE) -> int:
 
 
 def check_probability(name: str, value: Any) -> float:
-    """Return `value` as float if it lies in [0, 1]; raise ValueError that names the argument."""
+    """Check a probability.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+
+    Returns:
+        the value as a float.
+
+    Raises:
+        ValueError: not a number from 0 to 1.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
     if not 0 <= value <= 1:
@@ -36,26 +60,52 @@ def check_probability(name: str, value: Any) -> float:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Return `value` as bool; raise TypeError for anything but True and False (0 and 1 pass, as in torch)."""
+    """Check a flag.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+
+    Returns:
+        the value as a bool.
+
+    Raises:
+        TypeError: anything but True and False (0 and 1 pass, as in torch).
+    """
     if not isinstance(value, (bool, int)) or value not in (0, 1):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return `value` if it is one of `choices`; raise ValueError that names the argument and lists them."""
+    """Check a choice.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+        choices: what it may be.
+
+    Returns:
+        the value.
+
+    Raises:
+        ValueError: not one of the choices, which the message lists.
+    """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return str(value)
 
 
 def from_table(name: str, value: str | Callable[..., T], table: Mapping[str, Callable[..., T]]) -> Callable[..., T]:
-    """The class or factory behind an argument: a name in a table, or the thing itself.
+    """Look up the class or factory behind an argument: a name in a table, or the thing itself.
 
     Args:
-        name: of the argument, for messages.
+        name: name of the argument, for messages.
         value: its value.
         table: name -> class.
+
+    Returns:
+        the class or factory.
 
     Raises:
         ValueError: an unknown name; with the nearest one.

@@ -33,7 +33,7 @@ class Entered(NamedTuple):
 
     @property
     def data(self) -> Tensor:
-        """The packed input (N, I). Made anew at every call, and not before: full batches may not need it."""
+        """The packed input (N, I). Made at every call, and not before: full batches may not need it."""
         return self.x if self.x.dim() == 2 else self.packing.pack(self.x)
 
 

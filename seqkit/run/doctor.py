@@ -69,7 +69,7 @@ class Report:
             shown += table([(verdict, one.file, one.says) for verdict, one in zip(verdicts, self.checks, strict=True)])
             bad = sum(not one.good for one in self.checks)
             whole = "the run folder is whole"
-            whole += "" if all(one.seen for one in self.checks) else " in all that was looked into"
+            whole += "" if all(one.seen for one in self.checks) else " in everything that was checked"
             shown.append(f"{bad} problem{'s' * (bad != 1)}" if bad else whole)
         return shown
 
@@ -124,7 +124,7 @@ def _looked_at(name: str, look: Callable[[], str]) -> Check:
         return Check(name, False, "missing")
     except Untrusted as error:
         why = f"{error.key}: {error.message[0]}"  # without the advice to trust it, which doctor has no option for
-        return Check(name, True, f"not looked into, since doctor imports nothing: {why}", seen=False)
+        return Check(name, True, f"not checked, because doctor imports nothing: {why}", seen=False)
     except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Check(name, False, " ".join(str(error).split()))
 
@@ -168,13 +168,13 @@ def _last(checkpoints: Checkpoints, logs: dict[str, Any]) -> str:
     """Reads all of the newest whole checkpoint; `logs` gets the positions of the loggers at that moment."""
     step = checkpoints.latest()
     if step is None:
-        return "none is whole; `seqkit resume` would begin anew"
+        return "none is whole; `seqkit resume` would start over"
     logs.update(log_positions(checkpoints.load(step)[1]["state"]))
     return f"`seqkit resume` goes on after step {step:,}"
 
 
 def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tensor]) -> Iterator[Check]:
-    """The weights have no checksum, but those of a finished run are a checkpoint's, unless they are a mean."""
+    """Compare the weights, which have no checksum, with the checkpoint they came from, unless they are a mean."""
     try:
         scores = read_json(folder.path / "scores.json")
         step = None if scores["averaged"] else int(scores["step"])
@@ -186,7 +186,7 @@ def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tens
     other = [name for name in {**weights, **there} if name not in weights or name not in there]
     other += [name for name in weights if name in there and not torch.equal(weights[name], there[name])]
     if other:
-        says = f"not the weights of step {step}, which it was made from: {listed(other)}"
+        says = f"these weights differ from step {step}, which they were saved from: {listed(other)}"
         yield Check("model.safetensors", False, f"{says}; {checkpoints.weights(step)} has them")
 
 
@@ -208,7 +208,7 @@ def _culprit(path: Path) -> tuple[str, str]:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             return file.name, f"cannot be read ({error})"
         if found != manifest[name]:
-            return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum is not that of manifest.json"
+            return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum differs from manifest.json"
     return "manifest.json", "does not list every file"
 
 
@@ -223,7 +223,7 @@ def _log(path: Path, least: int) -> str:
             if not whole:
                 last = size == file.tell() and size > least
                 hint = " (past the last checkpoint: `seqkit resume` cuts it off)" if last else ""
-                raise ValueError(f"line {count} is torn or no JSON object{hint}")
+                raise ValueError(f"line {count} is torn or not a JSON object{hint}")
     if size < least:
         raise ValueError(f"{size:,} bytes; there were {least:,} at the last checkpoint")
     return f"{count:,} lines"
@@ -231,7 +231,7 @@ def _log(path: Path, least: int) -> str:
 
 def _scores(path: Path) -> str:
     if not path.exists():
-        return "not there: the run has not come to its end; `seqkit resume` goes on with it"
+        return "not there: the run has not finished; `seqkit resume` continues it"
     found = read_json(path)
     scores = {f"{part} {name}": value for part in ("dev", "test") for name, value in (found.get(part) or {}).items()}
     return ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()) or "no scores"

@@ -126,7 +126,7 @@ def compare(
         values: options as Python values, such as `reference="news.en"`.
 
     Raises:
-        UserError: see `load`; one is no translation run; another option than `reference`; the data differ.
+        UserError: see `load`; one is not a translation run; another option than `reference`; the data differ.
     """
     from seqkit.tasks.translation.compare import compare as compare_tasks
 
@@ -157,7 +157,7 @@ def load_translator(
         values: options as Python values, such as `beam_size=5`.
 
     Raises:
-        UserError: see `load_predictor`; one is no translation run; the vocabularies differ.
+        UserError: see `load_predictor`; one is not a translation run; the vocabularies differ.
     """
     from seqkit.tasks.translation.task import TranslationTask
 

@@ -171,11 +171,12 @@ class RunConfig(Section):
     task: Annotated[str, OneOf("task", TASKS, RunTask)]
     """The name of a task, or `mypackage.module:MyTask`."""
     name: str | None = None
-    """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
+    """Name of the run, which is written to runs/NAME; null: a new numbered folder."""
     seed: int = Field(default=1, ge=0, lt=2**62)
-    """Of every random generator."""
+    """Seed of every random generator."""
     device: Annotated[str, AfterValidator(check_name)] = "auto"
-    """auto (CUDA, else mps, else xpu, else the CPU), cpu, cuda, mps or xpu; one of several by its number: cuda:1."""
+    """Where to compute: cpu, cuda, mps, xpu, one of several by its number (cuda:1), or auto: the first of CUDA, mps,
+    xpu and the CPU that this machine has."""
     init: InitConfig | None = None
     lora: LoraConfig | None = None
     training: TrainingConfig = TrainingConfig()

@@ -57,7 +57,7 @@ class Parts(Section):
     @model_validator(mode="before")
     @classmethod
     def _spread(cls, value: Any) -> Any:
-        """The shared keys beside the parts hold for each of them that does not say otherwise."""
+        """Let the shared keys beside the parts hold for each part that does not say otherwise."""
         if not isinstance(value, Mapping):
             return value
         shared = {key: value[key] for key in cls.shared if key in value}
@@ -77,8 +77,8 @@ class LabelledData(SplitData):
     """The same, where examples have labels."""
 
     on_unknown_label: Literal["count", "error"] = "count"
-    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss is that of the
-    others; more than half of a part is an error), or stop."""
+    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss covers only the
+    other labels; more than half of a part is an error), or stop."""
 
     @property
     def refuses_unknown(self) -> bool:
@@ -192,6 +192,8 @@ class EncoderBase(CellSection):
 
 
 class _EmbeddingBase(Section):
+    """The embedding table, its dropouts, and the pretrained vectors it starts from."""
+
     vectors: str | None = None
     """Pretrained vectors to start from: a GloVe, word2vec or fastText text file, plain or gzip."""
 
@@ -218,7 +220,7 @@ EmbeddingConfig = from_signature(
 
 
 def encoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of an encoder section: the arguments of `Recurrent` and those of the cell that the section names.
+    """The schema of an encoder section: the arguments of `Recurrent` and of the cell that the section names.
 
     Args:
         tree: the configuration before validation.
@@ -243,7 +245,7 @@ def cell_section(
 
     Args:
         name: what the section describes.
-        modules: their arguments, and those of the cell, are its keys.
+        modules: their arguments and the cell's are its keys.
         skip: those that the program supplies.
         base: of the schema.
         tree, path, Raises: see `encoder_config`.

@@ -38,7 +38,7 @@ def most_wrong(mistakes: Sequence[int], what: str) -> tuple[list[int], list[str]
     """
     chosen = sorted(range(len(mistakes)), key=lambda number: (-mistakes[number], number))[:_SHOWN]
     left = len(mistakes) - len(chosen)
-    return sorted(chosen), [f"... and {left:,} {what} with no more mistakes than these"] if left else []
+    return sorted(chosen), [f"... and {left:,} {what} with as many mistakes or fewer"] if left else []
 
 
 def as_json(form: str) -> bool:

@@ -37,7 +37,7 @@ def load_torchtext() -> Any:
         if torch.__version__.startswith("2.3."):
             raise UserError(f"this needs torchtext: pip install '.[torchtext]' ({error})") from None
         raise UserError(
-            f"this needs torchtext, whose last version, 0.18.0, loads with torch 2.3.x only, and here is torch "
+            f"this needs torchtext, whose last version, 0.18.0, loads with torch 2.3.x only, and this is torch "
             f"{torch.__version__}; make an environment for it (python3.11 -m venv tt && tt/bin/pip install "
             "'.[torchtext]'), or read data with hub:NAME and split text with text.tokenizer: word"
         ) from None

@@ -70,7 +70,7 @@ def unpack(document: Any) -> tuple[dict[str, Any], TextConfig]:
     """What `pack` was given.
 
     Raises:
-        UserError: the content is not that of a tokenizer of ours, or from a newer version.
+        UserError: the content is not one of our tokenizers, or from a newer version.
         KeyError, TypeError, ValidationError: it is damaged.
     """
     parts: Any

@@ -28,11 +28,11 @@ def from_vocab(vocab: Any, config: TextConfig | None = None, special: Mapping[st
         special: names of special tokens in the vocab, where they are not ours, such as `{"<bos>": "<s>"}`.
 
     Raises:
-        ValueError: the config's tokenizer is not of words; `special` names a token that the vocab has not.
+        ValueError: the config's tokenizer is not of words; `special` names a token that the vocab lacks.
     """
     config = config or TextConfig()
     if config.kind != "word":
-        raise ValueError(f"config: a torchtext Vocab is of words; the {config.tokenizer} tokenizer has none")
+        raise ValueError(f"config: a torchtext Vocab holds words; the {config.tokenizer} tokenizer has none")
     names = {token: token for token in pipeline.SPECIAL_TOKENS} | dict(special or {})
     for ours, theirs in (special or {}).items():
         if ours not in pipeline.SPECIAL_TOKENS or theirs not in vocab:

@@ -54,7 +54,7 @@ def train_counted(counts: Mapping[str, int], config: TextConfig) -> Backend:
 
 
 def _count(counts: Mapping[str, int], normalizer: Any, split: Any, words: Counter[str]) -> None:
-    """Add to `words` those of stretches of text that occur so many times."""
+    """Add to `words` the words of stretches of text, each as often as its stretch occurs."""
     for stretch, count in counts.items():
         normal = stretch if normalizer is None else normalizer.normalize_str(stretch)
         for word, _ in split.pre_tokenize_str(normal):
@@ -80,7 +80,7 @@ def _chosen(words: Counter[str], config: TextConfig) -> Any:
         for word in sorted(left):
             apart += words[word]
             words[word.removeprefix(MARK)] += words.pop(word)
-    if alone:  # whatever text comes, the mark is no unknown word
+    if alone:  # whatever text comes, the mark is never an unknown word
         words[MARK] = apart
         kept = sorted([*kept, MARK], key=_by_count(words))
     vocabulary = _numbered([word for word in kept if word not in _SPECIAL])

@@ -66,10 +66,13 @@ def load_vectors(
     Args:
         path: the file.
         vocabulary: V words in the order of their ids; one that comes twice has the same vector twice.
-        size: E, if it is known; default: that of the file.
+        size: E, if it is known; default: the file's.
         padding_index: the row of zeros, or None.
-        seed: of the rows that are drawn.
+        seed: seed of the rows that are drawn.
         norm: scale every row but the padding to this Euclidean length; default: leave them as they are.
+
+    Returns:
+        the matrix, and which rows come from the file.
 
     Raises:
         UserError: the file is missing, empty, damaged, not UTF-8, of uneven or unexpected width, holds something
@@ -87,7 +90,7 @@ def load_vectors(
     generator = torch.Generator("cpu").manual_seed(seed)
     drawn = torch.randn(int(missing.sum()), tensor.size(1), generator=generator, device="cpu") * deviation
     if not torch.isfinite(drawn).all():
-        raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are no word vectors")
+        raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are not word vectors")
     tensor[torch.from_numpy(missing)] = drawn
     if norm is not None:
         tensor = torch.nn.functional.normalize(tensor, dim=1) * norm
@@ -96,10 +99,16 @@ def load_vectors(
 
 
 def vector_words(path: str | Path) -> Iterator[str]:
-    """The words of a vectors file, in its order.
+    """Read the words of a vectors file.
+
+    Args:
+        path: a GloVe, word2vec or fastText text file, plain or gzip.
+
+    Returns:
+        the words in the order of the file, read one by one.
 
     Raises:
-        UserError: as `load_vectors` does for a file that cannot be read.
+        UserError: the file cannot be read; see `load_vectors`.
     """
     return (word.decode() for _, word, _, _ in _rows(Path(path), None))
 

@@ -264,7 +264,7 @@ class Checkpoints:
 
         Args:
             step: its number.
-            own: the state dict of a model that is to go on with them: NaN and infinity are refused, where it has none.
+            own: the state dict of a model that is to go on with them: NaN and infinity are refused where it has none.
 
         Raises:
             UserError: it is damaged; a tensor of the weights, of the optimiser or of an average is not finite.
@@ -280,7 +280,7 @@ class Checkpoints:
         if own is not None:
             way = f"a new run, or, where {self.folder} has an earlier checkpoint, `seqkit resume` without this one"
             for name, held in (("model.safetensors", weights), ("trainer.safetensors", tensors)):
-                refuse_not_finite(self.path(step) / name, held, own, f"there is no going on from here: {way}")
+                refuse_not_finite(self.path(step) / name, held, own, f"training cannot continue from here: {way}")
         return weights, state
 
     def prune(self, keep: set[int]) -> None:

@@ -33,9 +33,9 @@ def check_name(name: str) -> str:
     if name == "auto" or (kind in known_kinds() and re.fullmatch(r"(:\d{1,3})?", name[len(kind) :])):
         return name
     if kind in known_kinds():
-        raise ValueError(f"{name!r} is no device; expected {kind} or {kind} and a number, such as {kind}:0")
+        raise ValueError(f"{name!r} is not a device; expected {kind} or {kind} and a number, such as {kind}:0")
     choices = ("auto", *known_kinds())
-    raise ValueError(f"{name!r} is no device; known: {', '.join(choices)}{nearest(name, choices)}")
+    raise ValueError(f"{name!r} is not a device; known: {', '.join(choices)}{nearest(name, choices)}")
 
 
 def module_of(kind: str) -> Any:
@@ -63,10 +63,12 @@ def count(kind: str) -> int:
 def reason_for_absence(kind: str) -> str:
     """Why a kind of device cannot be used here."""
     if kind == "cuda":
-        return "torch finds no CUDA device here" + (" (it is built without CUDA)" if torch.version.cuda is None else "")
+        return "torch finds no CUDA device here" + (
+            " (this torch is built without CUDA)" if torch.version.cuda is None else ""
+        )
     if kind == "mps":
         built = torch.backends.mps.is_built()
-        return "torch finds no Apple GPU here" + ("" if built else " (it is built without mps)")
+        return "torch finds no Apple GPU here" + ("" if built else " (this torch is built without mps)")
     return f"torch finds no device of the kind {kind} here"
 
 
@@ -93,10 +95,16 @@ def find_device(name: str) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """A device by its name; `auto`: CUDA, else mps, else xpu, else the CPU. Of several processes each gets its own.
+    """Choose a device; of several processes each gets its own.
+
+    Args:
+        name: cpu, cuda, cuda:1, mps, xpu, or auto: CUDA, else mps, else xpu, else the CPU.
+
+    Returns:
+        the device.
 
     Raises:
-        UserError: a name that is none; a device that is not here, or not for each process.
+        UserError: an unknown name; a device that this machine lacks, or lacks for each process.
     """
     return own_device(find_device(name))
 
@@ -140,7 +148,7 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 def repeatable(wanted: bool) -> Iterator[None]:
     """A context in which a device gives the same bits for the same input, at some cost in speed, if `wanted`.
 
-    torch's deterministic algorithms are taken, an operator that has none raises an error that names it, cuDNN does not
+    torch's deterministic algorithms are taken, an operator that lacks one raises an error that names it, cuDNN does not
     try out kernels, and cuBLAS and cuDNN get workspaces of their own (CUBLAS_WORKSPACE_CONFIG=:4096:8, which acts only
     if it stands in the environment before the first product on the device).
     """

@@ -18,7 +18,7 @@ _SHOWN, _LENGTH = 6, 400  # names in a message, and characters; the log has them
 
 @dataclass(frozen=True)
 class Stage:
-    """Parameters that train after `start` epochs or steps, beside those of the stages before."""
+    """Parameters that train after `start` epochs or steps, beside the parameters of the stages before."""
 
     start: int
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class Freezing:
 
     A parameter that wants no gradient beforehand (a frozen embedding) never trains, nor does one that
     `training.freeze` names. Gradual unfreezing (Howard & Ruder 2018, section 3.3) leaves out groups of which nothing
-    can train. The rate of a group is that of the next one, nearer the output, times `optimizer.layer_decay`
+    can train. The rate of a group is the rate of the next one, nearer the output, times `optimizer.layer_decay`
     (discriminative fine-tuning, section 3.1 there, where it is 1 / 2.6).
 
     What is frozen has `requires_grad` False and nothing else: its dropout stays on, as everywhere in torch. Nothing
@@ -75,7 +75,7 @@ class Freezing:
         self.factors = {name: decayed[name] for name in names if name in ever}
 
     def stage(self, epoch: int, step: int) -> int:
-        """The number of the stage after so many completed epochs and updates."""
+        """The number of the stage after these completed epochs and updates."""
         now = {"epochs": epoch, "steps": step}[self._unit]
         return bisect_right([stage.start for stage in self.stages], now) - 1
 

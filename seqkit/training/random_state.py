@@ -60,7 +60,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(saved: Mapping[str, Any], seed: int, step: int) -> None:
-    """Put back what `random_states` returned; with another number of processes the generators are seeded anew.
+    """Put back what `random_states` returned; with another number of processes the generators get new seeds.
 
     Args:
         saved: at `step`.

@@ -31,7 +31,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
         name -> tensor, on the CPU; and a line about what was passed over, or "".
 
     Raises:
-        UserError: no such file; it is damaged; it holds Python objects; it is no state dict.
+        UserError: no such file; it is damaged; it holds Python objects; it is not a state dict.
     """
     path = Path(path)
     start = _start(path)
@@ -78,7 +78,7 @@ def _start(path: Path) -> bytes:
 def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about storages of old files, which are none of the user's business
+            warnings.simplefilter("ignore")  # about storages of old files, which do not concern the user
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         found = re.search(r"(?:Unsupported class|GLOBAL) ([\w.]+)", str(error))

@@ -121,7 +121,7 @@ def early_news(state: State, config: TrainingConfig) -> tuple[str, dict[str, Any
     more = f" by more than {config.margin}" if config.margin else ""
     times = "an evaluation" if patience == 1 else f"{patience} evaluations"
     line = (
-        f"early stopping after step {state.step}: {config.metric} has not become better{more} in {times} "
+        f"early stopping after step {state.step}: {config.metric} has not improved{more} in {times} "
         f"(training.early_stopping.patience: {patience}){best}"
     )
     begun = state.epoch + bool(state.position)

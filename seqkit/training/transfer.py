@@ -22,7 +22,7 @@ class Rows:
         words: they are words of a vocabulary, the first of which is padding: a word that is new may start from the
             mean of those that are not.
         plain: (R,) the names without what marks a form of a word, by which rows match that have no match by name.
-        dims: so many of the first dimensions go by these names; 2 for a matrix from tag to tag.
+        dims: number of leading dimensions that go by these names; 2 for a matrix from tag to tag.
         filled: (R,) bool, rows that hold a pretrained vector already; None: none does.
     """
 
@@ -79,9 +79,9 @@ class Transfer:
         loaded = [self._named(name) for name in self.loaded]
         lines = [f"init: loaded {len(loaded)} weights: {', '.join(loaded) or 'none'}"]
         lines += [f"init: resized {self._named(name)}: {how}" for name, how in self.resized.items()]
-        lines += [f"init: {name} is here the same weight as {other}" for name, other in self.tied.items()]
+        lines += [f"init: {name} is the same weight as {other} here" for name, other in self.tied.items()]
         if self.new:
-            lines.append(f"init: newly made, for nothing of that name was given: {', '.join(self.new)}")
+            lines.append(f"init: newly initialised, as nothing of that name was given: {', '.join(self.new)}")
         passed_over = [*self.left_out.items(), *self.unused.items()]
         for reason in dict.fromkeys(why for _, why in passed_over):
             lines.append(f"init: left out, {reason}: {', '.join(name for name, why in passed_over if why == reason)}")
@@ -140,7 +140,7 @@ def transfer_weights(
     if not any(one.found for one in first.values()):
         raise UserError(
             f"{given.name} has nothing that this model could take; it has: {listed(given.weights, 100, 3000)}; "
-            f"here are: {listed(own, 100, 3000)} (init.map says what goes where)",
+            f"this model has: {listed(own, 100, 3000)} (init.map says what goes where)",
             key="init",
         )
     if given.words is not None and not any(one.is_vocabulary for one in first.values()):
@@ -223,7 +223,7 @@ class _Weight:
             if self.is_vocabulary and len(here) == len(there) == 2:
                 return f"{called} holds vectors of {there[1]} numbers there, of {here[1]} here"
         if self.is_vocabulary and self.theirs is None:
-            return f"{called} has a row for each word, and which word is not known there: give init.vocabulary"
+            return f"{called} has a row for each word, but its words are unknown: give init.vocabulary"
         return "" if here == there else f"{called} is {tuple(there)} there, {tuple(here)} here"
 
     def take(self, mean: bool, report: Transfer) -> None:
@@ -236,7 +236,7 @@ class _Weight:
             self.value.copy_(given)
             self.found = 1
             if rows is not None and theirs is None:
-                report.resized[self.name] = f"all {len(given)} rows in their order, for there they have no names"
+                report.resized[self.name] = f"all {len(given)} rows in their order, as their source does not name them"
             else:
                 report.loaded.append(self.name)
             return
@@ -250,7 +250,7 @@ class _Weight:
         if new and rows.words:
             how += self._fill(new, to, mean)
         elif new:
-            how += " (as they were made)"
+            how += " (newly initialised)"
             report.partly_new.append(self.name)
         report.resized[self.name] = how
 
@@ -266,5 +266,5 @@ class _Weight:
             self.value[left] = self.value[words].double().mean(0).to(self.value.dtype)
         parts = [f"{len(kept)} with a pretrained vector"] if kept else []
         if left:
-            parts.append(f"{len(left)} " + ("the mean of those found" if mean and words else "as they were made"))
+            parts.append(f"{len(left)} " + ("the mean of those found" if mean and words else "newly initialised"))
         return f" ({', '.join(parts)})" if parts else ""

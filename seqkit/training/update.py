@@ -104,7 +104,7 @@ class Updater:
         self.carry = carry if carry is None or world() == 1 else self.task.split_carry(carry, rank(), world())
 
     def advance(self, epoch: int, step: int) -> int:
-        """Let train what is to train after so many completed epochs and updates; returns the number of that stage."""
+        """Unfreeze what trains after these completed epochs and updates; returns the number of that stage."""
         stage = self.freezing.stage(epoch, step)
         # What has looked at requires_grad must look again: compiled graphs here (older ones of torch do not notice by
         # themselves), the engine of several processes before its next batch.

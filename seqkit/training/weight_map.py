@@ -69,13 +69,13 @@ class Choice:
         for entry in self.map:
             names = [name for name in there if self._entry(name) == entry]
             if not names:
-                raise UserError(f"{entry!r} is no name there{_hint(entry, there)}", key="init.map")
+                raise UserError(f"{entry!r} is not a weight there{_hint(entry, there)}", key="init.map")
             for number, target in enumerate(self.map[entry]):
                 pairs = {self._mapped(name, entry)[number]: name for name in names}
                 if own.isdisjoint(pairs):
                     wrong = next(iter(pairs))
                     raise UserError(
-                        f"{entry!r} -> {target!r}: {wrong!r} is no name here{_hint(wrong, here)}", key="init.map"
+                        f"{entry!r} -> {target!r}: {wrong!r} is not a weight here{_hint(wrong, here)}", key="init.map"
                     )
                 for name, source in pairs.items():
                     if name in placed:
@@ -86,7 +86,7 @@ class Choice:
         return {name: found[name] for name in here if name in found}
 
     def asked(self, offered: Mapping[str, str]) -> set[str]:
-        """The names here of `offered` that somebody has asked for, by a pattern of `take` or an entry of the map.
+        """The names here of `offered` that the user has asked for, by a pattern of `take` or an entry of the map.
 
         Raises:
             UserError: a pattern of `take` matches none of them.

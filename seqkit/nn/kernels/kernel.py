@@ -26,7 +26,7 @@ class Kernel:
 
     @property
     def takes_projected(self) -> bool:
-        """Whether the kernel wants `cell.project`'s result in place of the input."""
+        """Whether the kernel wants `cell.project`'s result instead of the input."""
         return False
 
     def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:

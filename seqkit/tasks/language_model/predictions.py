@@ -24,7 +24,7 @@ from seqkit.tasks.lines import as_json
 from seqkit.text import Tokenizer
 from seqkit.text.joining import join_tokens, one_line
 
-# Tokens in a line. A longer one is no line but a broken file, and would take gigabytes for its states.
+# Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states.
 _LONGEST = 50_000
 _TOGETHER = 64
 
@@ -95,17 +95,17 @@ class SamplingOptions(Section):
     """Options of `seqkit predict` for language models: score each line, or continue it."""
 
     sample: bool = False
-    """Continue each line, from nothing where it is blank, instead of scoring it."""
+    """Continue each line instead of scoring it; a blank line starts from nothing."""
     temperature: float = 1.0
-    """Below 1 is safer, above 1 wilder."""
+    """Temperature of sampling: below 1 is safer, above 1 wilder."""
     top_k: int = 0
-    """Sample among this many most probable tokens; 0: all."""
+    """Sample among the k most probable tokens; 0: all."""
     top_p: float = 1.0
-    """Sample among the fewest tokens that together have this share of the probability."""
+    """Sample among the fewest tokens that hold this share of the probability."""
     max_length: int = 100
     """Most tokens after the prompt."""
     seed: int = Field(default=1, ge=0)
-    """Of sampling; by default the run's own."""
+    """Seed of sampling; by default the run's own."""
 
 
 @dataclass

@@ -271,7 +271,7 @@ class LanguageModelTask(RunTask):
             skipped = [note for source in text.sources if (note := source.skipped.note())]
             lines.append(
                 f"{part}: {len(text.ids):,} lines, {text.tokens:,} tokens, {text.characters / text.tokens:.2f} "
-                f"characters a token (line ends are both); {known:.1%} of tokens in the vocabulary"
+                f"characters a token (a line end counts as both); {known:.1%} of tokens in the vocabulary"
                 + "".join(f"; {note}" for note in skipped)
             )
         data = self.config.data

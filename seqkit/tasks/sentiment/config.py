@@ -39,9 +39,10 @@ class SentimentTraining(TrainingConfig):
     """Share of the target probability that is spread over all classes (Szegedy et al. 2016)."""
     adversarial: float = Field(default=0.0, ge=0)
     """Learn each batch a second time, its embedded texts moved against the model by this share of their length
-    (Miyato et al. 2017); the two losses count half each. About 0.05; a step takes some 2.5 times as long."""
+    (Miyato et al. 2017); the two losses count half each. Try 0.05; a step takes about 2.5 times as long."""
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
-    """balanced: each class counts alike whatever its size; or a weight for each class by name."""
+    """Weight of each class in the loss: none, balanced (each class counts alike, whatever its size), or a weight for
+    each class by name."""
 
 
 class SentimentModel(Section):

@@ -50,7 +50,7 @@ from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
-# Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
+# Tokens in a text. A longer one is a broken file, not a sentence, and would take gigabytes for its states.
 _LONGEST = 50_000
 _SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
 _BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
@@ -179,7 +179,7 @@ class SentimentTask(RunTask):
             row = int(ids.lengths.argmax())
             raise UserError(
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
-                f"cut texts, or take it out (the most is {_LONGEST:,})"
+                f"cut texts, or remove it (the limit is {_LONGEST:,})"
             )
         return Split(ids, labels, names, source, blank)
 

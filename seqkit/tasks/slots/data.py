@@ -20,8 +20,8 @@ from seqkit.models import Spelling
 from seqkit.text import Tokenizer
 
 LONGEST = 10_000
-"""Tokens in a sentence. A longer one is no sentence but a broken file."""
-# Characters of a token that are read; a longer one is no word.
+"""Tokens in a sentence. A longer one is a broken file, not a sentence."""
+# Characters of a token that are read; a longer one is not a word.
 _LONGEST_WORD = 64
 
 Lists = tuple[NDArray[np.int32], NDArray[np.int32], list[str]]
@@ -264,7 +264,7 @@ def read_tagged(
     if words.lengths.max() > LONGEST:
         row = int(words.lengths.argmax())
         raise UserError(
-            f"{source.place(row)}: {words.lengths[row]:,} tokens are no sentence (the most is {LONGEST:,}); take it out"
+            f"{source.place(row)}: {words.lengths[row]:,} tokens are not a sentence (limit: {LONGEST:,}); remove it"
         )
     numbers, types, repaired = number_tags(source, tags, on_bad_tags, refuse=refuse, learned=learned)
     names, found = None, None

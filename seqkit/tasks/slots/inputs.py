@@ -14,10 +14,10 @@ _COLUMNS = [Column("tokens", list)]
 
 
 def read_tokens(line: str) -> list[str]:
-    """The tokens in a line like those of the training data, `{"tokens": [...]}`; other keys are passed over.
+    """The tokens in a line like the lines of the training data, `{"tokens": [...]}`; other keys are passed over.
 
     Raises:
-        UserError: it is no such line, or a token is blank.
+        UserError: it is not such a line, or a token is blank.
     """
     row = json_row(line, _COLUMNS)
     if isinstance(row, BadRow):
@@ -42,7 +42,7 @@ def refuse_long(tokens: Sequence[str], name: str) -> None:
         UserError: there are too many.
     """
     if len(tokens) > LONGEST:
-        raise UserError(f"{name}: {len(tokens):,} tokens are no sentence (the most is {LONGEST:,})")
+        raise UserError(f"{name}: {len(tokens):,} tokens are not a sentence (the limit is {LONGEST:,})")
 
 
 def token_offsets(tokens: Sequence[str]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Scores of slots and intents: those of conlleval (Tjong Kim Sang & Buchholz 2000)."""
+"""Scores of slots and intents, as conlleval computes them (Tjong Kim Sang & Buchholz 2000)."""
 
 from __future__ import annotations
 

@@ -92,14 +92,15 @@ def fit_lines(tokenizer: Tokenizer, splits: dict[str, Tagged]) -> Iterator[str]:
     found = {part: misfit_of(tokenizer, data) for part, data in splits.items()}
     for part, wrong in found.items():
         if wrong.sentences:
-            yield f"{part}: as text, predict splits otherwise {wrong}; `seqkit predict RUN tokens=true` takes tokens"
+            advice = "`seqkit predict RUN tokens=true` takes tokens"
+            yield f"{part}: given as text, predict splits {wrong} differently; {advice}"
     lists = column_lists(splits["train"].source, "tokens")
     if found["train"].sentences:
         other, left = _best(tokenizer, lists, None)
         if left.sentences < found["train"].sentences:
             yield (
-                f"warning: {split_of(tokenizer)} splits {found['train'].sentences:,} training sentences otherwise than "
-                f"they are, {split_of(other)} would split {left.sentences:,}; without these keys what fits is chosen"
+                f"warning: {split_of(tokenizer)} splits {found['train'].sentences:,} training sentences differently "
+                f"from their tokens, {split_of(other)} {left.sentences:,}; without these keys the better one is chosen"
             )
     if tokenizer.config.split == "spaces":
         yield from _attached(lists)

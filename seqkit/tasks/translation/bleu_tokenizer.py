@@ -49,7 +49,7 @@ class Fitting:
 
 @lru_cache(1 << 14)
 def _script(character: str) -> str:
-    """The script of a letter, "other" for one whose words stand between spaces, "" for what is no letter."""
+    """The script of a letter, "other" for one whose words stand between spaces, "" for what is not a letter."""
     if unicodedata.category(character)[0] not in "LM":
         return ""
     words = unicodedata.name(character, "").removeprefix("HALFWIDTH ").split()

@@ -147,8 +147,8 @@ def choose(
             row = int(rows[part.lengths[rows].argmax()])
             if part.lengths[row] > LONGEST:
                 raise UserError(
-                    f"{origin.place(row)}: a {side} of {part.lengths[row]:,} tokens is no sentence (the most is "
-                    f"{LONGEST:,}); take it out"
+                    f"{origin.place(row)}: a {side} of {part.lengths[row]:,} tokens is not a sentence (the limit is "
+                    f"{LONGEST:,}); remove it"
                 )
     return Pairs(*ids, kept, left_out, origin)
 

@@ -38,7 +38,7 @@ class Translator:
         seed: of sampling; each sentence has a seed by this and its number, so that batches do not matter.
         prefix: ids that every translation begins with.
         attention: keep it, for alignments, plots and unknown words.
-        copy_unknown: put the source word with the most attention in the place of an unknown word.
+        copy_unknown: write the most attended source word instead of an unknown word.
     """
 
     systems: list[tuple[Seq2Seq, Tokenizer]]

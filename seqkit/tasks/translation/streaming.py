@@ -1,4 +1,4 @@
-"""Training pairs that are read in windows, in the place of an index of all of them (`data.window`)."""
+"""Training pairs that are read in windows, instead of an index of all of them (`data.window`)."""
 
 from __future__ import annotations
 

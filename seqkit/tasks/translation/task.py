@@ -367,7 +367,7 @@ class TranslationTask(RunTask):
         prefix = options.get("prefix", "")
         try:
             ids: list[int] = self.target.encode([prefix])[0]
-        except ValueError:  # bytes of the command line that are no text
+        except ValueError:  # bytes of the command line that are not text
             raise UserError(f"{prefix!r} is not valid Unicode", key=Option("prefix")) from None
         if self.target.unk_id in ids:
             raise UserError(f"{prefix!r} holds a word that the target vocabulary lacks", key=Option("prefix"))

@@ -128,7 +128,7 @@ def make_tile(
     warps: int,
     hold: bool | None = None,
 ) -> Tile:
-    """The tile with so many rows and columns of the product; see `tuning` for the rest. hold=None: if it fits."""
+    """The tile with these rows and columns of the product; see `tuning` for the rest. hold=None: if it fits."""
     exact, threefold = (itemsize == 4 and precision == name for name in ("ieee", "tf32x3"))
     depth = _power(max(terms, 16))
     # Words of 32 bits of both operands for a depth of one; tf32x3 splits each number into two.
