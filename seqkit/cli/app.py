@@ -86,7 +86,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @contextmanager
 def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
-    """The lines of a file or of standard input, in groups.
+    """Yield the lines of a file or of standard input, in groups.
 
     Raises:
         UserError: the file cannot be read; while reading, text that is not UTF-8.
@@ -103,7 +103,7 @@ def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
 
 
 def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[str]]:
-    """Lines in growing groups, so that the first answer comes soon and a long file goes fast.
+    """Yield lines in growing groups, so that the first answer comes soon and a long file goes fast.
 
     A person at a terminal gets each answer before the next question. Otherwise the groups depend on nothing but the
     number and the length of lines: not on how fast they come, so that equal input gives equal output.
@@ -150,7 +150,7 @@ def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool)
 
 
 def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
-    """What to say of a flag that the command lacks."""
+    """Return what to say of a flag that the command lacks."""
     from seqkit import run
 
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")

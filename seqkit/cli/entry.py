@@ -72,7 +72,7 @@ def _guarded(call: Callable[[], Any]) -> int:
 
 
 def _other(error: Exception) -> int:
-    """What to exit with for an error that has a reason to be told; others are raised."""
+    """Return what to exit with for an error that has a reason to be told; others are raised."""
     from seqkit import distributed
     from seqkit.training.devices import device_trouble
 

@@ -157,7 +157,7 @@ def predict(
 
 
 def _rows(groups: Iterable[list[str]], read: Callable[[str], Any], name: str) -> Iterator[list[Any]]:
-    """Lines as a task takes them; those before a bad one are still answered."""
+    """Yield lines as a task takes them; those before a bad one are still answered."""
     number = 0
     for lines in groups:
         rows = []

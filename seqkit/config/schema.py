@@ -155,7 +155,7 @@ def _hints(call: Callable[..., Any], lenient: bool) -> dict[str, Any]:
 
 
 def _writable(hint: Any) -> bool:
-    """Whether a file can hold a value of this type."""
+    """Return whether a file can hold a value of this type."""
     try:
         TypeAdapter(hint)
     except PydanticSchemaGenerationError:

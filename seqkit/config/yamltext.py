@@ -71,13 +71,13 @@ _Dumper.add_representer(str, _represent_str)
 
 
 def dump(section: BaseModel) -> str:
-    """A section as YAML text, every default filled in."""
+    """Return a section as YAML text, every default filled in."""
     tree = section.model_dump(mode="json")
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
-    """The nodes of a YAML text, None where it is empty.
+    """Return the nodes of a YAML text, None where it is empty.
 
     Args:
         text: of one document.
@@ -97,7 +97,7 @@ def compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
 
 
 def typed_value(text: str, place: Callable[[int], str]) -> yaml.Node | None:
-    """The node of a value typed on a command line, None where it is empty.
+    """Return the node of a value typed on a command line, None where it is empty.
 
     It is YAML only if it begins with a brace, a bracket or a quote and is YAML to its end. All else is one scalar, as
     typed: `data/tr #2.tsv` has no comment, and `a: b.tsv` is not a mapping.
@@ -140,7 +140,7 @@ class Builder:
         self._count = 0
 
     def __call__(self, node: yaml.Node, path: KeyPath = ()) -> Any:
-        """The tree below a node; `path` leads to it.
+        """Return the tree below a node; `path` leads to it.
 
         Raises:
             UserError: a key twice, a tag that is not of plain data, a bad scalar, an unset variable, too much of it.
@@ -199,7 +199,7 @@ class Builder:
 
 
 def _expand(text: str, place: str, path: KeyPath) -> str:
-    """A text with the values of the environment variables that it names."""
+    """Return a text with the values of the environment variables that it names."""
 
     def variable(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -214,7 +214,7 @@ def _expand(text: str, place: str, path: KeyPath) -> str:
 
 
 def writable(text: str, place: str, path: KeyPath) -> str:
-    """The text, if a file can hold it and be called so; YAML's escapes and foreign file names can spell more.
+    """Return the text, if a file can hold it and be called so; YAML's escapes and foreign file names can spell more.
 
     Raises:
         UserError: it holds a NUL, or half of a surrogate pair.

@@ -76,7 +76,8 @@ class TokenStream:
         return found
 
     def window(self, streams: int, first: int, count: int, rows: Sequence[int] | None = None) -> NDArray[np.int64]:
-        """A window of parallel streams, each `len(self) // streams` tokens long; what is left at the end is not read.
+        """Return a window of parallel streams, each `len(self) // streams` tokens long; what is left at the end is not
+        read.
 
         Args:
             streams: B.
@@ -94,7 +95,7 @@ class TokenStream:
 
 
 def plan_windows(length: int, bptt: int, *, seed: int | None = None, epoch: int = 0) -> list[NDArray[np.int64]]:
-    """The windows of one epoch over streams of `length` tokens.
+    """Return the windows of one epoch over streams of `length` tokens.
 
     Args:
         length: of each stream.

@@ -27,7 +27,7 @@ _FORMS = "hub:NAME, hub:OWNER/NAME, either with /CONFIG behind it, or a folder, 
 
 
 def hub_job(config: SourceConfig, columns: dict[str, Column], part: str) -> Job:
-    """What to read of a data set; it is downloaded and prepared first, unless it is in the cache of `datasets`.
+    """Return what to read of a data set; it is downloaded and prepared first, unless it is in the cache of `datasets`.
 
     A class label becomes its name, `columns: {source: translation.de}` reads a value inside another.
 
@@ -85,7 +85,7 @@ class _Reader:
         self.names: list[str] | None = getattr(_inner(feature), "names", None)
 
     def read(self, table: Any) -> Iterator[Value | BadRow]:
-        """The column's values in a table of some rows."""
+        """Yield the column's values in a table of some rows."""
         import pyarrow.compute as pc
 
         values = table.column(self.path[0])
@@ -102,7 +102,7 @@ class _Reader:
 
 
 def _inner(feature: Any) -> Any:
-    """What a feature is a list of, or itself."""
+    """Return what a feature is a list of, or itself."""
     if isinstance(feature, list):
         return feature[0]
     return getattr(feature, "feature", feature)
@@ -121,7 +121,7 @@ def _leaves(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, tup
 
 
 def _prepared(config: SourceConfig) -> Any:
-    """The builder of a data set that lies prepared in the cache.
+    """Return the builder of a data set that lies prepared in the cache.
 
     Raises:
         UserError: see `hub_job`.
@@ -146,7 +146,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _readings(path: str) -> list[tuple[str, str | None]]:
-    """What hub:... may mean, the likeliest first: (name or folder, configuration).
+    """Return what hub:... may mean, the likeliest first: (name or folder, configuration).
 
     Raises:
         UserError: it has another form; no such folder; a folder that may be meant instead.
@@ -174,7 +174,7 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
 
 
 def _build(name: str, kind: str | None, revision: str | None) -> Any:
-    """A builder with everything downloaded and prepared; without a network, of what is cached."""
+    """Return a builder with everything downloaded and prepared; without a network, of what is cached."""
     global _unreachable
     import datasets
 
@@ -211,12 +211,12 @@ def _offline(settings: Any) -> Iterator[None]:
 
 
 def _from_cache(builder: Any) -> bool:
-    """Whether the hub was not asked: then the newest that is cached was taken, whatever its revision."""
+    """Return whether the hub was not asked: then the newest that is cached was taken, whatever its revision."""
     return ".cache." in type(builder).__module__
 
 
 def _at_revision(builder: Any, config: SourceConfig, name: str) -> Any:
-    """The builder, or without a network the builder of the revision that is asked for.
+    """Return the builder, or without a network the builder of the revision that is asked for.
 
     Raises:
         UserError: what is cached is not known to be it.
@@ -265,7 +265,7 @@ def _explained(path: str, readings: Sequence[tuple[str, str | None]], error: Exc
 
 
 def usual_split(names: Sequence[str], path: str, part: str) -> str:
-    """The split that a part is read from where none is given.
+    """Return the split that a part is read from where none is given.
 
     Raises:
         UserError: none of `names` is called as usual.
@@ -289,5 +289,5 @@ def check_split(names: Sequence[str], path: str, split: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error of another library for a message."""
+    """Return an error of another library for a message."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")

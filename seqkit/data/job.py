@@ -52,5 +52,5 @@ class Job:
 
 
 def digest(parts: list[Any]) -> str:
-    """A short name for parts of a key."""
+    """Return a short name for parts of a key."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]

@@ -62,7 +62,7 @@ def open_pairs(config: PairConfig, part: str) -> Source:
 
 
 def pairs_job(config: PairConfig, part: str) -> Job:
-    """What `open_pairs` would read; a pair with a blank side is a bad line.
+    """Return what `open_pairs` would read; a pair with a blank side is a bad line.
 
     Raises:
         UserError: a file is missing; when the rows are read, the two files differ in their number of lines.
@@ -133,7 +133,7 @@ def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows
 
 
 def _unlike(source: Path, target: Path, encoding: str) -> str:
-    """How two files differ that should have as many lines as each other."""
+    """Return how two files differ that should have as many lines as each other."""
     sizes = _sizes(source, encoding), _sizes(target, encoding)
     counts = f"{source} has {len(sizes[0]):,} lines, {target} {len(sizes[1]):,}"
     return f"{counts}: line N of one must be the translation of line N of the other; {_parting(*sizes)}"
@@ -154,7 +154,7 @@ def _row(lines: list[tuple[int, str, str]], files: tuple[str, str]) -> list[str 
 
 
 def _parting(source: array[int], target: array[int]) -> str:
-    """Where the files probably part: a line blank in one only, or else where the ratio of lengths fits no more.
+    """Return where the files probably part: a line blank in one only, or else where the ratio of lengths fits no more.
 
     The guess is the k for which lines before k as they stand, and from k on shifted by the missing lines, have
     the least sum of |log ratio of lengths|.

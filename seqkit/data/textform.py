@@ -21,7 +21,7 @@ class Form:
 
 
 def text_encoding(name: str) -> str:
-    """The name that Python has for an encoding in which lines can be found: one that begins with ASCII.
+    """Return the name that Python has for an encoding in which lines can be found: one that begins with ASCII.
 
     Raises:
         ValueError: it begins with `encoding`.
@@ -40,7 +40,8 @@ def text_encoding(name: str) -> str:
 
 
 def _codec(name: str) -> tuple[str, bool]:
-    """The name that Python has for an encoding of text, "" where it has none, and whether that begins with ASCII."""
+    """Return the name that Python has for an encoding of text, "" where it has none, and whether that begins with
+    ASCII."""
     try:
         found = codecs.lookup(name).name.removesuffix("-sig")
         if found in _ESCAPES:

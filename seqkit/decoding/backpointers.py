@@ -127,7 +127,7 @@ class History:
 
 
 def gather(history: History, complete: Pool, cut: Pool, n_best: int, lengths: list[int]) -> list[list[Hypothesis]]:
-    """The hypotheses of each sentence, best first: those that are complete, then those that were cut.
+    """Return the hypotheses of each sentence, best first: those that are complete, then those that were cut.
 
     Args:
         history: of the search.

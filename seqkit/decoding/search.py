@@ -195,7 +195,7 @@ class Search:
         device: torch.device,
         keep_attention: bool,
     ) -> Rules:
-        """How the loop chooses: never the ids in `banned`."""
+        """Return how the loop chooses: never the ids in `banned`."""
         shortest, longest = limits
         constraints = [one for one in self.constraints if type(one).__call__ is not Constraint.__call__]
         return Rules(

@@ -78,7 +78,7 @@ class Seq2Seq(nn.Module):
                 encoder.embedding.scale *= encoder.embedding.size**0.5
 
     def _read(self, source: Tensor, lengths: Tensor) -> tuple[State, Memory]:
-        """The decoder's first state, each (L, B, size), and its memory."""
+        """Return the decoder's first state, each (L, B, size), and its memory."""
         output, state = self.encoder(source, lengths)
         top = state[0][-self.encoder.recurrent.num_directions :]
         last = top.transpose(0, 1).flatten(1)  # (B, M)

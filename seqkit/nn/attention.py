@@ -125,7 +125,7 @@ def padding_mask(lengths: Tensor, steps: int, device: torch.device | None = None
 
 
 def cleared(memory: Tensor, padding: Tensor | None) -> Tensor:
-    """The memory with zeros on its padding: a weight of 0 times NaN or infinity would be NaN.
+    """Return the memory with zeros on its padding: a weight of 0 times NaN or infinity would be NaN.
 
     Args:
         memory: (B, S, F), or (B, heads, S, F).

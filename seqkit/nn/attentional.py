@@ -456,7 +456,7 @@ class AttentionalRecurrent(nn.Module):
         return feed_scan(call, steps, *reader, self.vector.weight, self.vector.bias)
 
     def _input_mask(self, rows: Tensor, packing: Packing) -> Tensor | None:
-        """The dropout on the input of a layer above the first, for all steps: (N, H)."""
+        """Return the dropout on the input of a layer above the first, for all steps: (N, H)."""
         if not (self.training and (self.rate or self.locked_rate)):
             return None
         shape = rows.size(0), self.query_size

@@ -116,7 +116,8 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
 
 
 def by_operator(network: Network, x: Tensor) -> bool:
-    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call, and `seqkit::scan` serves it."""
+    """Return whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call, and `seqkit::scan` serves
+    it."""
     return (
         (torch.compiler.is_compiling() or tracing())
         and network.backend != "reference"
@@ -162,7 +163,7 @@ def _whole_mode(network: Network, mode: str | None, x: Tensor, packing: Packing)
 
 
 def _table(network: Network, mode: str | None, x: Tensor, packing: Packing) -> tuple[Name, str]:
-    """The choice of `auto`."""
+    """Return the choice of `auto`."""
     kind = x.device.type
     if kind == "cuda":
         return _on_cuda(network, mode, x, packing)

@@ -273,7 +273,7 @@ class Cell(nn.Module):
 
 
 def _real(like: Tensor) -> torch.dtype:
-    """The dtype of a mask: bernoulli_ takes no complex numbers (and dynamo no `to_real`)."""
+    """Return the dtype of a mask: bernoulli_ takes no complex numbers (and dynamo no `to_real`)."""
     return like.dtype.to_real() if like.is_complex() else like.dtype
 
 

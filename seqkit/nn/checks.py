@@ -137,12 +137,12 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def dtype_name(value: Tensor) -> str:
-    """The dtype as messages name it: "float32"."""
+    """Return the dtype as messages name it: "float32"."""
     return str(value.dtype).removeprefix("torch.")
 
 
 def autocast_dtype(*values: Tensor) -> torch.dtype | None:
-    """The dtype in which the active autocast computes with these tensors; None where it leaves them alone.
+    """Return the dtype in which the active autocast computes with these tensors; None where it leaves them alone.
 
     Autocast touches float32 and the lower precisions, never float64 or complex numbers, as in torch.
     """
@@ -155,7 +155,8 @@ def autocast_dtype(*values: Tensor) -> torch.dtype | None:
 
 
 def autocast_enabled(device_type: str) -> bool:
-    """Whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no autocast."""
+    """Return whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no
+    autocast."""
     if not _ASKED_BY_DEVICE:
         if device_type not in ("cpu", "cuda"):
             return False
@@ -171,12 +172,12 @@ _ASKED_BY_DEVICE = hasattr(torch, "get_autocast_dtype")
 
 
 def batched(*grads: Tensor | None) -> bool:
-    """Whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
+    """Return whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
     return any(grad is not None and (torch._C._functorch.is_batchedtensor(grad) or _legacy(grad)) for grad in grads)
 
 
 def _legacy(value: Tensor) -> bool:
-    """Whether `torch.autograd.grad` batched the value, which has a vmap of its own."""
+    """Return whether `torch.autograd.grad` batched the value, which has a vmap of its own."""
     ask = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)
     if ask is not None:
         return bool(ask(value))
@@ -185,12 +186,12 @@ def _legacy(value: Tensor) -> bool:
 
 
 def tracing() -> bool:
-    """Whether `torch.jit.trace` is recording, for which every Python number is a constant."""
+    """Return whether `torch.jit.trace` is recording, for which every Python number is a constant."""
     return bool(torch._C._get_tracing_state())
 
 
 def transformed() -> bool:
-    """Whether a torch.func transform or forward-mode differentiation is active."""
+    """Return whether a torch.func transform or forward-mode differentiation is active."""
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     functorch = torch._C._functorch

@@ -143,7 +143,7 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _no_counterpart(module: nn.Module) -> str | None:
-    """Why a module of this package that stands in a model cannot become one of torch.nn's."""
+    """Return why a module of this package that stands in a model cannot become one of torch.nn's."""
     if (why := _refuses(module)) is not None:
         return why
     if type(module) is Recurrent and len(module.state_sizes) == 1:
@@ -160,7 +160,7 @@ _PLAIN = ("training", "_parameters", "_buffers", "_modules", "_non_persistent_bu
 
 
 def _refuses(module: nn.Module) -> str | None:
-    """Why a recurrent module of either side cannot be taken over whole; None if it can."""
+    """Return why a recurrent module of either side cannot be taken over whole; None if it can."""
     kinds = (*FROM_TORCH, *TO_TORCH, Recurrent)
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted"
@@ -192,7 +192,7 @@ def _weight_names(module: nn.Module) -> list[str]:
 
 
 def _added(module: nn.Module) -> dict[str, Any]:
-    """The attributes that were added to a module after its construction."""
+    """Return the attributes that were added to a module after its construction."""
     plain = type(module)("rnn", 1, 1) if type(module) is Recurrent else type(module)(1, 1)
     known = set(plain.__dict__) | {"_describe", "operator", "has_kernel"}  # what a Recurrent keeps in its cells
     return {name: value for name, value in vars(module).items() if name not in known}
@@ -224,7 +224,7 @@ def _to_one(module: nn.Module) -> nn.Module:
 
 
 def _options(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class in torch.nn that computes the same, and its options.
+    """Return the class in torch.nn that computes the same, and its options.
 
     Raises:
         ValueError: there is none.

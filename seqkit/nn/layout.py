@@ -85,7 +85,7 @@ def check_input(network: Network, input: Tensor) -> None:
 
 
 def initial_states(network: Network, hx: Any, data: Tensor, packing: Packing, batched: bool) -> State:
-    """The initial states, each (layer-directions, B, size), rows in packed order."""
+    """Return the initial states, each (layer-directions, B, size), rows in packed order."""
     batch_size = packing.batch_size
     if hx is None:
         return _default_states(network, batch_size, data)

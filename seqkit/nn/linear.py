@@ -42,7 +42,7 @@ class Linear(nn.Linear):
 
 
 def _served(input: Tensor, weight: Tensor, work: int) -> bool:
-    """Whether the product is one that oneDNN does faster, in plain eager mode on the CPU."""
+    """Return whether the product is one that oneDNN does faster, in plain eager mode on the CPU."""
     return bool(
         input.dtype == weight.dtype == torch.float32
         and input.numel() * weight.size(0) >= work

@@ -63,7 +63,7 @@ class Adapter(nn.Module):
             return _adapted(weight, a, self.lora_b, self.alpha)
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        """The W with which the sum is `value`: for assignments to the adapted weight."""
+        """Return the W with which the sum is `value`: for assignments to the adapted weight."""
         return _adapted(value, self.lora_a, self.lora_b, -self.alpha)
 
     def extra_repr(self) -> str:
@@ -105,7 +105,7 @@ class Adapted:
     total: int
 
     def lines(self) -> list[str]:
-        """A report."""
+        """Return a report."""
         share = f"{self.trained:,} of {self.total:,} parameters train ({self.trained / self.total:.1%})"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
@@ -183,7 +183,7 @@ def _places(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def _trained(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """The names of the parameters that are trained whole, with all names of those that have several."""
+    """Return the names of the parameters that are trained whole, with all names of those that have several."""
     named = dict(model.named_parameters(remove_duplicate=False))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
@@ -193,7 +193,7 @@ def _trained(model: nn.Module, patterns: Sequence[str]) -> set[str]:
 
 
 def _refusal(model: nn.Module, name: str, module: nn.Module, rank: int) -> str:
-    """Why a matrix can have no adapter; empty where it can."""
+    """Return why a matrix can have no adapter; empty where it can."""
     value = model.get_parameter(name)
     named = model.named_parameters(remove_duplicate=False)
     others = [other for other, same in named if same is value and other != name]

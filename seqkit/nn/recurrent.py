@@ -347,7 +347,7 @@ class Recurrent(nn.Module):
 
 
 def _lowered(network: Network, entered: Entered) -> Entered | None:
-    """The arguments in autocast's precision, None where it is off or leaves them alone.
+    """Return the arguments in autocast's precision, None where it is off or leaves them alone.
 
     As in torch, the whole recurrence runs in the lower precision, not product by product.
     """

@@ -12,12 +12,12 @@ NO_FLOAT64 = {"mps"}
 
 
 def where_exact(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors where float64 exists: on the CPU if their device lacks it, else as they are."""
+    """Return the tensors where float64 exists: on the CPU if their device lacks it, else as they are."""
     return tuple(tensor.cpu() if tensor.device.type in NO_FLOAT64 else tensor for tensor in tensors)
 
 
 def sent_back(tensor: Tensor, device: torch.device) -> Tensor:
-    """A result of what `where_exact` gave, on the device it came from."""
+    """Return a result of what `where_exact` gave, on the device it came from."""
     if device.type in NO_FLOAT64 and tensor.dtype == torch.float64:
         tensor = tensor.float()
     return tensor.to(device)

@@ -61,7 +61,7 @@ class Report:
         return to_json(tree, indent=2)
 
     def lines(self) -> list[str]:
-        """The same for a reader."""
+        """Return the same for a reader."""
         shown = here.lines(self.machine)
         if self.run is not None:
             shown += ["", f"run {self.run}"]
@@ -117,7 +117,7 @@ def _checks(path: Path) -> Iterator[Check]:
 
 
 def _looked_at(name: str, look: Callable[[], str]) -> Check:
-    """The result of a look; what it raises is what is wrong."""
+    """Return the result of a look; what it raises is what is wrong."""
     try:
         return Check(name, True, look())
     except FileNotFoundError:
@@ -191,7 +191,7 @@ def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tens
 
 
 def _culprit(path: Path) -> tuple[str, str]:
-    """The file because of which a checkpoint is damaged, and what is wrong with it."""
+    """Return the file because of which a checkpoint is damaged, and what is wrong with it."""
     try:
         manifest = read_json(path / "manifest.json")
         names = sorted(manifest.keys())
@@ -238,5 +238,5 @@ def _scores(path: Path) -> str:
 
 
 def _shown(value: float | None) -> str:
-    """A score, which is null where it was not finite, or a number of examples."""
+    """Return a score, which is null where it was not finite, or a number of examples."""
     return f"{value:.4f}" if isinstance(value, float) else "not finite" if value is None else f"{value:,}"

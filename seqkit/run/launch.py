@@ -119,7 +119,7 @@ def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolde
 
 
 def asked(checked: RunConfig) -> str:
-    """A digest of a configuration as the user gave it, before a task filled in what it finds in the data."""
+    """Return a digest of a configuration as the user gave it, before a task filled in what it finds in the data."""
     text = json.dumps(checked.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

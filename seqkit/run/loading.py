@@ -16,7 +16,7 @@ from seqkit.training.checkpoint import load_finite
 
 
 def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = (), *, trust: bool = False) -> RunTask:
-    """A trained model, ready to predict; needs the run folder alone.
+    """Return a trained model, ready to predict; needs the run folder alone.
 
     Args:
         path: a run folder, such as `runs/first`.
@@ -56,7 +56,7 @@ def load_predictor(
 
 
 def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:
-    """The model of a run with its weights, in evaluation mode, from what `open_run` returned.
+    """Return the model of a run with its weights, in evaluation mode, from what `open_run` returned.
 
     Raises:
         UserError: its files are damaged, or do not fit each other; a weight is NaN or infinite.
@@ -115,7 +115,7 @@ def compare(
     trust: bool = False,
     **values: Any,
 ) -> list[str]:
-    """Whether one translation run is better than another, by paired bootstrap; see `compare_outputs`.
+    """Return whether one translation run is better than another, by paired bootstrap; see `compare_outputs`.
 
     Args:
         first, second: run folders; the first is the baseline.
@@ -146,7 +146,7 @@ def load_translator(
     trust: bool = False,
     **values: Any,
 ) -> Any:
-    """A translation run, or several that decode together.
+    """Return a translation run, or several that decode together.
 
     Args:
         path: a run folder.

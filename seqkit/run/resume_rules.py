@@ -51,7 +51,7 @@ _REASONS = {
 def read_change(
     folder: RunFolder, overrides: list[str], trust: Trust = False
 ) -> tuple[RunConfig, type[RunTask], list[str]]:
-    """The configuration with which a run goes on.
+    """Return the configuration with which a run goes on.
 
     Args:
         folder: the run.
@@ -97,7 +97,7 @@ def _check_length(folder: RunFolder, training: TrainingConfig) -> None:
 
 
 def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys at which two trees differ, with both values."""
+    """Yield the dotted keys at which two trees differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = [*before, *(name for name in now if name not in before)]
         if key and before.get("name") != now.get("name"):  # another schedule has other options
@@ -109,7 +109,7 @@ def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, A
 
 
 def _refusal(key: str, before: TrainingConfig, now: TrainingConfig) -> str:
-    """Why a key may not change, empty where it may."""
+    """Return why a key may not change, empty where it may."""
     name, warmup, schedule = before.schedule.name, before.schedule.warmup, before.schedule.make()
     if key.startswith("training.early_stopping") and schedule.reacts and before.margin != now.margin:
         return f"the {name} schedule goes by min_delta, too, so the updates would be different"

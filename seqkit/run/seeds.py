@@ -108,7 +108,7 @@ def train_seeds(
 
 
 def _reserve(config: RunConfig, kind: type[RunTask], path: Path, overwrite: bool) -> Reservation | None:
-    """A name for a new run; None where the same command has begun it."""
+    """Return a name for a new run; None where the same command has begun it."""
     try:
         about = RunFolder.open(path).about() if not overwrite and path.exists() else {}
     except UserError:  # no run; what it is, is said below

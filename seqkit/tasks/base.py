@@ -36,11 +36,12 @@ class RunTask(Task):
     @classmethod
     @abstractmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
-        """The schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
+        """Return the schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
 
     @classmethod
     def predict_options(cls, config: Any) -> type[Section]:
-        """What `adjust` takes, and `seqkit predict RUN key=value`: the schema, whose defaults are those of a run.
+        """Return what `adjust` takes, and `seqkit predict RUN key=value`: the schema, whose defaults are those of a
+        run.
 
         Args:
             config: of the run.
@@ -49,7 +50,7 @@ class RunTask(Task):
 
     @classmethod
     def score_options(cls, config: Any) -> type[Section]:
-        """What `score` takes beside `data`, and `seqkit evaluate RUN key=value`: the schema."""
+        """Return what `score` takes beside `data`, and `seqkit evaluate RUN key=value`: the schema."""
         return Section
 
     @classmethod
@@ -89,11 +90,11 @@ class RunTask(Task):
         return next(self.model.parameters()).device
 
     def data_lines(self) -> list[str]:
-        """Lines about the data, for the report."""
+        """Return lines about the data, for the report."""
         return []
 
     def report(self) -> list[str]:
-        """Lines about data and model, printed before training."""
+        """Return lines about data and model, printed before training."""
         trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
         return [*self.data_lines(), *self.notes, f"model: {trained:,} trained parameters"]
 
@@ -119,7 +120,7 @@ class RunTask(Task):
         """
 
     def read_line(self, line: str) -> Any:
-        """What `predict` is given for a line of a file.
+        """Return what `predict` is given for a line of a file.
 
         Raises:
             UserError: it is none; the caller adds where it stands.
@@ -128,14 +129,15 @@ class RunTask(Task):
 
     @abstractmethod
     def format(self, prediction: Any, form: str, **options: Any) -> str:
-        """A prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
+        """Return a prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
 
     def example(self, folder: Path) -> str:
-        """A command line that uses this run, shown at the end of training."""
+        """Return a command line that uses this run, shown at the end of training."""
         return f"seqkit evaluate {shlex.quote(str(folder))}"
 
     def fingerprint(self, part: str = "train") -> str:
-        """A digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started with."""
+        """Return a digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started
+        with."""
         return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> Mapping[str, Rows]:

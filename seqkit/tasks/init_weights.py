@@ -27,7 +27,7 @@ _TABLES = {
 
 
 def keeps_text(config: RunConfig, table: str = SOURCE_TABLE) -> bool:
-    """Whether an embedding is to have the vocabulary of the earlier run: the vectors of words go with their
+    """Return whether an embedding is to have the vocabulary of the earlier run: the vectors of words go with their
     numbers, so without a `text:` section both are kept.
 
     Args:
@@ -89,7 +89,7 @@ def kept_tokenizer(
 
 
 def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> Given:
-    """The weights of an earlier run, of any task, and what their rows stand for.
+    """Return the weights of an earlier run, of any task, and what their rows stand for.
 
     Raises:
         UserError: the folder is damaged, or a weight is NaN or infinite.

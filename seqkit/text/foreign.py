@@ -23,7 +23,7 @@ NAMES = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")
 
 
 def load_torchtext() -> Any:
-    """The module torchtext.
+    """Return the module torchtext.
 
     Raises:
         UserError: it is not installed, or does not load with this torch.
@@ -54,7 +54,7 @@ def quiet() -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def splitter(tokenizer: str) -> Callable[[str], list[str]]:
-    """A tokenizer of torchtext, a function from a text to its tokens.
+    """Return a tokenizer of torchtext, a function from a text to its tokens.
 
     Args:
         tokenizer: `torchtext:NAME`, as in `text.tokenizer`.

@@ -44,7 +44,7 @@ def take_sentences(sentences: Iterable[Sequence[str]], name: str = "texts") -> l
 
 
 def take_tokens(tokens: Sequence[str], name: str = "tokens") -> list[str]:
-    """The tokens of one sentence; see `take_sentences`."""
+    """Return the tokens of one sentence; see `take_sentences`."""
     if not (isinstance(tokens, (list, tuple)) or (not isinstance(tokens, str) and getattr(tokens, "ndim", 0) == 1)):
         raise TypeError(f"{name} is {shown(tokens)}; expected a list of tokens")
     texts = [_text(token, name, place) for place, token in enumerate(tokens)]

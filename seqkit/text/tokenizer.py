@@ -301,8 +301,8 @@ class Tokenizer:
 
 
 def _whole_end(text: str, start: int, end: int, limit: int) -> int:
-    """The end of a token with the marks behind it: of characters that normalising joins, or drops, the library counts
-    the first."""
+    """Return the end of a token with the marks behind it: of characters that normalising joins, or drops, the library
+    counts the first."""
     while start < end < limit:
         before = text[max(start, end - 2) : end]
         joined = len(unicodedata.normalize("NFC", before + text[end])) == len(unicodedata.normalize("NFC", before))

@@ -43,7 +43,7 @@ def from_vocab(vocab: Any, config: TextConfig | None = None, special: Mapping[st
 
 
 def to_vocab(tokenizer: Tokenizer) -> Any:
-    """A torchtext `Vocab` with the same numbers, which takes an unknown token for <unk>.
+    """Return a torchtext `Vocab` with the same numbers, which takes an unknown token for <unk>.
 
     Raises:
         UserError: see `load_torchtext`.
@@ -55,7 +55,8 @@ def to_vocab(tokenizer: Tokenizer) -> Any:
 
 
 def to_function(tokenizer: Tokenizer) -> Callable[[str], list[str]]:
-    """A function from a text to its tokens, as torchtext's pipelines take one; an unknown token is as it is written.
+    """Return a function from a text to its tokens, as torchtext's pipelines take one; an unknown token is as it is
+    written.
 
     `to_vocab(tokenizer)(to_function(tokenizer)(text))` equals `tokenizer.encode([text])[0]`.
     """

@@ -116,7 +116,7 @@ def vector_words(path: str | Path) -> Iterator[str]:
 def _read(
     path: Path, vocabulary: Sequence[str], size: int | None, padding_index: int | None
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The matrix (V, E) with the rows that the file has, and which these are (V,)."""
+    """Return the matrix (V, E) with the rows that the file has, and which these are (V,)."""
     wanted, lowered = _wanted(vocabulary, padding_index)
     matrix: Floats | None = None
     exact = np.zeros(len(vocabulary), dtype=bool)
@@ -143,7 +143,7 @@ def _read(
 def _wanted(
     vocabulary: Sequence[str], padding_index: int | None
 ) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
-    """Rows by the word itself, and rows by its lower-case form where that is another word."""
+    """Return rows by the word itself, and rows by its lower-case form where that is another word."""
     wanted: dict[bytes, list[int]] = {}
     lowered: dict[bytes, list[int]] = {}
     for index, token in enumerate(vocabulary):
@@ -231,7 +231,7 @@ def _check_utf8(path: Path, line: int, raw: bytes) -> None:
 
 
 def _odd(path: Path, line: int, text: bytes, width: int) -> tuple[bytes, bytes]:
-    """A line with another number of fields: a word with spaces in it (glove.840B has some), or a mistake."""
+    """Return a line with another number of fields: a word with spaces in it (glove.840B has some), or a mistake."""
     fields = text.split(b" ")
     extra = len(fields) - 1 - width
     if extra > 0 and not any(_is_number(field) for field in fields[1 : 1 + extra]):

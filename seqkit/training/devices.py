@@ -44,7 +44,7 @@ def module_of(kind: str) -> Any:
 
 
 def is_available(kind: str) -> bool:
-    """Whether this torch can compute on such a device here."""
+    """Return whether this torch can compute on such a device here."""
     if kind == "cpu":
         return True
     if kind == "mps":
@@ -54,14 +54,14 @@ def is_available(kind: str) -> bool:
 
 
 def count(kind: str) -> int:
-    """How many devices of a kind there are."""
+    """Return how many devices of a kind there are."""
     if not is_available(kind):
         return 0
     return int(getattr(module_of(kind), "device_count", lambda: 1)())
 
 
 def reason_for_absence(kind: str) -> str:
-    """Why a kind of device cannot be used here."""
+    """Return why a kind of device cannot be used here."""
     if kind == "cuda":
         return "torch finds no CUDA device here" + (
             " (this torch is built without CUDA)" if torch.version.cuda is None else ""
@@ -73,7 +73,7 @@ def reason_for_absence(kind: str) -> str:
 
 
 def find_device(name: str) -> str:
-    """The name of a device that is here; `auto`: CUDA, else mps, else xpu, else the CPU.
+    """Return the name of a device that is here; `auto`: CUDA, else mps, else xpu, else the CPU.
 
     Raises:
         UserError: a name that is none; a device that is not here.
@@ -134,7 +134,7 @@ def own_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls it, or its kind."""
+    """Return what the maker calls it, or its kind."""
     module = module_of(device.type)
     if device.type != "cpu" and hasattr(module, "get_device_name"):
         return str(module.get_device_name(device))
@@ -173,14 +173,14 @@ def repeatable(wanted: bool) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an operator found no memory, on whatever device."""
+    """Return whether an operator found no memory, on whatever device."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and bool(re.search(r"out of memory|alloc", str(error)))
 
 
 def device_lost(error: BaseException) -> bool:
-    """Whether a device has stopped answering: what it held is gone, and this process cannot use it any more."""
+    """Return whether a device has stopped answering: what it held is gone, and this process cannot use it any more."""
     accelerator = getattr(torch, "AcceleratorError", ())
     if out_of_memory(error) or not isinstance(error, RuntimeError):
         return False
@@ -195,7 +195,7 @@ def device_trouble(error: BaseException) -> str | None:
 
 
 def failure(error: BaseException, device: torch.device, batch: str, kept: Callable[[], str]) -> str | None:
-    """What to say in training of an error that is the device's and not the program's; None for others.
+    """Return what to say in training of an error that is the device's and not the program's; None for others.
 
     Args:
         batch: the shapes of the batch in work, "" where it does not matter.
@@ -215,5 +215,5 @@ def failure(error: BaseException, device: torch.device, batch: str, kept: Callab
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of the device says, without torch's advice on how to debug it."""
+    """Return what an error of the device says, without torch's advice on how to debug it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

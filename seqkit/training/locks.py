@@ -65,7 +65,7 @@ def _claim(file: IO[str], path: Path) -> None:
 
 
 def _owner(file: IO[str]) -> str:
-    """The process that holds the lock, with its computer where that is not this one."""
+    """Return the process that holds the lock, with its computer where that is not this one."""
     for _ in range(20):  # it may have the lock and not have written its name yet
         file.seek(0)
         owner, _, host = file.read().strip().partition(" ")

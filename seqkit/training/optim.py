@@ -115,7 +115,7 @@ class OptimizerConfig(Section):
 def make_optimizer(
     model: nn.Module, config: OptimizerConfig, factors: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """An optimiser over parameters, grouped by learning-rate factor and decay.
+    """Return an optimiser over parameters, grouped by learning-rate factor and decay.
 
     Args:
         model: whose parameters are learned.

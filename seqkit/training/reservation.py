@@ -112,7 +112,7 @@ class Reservation:
 
     @contextmanager
     def made(self) -> Iterator[RunFolder]:
-        """A new folder under a hidden name; with what is in it when the block ends it becomes the run, whole.
+        """Yield a new folder under a hidden name; with what is in it when the block ends it becomes the run, whole.
 
         Where there is a run to be replaced, the new one stays hidden until its `take_place`. It is locked, and stays so
         until the reservation's own block ends.
@@ -218,7 +218,7 @@ def reserve(
 
 
 def _free(path: Path) -> Reservation | None:
-    """A reservation of a path at which there is nothing, and which nobody else has reserved."""
+    """Return a reservation of a path at which there is nothing, and which nobody else has reserved."""
     if _taken(path):
         return None
     try:

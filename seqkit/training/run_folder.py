@@ -236,7 +236,7 @@ class RunFolder:
 
 
 def hidden(path: Path, kind: str) -> Path:
-    """What lies beside a run while it is made, under a name that no run can have; see `Reservation`."""
+    """Return what lies beside a run while it is made, under a name that no run can have; see `Reservation`."""
     return path.with_name(f".{path.name}~{kind}")
 
 
@@ -253,7 +253,7 @@ def put_back(path: Path) -> None:
 
 
 def _missing(path: Path) -> str:
-    """Why this is not a folder; empty where it is one."""
+    """Return why this is not a folder; empty where it is one."""
     if path.is_dir():
         return ""
     if path.exists():

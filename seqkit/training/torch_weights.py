@@ -22,7 +22,7 @@ _AGAIN = "save its weights alone: torch.save(model.state_dict(), 'weights.pt'), 
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file: safetensors, or what torch.save wrote, read without running what a pickle may hold.
+    """Return the tensors of a file: safetensors, or what torch.save wrote, read without running what a pickle may hold.
 
     Args:
         path: the file; its content decides, not its name.
@@ -90,7 +90,7 @@ def _load(path: Path) -> Any:
 
 
 def read_words(path: str | Path) -> list[str]:
-    """The words of a vocabulary file, a word a line, in the order of the lines.
+    """Return the words of a vocabulary file, a word a line, in the order of the lines.
 
     Raises:
         UserError: no such file, not UTF-8, or a word twice.

@@ -253,7 +253,7 @@ class Trainer:
                 self._progress.event("unfreeze", news.line, news.record)
 
     def _windows(self) -> Iterator[list[Any]]:
-        """The batches of each update that is left in this epoch."""
+        """Yield the batches of each update that is left in this epoch."""
         batches = iter(own_part(self.task.batches(self.state.epoch, self.state.position)))
         self._ahead = None
         if self.device.type != "cpu":
@@ -364,11 +364,11 @@ class Trainer:
         return line
 
     def _chosen(self) -> list[int]:
-        """The steps whose weights are for use, the best first; the last one where nothing is scored."""
+        """Return the steps whose weights are for use, the best first; the last one where nothing is scored."""
         return [step for _, step in self.state.best] or [self.state.step]
 
     def _received(self) -> bool:
-        """Whether any process has got a signal; all stop for it after the same update."""
+        """Return whether any process has got a signal; all stop for it after the same update."""
         if agreed := largest(self._watch.received):  # 0 must not efface a signal that comes meanwhile
             self._watch.received = agreed
         return bool(agreed)

@@ -75,7 +75,7 @@ class Transfer:
     partly_new: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """A report for the person who started the run."""
+        """Return a report for the person who started the run."""
         loaded = [self._named(name) for name in self.loaded]
         lines = [f"init: loaded {len(loaded)} weights: {', '.join(loaded) or 'none'}"]
         lines += [f"init: resized {self._named(name)}: {how}" for name, how in self.resized.items()]
@@ -157,14 +157,14 @@ def transfer_weights(
 
 
 def _homeless(name: str, choice: Choice, own: Collection[str]) -> str:
-    """Why a given weight has no place in the model."""
+    """Return why a given weight has no place in the model."""
     if choice.places(name) != [name]:
         return "sent by init.map to names that are not in this model"
     return "its place is taken by what init.map says" if name in own else "not in this model"
 
 
 def _grid(numbers: list[int], dims: int) -> tuple[Tensor, ...]:
-    """An index of the numbers in each of the first `dims` dimensions."""
+    """Return an index of the numbers in each of the first `dims` dimensions."""
     return tuple(torch.meshgrid(*[torch.tensor(numbers, dtype=torch.long, device="cpu")] * dims, indexing="ij"))
 
 
@@ -182,7 +182,7 @@ def _matched(rows: Rows, theirs: Rows) -> dict[int, int]:
 
 
 def _place(value: Tensor) -> object:
-    """The same for two names of one weight."""
+    """Return the same for two names of one weight."""
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else id(value)
 
 
@@ -211,7 +211,7 @@ class _Weight:
         return self.rows is not None and self.rows.words
 
     def problem(self) -> str:
-        """Why the given weight does not fit, or nothing."""
+        """Return why the given weight does not fit, or nothing."""
         here, there = self.value.shape, self.given.shape
         called = self.name if self.name == self.there else f"{self.name} (there {self.there})"
         if self.value.is_floating_point() != self.given.is_floating_point():

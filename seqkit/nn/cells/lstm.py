@@ -227,7 +227,8 @@ def _kernel(*options: Any) -> LSTMKernel:
 
 
 def _clipped(memory: Tensor, bound: float) -> Tensor:
-    """The memory within [-bound, bound]; not torch.clamp, whose gradient at the bound itself depends on its version."""
+    """Return the memory within [-bound, bound]; not torch.clamp, whose gradient at the bound itself depends on its
+    version."""
     return torch.where(memory.abs() > bound, torch.sign(memory) * bound, memory)
 
 

@@ -225,7 +225,7 @@ class JordanCell(Cell):
 
 
 def dropped_weights(weights: Mapping[str, Tensor], rate: float, training: bool) -> Mapping[str, Tensor]:
-    """The weights with dropout on the entries of W_hh (DropConnect as in Merity et al. 2017, section 2)."""
+    """Return the weights with dropout on the entries of W_hh (DropConnect as in Merity et al. 2017, section 2)."""
     if not (training and rate):
         return weights
     return {**weights, "weight_hh": dropped(weights["weight_hh"], rate)}

@@ -123,7 +123,7 @@ def check_text(text: TextConfig) -> None:
 
 
 def language_model_schema(tree: Mapping[str, Any]) -> type[LanguageModelConfig]:
-    """The schema for the cell that the configuration names."""
+    """Return the schema for the cell that the configuration names."""
     skip = (*SUPPLIED, "bidirectional")  # the future is what is asked for
     encoder = cell_section("Encoder", (Recurrent,), skip, EncoderBase, tree, "model", "encoder")
     model = create_model("ModelConfig", __base__=_Model, encoder=(encoder, ...))
@@ -131,13 +131,13 @@ def language_model_schema(tree: Mapping[str, Any]) -> type[LanguageModelConfig]:
 
 
 def make_language_model(config: Any, encoder: Encoder) -> LanguageModel:
-    """The model that a `model:` section describes, around an encoder."""
+    """Return the model that a `model:` section describes, around an encoder."""
     own = config.model_dump(exclude={"embedding", "encoder"})
     return LanguageModel(encoder, **own)
 
 
 def build(config: Any, tokenizer: Tokenizer, *, load: bool) -> tuple[LanguageModel, list[str]]:
-    """The same for a vocabulary.
+    """Return the same for a vocabulary.
 
     Args:
         config: the section.

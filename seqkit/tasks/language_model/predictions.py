@@ -69,7 +69,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 @torch.no_grad()
 def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
-    """The score of each line, whatever stands around it."""
+    """Return the score of each line, whatever stands around it."""
     rows, found = _encode(tokenizer, texts), [LineScore() for _ in texts]
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
@@ -144,7 +144,7 @@ class Sampler:
         self._count = 0  # texts so far
 
     def __call__(self, texts: Sequence[str]) -> list[Continuation]:
-        """A continuation of each text, up to its line end; of a blank one a line from nothing."""
+        """Return a continuation of each text, up to its line end; of a blank one a line from nothing."""
         found: list[Continuation] = []
         for start in range(0, len(texts), _TOGETHER):
             found += self._batch(texts[start : start + _TOGETHER])
@@ -186,7 +186,8 @@ class Sampler:
 
 
 def format_line(found: LineScore | Continuation, form: str) -> str:
-    """A prediction as one line: JSON, or as text the continued line, or log-probability and perplexity with a tab."""
+    """Return a prediction as one line: JSON, or as text the continued line, or log-probability and perplexity with a
+    tab."""
     if isinstance(found, Continuation):
         if not as_json(form):
             return one_line(found.text)

@@ -82,13 +82,13 @@ class SentimentConfig(RunConfig):
 
 
 def sentiment_schema(tree: Mapping[str, Any]) -> type[SentimentConfig]:
-    """The schema for the cell that the configuration names."""
+    """Return the schema for the cell that the configuration names."""
     encoder = encoder_config(tree, "model", "encoder")
     model = create_model("ModelConfig", __base__=_Classifier, encoder=(encoder, ...))
     return create_model("SentimentConfig", __base__=SentimentConfig, model=(model, ...))
 
 
 def make_classifier(config: Any, encoder: Encoder, num_classes: int) -> SequenceClassifier:
-    """The model that a `model:` section describes, around an encoder."""
+    """Return the model that a `model:` section describes, around an encoder."""
     own = arguments(config, exclude={"embedding", "encoder"})
     return SequenceClassifier(encoder, num_classes, **own)

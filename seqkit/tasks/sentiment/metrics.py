@@ -91,7 +91,7 @@ def classification_report(outcome: Outcome, names: Sequence[str]) -> list[str]:
 
 
 def _worst_pairs(outcome: Outcome, names: Sequence[str]) -> list[str]:
-    """The most frequent confusions; only confusions that occur take memory."""
+    """Return the most frequent confusions; only confusions that occur take memory."""
     wrong = outcome.labels != outcome.predicted
     pairs, counts = np.unique(np.stack([outcome.labels[wrong], outcome.predicted[wrong]]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_PAIRS]

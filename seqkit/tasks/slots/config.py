@@ -148,7 +148,7 @@ def check_text(text: TextConfig) -> None:
 
 
 def slots_schema(tree: Mapping[str, Any]) -> type[SlotsConfig]:
-    """The schema for the cells that the configuration names."""
+    """Return the schema for the cells that the configuration names."""
     model = tree.get("model")
     given = model.get("encoder") if isinstance(model, Mapping) else None
     windowed = isinstance(given, Mapping) and "window" in given
@@ -169,7 +169,7 @@ def make_tagger(
     *,
     load: bool,
 ) -> tuple[Tagger, list[str]]:
-    """The model that a `model:` section describes.
+    """Return the model that a `model:` section describes.
 
     Args:
         config: the section.

@@ -52,13 +52,13 @@ def misfit(tokenizer: Tokenizer, lists: Lists, begins: NDArray[np.bool_], tagged
 
 
 def misfit_of(tokenizer: Tokenizer, data: Tagged) -> Misfit:
-    """The same for one part of the data."""
+    """Return the same for one part of the data."""
     tags, _ = data.tags.take(np.arange(len(data)))
     return misfit(tokenizer, column_lists(data.source, "tokens"), tags % 2 == 1, tags > 0)  # B-x has an odd number
 
 
 def fitted(tokenizer: Tokenizer, lists: Lists, given: TextConfig) -> Tokenizer:
-    """The tokenizer, splitting texts as the sentences are split; what the configuration says stays as it says.
+    """Return the tokenizer, splitting texts as the sentences are split; what the configuration says stays as it says.
 
     The fewest sentences that do not come back decide; of equal ones the tokenizer's own way, then the finest.
     """
@@ -81,7 +81,7 @@ def _best(tokenizer: Tokenizer, lists: Lists, given: TextConfig | None) -> tuple
 
 
 def split_of(tokenizer: Tokenizer) -> str:
-    """How texts are split, as the configuration says it."""
+    """Return how texts are split, as the configuration says it."""
     config = tokenizer.config
     return f"text.split: {config.split}" + ("" if config.split_chinese else ", text.split_chinese: false")
 

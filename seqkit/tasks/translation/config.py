@@ -178,7 +178,8 @@ class _DecoderBase(CellSection):
 
 
 def _probe_table(size: int) -> Embedding:
-    """A small table for trying a section out; not on the meta device, where torch's normal_ imports its compiler."""
+    """Return a small table for trying a section out; not on the meta device, where torch's normal_ imports its
+    compiler."""
     with torch.random.fork_rng(devices=[]):
         return Embedding(4, size)
 
@@ -197,7 +198,8 @@ _Bridge = Annotated[str, OneOf("bridge", BRIDGES, Bridge, supplied=_JOINS)]
 
 
 def decoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of a decoder section: the arguments of `Decoder`, its bases and the cell that the section names.
+    """Return the schema of a decoder section: the arguments of `Decoder`, its bases and the cell that the section
+    names.
 
     See `encoder_config` for the arguments.
     """
@@ -229,7 +231,7 @@ _Model = from_signature("_Model", Seq2Seq, skip=("encoder", "decoder"), base=Tra
 
 
 def _own(model: Section) -> dict[str, Any]:
-    """The arguments of `Seq2Seq` beside its parts."""
+    """Return the arguments of `Seq2Seq` beside its parts."""
     return arguments(model, exclude={"source", "target", "encoder", "decoder"})
 
 
@@ -264,7 +266,7 @@ class TranslationConfig(RunConfig):
 
 
 def translation_schema(tree: Mapping[str, Any]) -> type[TranslationConfig]:
-    """The schema for the cells that the configuration names."""
+    """Return the schema for the cells that the configuration names."""
     encoder = encoder_config(tree, "model", "encoder")
     decoder = decoder_config(tree, "model", "decoder")
     fields: dict[str, Any] = {"encoder": (encoder, ...), "decoder": (decoder, Field(default_factory=decoder))}
@@ -273,7 +275,7 @@ def translation_schema(tree: Mapping[str, Any]) -> type[TranslationConfig]:
 
 
 def make_model(config: Any, source: Tokenizer, target: Tokenizer, *, load: bool) -> tuple[Seq2Seq, list[str]]:
-    """The model that a `model:` section describes.
+    """Return the model that a `model:` section describes.
 
     Args:
         config: of the class `TranslationModel`.

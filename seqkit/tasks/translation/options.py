@@ -34,7 +34,7 @@ class ScoreOptions(Section):
 
 
 def translation_options(config: Any) -> type[Section]:
-    """The options of prediction, with the keys of a run's `decoding` section and its values as defaults.
+    """Return the options of prediction, with the keys of a run's `decoding` section and its values as defaults.
 
     Args:
         config: the configuration of the run.
