@@ -107,9 +107,9 @@ def _checks(path: Path) -> Iterator[Check]:
             yield Check(f"{name}/{culprit}", False, why)
     if weights:
         yield from _chosen(folder, checkpoints, weights[0])
-    logs: dict[str, Any] = {}
+    logs: dict[str, Any] = {"jsonl": {}}
     yield _looked_at("checkpoints", lambda: _last(checkpoints, logs))
-    files = (("metrics", folder.metrics), ("timing", folder.timing)) if "jsonl" in logs or not logs else ()
+    files = (("metrics", folder.metrics), ("timing", folder.timing)) if "jsonl" in logs else ()
     for name, file in files:
         least = logs.get("jsonl", {}).get(name, 0)
         yield _looked_at(file.name, lambda file=file, least=least: _log(file, least))  # type: ignore[misc]
@@ -169,7 +169,9 @@ def _last(checkpoints: Checkpoints, logs: dict[str, Any]) -> str:
     step = checkpoints.latest()
     if step is None:
         return "none is whole; `seqkit resume` would start over"
-    logs.update(log_positions(checkpoints.load(step)[1]["state"]))
+    positions = log_positions(checkpoints.load(step)[1]["state"])
+    logs.clear()
+    logs.update(positions)
     return f"`seqkit resume` goes on after step {step:,}"
 
 

@@ -161,7 +161,7 @@ def surroundings(device: torch.device) -> dict[str, str]:
 
 def log_positions(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return where each logger was, of the `state` in a checkpoint; earlier versions knew the sizes of two files."""
-    return dict(state.get("logs") or {"jsonl": state.get("sizes", {})})
+    return dict(state["logs"] if "logs" in state else {"jsonl": state.get("sizes", {})})
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
