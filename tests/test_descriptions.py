@@ -22,12 +22,15 @@ import seqkit.nn
 import seqkit.text
 import seqkit.training
 from seqkit.cli.entry import app
-from seqkit.config import Section, explain, from_signature, known_keys
+from seqkit.config import OneOf, Section, explain, from_signature, known_keys
+from seqkit.config.names import built_in
+from seqkit.config.registry import options_of
 from seqkit.config.schema import argument_docs
 from seqkit.errors import UserError
 from seqkit.nn import CELLS, GRU, LSTM, RNN, Recurrent
 from seqkit.run import config_schema
 from seqkit.tasks import TASKS
+from seqkit.training.schedules import Schedule, ScheduleConfig
 
 # ---- keys
 
@@ -70,6 +73,53 @@ def test_every_key_of_the_json_schema_and_of_explain_has_a_description() -> None
         keys = known_keys(schema)
         assert set(dict(fields(schema))) <= set(keys)  # and those that are spread, such as data.encoding
         assert [key.path for key in keys.values() if not key.meaning or not key.type or key.type == "anything"] == []
+
+
+def test_every_section_and_every_option_of_a_table_has_descriptions() -> None:
+    """Options of predict and evaluate too, and of each entry of each table."""
+
+    def subclasses(kind: type[Section]) -> Iterator[type[Section]]:
+        for each in kind.__subclasses__():
+            yield each
+            yield from subclasses(each)
+
+    def tables(annotation: Any) -> Iterator[OneOf]:
+        for part in (*getattr(annotation, "__metadata__", ()), *typing.get_args(annotation)):
+            yield from [part] if isinstance(part, OneOf) else tables(part)
+
+    for schema in schemas():
+        known_keys(schema)  # makes the options of optimisers and schedules
+    for section in [each for each in subclasses(Section) if each.__module__.startswith("seqkit.")]:
+        for field in section.model_fields.values():
+            for one in [*(item for item in field.metadata if isinstance(item, OneOf)), *tables(field.annotation)]:
+                for entry in one.table.values() if one.supplied is not None else ():
+                    options_of(built_in(entry), one.supplied or ())
+    sections = {each for each in subclasses(Section) if each.__module__.startswith("seqkit.")}
+    names = {each.__name__ for each in sections}
+    assert {"TranslationOptions", "ScoreOptions", "SlotsOptions", "SamplingOptions", "PlateauOptions"} <= names
+    lacking = [f"{each.__name__}.{key}" for each in sections for key, text in fields(each) if not text]
+    assert lacking == []
+
+
+def test_options_of_a_users_own_entry_are_described_by_its_docstring() -> None:
+    class Steps(Schedule):
+        """Go down in steps.
+
+        Args:
+            drop: what each step multiplies.
+        """
+
+        def __init__(self, *, drop: float = 0.5, plain: int = 1) -> None:
+            self.drop = drop
+
+    keys = known_keys(options_of(Steps, (), ScheduleConfig))
+    assert keys["drop"].meaning == "what each step multiplies."
+    assert keys["drop"].used_by.endswith("Steps")
+    assert (keys["plain"].meaning, keys["plain"].default) == ("", "1")
+    shown = known_keys(config_schema("sentiment"))
+    assert shown["training.schedule.patience"].used_by == "option of plateau"
+    assert shown["training.schedule.final"].used_by == "option of linear, cosine, one_cycle"
+    assert "training.metric.name" not in shown
 
 
 def test_no_description_sends_the_reader_of_a_yaml_elsewhere() -> None:

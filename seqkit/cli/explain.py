@@ -20,7 +20,7 @@ def explain(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CONFIG] [KEY] [KEY=VALUE]...",
+            metavar="CONFIG | KEY | KEY=VALUE",
             help="CONFIG: a YAML file or a task; without it all tasks. KEY: a key or a section, such as "
             "training.optimizer.lr; without it all keys. KEY=VALUE: such as model.encoder.cell=gru, for another cell.",
         ),

@@ -169,12 +169,12 @@ class WithOptions:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         inner = handler(schema["schema"])
         section = handler.resolve_ref_schema(inner)
-        keys = section["properties"]
+        takers: dict[str, list[str]] = {}
         for name, made in self.sections.items():
             for key, entry in made.model_json_schema()["properties"].items():
-                if key not in made.__base__.model_fields:  # type: ignore[union-attr]
-                    users = [*keys[key]["$comment"].split(" of ")[1].split(", "), name] if key in keys else [name]
-                    keys[key] = {**entry, "$comment": f"option of {', '.join(users)}"}
+                if key not in self._source.model_fields:
+                    takers.setdefault(key, []).append(name)
+                    section["properties"][key] = {**entry, "$comment": f"option of {', '.join(takers[key])}"}
         section["additionalProperties"] = True  # options of the user's own
         return {"anyOf": [section["properties"]["name"], inner]}
 

@@ -378,7 +378,16 @@ def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
 def _over_layers(
     network: Network, entered: Entered, direction: Callable[[int, Tensor, Packing, State], tuple[Tensor, State]]
 ) -> tuple[Any, State]:
-    """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out."""
+    """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out.
+
+    Args:
+        network: options, cells and weights.
+        entered: the arguments of a call, checked and packed.
+        direction: gives the output and the final state of one layer-direction.
+
+    Returns:
+        output and final state, as `Recurrent.forward`.
+    """
     data, finals, count = entered.data, [], network.num_directions
     states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
     for layer in range(network.num_layers):

@@ -16,8 +16,7 @@ from seqkit.training.devices import is_available, known_kinds, module_of
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of every global random generator: torch's, those of the present devices, numpy's and
-    Python's."""
+    """Return the state of every global random generator: torch's, the present devices', numpy's and Python's."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         **device_random(),
