@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 import seqkit
 import seqkit.training
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.run import average, compare, counted, evaluate, load, load_translator, read_config, resume, train
 from seqkit.tasks.translation.task import TranslationTask
 
@@ -192,7 +192,7 @@ def test_resuming_a_killed_run_gives_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(TranslationTask, "loss", killed)
-        with pytest.raises(seqkit.training.Stopped, match="killed"):
+        with pytest.raises(Stopped, match="killed"):
             train({**config, "name": "cut"}, root=tmp_path)
     resume(tmp_path / "cut")
     for name in ("model.safetensors", "metrics.jsonl"):
