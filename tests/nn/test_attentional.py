@@ -132,6 +132,7 @@ def test_forward_steps_and_gradients_are_those_of_the_equations(oracle, case, se
 
         for where in (attentional, recurrent):
             patch.setattr(where, "between_layers", fixed)
+        patch.setattr(attentional, "drop_mask", lambda rows, *shape_and_rate: next(drawn).expand(*shape_and_rate[:2]))
         kept = module.remember(memory, source, vector if module.feed_context else None)
         features, weights = module(inputs, target, state, kept)
     loss, expected_loss = (features * 0).sum(), 0.0
