@@ -47,22 +47,22 @@ def _leave() -> None:
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Return how many processes there are."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return distributed.get_rank() if world() > 1 else 0
 
 
 def first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Return whether this is the process that writes and speaks."""
     return rank() == 0
 
 
 def local_rank() -> int:
-    """The number of this process on its machine."""
+    """Return the number of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", rank())) if world() > 1 else 0
 
 
@@ -70,7 +70,7 @@ def local_rank() -> int:
 
 
 def gather(value: T) -> list[T]:
-    """The value of every process, in their order."""
+    """Return the value of every process, in their order."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
@@ -79,7 +79,7 @@ def gather(value: T) -> list[T]:
 
 
 def gathered(values: Sequence[T]) -> list[T]:
-    """The items of all processes' lists, in their order."""
+    """Return the items of all processes' lists, in their order."""
     return [value for part in gather(values) for value in part]
 
 
@@ -93,7 +93,7 @@ def add(values: Sequence[float]) -> list[float]:
 
 
 def largest(value: int) -> int:
-    """The largest of a number over all processes."""
+    """Return the largest of a number over all processes."""
     if world() == 1:
         return value
     found = torch.tensor(value, device="cpu")
@@ -102,12 +102,12 @@ def largest(value: int) -> int:
 
 
 def _code(error: Exception) -> int:
-    """What a program that fails for this reason exits with."""
+    """Return what a program that fails for this reason exits with."""
     return 2 if isinstance(error, UserError) else int(getattr(error, "exit_code", 1))
 
 
 def on_first(call: Callable[[], T]) -> T:
-    """What `call` returns on the first process, given to all.
+    """Return what `call` returns on the first process, given to all.
 
     Raises:
         Stopped: on the others, without a message, where the first fails: it is the one that speaks.
@@ -131,7 +131,7 @@ def on_first(call: Callable[[], T]) -> T:
 
 
 def on_all(call: Callable[[], T], *, in_turn: bool = False) -> T:
-    """What `call` returns here, once it has returned everywhere.
+    """Return what `call` returns here, once it has returned everywhere.
 
     Args:
         call: it may not call functions of this module.
@@ -187,11 +187,11 @@ GONE = "another process has ended (it was killed, or its own message says why)"
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another process has ended, and nothing about this one."""
+    """Return whether an error says that another process has ended, and nothing about this one."""
     known = isinstance(error, distributed.DistError) or "gloo" in str(error)
     return world() > 1 and isinstance(error, RuntimeError) and known
 
 
 def quiet(error: Stopped) -> Stopped:
-    """The same for a reason that all processes have: only the first one tells it."""
+    """Return the same for a reason that all processes have: only the first one tells it."""
     return error if first() else Stopped("", error.exit_code)

@@ -99,7 +99,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value for a message, as Python writes it, cut where it is long."""
+    """Return a value for a message, as Python writes it, cut where it is long."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # ValueError: a whole number of more digits than Python writes
@@ -108,7 +108,8 @@ def shown(value: object, most: int = 60) -> str:
 
 
 def listed(names: Iterable[object], most: int = 10, length: int = 200) -> str:
-    """Names for a message, of which there may be any number, of any length: `a, b, c and 29,997 more`, in one line.
+    """Return names for a message, of which there may be any number, of any length: `a, b, c and 29,997 more`, in one
+    line.
 
     Args:
         names: what to list.
@@ -131,7 +132,7 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """The text for a terminal: what would steer it is written as an escape, such as `\\x1b`.
+    """Return the text for a terminal: what would steer it is written as an escape, such as `\\x1b`.
 
     Args:
         text: one line.

@@ -23,7 +23,7 @@ _LARGEST = 1 << 28  # bytes of a file that is read whole
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, and put it in the place of `path`."""
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_with_umask(temporary, write)
@@ -80,7 +80,7 @@ def flush(path: Path) -> None:
 
 
 def read_bytes(path: Path, largest: int = _LARGEST) -> bytes:
-    """The content of a regular file.
+    """Return the content of a regular file.
 
     Raises:
         OSError: it cannot be read, is a device or a pipe, or holds more than `largest` bytes.
@@ -99,7 +99,7 @@ def read_bytes(path: Path, largest: int = _LARGEST) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
         OSError: see `read_bytes`.
@@ -112,7 +112,7 @@ def read_json(path: Path) -> Any:
 
 
 def to_json(tree: Any, indent: int | None = None) -> str:
-    """A value as JSON: a number that is not finite is null. Without `indent` it is one line to any reader."""
+    """Return a value as JSON: a number that is not finite is null. Without `indent` it is one line to any reader."""
     try:
         text = json.dumps(tree, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:
@@ -129,5 +129,6 @@ def _finite(tree: Any) -> Any:
 
 
 def read_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a file; of one that is longer than `LONGEST_LINE` its first `LONGEST_LINE` + 1 bytes, and so on."""
+    """Return the lines of a file; of one that is longer than `LONGEST_LINE` its first `LONGEST_LINE` + 1 bytes, and so
+    on."""
     return iter(partial(file.readline, LONGEST_LINE + 1), b"")

@@ -141,7 +141,7 @@ def test_it_answers_before_its_input_ends(home: Path) -> None:
         (["n_best=4", "beam_size=3"], "n_best: 4 is above beam_size, 3"),
         (["min_length=5", "max_length=3"], "min_length: 5 is above max_length, 3"),
         (["min_ratio=2", "max_ratio=1"], "min_ratio: 2.0 is above max_ratio, 1.0"),
-        (["temperature=0.5"], "temperature: only sampling has it"),
+        (["temperature=0.5"], "temperature: applies to sampling only"),
         (["sample=true", "top_p=1.5"], "top_p: must be at most 1"),
         (["--prefix", "zebra"], "--prefix: 'zebra' holds a word that the target vocabulary lacks"),
         (["--ensemble", "runs/second"], "runs/first and runs/second have different target vocabularies"),
@@ -215,7 +215,7 @@ def test_compare_and_average(cli: Cli, home: Path) -> None:
     assert cli(home, "average", "runs/feelings", "--to", "another").returncode == 0
     done = cli(home, "average", "runs/second")
     assert done.returncode == 2
-    assert b"more are kept with training.keep_best=5" in done.stderr
+    assert b"training.keep_best=5 (with dev data) keeps more" in done.stderr
 
 
 def test_the_road_to_the_first_sentence_imports_nothing_slow(home: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from seqkit.config import Section, dump, from_mapping, from_signature, override, read
-from seqkit.errors import UserError, nearest, require
+from seqkit.errors import UserError, listed, nearest, require
 
 
 class Encoder(Section):
@@ -191,8 +191,23 @@ def test_a_list_is_replaced_whole_and_forgets_the_places_of_the_longer_one(tmp_p
 
 
 def test_a_circle_of_bases_is_an_error(tmp_path: Path) -> None:
+    """It names the file that leads back, the last of the chain."""
     write(tmp_path, "a.yaml", "base: b.yaml\n")
-    assert "its own base" in problem(write(tmp_path, "b.yaml", "base: a.yaml\n"))
+    write(tmp_path, "b.yaml", "base: c.yaml\n")
+    path = write(tmp_path, "c.yaml", "base: a.yaml\n")
+    assert problem(path).endswith("base: this file is its own base, through b.yaml")
+
+
+def test_a_file_that_is_no_mapping_is_told_at_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "list.yaml", "# a comment\n\n- task\n- data\n")
+    assert problem(path) == f"{path}:3: expected keys and values at the top level"
+
+
+def test_names_are_listed_in_one_line_of_bounded_length() -> None:
+    assert listed(["a", "b c", "d\ne"]) == "a, b c, d e"
+    assert listed(map(str, range(30)), most=3) == "0, 1, 2 and 27 more"
+    assert listed(["x" * 6] * 5, length=20) == "xxxxxx, xxxxxx and 3 more"  # 8 characters each, with what parts them
+    assert listed(["y" * 50], length=10) == "yyyyyyy..."
 
 
 @pytest.mark.parametrize("text", ["lr", "=3", "a..b=1", ".a=1"])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from seqkit.data.source import SourceConfig
 from seqkit.decoding import CONSTRAINTS
 from seqkit.errors import UserError
 from seqkit.files import read_json
+from seqkit.run.doctor import doctor
 from seqkit.tasks.translation.config import DecodingConfig
 from seqkit.training import TrainingConfig
 from seqkit.training.checkpoint import load_weights
@@ -345,6 +346,14 @@ def test_an_optimiser_of_torchs_takes_its_own_options() -> None:
         from_mapping({"optimizer": {"name": "torch.optim:Rprop", "weight_decay": 0.1}}).check(
             TrainingConfig
         ).optimizer.make([{"params": [nn.Parameter(torch.zeros(1))]}])
+
+
+def test_a_run_without_loggers_is_whole(small_run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    folder = run.train(small_run(loggers=[]), root=tmp_path).folder
+    assert not list(folder.glob("*.jsonl"))
+    assert doctor(folder).good
+    run.resume(folder, "training.steps=2", "training.loggers=[jsonl]")
+    assert (folder / "metrics.jsonl").exists()
 
 
 def test_a_logger_that_was_not_there_before_keeps_the_lines_of_the_file(tmp_path: Path) -> None:

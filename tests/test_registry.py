@@ -149,7 +149,7 @@ def test_an_option_of_a_table_s_own(mine: Names) -> None:
         ("plain: none", r":1: plain: unknown shape 'none'; known: round, square"),
         ("plain: {name: round}", ":1: plain: input should be a valid string"),
         ("shape: 3", ":1: shape: input should be a valid string, got 3"),
-        ("shape: mine:Other", r":1: shape: 'mine:Other' is no class derived from .*\.Shape$"),
+        ("shape: mine:Other", r":1: shape: 'mine:Other' is not a class derived from .*\.Shape$"),
         ("plain: mine:Bare", r":1: plain: 'mine:Bare': its constructor must take size first \(too many positional arg"),
         ("shape: mine:Nine", r":1: shape: 'mine:Nine': the module .* has no 'Nine'; did you mean 'Mine'\?"),
         ("shape:\n  name: mine:Mine\n  width: x", ":3: shape.width: input should be a valid integer, got 'x'"),

@@ -32,6 +32,7 @@ COMMANDS = {
     "show": ["config", "show", "c.yaml", "data.train=é\x1b[31m.tsv"],
     "check": ["config", "check", "c.yaml"],
     "schema": ["config", "schema", "c.yaml"],
+    "explain": ["config", "explain", "c.yaml"],
     "doctor": ["doctor", SENTIMENT],
     "doctor-json": ["doctor", SENTIMENT, "--format", "json"],
     "lessons": ["lessons"],

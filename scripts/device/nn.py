@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from device.report import Report
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.nn as snn
-from device.report import Report
 from seqkit.nn.custom_op import AVAILABLE
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-
 from device.report import Report
 from device.tasks import COMMON, ROOT
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from device.report import Report
 
 import seqkit
-from device.report import Report
 from seqkit import run
 from seqkit.errors import Stopped
 

@@ -64,13 +64,15 @@ Overrides = Annotated[
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/first.")]
 Given = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILE | KEY=VALUE", help="One text a line (standard input without it); options of the run."),
+    typer.Argument(
+        metavar="FILE | KEY=VALUE", help="A file with one text a line; without it standard input. Options of the run."
+    ),
 ]
-HelpOptions = Annotated[bool, typer.Option("--help-options", help="List the options of this run, and stop.")]
+HelpOptions = Annotated[bool, typer.Option("--help-options", help="List the options of this run, and exit.")]
 # Flags that a command does not know are told how to be written as options of the run.
 OPTIONS_OF_RUN = {"ignore_unknown_options": True}
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are not seqkit's.")
+    bool, typer.Option("--trust", help="Import code that a run folder names: cells and tasks that are your own.")
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mps, xpu, or cuda:1.")]
 
@@ -78,13 +80,13 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, mp
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        print(__version__)
+        tell(__version__)
         raise typer.Exit
 
 
 @contextmanager
 def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
-    """The lines of a file or of standard input, in groups.
+    """Yield the lines of a file or of standard input, in groups.
 
     Raises:
         UserError: the file cannot be read; while reading, text that is not UTF-8.
@@ -101,7 +103,7 @@ def line_groups(file: Path | None) -> Iterator[Iterator[list[str]]]:
 
 
 def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[str]]:
-    """Lines in growing groups, so that the first answer comes soon and a long file goes fast.
+    """Yield lines in growing groups, so that the first answer comes soon and a long file goes fast.
 
     A person at a terminal gets each answer before the next question. Otherwise the groups depend on nothing but the
     number and the length of lines: not on how fast they come, so that equal input gives equal output.
@@ -148,7 +150,7 @@ def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool)
 
 
 def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
-    """What to say of a flag that the command lacks."""
+    """Return what to say of a flag that the command lacks."""
     from seqkit import run
 
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")

@@ -14,11 +14,11 @@ from seqkit.console import put, tell
 @app.command(epilog="Example: seqkit doctor runs/first")
 def doctor(
     run_path: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run folder to check; the machine alone without it.")
+        Path | None, typer.Argument(metavar="RUN", help="A run folder to check; without it only the machine.")
     ] = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
 ) -> None:
-    """Versions, devices, threads and backends here; with RUN, whether every file of it is whole. Status 1 if not."""
+    """Show versions, devices, threads and backends; with RUN, check every file of the run (status 1 if one is bad)."""
     from seqkit.run.doctor import doctor as look
 
     report = look(run_path)

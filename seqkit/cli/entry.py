@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import typer
 
-from seqkit.cli import docs, doctor, lessons, runs, translation
+from seqkit.cli import docs, doctor, explain, lessons, runs, translation
 from seqkit.cli.app import app
 from seqkit.console import OutputFailed, finish, give_up, prepare, show_error
 from seqkit.errors import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
-COMMANDS = (runs, translation, doctor, lessons, docs)
+COMMANDS = (runs, explain, translation, doctor, lessons, docs)
 app.registered_commands.sort(key=lambda command: COMMANDS.index(sys.modules[command.callback.__module__]))
 
 # Click's base class of usage errors: newer versions of typer carry a click of their own, older ones import it.
@@ -72,7 +72,7 @@ def _guarded(call: Callable[[], Any]) -> int:
 
 
 def _other(error: Exception) -> int:
-    """What to exit with for an error that has a reason to be told; others are raised."""
+    """Return what to exit with for an error that has a reason to be told; others are raised."""
     from seqkit import distributed
     from seqkit.training.devices import device_trouble
 

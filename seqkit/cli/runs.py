@@ -44,7 +44,7 @@ def train(
     ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Train so many times, with seeds from `seed` on; mean and deviation."),
+        typer.Option(min=1, help="Train N times, with seeds from `seed` on, and print mean and deviation."),
     ] = None,
     trust: Trust = False,
 ) -> None:
@@ -101,7 +101,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="A file with the columns of the training data; the run's test (or else dev) data without it."
+            help="A file with the columns of the training data; without it the run's test (or else dev) data."
         ),
     ] = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the scores.")] = "text",
@@ -157,7 +157,7 @@ def predict(
 
 
 def _rows(groups: Iterable[list[str]], read: Callable[[str], Any], name: str) -> Iterator[list[Any]]:
-    """Lines as a task takes them; those before a bad one are still answered."""
+    """Yield lines as a task takes them; those before a bad one are still answered."""
     number = 0
     for lines in groups:
         rows = []
@@ -181,7 +181,7 @@ def average(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """A new run beside RUN whose weights are the mean of its best checkpoints'; both are scored on dev."""
+    """Make a run beside RUN whose weights are the mean of RUN's best checkpoints; both are scored on dev."""
     from seqkit import run
 
     made = run.average(run_path, best, name, device, trust=trust)

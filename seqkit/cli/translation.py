@@ -101,7 +101,7 @@ def compare(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Whether one translation run is better than another: paired bootstrap on test data (Koehn 2004)."""
+    """Test whether one translation run is better than another: paired bootstrap on test data (Koehn 2004)."""
     from seqkit import run
 
     file, texts = split_arguments(first, "evaluate", options or [], trust)

@@ -6,6 +6,7 @@ into a validated `Section`, or raises one `UserError` that lists every mistake w
 """
 
 from seqkit.config.document import Document, from_mapping, override, read
+from seqkit.config.explain import Key, explain, known_keys
 from seqkit.config.names import Names, Untrusted, resolve
 from seqkit.config.registry import Named, OneOf, WithOptions, arguments, maker
 from seqkit.config.schema import Section, from_signature, with_defaults
@@ -13,6 +14,7 @@ from seqkit.config.yamltext import dump
 
 __all__ = [
     "Document",
+    "Key",
     "Named",
     "Names",
     "OneOf",
@@ -21,8 +23,10 @@ __all__ = [
     "WithOptions",
     "arguments",
     "dump",
+    "explain",
     "from_mapping",
     "from_signature",
+    "known_keys",
     "maker",
     "override",
     "read",

@@ -22,13 +22,13 @@ PREFIX = __name__ + "."
 
 
 def package(folder: Path) -> str:
-    """The name of the package that a folder is."""
+    """Return the name of the package that a folder is."""
     name = re.sub(rb"[^A-Za-z0-9]", lambda found: b"_%02x" % found[0][0], str(folder.resolve()).encode())
     return PREFIX + name.decode()
 
 
 def _folder(name: str) -> str:
-    """The folder that a package's name stands for."""
+    """Return the folder that a package's name stands for."""
     part = name.removeprefix(PREFIX).encode()
     return re.sub(rb"_([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), part).decode()
 

@@ -32,7 +32,7 @@ class Document:
         tree: plain dicts, lists and scalars.
         places: where each key path was written, such as `configs/x.yaml:12` or `command line`.
         name: what to call the whole in a message.
-        typed: of values from the command line that are no text, the text as typed: a key that wants text gets that.
+        typed: of values from the command line that are not text, the text as typed: a key that wants text gets that.
         files: the YAML file, and those it names as its bases.
     """
 
@@ -43,14 +43,14 @@ class Document:
     files: tuple[Path, ...] = ()
 
     def place(self, path: KeyPath) -> str:
-        """Where `path`, or the nearest key above it, was written."""
+        """Return where `path`, or the nearest key above it, was written."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.places:
                 return self.places[path[:end]]
         return self.name
 
     def error(self, path: KeyPath, message: str) -> UserError:
-        """A `UserError` that starts with the place and the dotted path."""
+        """Return a `UserError` that starts with the place and the dotted path."""
         return UserError(message, key=".".join(path)).at(self.place(path))
 
     def spread(self, section: str, keys: Iterable[str], parts: Iterable[str], short: str) -> None:
@@ -187,7 +187,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
     """Lay `key.path=value` texts over a document, in place.
 
     Raises:
-        UserError: one is not of that form, or leads through a value that is no section.
+        UserError: one is not of that form, or leads through a value that is not a section.
     """
     for text in overrides:
         key, sign, value = text.partition("=")
@@ -212,7 +212,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
 
 
 def from_mapping(tree: Mapping[str, Any], name: str = "config") -> Document:
-    """A `Document` from a dict, for callers in Python."""
+    """Return a `Document` from a dict, for callers in Python."""
     try:
         return Document(tree=_copied(dict(tree)), name=name)
     except RecursionError:
@@ -220,7 +220,7 @@ def from_mapping(tree: Mapping[str, Any], name: str = "config") -> Document:
 
 
 def _copied(value: Any) -> Any:
-    """A copy in which no two places are one object: to override `data.dev` must leave `data.train` as it was."""
+    """Return a copy in which no two places are one object: to override `data.dev` must leave `data.train` as it was."""
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else copy.deepcopy(value)
@@ -255,7 +255,7 @@ def _text(path: Path) -> str:
     try:
         data = _bytes(path)
         if len(data) > LARGEST:
-            raise UserError(f"{path}: more than {LARGEST:,} bytes; this is no configuration")
+            raise UserError(f"{path}: more than {LARGEST:,} bytes; this is not a configuration")
         return data.decode("utf-8-sig")
     except FileNotFoundError:
         known = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
@@ -271,9 +271,9 @@ def _text(path: Path) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """What a regular file holds, or what a pipe gives that the shell has opened: `seqkit train <(sed ... a.yaml)`.
+    """Return what a regular file holds, or a pipe that the shell has opened: `seqkit train <(sed ... a.yaml)`.
 
-    Others would wait for somebody who writes, or never end.
+    Others would wait for a writer, or never end.
 
     Raises:
         UserError: it is a named pipe, a device or a socket.

@@ -70,7 +70,7 @@ class Names:
             _RULING.reset(token)
 
     def places(self, module: str) -> dict[Path, str]:
-        """The folders where a module may be that is not installed, each with its name for a message."""
+        """Return the folders where a module may be that is not installed, each with its name for a message."""
         found = {folder.resolve(): "beside the YAML file" for folder in self.folders}
         recorded = self.recorded.get(module)
         if isinstance(recorded, str) and os.path.isabs(recorded) and "\0" not in recorded:
@@ -79,7 +79,7 @@ class Names:
         return {folder: what for folder, what in found.items() if not self.forbids(folder)}
 
     def forbids(self, path: Path | str) -> bool:
-        """Whether it lies in a run folder that the configuration comes from."""
+        """Return whether it lies in a run folder that the configuration comes from."""
         real = Path(os.path.realpath(path))
         return any(real.is_relative_to(os.path.realpath(run)) for run in self.runs)
 
@@ -89,7 +89,7 @@ _RULING: ContextVar[Names | None] = ContextVar("names", default=None)
 
 
 def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | str]) -> type[T]:
-    """The class that a key of a configuration names.
+    """Return the class that a key of a configuration names.
 
     Args:
         key: its dotted path, for messages.
@@ -99,7 +99,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
 
     Raises:
         UserError: it cannot be found, is something else, or fails when it is imported.
-        Untrusted: a run folder names it, and the user has not said that it may.
+        Untrusted: a run folder names it, and the user has not allowed it.
     """
     try:
         return lookup(key.rpartition(".")[2], name, kind, table)  # type: ignore[no-any-return]
@@ -108,7 +108,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
 
 
 def lookup(word: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
-    """The same for a key that the caller knows; also a function, where `kind` is `collections.abc.Callable`.
+    """Return the same for a key that the caller knows; also a function, where `kind` is `collections.abc.Callable`.
 
     Args:
         word: what an unknown name is one of, such as `cell`.
@@ -136,12 +136,12 @@ def lookup(word: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
             raise UserError(f"{name!r} is no function or class")
     elif not (isinstance(found, type) and issubclass(found, kind)):
         public = ".".join(kind.__module__.split(".")[:2])
-        raise UserError(f"{name!r} is no class derived from {public}.{kind.__name__}")
+        raise UserError(f"{name!r} is not a class derived from {public}.{kind.__name__}")
     return found
 
 
 def built_in(entry: Any) -> Any:
-    """The class or function in a table; one that stands there as `package.module:Name` is imported now."""
+    """Return the class or function in a table; one that stands there as `package.module:Name` is imported now."""
     if not isinstance(entry, str):
         return entry
     module, _, attribute = entry.partition(":")
@@ -175,7 +175,7 @@ def _load(name: str, module: str, names: Names) -> ModuleType:
     looked = ", ".join(f"{what} ({folder})" for folder, what in places.items()) or "elsewhere"
     others = [path.stem for folder in places for path in folder.glob("*.py")]
     hint = nearest(module, others)
-    nothing = "; from a run folder nothing is ever imported" if names.runs else ""
+    nothing = "; nothing is ever imported from a run folder" if names.runs else ""
     raise UserError(
         f"cannot import {name!r}: no module {module!r} is installed, and there is no "
         f"{module.replace('.', '/')}.py {looked}{hint}{nothing}"
@@ -183,7 +183,7 @@ def _load(name: str, module: str, names: Names) -> ModuleType:
 
 
 def _installed(module: str, names: Names) -> ModuleSpec | ModuleType | None:
-    """The top package of a module that is importable without the working folder, or a module without a file."""
+    """Return the top package of a module that is importable without the working folder, or a module without a file."""
     top, _, rest = module.partition(".")
     loaded = sys.modules.get(top)
     if loaded is not None and getattr(loaded, "__spec__", None) is None and not rest:
@@ -207,7 +207,7 @@ def _installed(module: str, names: Names) -> ModuleSpec | ModuleType | None:
 
 
 def _top(name: str, path: list[str]) -> ModuleSpec | None:
-    """What Python's finders have for a name without a dot; nothing is run."""
+    """Return what Python's finders have for a name without a dot; nothing is run."""
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
         spec = None if find is None else find(name, path if finder is PathFinder else None)
@@ -217,7 +217,7 @@ def _top(name: str, path: list[str]) -> ModuleSpec | None:
 
 
 def _steps(module: str, places: list[str]) -> list[str]:
-    """The file of each part of a module's name below some folders, as far as there is one; nothing is run."""
+    """Return the file of each part of a module's name below some folders, as far as there is one; nothing is run."""
     found = []
     for part in module.split("."):
         specs = (FileFinder(place, *_DETAILS).find_spec(part) for place in places)
@@ -230,14 +230,15 @@ def _steps(module: str, places: list[str]) -> list[str]:
 
 
 def _file(module: str, folder: Path, names: Names) -> str | None:
-    """The file of a module in a folder, None where there is none."""
+    """Return the file of a module in a folder, None where there is none."""
     steps = _steps(module, [str(folder)])
     whole = len(steps) == module.count(".") + 1 and os.path.isfile(steps[-1])
     return steps[-1] if whole and not any(map(names.forbids, steps)) else None
 
 
 def _plain_name(module: str, file: str) -> bool:
-    """Whether the file is what `import module` means in this process, so that its classes are the caller's own."""
+    """Return whether the file is what `import module` means in this process, so that its classes are the caller's
+    own."""
     loaded = sys.modules.get(module)
     if loaded is not None:
         return os.path.realpath(getattr(loaded, "__file__", None) or "/") == os.path.realpath(file)
@@ -272,7 +273,7 @@ def _imported(name: str, module: str, top: ModuleSpec | ModuleType | None = None
 
 
 def _blamed(error: BaseException) -> str:
-    """The line of somebody's module that failed, and how."""
+    """Return the line of somebody's module that failed, and how."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
     own = os.path.dirname(__file__), os.path.dirname(importlib.__file__), "<"

@@ -76,7 +76,7 @@ class OneOf:
         return (*self.also, *self.table)
 
     def entry(self, name: Any) -> Any:
-        """The class or function of a name.
+        """Return the class or function of a name.
 
         Raises:
             PydanticCustomError: there is none; with the `UserError` that says why.
@@ -169,14 +169,18 @@ class WithOptions:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         inner = handler(schema["schema"])
         section = handler.resolve_ref_schema(inner)
-        for made in self.sections.values():
-            section["properties"] = {**section["properties"], **made.model_json_schema()["properties"]}
+        takers: dict[str, list[str]] = {}
+        for name, made in self.sections.items():
+            for key, entry in made.model_json_schema()["properties"].items():
+                if key not in self._source.model_fields:
+                    takers.setdefault(key, []).append(name)
+                    section["properties"][key] = {**entry, "$comment": f"option of {', '.join(takers[key])}"}
         section["additionalProperties"] = True  # options of the user's own
         return {"anyOf": [section["properties"]["name"], inner]}
 
 
 def options_of(entry: Any, supplied: Collection[str], base: type[Section] = Section) -> type[Section]:
-    """The schema of the arguments of an entry but for those that the program gives, with the keys of `base`."""
+    """Return the schema of the arguments of an entry but for those that the program gives, with the keys of `base`."""
     return _options_of(entry, tuple(supplied), base)
 
 
@@ -188,7 +192,8 @@ def _options_of(entry: Any, supplied: tuple[str, ...], base: type[Section]) -> t
 
 
 def _without_others(value: Mapping[str, Any], name: str, made: type[Section], sections: Any) -> dict[str, Any]:
-    """The keys of an entry, without options that only other entries have and that are at their defaults there."""
+    """Return the keys of an entry, without options that only other entries have and that are at their defaults
+    there."""
     kept = {}
     for key, item in value.items():
         others = [other for other, section in sections.items() if key in section.model_fields]
@@ -204,7 +209,7 @@ def _without_others(value: Mapping[str, Any], name: str, made: type[Section], se
 
 
 def maker(value: str | Section, table: Mapping[str, Any], shared: type[Section] = Section) -> Callable[..., Any]:
-    """The class or function that a validated field names, its options bound.
+    """Return the class or function that a validated field names, its options bound.
 
     Args:
         value: of a field that is `OneOf` the table, or a section with such a key `name`.
@@ -219,7 +224,7 @@ def maker(value: str | Section, table: Mapping[str, Any], shared: type[Section] 
 
 
 def arguments(section: Section, **dump: Any) -> dict[str, Any]:
-    """The constructor's arguments that a section describes: a name of the user's is what it stands for.
+    """Return the constructor's arguments that a section describes: a name of the user's is what it stands for.
 
     Args:
         section: such as an encoder's.
@@ -245,7 +250,7 @@ def _check_constructor(name: str, entry: type, kind: type) -> None:
 
 
 def _written(value: Any) -> Any:
-    """A name as a file has it."""
+    """Return a name as a file has it."""
     options = value.options.model_dump(mode="json") if isinstance(value, Named) else {}
     return {"name": str(value), **options} if options else str(value)
 

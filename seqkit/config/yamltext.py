@@ -71,13 +71,13 @@ _Dumper.add_representer(str, _represent_str)
 
 
 def dump(section: BaseModel) -> str:
-    """A section as YAML text, every default filled in."""
+    """Return a section as YAML text, every default filled in."""
     tree = section.model_dump(mode="json")
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
-    """The nodes of a YAML text, None where it is empty.
+    """Return the nodes of a YAML text, None where it is empty.
 
     Args:
         text: of one document.
@@ -97,10 +97,10 @@ def compose(text: str, place: Callable[[int], str]) -> yaml.Node | None:
 
 
 def typed_value(text: str, place: Callable[[int], str]) -> yaml.Node | None:
-    """The node of a value typed on a command line, None where it is empty.
+    """Return the node of a value typed on a command line, None where it is empty.
 
     It is YAML only if it begins with a brace, a bracket or a quote and is YAML to its end. All else is one scalar, as
-    typed: `data/tr #2.tsv` has no comment, and `a: b.tsv` is no mapping.
+    typed: `data/tr #2.tsv` has no comment, and `a: b.tsv` is not a mapping.
     """
     stripped = text.strip()
     if stripped[:1] in tuple("{[\"'"):
@@ -117,7 +117,7 @@ def typed_value(text: str, place: Callable[[int], str]) -> yaml.Node | None:
     tag: str = loader.resolve(yaml.ScalarNode, stripped, (True, False))
     loader.dispose()
     word = tag == "tag:yaml.org,2002:str"
-    # YAML's merge and others that are no plain data are words here.
+    # YAML's merge and other tags that are not plain data are words here.
     known = tag.rpartition(":")[2] in _SCALARS
     return yaml.ScalarNode(
         tag if known else "tag:yaml.org,2002:str", text if word or not known else stripped, mark, mark
@@ -140,7 +140,7 @@ class Builder:
         self._count = 0
 
     def __call__(self, node: yaml.Node, path: KeyPath = ()) -> Any:
-        """The tree below a node; `path` leads to it.
+        """Return the tree below a node; `path` leads to it.
 
         Raises:
             UserError: a key twice, a tag that is not of plain data, a bad scalar, an unset variable, too much of it.
@@ -172,7 +172,7 @@ class Builder:
             key = writable(key_node.value, line, path)
             if key in tree:
                 first = self.places[path + (key,)].rpartition(":")[2]
-                on = f"is already on line {first}" if first.isdigit() else "stands there twice"
+                on = f"is already on line {first}" if first.isdigit() else "is given twice"
                 raise UserError(f"{line}: {'.'.join((*path, key))}: this key {on}")
             self.places[path + (key,)] = line
             tree[key] = self(value_node, (*path, key))
@@ -192,14 +192,14 @@ class Builder:
                 raise ValueError
         except (yaml.YAMLError, ValueError, KeyError):
             kind = node.tag.rpartition(":")[2].replace("int", "int of 64 bits")
-            raise UserError(f"{here}: {'.'.join(path)}: {node.value[:40]!r} is no YAML {kind}") from None
+            raise UserError(f"{here}: {'.'.join(path)}: {node.value[:40]!r} is not a YAML {kind}") from None
         finally:
             loader.dispose()
         return _expand(value, here, path) if isinstance(value, str) else value
 
 
 def _expand(text: str, place: str, path: KeyPath) -> str:
-    """A text with the values of the environment variables that it names."""
+    """Return a text with the values of the environment variables that it names."""
 
     def variable(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -214,7 +214,7 @@ def _expand(text: str, place: str, path: KeyPath) -> str:
 
 
 def writable(text: str, place: str, path: KeyPath) -> str:
-    """The text, if a file can hold it and be called so; YAML's escapes and foreign file names can spell more.
+    """Return the text, if a file can hold it and be called so; YAML's escapes and foreign file names can spell more.
 
     Raises:
         UserError: it holds a NUL, or half of a surrogate pair.

@@ -23,11 +23,12 @@ class BatchingConfig(Section):
     """How examples are put together."""
 
     batch_size: int = Field(default=32, gt=0)
-    """Sentences, or with `batch_by: tokens` tokens (padding included), in a batch."""
+    """Number of sentences in a batch; with `batch_by: tokens` number of tokens, padding included."""
     batch_by: Literal["sentences", "tokens"] = "sentences"
+    """What `batch_size` counts."""
     bucket: int = Field(default=50, ge=0)
-    """So many batches' worth of shuffled examples are sorted by length together, so that batches hold little
-    padding; 0: no sorting."""
+    """Shuffled examples are sorted by length within groups of N batches, so that batches hold little padding; 0: no
+    sorting."""
 
 
 class Ragged:
@@ -64,7 +65,7 @@ class Ragged:
         return values[offsets[row] : offsets[row + 1]]
 
     def take(self, rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The ids of some sequences, one after the other, and the length of each of them."""
+        """Return the ids of some sequences, one after the other, and the length of each of them."""
         lengths = self.lengths[rows]
         if len(self._chunks) == 1:
             values, offsets = self._chunks[0]
@@ -72,7 +73,7 @@ class Ragged:
         return np.concatenate([np.zeros(0, np.int32), *(self[int(row)] for row in rows)]), lengths
 
     def digest(self) -> str:
-        """A hash of all ids and lengths."""
+        """Return a hash of all ids and lengths."""
         if not self._digest:
             found = hashlib.sha256(np.ascontiguousarray(self.lengths).data)
             for values, offsets in self._chunks:
@@ -81,7 +82,7 @@ class Ragged:
         return self._digest
 
     def count(self, number: int) -> int:
-        """How often an id occurs in all sequences together."""
+        """Return how often an id occurs in all sequences together."""
         if number not in self._counts:
             self._counts[number] = sum(
                 int(np.count_nonzero(values[start : min(start + _BLOCK, int(offsets[-1]))] == number))
@@ -91,7 +92,7 @@ class Ragged:
         return self._counts[number]
 
     def only(self, number: int, first: int, last: int) -> NDArray[np.bool_]:
-        """Which of the sequences from number `first` to `last` - 1 have tokens, and all of them this id."""
+        """Return which of the sequences from number `first` to `last` - 1 have tokens, and all of them this id."""
         found = np.zeros(last - first, bool)
         if self.count(number):
             lengths = self.lengths[first:last]
@@ -109,14 +110,15 @@ class Ragged:
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]]) -> Ragged:
-        """The same from lists in memory."""
+        """Return the same from lists in memory."""
         offsets = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int32)
         values = np.fromiter((number for row in rows for number in row), np.int32, count=int(offsets[-1]))
         return cls([(values, offsets)])
 
 
 def stretches(starts: NDArray[np.integer[Any]], counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """The positions of stretches of an array, one stretch after the other: each begins at its start and is so long."""
+    """Return the positions of stretches of an array, one stretch after the other: each begins at its start and is so
+    long."""
     ends = np.cumsum(counts, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(starts - ends + counts, counts) + np.arange(total)
@@ -164,7 +166,7 @@ def plan_batches(
     extra: int = 0,
     window: int | None = None,
 ) -> Plan:
-    """Which examples go into which batch.
+    """Return which examples go into which batch.
 
     What it keeps is four bytes an example (eight from 2**31 on), and less than that while it works, if `seed` is given;
     `lengths` and `then` may be mapped and are looked up where needed.
@@ -211,14 +213,14 @@ def plan_batches(
 
 
 def by_sentences(config: BatchingConfig) -> bool:
-    """Whether a batch has so many examples, not so many tokens."""
+    """Return whether the size of a batch counts examples, not tokens."""
     return {"sentences": True, "tokens": False}[config.batch_by]
 
 
 def _typical(
     lengths: NDArray[np.integer[Any]], config: BatchingConfig, rows: NDArray[np.integer[Any]] | None, extra: int
 ) -> int:
-    """How many examples a batch holds on average."""
+    """Return how many examples a batch holds on average."""
     count = len(lengths) if rows is None else len(rows)
     if by_sentences(config):
         return config.batch_size
@@ -232,7 +234,7 @@ def _typical(
 def _ends(
     order: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]], config: BatchingConfig, extra: int
 ) -> NDArray[np.int64]:
-    """Where the batches of examples in this order end."""
+    """Return where the batches of examples in this order end."""
     count = len(order)
     if by_sentences(config):
         return np.minimum(np.arange(0, count, config.batch_size) + config.batch_size, count)
@@ -265,7 +267,7 @@ class Planner:
         self._last: tuple[int, Plan] | None = None
 
     def __call__(self, epoch: int) -> Plan:
-        """The batches of an epoch."""
+        """Return the batches of an epoch."""
         if self._last is None or self._last[0] != epoch:
             self._last = None  # two at a time would take twice the memory
             plan = plan_batches(self._lengths, self._config, seed=self._seed, epoch=epoch, **self._options)
@@ -315,7 +317,7 @@ class Batches(Generic[T]):
         return (self._collate(indices) for indices in self._plan)
 
     def share(self, rank: int, world: int) -> Batches[T | Spare]:
-        """What process number `rank` of `world` reads of these batches: a part of each."""
+        """Return what process number `rank` of `world` reads of these batches: a part of each."""
 
         def collate(indices: NDArray[np.int64]) -> T | Spare:
             own, counts = self._split(indices, rank, world)
@@ -326,7 +328,7 @@ class Batches(Generic[T]):
 
 
 def pad(rows: Sequence[NDArray[np.integer[Any]] | Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Rows of ids as one rectangle.
+    """Return rows of ids as one rectangle.
 
     Returns:
         ids (B, T) int64, filled up with `pad_id` at the end, T at least 1; lengths (B,) int64.
@@ -343,7 +345,7 @@ def lay_out(
     first: int | None = None,
     last: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows of ids that lie one after the other (see `Ragged.take`) as one rectangle.
+    """Return rows of ids that lie one after the other (see `Ragged.take`) as one rectangle.
 
     Args:
         values: the ids of all rows.

@@ -25,17 +25,17 @@ class StreamConfig(Section):
     """How a text is cut into batches of continuous streams."""
 
     batch_size: int = Field(default=20, gt=0)
-    """So many streams are read side by side; the text is cut into that many equal parts."""
+    """Number of streams that are read side by side; the text is cut into as many equal parts."""
     bptt: int = Field(default=70, gt=0)
-    """Tokens of each stream in a batch: so far gradients reach back; the state is carried beyond."""
+    """Number of tokens of each stream in a batch, over which gradients reach back; the state is carried further."""
     variable_bptt: bool = True
-    """Draw the length of each batch anew (Merity et al. 2017, section 4.1), so that its borders fall elsewhere in every
-    epoch: about bptt, and half of it once in 20 times."""
+    """Draw the length of each batch at random (Merity et al. 2017, section 4.1), so that batches begin elsewhere in
+    every epoch: about bptt, and half of it once in 20 times."""
     shuffle: bool = False
-    """Put the lines into a new order in every epoch: for lines that do not belong together."""
+    """Shuffle the lines in every epoch: for lines that do not belong together."""
     eval_batch_size: int = Field(default=1, gt=0)
-    """Streams in which dev and test are read. 1 is exact; each more is faster, and one more place in the text from
-    which the model does not know what stands before it."""
+    """Number of streams in which dev and test are read. 1 is exact; more are faster, but the model begins each stream
+    without the text before it."""
 
 
 class TokenStream:
@@ -76,7 +76,8 @@ class TokenStream:
         return found
 
     def window(self, streams: int, first: int, count: int, rows: Sequence[int] | None = None) -> NDArray[np.int64]:
-        """A window of parallel streams, each `len(self) // streams` tokens long; what is left at the end is not read.
+        """Return a window of parallel streams, each `len(self) // streams` tokens long; what is left at the end is not
+        read.
 
         Args:
             streams: B.
@@ -94,7 +95,7 @@ class TokenStream:
 
 
 def plan_windows(length: int, bptt: int, *, seed: int | None = None, epoch: int = 0) -> list[NDArray[np.int64]]:
-    """The windows of one epoch over streams of `length` tokens.
+    """Return the windows of one epoch over streams of `length` tokens.
 
     Args:
         length: of each stream.

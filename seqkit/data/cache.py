@@ -40,7 +40,7 @@ class Unwritable(Exception):
 
 @contextmanager
 def cached_file(target: Path, name: str) -> Iterator[IO[bytes]]:
-    """A file to write, which is put in the place of `target`, whole, when the block ends without an error.
+    """Yield a file to write, which replaces `target`, whole, when the block ends without an error.
 
     Args:
         target: a file of the cache folder, which is made where absent.

@@ -19,12 +19,13 @@ _LONGEST = 100_000  # tokens of a sentence; in a file without blank lines it wou
 
 
 def read_conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """The sentences of a file, each with one list a column; `line` is that of its first token, or of what is wrong.
+    """Yield the sentences of a file, each with one list a column; `line` is the line of its first token, or of what is
+    wrong.
 
     Tabs separate, and tokens may hold spaces, if the first lines (up to 200) all have as many tabs; else tabs and
     spaces do. The column `tokens` is the first of a line and `tags` the last; another name is the column's number,
     counted from 1. Lines that begin with -DOCSTART- are passed over, and so are comments: lines before a sentence that
-    begin with # and have not as many columns as the others, or a word where O, B-type or I-type stands else.
+    begin with # and have fewer or more columns than the others, or a word where O, B-type or I-type stands else.
 
     Raises:
         UserError: a damaged file, or a column that such a file cannot have.
@@ -50,12 +51,12 @@ def read_conll(path: Path, columns: Sequence[Column], form: Form) -> Rows:
 
 
 def _lines(bad: tuple[int, BadRow] | None, count: int) -> tuple[int, BadRow] | None:
-    """A bad line costs its whole sentence."""
+    """Count a bad line as all lines of its sentence, which is lost with it."""
     return None if bad is None else (bad[0], replace(bad[1], lines=count))
 
 
 def _cells(lines: Iterator[tuple[int, str, str]], places: Sequence[int]) -> Iterator[tuple[int, list[str], str]]:
-    """The columns of each line, none where it is blank; without comments."""
+    """Yield the columns of each line, none where it is blank; without comments."""
     head, size = [], 0
     for line in lines:
         head.append(line)
@@ -76,7 +77,7 @@ def _cells(lines: Iterator[tuple[int, str, str]], places: Sequence[int]) -> Iter
 
 
 def _is_token(cells: Sequence[str], widths: Collection[int], places: Sequence[int]) -> bool:
-    """Whether a line that begins with # is a token's, by its columns and its tag."""
+    """Return whether a line that begins with # is a token's, by its columns and its tag."""
     if widths and len(cells) not in widths:
         return False
     return any(_TAG.match(cells[place]) for place in places if place < len(cells))
@@ -91,7 +92,7 @@ def _by_space(text: str) -> list[str]:
 
 
 def _place(path: Path, column: Column) -> int:
-    """Where in a line the column stands."""
+    """Return where in a line the column stands."""
     named = {"tokens": 0, "tags": -1}
     if column.kind is list and column.name in named:
         return named[column.name]
@@ -107,7 +108,7 @@ def _counted(cells: Sequence[str]) -> str:
 
 
 def _width(path: Path, number: int, cells: Sequence[str], places: Sequence[int]) -> int:
-    """How many columns the file has, by its first line."""
+    """Return how many columns the file has, by its first line."""
     needed = max(2, *(place + 1 for place in places))
     if len(cells) < needed:
         raise UserError(f"{path}:{number}: {_counted(cells)}; expected at least {needed}: a token, its tag")

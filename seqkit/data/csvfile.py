@@ -24,7 +24,7 @@ class _Endless(Exception):
 
 
 class _Feed:
-    """Lines for the parser; those of the record in work can be given back.
+    """Lines for the parser; the lines of the current record can be given back.
 
     Attributes:
         record: (number, text) of each line that the record in work has taken.
@@ -65,7 +65,7 @@ class _Feed:
         """The lines of the record in work are to be read again, but for the first ones.
 
         Raises:
-            UserError: so much was read again that this is no damage but the way in which the file is written.
+            UserError: so much was read again that this is not damage but the way the file is written.
         """
         self._waiting.extendleft(reversed(self.record[keep:]))
         self._again += sum(len(text) for _, text in self.record[keep:])
@@ -80,10 +80,10 @@ class _Feed:
 
 
 def read_csv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """The rows of a CSV file; see `read`. A first line `sep=;`, as Excel writes it, names the delimiter.
+    """Yield the rows of a CSV file; see `read`. A first line `sep=;`, as Excel writes it, names the delimiter.
 
     A record that cannot be parsed, or that ends where another one began, is a bad row of its first line alone: the
-    lines after that are read anew, since the quote that took them in should have been closed before.
+    lines after that are read again, since the quote that took them in should have been closed before.
     """
     limit = csv.field_size_limit()
     csv.field_size_limit(max(limit, LONGEST_LINE))
@@ -120,7 +120,7 @@ def _rows(path: Path, columns: Sequence[Column], feed: _Feed, delimiter: str | N
 
 
 def _records(reader: Any, feed: _Feed) -> Iterator[list[str] | BadRow]:
-    """The cells of every record, blank ones passed over; what the parser refuses is a bad row of one line."""
+    """Yield the cells of every record, blank ones passed over; what the parser refuses is a bad row of one line."""
     while True:
         feed.begin()
         try:
@@ -137,13 +137,13 @@ def _records(reader: Any, feed: _Feed) -> Iterator[list[str] | BadRow]:
 
 
 def _whole(sep: str) -> re.Pattern[str]:
-    """A line that a record begins with, by the letter of RFC 4180; its last field may go on in the next line."""
+    """Return a line that a record begins with, by the letter of RFC 4180; its last field may go on in the next line."""
     plain, quoted = f'[^"{re.escape(sep)}]*', '"(?:[^"]|"")*"'
     return re.compile(f'(?:(?:{quoted}|{plain}){re.escape(sep)})*(?:{quoted}|{plain}|"(?:[^"]|"")*)')
 
 
 def _named(path: Path, feed: _Feed, delimiter: str | None) -> str:
-    """The delimiter: the one asked for, else that of a line `sep=`, which is taken away, else the comma."""
+    """Return the delimiter: the one asked for, else what a line `sep=` says, which is taken away, else the comma."""
     try:
         text = next(feed)
     except (StopIteration, _Endless):
@@ -154,12 +154,14 @@ def _named(path: Path, feed: _Feed, delimiter: str | None) -> str:
         return delimiter or ","
     check_delimiter(found[1], f"{path}:1: sep=")
     if delimiter not in (None, found[1]):
-        raise UserError(f"{path}:1: its first line says sep={found[1]}, and delimiter is {delimiter!r}; leave that out")
+        raise UserError(
+            f"{path}:1: its first line says sep={found[1]}, but delimiter is {delimiter!r}; leave delimiter out"
+        )
     return found[1]
 
 
 def _likelier(header: Sequence[str], sep: str) -> str:
-    """A hint where the header looks as if another delimiter separated it."""
+    """Return a hint where the header looks as if another delimiter separated it."""
     if len(header) != 1:
         return ""
     other = max(";\t|,", key=header[0].count)

@@ -90,7 +90,7 @@ def reader_state(form: str) -> list[Any]:
 
 
 def detect(path: Path, *advice: Part) -> str:
-    """The format that the file's name tells, a last `.gz` passed over.
+    """Return the format that the file's name tells, a last `.gz` passed over.
 
     Args:
         path: of the file.
@@ -115,7 +115,8 @@ def detect(path: Path, *advice: Part) -> str:
 def read(
     path: Path, form: str, columns: Sequence[Column], *, delimiter: str | None = None, encoding: str = "utf-8"
 ) -> Rows:
-    """The rows of a file; `line` is that of the row's first line, counted from 1 (parquet: the row's number).
+    """Return the rows of a file; `line` is the number of the row's first line, counted from 1 (parquet: the row's
+    number).
 
     Blank lines are passed over, except in `text`, where each is a row, so that parallel files stay aligned. In tsv,
     csv and text a list is written with spaces between its elements. For conll see `read_conll`.

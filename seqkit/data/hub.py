@@ -27,7 +27,7 @@ _FORMS = "hub:NAME, hub:OWNER/NAME, either with /CONFIG behind it, or a folder, 
 
 
 def hub_job(config: SourceConfig, columns: dict[str, Column], part: str) -> Job:
-    """What to read of a data set; it is downloaded and prepared first, unless it is in the cache of `datasets`.
+    """Return what to read of a data set; it is downloaded and prepared first, unless it is in the cache of `datasets`.
 
     A class label becomes its name, `columns: {source: translation.de}` reads a value inside another.
 
@@ -85,7 +85,7 @@ class _Reader:
         self.names: list[str] | None = getattr(_inner(feature), "names", None)
 
     def read(self, table: Any) -> Iterator[Value | BadRow]:
-        """The column's values in a table of some rows."""
+        """Yield the column's values in a table of some rows."""
         import pyarrow.compute as pc
 
         values = table.column(self.path[0])
@@ -97,12 +97,12 @@ class _Reader:
     def _named(self, value: Any, names: list[str]) -> Value | BadRow:
         for number in value if isinstance(value, list) else [value]:
             if number is None or not 0 <= number < len(names):  # -1 stands for a label that is not told
-                return BadRow(f"{self.column.name!r}: {number} is no class (classes: {listed(names)})")
+                return BadRow(f"{self.column.name!r}: {number} is not a class (classes: {listed(names)})")
         return convert([names[item] for item in value] if isinstance(value, list) else names[value], self.column)
 
 
 def _inner(feature: Any) -> Any:
-    """What a feature is a list of, or itself."""
+    """Return what a feature is a list of, or itself."""
     if isinstance(feature, list):
         return feature[0]
     return getattr(feature, "feature", feature)
@@ -121,7 +121,7 @@ def _leaves(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, tup
 
 
 def _prepared(config: SourceConfig) -> Any:
-    """The builder of a data set that lies prepared in the cache.
+    """Return the builder of a data set that lies prepared in the cache.
 
     Raises:
         UserError: see `hub_job`.
@@ -146,7 +146,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _readings(path: str) -> list[tuple[str, str | None]]:
-    """What hub:... may mean, the likeliest first: (name or folder, configuration).
+    """Return what hub:... may mean, the likeliest first: (name or folder, configuration).
 
     Raises:
         UserError: it has another form; no such folder; a folder that may be meant instead.
@@ -163,18 +163,18 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
             return [(str(folder.parent), folder.name)]
         raise UserError(f"{path}: no such folder: {folder}")
     if name in _PACKAGED_DATASETS_MODULES:
-        raise UserError(f"{path}: {name} is a kind of files, not a data set; give the path of a file")
+        raise UserError(f"{path}: {name} is a file format, not a data set; give the path of a file")
     parts = name.split("/")
     if len(parts) > 3 or not all(re.fullmatch(r"[\w.-]+", part) for part in parts):
         raise UserError(f"{path}: expected {_FORMS}")
     first: tuple[str, str | None] = (name, None) if len(parts) < 3 else ("/".join(parts[:2]), parts[2])
     if Path(first[0]).is_dir():  # which the library would take for the data set
-        raise UserError(f"{path}: here is a folder {first[0]}, too; write hub:./{name} if it is meant")
+        raise UserError(f"{path}: there is also a folder {first[0]} here; write hub:./{name} to read that")
     return [first, (parts[0], parts[1])] if len(parts) == 2 and not Path(parts[0]).is_dir() else [first]
 
 
 def _build(name: str, kind: str | None, revision: str | None) -> Any:
-    """A builder with everything downloaded and prepared; without a network, of what is cached."""
+    """Return a builder with everything downloaded and prepared; without a network, of what is cached."""
     global _unreachable
     import datasets
 
@@ -211,12 +211,12 @@ def _offline(settings: Any) -> Iterator[None]:
 
 
 def _from_cache(builder: Any) -> bool:
-    """Whether the hub was not asked: then the newest that is cached was taken, whatever its revision."""
+    """Return whether the hub was not asked: then the newest that is cached was taken, whatever its revision."""
     return ".cache." in type(builder).__module__
 
 
 def _at_revision(builder: Any, config: SourceConfig, name: str) -> Any:
-    """The builder, or without a network that of the revision which is asked for.
+    """Return the builder, or without a network the builder of the revision that is asked for.
 
     Raises:
         UserError: what is cached is not known to be it.
@@ -265,7 +265,7 @@ def _explained(path: str, readings: Sequence[tuple[str, str | None]], error: Exc
 
 
 def usual_split(names: Sequence[str], path: str, part: str) -> str:
-    """The split that a part is read from where none is given.
+    """Return the split that a part is read from where none is given.
 
     Raises:
         UserError: none of `names` is called as usual.
@@ -273,7 +273,7 @@ def usual_split(names: Sequence[str], path: str, part: str) -> str:
     for name in SPLITS.get(part, ()):
         if name in names:
             return name
-    raise UserError(f"{path}: has no split that is called {part}; set data.{part}.split to one of {listed(names)}")
+    raise UserError(f"{path}: has no split called {part}; set data.{part}.split to one of {listed(names)}")
 
 
 def check_split(names: Sequence[str], path: str, split: str) -> None:
@@ -289,5 +289,5 @@ def check_split(names: Sequence[str], path: str, split: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error of another library for a message."""
+    """Return an error of another library for a message."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")

@@ -26,7 +26,7 @@ class Job:
         has_lines: rows stand at lines (else they are counted).
         rows_from: the same rows from a line on, where those before can be passed over unread.
         changed: when the file system noticed the last change of each file (ctime): nobody can set it back, as the time
-            in `state`. It decides whether a cache is that of the file, and nothing else: a copy of a file has another.
+            in `state`. It decides whether a cache belongs to the file, and nothing else: a copy of a file has another.
         line_a_token: see `Reader`.
     """
 
@@ -52,5 +52,5 @@ class Job:
 
 
 def digest(parts: list[Any]) -> str:
-    """A short name for parts of a key."""
+    """Return a short name for parts of a key."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]

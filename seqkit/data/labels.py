@@ -16,7 +16,7 @@ from seqkit.errors import UserError, listed, nearest, shown
 
 
 def label_form(label: str) -> str:
-    """How a label is learned and shown: without white space around it, single spaces inside, composed (NFC).
+    """Return how a label is learned and shown: without white space around it, single spaces inside, composed (NFC).
 
     Two labels that differ in nothing else look alike, and are one.
     """
@@ -24,9 +24,9 @@ def label_form(label: str) -> str:
 
 
 def check_label(label: str, what: str = "label") -> str:
-    """What is wrong with a label, or ""."""
+    """Return what is wrong with a label, or ""."""
     if not label.strip() or label.splitlines() != [label]:
-        return f"{shown(label)} is no {what}: it is blank or holds a line end"
+        return f"{shown(label)} is not a valid {what}: it is blank or holds a line end"
     return ""
 
 
@@ -73,19 +73,19 @@ class Labels:
         return self.names[self.known :]
 
     def hint(self, label: str) -> str:
-        """What helps against an unknown label: the nearest known one, or what there is."""
+        """Return what helps against an unknown label: the nearest known one, or what there is."""
         known = self.names[: self.known]
         return nearest(label, known) or f"; the training data has: {listed(known)}"
 
     def joined_line(self, part: str, what: str) -> list[str]:
-        """A line of the report on spellings that are one label; none where there are none."""
+        """Return a line of the report on spellings that are one label; none where there are none."""
         if not self.joined:
             return []
         groups = [" = ".join(map(spelled, group)) for group in self.joined]
-        return [f"{part}: {what}s that differ in white space or Unicode form alone are one: {listed(groups)}"]
+        return [f"{part}: {what}s that differ only in white space or Unicode form count as one: {listed(groups)}"]
 
     def unknown_line(self, part: str, what: str, counts: Sequence[int], rows: str) -> list[str]:
-        """A line of the report on labels that training lacks; none where there are none.
+        """Return a line of the report on labels that training lacks; none where there are none.
 
         Args:
             part: of the data.
@@ -102,7 +102,7 @@ class Labels:
 
 
 def label_column(source: Source, name: str, what: str, kept: Sequence[str] = ()) -> Written:
-    """The labels in a column of texts.
+    """Return the labels in a column of texts.
 
     Args:
         source: where it is.
@@ -129,7 +129,7 @@ class Written(NamedTuple):
     codes: NDArray[np.int64]
 
     def distinct(self) -> list[str]:
-        """The labels to learn, sorted."""
+        """Return the labels to learn, sorted."""
         return sorted(set(map(label_form, self.labels)))
 
 
@@ -143,7 +143,7 @@ def number_column(
     learned: bool,
     left_out: NDArray[np.bool_] | None = None,
 ) -> tuple[Labels, NDArray[np.int64]]:
-    """The labels in a column of texts, and the number (N,) of each example's.
+    """Return the labels in a column of texts, and the number (N,) of each example's.
 
     Args:
         source: where they are.
@@ -193,7 +193,7 @@ def refuse_unknown(bad: NDArray[np.bool_], message: str, rows: str, *, refuse: b
 
 
 def spelled(label: str) -> str:
-    """A label for a message that has to show how it differs from one that looks like it.
+    """Return a label for a message that has to show how it differs from one that looks like it.
 
     Spaces that follow others are escapes, and so is what is not composed (NFC).
     """

@@ -62,7 +62,7 @@ def open_pairs(config: PairConfig, part: str) -> Source:
 
 
 def pairs_job(config: PairConfig, part: str) -> Job:
-    """What `open_pairs` would read; a pair with a blank side is a bad line.
+    """Return what `open_pairs` would read; a pair with a blank side is a bad line.
 
     Raises:
         UserError: a file is missing; when the rows are read, the two files differ in their number of lines.
@@ -106,7 +106,7 @@ def _parallel_job(config: PairConfig) -> Job:
 def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows:
     """Line i of both files, from line `first` on; what is wrong with one of them names that file.
 
-    Blank lines at the end of one that the other has not are bad rows.
+    Blank lines at the end of one that the other lacks are bad rows.
 
     Raises:
         UserError: one file ends before the other's text, with a guess where they part.
@@ -133,7 +133,7 @@ def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows
 
 
 def _unlike(source: Path, target: Path, encoding: str) -> str:
-    """How two files differ that should have as many lines as each other."""
+    """Return how two files differ that should have as many lines as each other."""
     sizes = _sizes(source, encoding), _sizes(target, encoding)
     counts = f"{source} has {len(sizes[0]):,} lines, {target} {len(sizes[1]):,}"
     return f"{counts}: line N of one must be the translation of line N of the other; {_parting(*sizes)}"
@@ -154,7 +154,7 @@ def _row(lines: list[tuple[int, str, str]], files: tuple[str, str]) -> list[str 
 
 
 def _parting(source: array[int], target: array[int]) -> str:
-    """Where the files probably part: a line blank in one only, or else where the ratio of lengths fits no more.
+    """Return where the files probably part: a line blank in one only, or else where the ratio of lengths fits no more.
 
     The guess is the k for which lines before k as they stand, and from k on shifted by the missing lines, have
     the least sum of |log ratio of lengths|.
@@ -173,4 +173,4 @@ def _parting(source: array[int], target: array[int]) -> str:
     before = np.abs(logs[0] - logs[1][:both] - ratio)
     after = np.abs(logs[0] - logs[1][shift:] - ratio)
     costs = np.concatenate([[0.0], np.cumsum(before)]) + np.concatenate([np.cumsum(after[::-1])[::-1], [0.0]])
-    return f"by the lengths of their lines they part at about line {int(costs.argmin()) + 1}"
+    return f"judging by the lengths of lines, they diverge at about line {int(costs.argmin()) + 1}"

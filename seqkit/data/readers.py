@@ -83,7 +83,7 @@ class Reader(ABC):
 
 
 def convert(value: Any, column: Column) -> Value | BadRow:
-    """A value as the column wants it: text (an integer becomes its digits) or a list of strings."""
+    """Return a value as the column wants it: text (an integer becomes its digits) or a list of strings."""
     if column.kind is list:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return value
@@ -106,7 +106,7 @@ def picker(positions: Sequence[int], columns: Sequence[Column]) -> Callable[[lis
 
 
 def convert_row(values: Iterable[Any], columns: Iterable[Column]) -> list[Value] | BadRow:
-    """The values of a row as their columns want them, or what is wrong with the first that is not."""
+    """Return the values of a row as their columns want them, or what is wrong with the first that is not."""
     row: list[Value] = []
     for value, column in zip(values, columns, strict=True):
         found = convert(value, column)
@@ -150,13 +150,13 @@ def read_lines(path: Path, first: int = 1, encoding: str = "utf-8") -> Iterator[
 
 
 def _without_mark(raw: bytes, path: Path, encoding: str) -> bytes:
-    """The first line of a file without the byte order mark of UTF-8."""
+    """Return the first line of a file without the byte order mark of UTF-8."""
     if encoding == "utf-8":
         if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{path}: this is UTF-16 text; expected UTF-8: iconv -f UTF-16 -t UTF-8 FILE makes it so")
+            raise UserError(f"{path}: this is UTF-16 text; expected UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE")
         return raw.removeprefix(b"\xef\xbb\xbf")
     if raw.startswith(b"\xef\xbb\xbf"):
-        raise UserError(f"{path}: begins with the mark of UTF-8 text, and encoding is {encoding}; leave that out")
+        raise UserError(f"{path}: begins with the byte order mark of UTF-8, but encoding is {encoding}; leave that out")
     return raw
 
 
@@ -167,7 +167,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def positions(header: Sequence[str], columns: Sequence[Column], place: str, hint: str = "") -> list[int]:
-    """Where in the header each column stands.
+    """Return where in the header each column stands.
 
     Raises:
         UserError: one is not there; the message begins with `place` and ends in `hint`.
@@ -187,12 +187,12 @@ def positions(header: Sequence[str], columns: Sequence[Column], place: str, hint
 
 
 def wrong_width(found: int, header: Sequence[str]) -> BadRow:
-    """A row of another number of cells than the header."""
+    """Return a row of another number of cells than the header."""
     return BadRow(f"{found} column{'s' if found != 1 else ''}; expected {len(header)} ({listed(header)})")
 
 
 def read_tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """A row a line: tabs separate, a quote is a character like any other."""
+    """Yield a row a line: tabs separate, a quote is a character like any other."""
     header: list[str] | None = None
     pick = picker((), ())
     for number, text, problem in read_lines(path, encoding=form.encoding):
@@ -215,7 +215,7 @@ def read_tsv(path: Path, columns: Sequence[Column], form: Form) -> Rows:
 
 
 def read_jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """A JSON object a line."""
+    """Yield a JSON object a line."""
     for number, text, problem in read_lines(path, encoding=form.encoding):
         if problem:
             yield number, BadRow(problem)
@@ -224,7 +224,7 @@ def read_jsonl(path: Path, columns: Sequence[Column], form: Form) -> Rows:
 
 
 def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
-    """The columns of a JSON object in one line."""
+    """Return the columns of a JSON object in one line."""
     if text.count("[") + text.count("{") > _MOST_PARTS:
         return BadRow(f"more than {_MOST_PARTS:,} brackets")
     try:
@@ -252,7 +252,7 @@ def json_row(text: str, columns: Sequence[Column]) -> list[Value] | BadRow:
 
 
 def read_text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """A row a line, blank ones included: all of it is the one column."""
+    """Yield a row a line, blank ones included: all of it is the one column."""
     if len(columns) != 1:
         names = ", ".join(column.name for column in columns)
         raise UserError(f"{path}: a plain text file has one column; needed: {names}")
@@ -262,7 +262,7 @@ def read_text(path: Path, columns: Sequence[Column], form: Form) -> Rows:
 
 
 def read_parquet(path: Path, columns: Sequence[Column], form: Form) -> Rows:
-    """The rows of a table; it has no lines and no encoding."""
+    """Yield the rows of a table; it has no lines and no encoding."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -16,9 +16,9 @@ class Skipped:
     """Bad rows that were passed over.
 
     Attributes:
-        lines: those of the file that they take; a bad row of a table (Parquet, hub) counts as one.
+        lines: lines of the file that they take; a bad row of a table (Parquet, hub) counts as one.
         first: the message of the first row, with its place, or "".
-        last: that of the last one.
+        last: the place of the last one.
     """
 
     lines: int = 0
@@ -31,7 +31,8 @@ class Skipped:
         self.lines += lines
 
     def note(self) -> str:
-        """How many, and where: `2 bad lines skipped, first a.csv:3: why, last a.csv:9: why`; "" where there is none."""
+        """Return how many, and where: `2 bad lines skipped, first a.csv:3: why, last a.csv:9: why`; "" where there is
+        none."""
         if not self.lines:
             return ""
         last = f", last {self.last}" if self.last != self.first else ""
@@ -39,12 +40,12 @@ class Skipped:
 
 
 def place(name: str, line: int, has_lines: bool) -> str:
-    """Where a row stands: `file:line`, or `file: row N` where rows have no lines."""
+    """Return where a row stands: `file:line`, or `file: row N` where rows have no lines."""
     return f"{name}:{line}" if has_lines else f"{name}: row {line}"
 
 
 def good_rows(job: Job, skipped: Skipped) -> Iterator[tuple[int, list[Any]]]:
-    """The rows that can be read, each with its line, up to the limit.
+    """Yield the rows that can be read, each with its line, up to the limit.
 
     Args:
         job: what to read.
@@ -68,13 +69,14 @@ def good_rows(job: Job, skipped: Skipped) -> Iterator[tuple[int, list[Any]]]:
 
 
 def no_rows(name: str, skipped: Skipped) -> UserError:
-    """What to raise where nothing is left."""
+    """Return what to raise where nothing is left."""
     note = skipped.note()
     return UserError(f"{name}: no rows{'; ' if note else ''}{note}")
 
 
 def counted_line(name: str, count: int, what: str, *notes: object) -> str:
-    """How many examples of a source are meant, and what was passed over: `a.csv: 90 texts (2 bad lines skipped, ...)`.
+    """Return how many examples of a source are meant, and what was passed over: `a.csv: 90 texts (2 bad lines skipped,
+    ...)`.
 
     Args:
         name: of the source, or "".

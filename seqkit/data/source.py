@@ -104,7 +104,7 @@ class Source:
     skipped: Skipped = field(default_factory=Skipped)
 
     def place(self, index: int) -> str:
-        """Where row `index` of `dataset` stands: `file:line`, or `file: row N` for Parquet and built-in data."""
+        """Return where row `index` of `dataset` stands: `file:line`, or `file: row N` for Parquet and built-in data."""
         return place(self.name, self.dataset.select_columns([LINE])[index][LINE], self.has_lines)
 
 
@@ -130,7 +130,7 @@ def check_text_form(config: SourceConfig, kind: str) -> None:
 
 
 def text_identity(config: SourceConfig) -> list[str]:
-    """What `Job.identity` needs of these two; nothing where they are as ever, so that runs of old find their data."""
+    """Return what `Job.identity` needs of these two; nothing for defaults, so that earlier runs find their data."""
     encoding = text_encoding(config.encoding)
     named = {"delimiter": config.delimiter, "encoding": None if encoding == "utf-8" else encoding}
     return [f"{key} {value}" for key, value in named.items() if value is not None]

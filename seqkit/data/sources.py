@@ -47,7 +47,7 @@ def open_source(config: SourceConfig, fields: Mapping[str, type], part: str) -> 
 
 
 def make_job(config: SourceConfig, fields: Mapping[str, type], part: str) -> Job:
-    """What `open_source` would read; nothing but the file's name and size is looked at yet.
+    """Return what `open_source` would read; nothing but the file's name and size is looked at yet.
 
     Raises:
         UserError: see `open_source`.
@@ -93,7 +93,7 @@ def _file_job(config: SourceConfig, columns: dict[str, Column]) -> Job:
 
 
 def check_file(name: str) -> tuple[Path, list[Any]]:
-    """The path of a file that can be read, and the state it is in: size and time of change.
+    """Return the path of a file that can be read, and the state it is in: size and time of change.
 
     Raises:
         UserError: it is missing, empty, a directory or unreadable.
@@ -209,7 +209,7 @@ def _write(job: Job, sink: Any) -> Skipped:
 
 
 def arrow_schema(job: Job) -> Any:
-    """The columns of a job's rows: its fields and `_line`."""
+    """Return the columns of a job's rows: its fields and `_line`."""
     import pyarrow as pa
 
     text = pa.string()
@@ -218,7 +218,7 @@ def arrow_schema(job: Job) -> Any:
 
 
 def arrow_batches(job: Job, rows: Iterable[tuple[int, list[Any]]]) -> Iterator[Any]:
-    """Rows of a job as Arrow record batches of bounded length and size."""
+    """Yield rows of a job as Arrow record batches of bounded length and size."""
     import pyarrow as pa
 
     schema = arrow_schema(job)

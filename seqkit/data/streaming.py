@@ -1,6 +1,6 @@
 """Data that is read as it comes, in windows, without an index of its rows: for files that should not be copied.
 
-Every epoch reads the file anew from its beginning. A window is so many rows in file order; its examples are shuffled
+Every epoch reads the file again from its beginning. A window is N rows in file order; its examples are shuffled
 and put into batches of like length by a permutation of (seed, epoch, window). So the order of an epoch is known from
 these three numbers, and a run is resumed at its window and the place in there.
 """
@@ -39,7 +39,7 @@ class Stream:
     """A source that is read window by window.
 
     Args:
-        job: makes what is read (see `make_job`), anew for each pass.
+        job: makes what is read (see `make_job`), once for each pass.
         size: rows of a window.
 
     Attributes:
@@ -62,7 +62,7 @@ class Stream:
         return f"{job.stem} {json.dumps(job.state)}"
 
     def windows(self, first: int = 0, line: int = 0) -> Iterator[tuple[int, Source]]:
-        """The windows from number `first` on, each with its number; the rows before are read past, or, where the
+        """Yield the windows from number `first` on, each with its number; the rows before are read past, or, where the
         window is known to begin at a `line` of a text file, not even that.
 
         Raises:
@@ -130,7 +130,8 @@ class Sizes:
         return 0 if self._alike else epoch
 
     def find(self, epoch: int, start: int) -> tuple[int, int, int]:
-        """The window of batch `start`, as far as known, the number of its first batch, and its first line or 0."""
+        """Return the window of batch `start`, as far as known, the number of its first batch, and its first line or
+        0."""
         window, before = 0, 0
         while before + (size := self._known.get((self._epoch(epoch), window), start + 1)) <= start:
             window, before = window + 1, before + size
@@ -148,7 +149,7 @@ class Sizes:
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; the next one is made by a thread while this one is used. What it raises is raised here."""
+    """Yield the same items; the next one is made by a thread while this one is used. What it raises is raised here."""
     with ThreadPoolExecutor(1, "windows") as pool:
         following = pool.submit(next, items, None)
         while (item := following.result()) is not None:
@@ -196,7 +197,7 @@ class WindowBatches(Generic[T, W]):
             yield window, plan
 
     def share(self, rank: int, world: int, split: Split = split_rows) -> WindowBatches[T | Spare, W]:
-        """What one of several processes reads of these batches; see `split_rows`."""
+        """Return what one of several processes reads of these batches; see `split_rows`."""
 
         def collate(window: W, rows: NDArray[np.int64]) -> T | Spare:
             own, counts = split(rows, rank, world)

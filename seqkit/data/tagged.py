@@ -15,7 +15,8 @@ from seqkit.errors import shown
 
 
 def has_intents(config: SourceConfig) -> bool:
-    """Whether files of this format can say the intent of a sentence; of other libraries' data, whether `columns` does.
+    """Return whether files of this format can say the intent of a sentence; of other libraries' data, whether `columns`
+    does.
 
     Raises:
         UserError: the file's name does not tell its format.
@@ -56,7 +57,7 @@ def _checked(rows: Rows, line_a_token: bool) -> Rows:
 
 
 def _problem(row: list[Value]) -> str:
-    """What is wrong with a sentence, or ""."""
+    """Return what is wrong with a sentence, or ""."""
     tokens, tags, *rest = row
     if not tokens and not tags:
         return "a sentence without tokens"

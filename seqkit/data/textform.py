@@ -21,7 +21,7 @@ class Form:
 
 
 def text_encoding(name: str) -> str:
-    """The name that Python has for an encoding in which lines can be found: one that begins with ASCII.
+    """Return the name that Python has for an encoding in which lines can be found: one that begins with ASCII.
 
     Raises:
         ValueError: it begins with `encoding`.
@@ -40,13 +40,14 @@ def text_encoding(name: str) -> str:
 
 
 def _codec(name: str) -> tuple[str, bool]:
-    """The name that Python has for an encoding of text, "" where it has none, and whether that begins with ASCII."""
+    """Return the name that Python has for an encoding of text, "" where it has none, and whether that begins with
+    ASCII."""
     try:
         found = codecs.lookup(name).name.removesuffix("-sig")
         if found in _ESCAPES:
             return "", False
         return found, bytes(range(128)).decode(found) == bytes(range(128)).decode("ascii")
-    except (LookupError, ValueError, TypeError):  # of other codecs than those of text, too
+    except (LookupError, ValueError, TypeError):  # of codecs that are not for text, too
         return "", False
 
 
@@ -57,4 +58,4 @@ def check_delimiter(text: str, place: str) -> None:
         UserError: it begins with `place`.
     """
     if len(text) != 1 or text in '"\r\n\0':
-        raise UserError(f"{place}: expected one character that is no quote and no line end, got {text!r}")
+        raise UserError(f"{place}: expected one character, neither a quote nor a line end, got {text!r}")

@@ -1,4 +1,4 @@
-"""Text columns as token ids: tokenised once, into a file that is mapped ever after.
+"""Text columns as token ids: tokenised once, into a file that is mapped from then on.
 
 Most of a text is words that were seen before. So a text is cut at its spaces by Arrow, and the tokenizer sees each
 distinct stretch once; what remains is numpy. Tokenizers whose tokens reach across a space read whole texts.
@@ -73,7 +73,8 @@ def encode_column(dataset: Dataset, column: str, tokenizer: Tokenizer) -> Ragged
 
 
 def code_versions(config: TextConfig) -> list[str]:
-    """The versions of all code that decides how texts become tokens: part of the key of whatever is cached of them."""
+    """Return the versions of all code that decides how texts become tokens: part of the key of whatever is cached of
+    them."""
     found = [__version__, version("tokenizers")]
     for name in _FOREIGN_CODE if config.is_foreign else ():
         with suppress(PackageNotFoundError):
@@ -87,8 +88,8 @@ def _name(dataset: Dataset) -> str:
 
 
 def _write(parts: Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]], rows: int, file: IO[bytes]) -> int:
-    """The file: where each row begins, and the last one ends (rows + 1, int64); its tokens (rows, int32); all ids
-    (int32). Returns the number of the latter."""
+    """Return the file: where each row begins, and the last one ends (rows + 1, int64); its tokens (rows, int32); all
+    ids (int32). Returns the number of the latter."""
     row, tokens = 0, 0
     file.write(bytes(8))
     for values, lengths in parts:
@@ -103,7 +104,7 @@ def _write(parts: Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]], rows: i
 
 
 def _mapped(path: Path, rows: int, facts: dict[str, Any]) -> Ragged:
-    """What `_write` wrote.
+    """Return what `_write` wrote.
 
     Raises:
         ValueError: the file is not as long as it should be.
@@ -119,7 +120,7 @@ def _mapped(path: Path, rows: int, facts: dict[str, Any]) -> Ragged:
 
 
 def encode_here(dataset: Dataset, column: str, encode: Encoder) -> Ragged:
-    """The ids of a text column, in memory."""
+    """Return the ids of a text column, in memory."""
     return _joined(_encoded(dataset, column, encode))
 
 
@@ -129,12 +130,12 @@ def _joined(parts: Iterable[tuple[NDArray[np.int32], NDArray[np.int64]]]) -> Rag
 
 
 def _encoded(dataset: Dataset, column: str, encode: Encoder) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """The ids of a few thousand rows, one row after the other, and how many each has."""
+    """Return the ids of a few thousand rows, one row after the other, and how many each has."""
     return map(encode, column_arrays(dataset, column))
 
 
 def column_arrays(dataset: Dataset, column: str) -> Iterator[Any]:
-    """A column as Arrow arrays of bounded size."""
+    """Yield a column as Arrow arrays of bounded size."""
     if dataset._indices is None:
         for chunk in dataset.data.column(column).chunks:
             rows = max(1, min(_ROWS, len(chunk) * _BYTES // max(chunk.nbytes, 1)))
@@ -218,7 +219,7 @@ class _Stretches:
         self._characters = 0
 
     def __call__(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-        """An array of ids, and for each of the (N,) texts where its ids begin there and how many they are."""
+        """Return an array of ids, and for each of the (N,) texts where its ids begin there and how many they are."""
         if self._characters > _REMEMBERED:
             self._forget()
         fresh = [text for text in texts if text not in self._numbers]

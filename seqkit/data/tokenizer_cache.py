@@ -73,7 +73,8 @@ def train_tokenizer(texts: Texts, config: TextConfig) -> Tokenizer:
 
 
 def _counts(texts: Texts) -> dict[str, int] | None:
-    """How often each stretch between two spaces occurs; None where they are so many that they would fill the memory."""
+    """Return how often each stretch between two spaces occurs; None where they are so many that they would fill the
+    memory."""
     import pyarrow.compute as pc
 
     found: dict[str, int] = {}

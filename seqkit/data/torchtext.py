@@ -31,11 +31,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "CoNLL2000Chunking": ("tokens", "pos", "tags"),
     "UDPOS": ("tokens", "upos", "xpos"),
 }
-"""What the values of a row are; those of a data set that is not here, and of these, too, are called 0, 1, ..."""
+"""What the values of a row are; in other data sets, and in these, too, they are called 0, 1, ..."""
 
 
 def torchtext_job(config: SourceConfig, columns: dict[str, Column], part: str) -> Job:
-    """What to read of a data set that torchtext downloaded earlier; labels are the numbers that torchtext gives.
+    """Return what to read of a data set that torchtext downloaded earlier; labels are the numbers that torchtext gives.
 
     Nothing is downloaded. What torchtext keeps packed it unpacks beside it, at the first reading; so the second reading
     takes the files for changed ones, and only the third comes from the cache.
@@ -69,7 +69,7 @@ def torchtext_job(config: SourceConfig, columns: dict[str, Column], part: str) -
 
 
 def _maker(path: str, name: str) -> Callable[..., Any]:
-    """The function of torchtext that opens a data set."""
+    """Return the function of torchtext that opens a data set."""
     try:
         load_torchtext()
     except UserError as error:
@@ -86,7 +86,7 @@ def _maker(path: str, name: str) -> Callable[..., Any]:
 
 
 def _options(make: Callable[..., Any], config: SourceConfig, part: str) -> dict[str, str]:
-    """The split, if the data set has some."""
+    """Return the split, if the data set has some."""
     parameter = inspect.signature(make).parameters.get("split")
     if parameter is None:
         if config.split is not None:
@@ -101,7 +101,7 @@ def _options(make: Callable[..., Any], config: SourceConfig, part: str) -> dict[
 
 
 def _files(folder: Path) -> list[Any]:
-    """The state of the files, without the marks of downloads under way."""
+    """Return the state of the files, without the marks of downloads under way."""
     found = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not _is_mark(path):
@@ -135,12 +135,12 @@ class _Refusing(IterDataPipe):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:
         for address in self._asked:
-            raise ConnectionError(f"what {address} gave is missing or damaged here, and nothing is downloaded")
+            raise ConnectionError(f"what {address} gave is missing or damaged, and seqkit downloads nothing")
         yield from ()
 
 
 def _open(make: Callable[..., Any], root: Path, options: dict[str, str]) -> Any:
-    """A data set of torchtext that cannot reach the network."""
+    """Return a data set of torchtext that cannot reach the network."""
     with quiet():
         from torchdata.dataloader2.graph import replace_dp, traverse_dps
 

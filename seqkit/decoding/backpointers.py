@@ -16,12 +16,12 @@ class NoFiniteScoreError(ValueError):
 class Hypothesis:
     """One output for one sentence.
 
-    Args:
+    Attributes:
         tokens: ids without <bos> and <eos>; a forced prefix is part of them.
         score: what the search ranks by: the sum of `log_probs` over the length penalty, plus the coverage penalty.
         log_probs: the model's natural log-probability of each token, and last of <eos> where `finished`; over the whole
             vocabulary and before any temperature.
-        attention: (len(log_probs), source length) on the CPU, or None.
+        attention: (T, S) on the CPU, a row for each of `log_probs` and a column for each source token, or None.
         finished: ended in <eos>; False: cut at the maximum length.
     """
 
@@ -127,7 +127,7 @@ class History:
 
 
 def gather(history: History, complete: Pool, cut: Pool, n_best: int, lengths: list[int]) -> list[list[Hypothesis]]:
-    """The hypotheses of each sentence, best first: those that are complete, then those that were cut.
+    """Return the hypotheses of each sentence, best first: those that are complete, then those that were cut.
 
     Args:
         history: of the search.

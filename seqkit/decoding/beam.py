@@ -133,7 +133,7 @@ class Loop:
         return log_probs, last
 
     def _past(self, time: int) -> Tensor:
-        """The tokens (b, J, time) of all hypotheses, which are kept from the first call on."""
+        """Return the tokens (b, J, time) of all hypotheses, which are kept from the first call on."""
         front = self._front
         if front.past is None:
             batch, slots = front.tokens.shape
@@ -243,7 +243,8 @@ class Loop:
             front.past = torch.cat([front.past, tokens.unsqueeze(2)], dim=2)
 
     def _read(self, done: Tensor, parents: Tensor | None) -> tuple[int, Tensor | None]:
-        """How many sentences are done; and the parents, or None where each slot goes on by itself. It reads once."""
+        """Return how many sentences are done; and the parents, or None where each slot goes on by itself. It reads
+        once."""
         if parents is None or self._front.tokens.size(1) != parents.size(1):
             return int(done.sum()), parents
         moved = (parents != torch.arange(parents.size(1), device=parents.device)).sum()

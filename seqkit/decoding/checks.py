@@ -7,7 +7,7 @@ from typing import Any
 
 
 def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """A whole number in a range.
+    """Return a whole number in a range.
 
     Raises:
         ValueError: it begins with the name.
@@ -22,7 +22,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> int:
 
 
 def number(name: str, value: Any, *, above: bool = False, most: float = math.inf) -> float:
-    """A finite number of at least 0, or above 0, and at most `most`.
+    """Return a finite number of at least 0, or above 0, and at most `most`.
 
     Raises:
         ValueError: it begins with the name.

@@ -26,6 +26,7 @@ class Beam:
         source_lengths: (b,) int64.
         words: the vocabulary in the order of its ids; empty where the caller of the search gave none.
         eos_id: ends a hypothesis.
+        past: reads `tokens`, when they are asked for.
     """
 
     time: int

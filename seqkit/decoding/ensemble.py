@@ -12,13 +12,16 @@ from seqkit.decoding.step import Step, StepFunction, Tree
 
 
 def ensemble(steps: Sequence[StepFunction]) -> StepFunction:
-    """A step function that gives the mean of the models' probabilities.
+    """Make a step function that gives the mean of the models' probabilities.
 
     Its state and memory are lists of the models' own, in order; its logits are log-probabilities, the logarithm of the
     mean. Attention is the mean over the models that give some.
 
     Args:
         steps: one for each model, over the same vocabulary and sources of the same length.
+
+    Returns:
+        the step function.
 
     Raises:
         ValueError: there are none; or, at a step, vocabularies or sources differ in size.

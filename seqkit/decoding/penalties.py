@@ -14,7 +14,7 @@ _LEAST_COVERAGE = 1e-10
 
 
 def length_penalty(length: float, alpha: float, kind: LengthPenaltyKind) -> float:
-    """What the log-probability of a hypothesis is divided by.
+    """Return what the log-probability of a hypothesis is divided by.
 
     `gnmt`: ((5 + n) / 6) ** alpha (Wu et al. 2016, eq. 14). `average`: n ** alpha, so that an alpha of 1 gives the mean
     over the tokens. Both grow with n, and are 1 for an alpha of 0.
@@ -28,7 +28,7 @@ def length_penalty(length: float, alpha: float, kind: LengthPenaltyKind) -> floa
 
 
 def coverage_penalty(coverage: Tensor, lengths: Tensor) -> Tensor:
-    """The sum over source positions i of log(min(sum over steps of attention to i, 1)) (Wu et al. 2016, eq. 14).
+    """Return the sum over source positions i of log(min(sum over steps of attention to i, 1)) (Wu et al. 2016, eq. 14).
 
     At most 0, and 0 where every word was looked at once or more.
 

@@ -30,7 +30,7 @@ WIDEST = 10_000
 
 
 class Search:
-    """Greedy decoding (a beam of 1), beam search and sampling over any step function.
+    """Decode over any step function: greedily (a beam of 1), by beam search or by sampling.
 
     In a beam, the K best hypotheses by the sum of their log-probabilities go on at each step, and one is complete when
     its <eos> is among the K best. A sentence is done with K complete hypotheses, or as soon as no hypothesis can still
@@ -39,23 +39,25 @@ class Search:
     also where tokens are forbidden. A hypothesis that may not go on in any way (n-grams) may end, however short.
 
     Args:
-        beam_size: K; 1 is greedy decoding.
-        n_best: hypotheses wanted for a sentence, at most K; with `sample`, the number drawn.
-        length_penalty: alpha: the score is divided by a penalty that grows with the length, 0 for none.
-        length_penalty_kind: `gnmt`: ((5 + n) / 6) ** alpha; `average`: n ** alpha, the mean for an alpha of 1
-            (n counts <eos>).
-        coverage_penalty: beta, times the penalty for source words hardly looked at (Wu et al. 2016, eq. 14).
+        beam_size: hypotheses kept at each step, K; 1 is greedy decoding.
+        n_best: hypotheses returned for a sentence, at most K; with `sample`, the number drawn.
+        length_penalty: exponent of the length penalty, alpha: the score is divided by a penalty that grows with the
+            length, so that higher values give longer outputs; 0: no penalty.
+        length_penalty_kind: the length penalty of n tokens, <eos> counted. "gnmt": ((5 + n) / 6) ** alpha; "average":
+            n ** alpha, the mean for an alpha of 1.
+        coverage_penalty: factor of the penalty for source words hardly looked at, beta (Wu et al. 2016, eq. 14).
         min_length: fewest tokens, <eos> not counted.
         max_length: most tokens, <eos> not counted. Without it and `max_ratio`: 2 * source + 20.
-        min_ratio: fewest tokens as a multiple of the source's length; the stricter of both holds, and the upper limit
-            where the two contradict each other for a sentence.
-        max_ratio: most tokens, likewise.
+        min_ratio: fewest tokens as a multiple of the source's length. Of two limits the stricter one holds, and the
+            upper one where they contradict each other for a sentence.
+        max_ratio: most tokens as a multiple of the source's length.
         no_repeat_ngram: no n-gram of this size occurs twice in a hypothesis (Paulus et al. 2018); 0: any may.
-        sample: draw each token at random.
-        temperature: of sampling: scores are divided by it.
-        top_k: sample among the k most probable tokens (Fan et al. 2018); 0: all.
-        top_p: sample among the fewest tokens that hold this share (Holtzman et al. 2020).
-        allow_unknown: the unknown word may be chosen.
+        sample: draw each token at random instead of searching.
+        temperature: with `sample`: scores are divided by it; below 1 is safer, above 1 wilder.
+        top_k: with `sample`: draw among the k most probable tokens (Fan et al. 2018); 0: all.
+        top_p: with `sample`: draw among the fewest tokens that hold this share of the probability (Holtzman et al.
+            2020).
+        allow_unknown: whether the unknown word may be chosen.
         constraints: more rules that every hypothesis obeys.
 
     Raises:
@@ -118,7 +120,7 @@ class Search:
         if not self.sample:
             for name, neutral in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0)):
                 if getattr(self, name) != neutral:
-                    raise ValueError(f"{name}: only sampling has it: set sample too")
+                    raise ValueError(f"{name}: applies to sampling only: set sample too")
             if self.n_best > self.beam_size:
                 raise ValueError(f"n_best: {self.n_best} is above beam_size, {self.beam_size}")
 
@@ -143,7 +145,7 @@ class Search:
         """Decode a batch.
 
         Args:
-            step: see `StepFunction`.
+            step: the model, a `StepFunction`.
             state: start of each sentence, leaves (B, 1, ...).
             memory: what its hypotheses share, leaves (B, ...).
             source_lengths: (B,) int64; the limits on the length follow them.
@@ -170,7 +172,7 @@ class Search:
             return []
         banned = {*forbidden, *(token for one in self.constraints for token in one.forbidden(words, unk_id))}
         if eos_id in banned:
-            raise ValueError(f"forbidden: must leave eos_id {eos_id}, or nothing ends")
+            raise ValueError(f"forbidden: must not hold eos_id {eos_id}: no output would end")
         _check_rows(state, memory, batch)
         device = next(leaves((state, memory)), source_lengths).device
         width = self.n_best if self.sample else self.beam_size
@@ -193,7 +195,7 @@ class Search:
         device: torch.device,
         keep_attention: bool,
     ) -> Rules:
-        """How the loop chooses: never the ids in `banned`."""
+        """Return how the loop chooses: never the ids in `banned`."""
         shortest, longest = limits
         constraints = [one for one in self.constraints if type(one).__call__ is not Constraint.__call__]
         return Rules(
@@ -216,7 +218,14 @@ class Search:
         )
 
     def limits(self, source_lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Fewest and most tokens (B,) for sources of these lengths (B,), <eos> not counted; see `length_limits`."""
+        """Compute the limits on the number of tokens, <eos> not counted.
+
+        Args:
+            source_lengths: (B,) int64.
+
+        Returns:
+            fewest and most tokens, (B,) each.
+        """
         return length_limits(source_lengths, self.constraints)
 
     def _front(
@@ -264,7 +273,7 @@ def _seeds(seeds: Sequence[int] | None, generator: torch.Generator | None, batch
         drawn: list[int] = torch.randint(2**62, (batch,), generator=generator, device=device).tolist()
         return drawn
     if generator is not None:
-        raise ValueError("seeds: a generator is of no use beside them")
+        raise ValueError("seeds: cannot be given together with a generator")
     if len(seeds) != batch:
         raise ValueError(f"seeds: {len(seeds)} for {batch} sentences")
     return seeds

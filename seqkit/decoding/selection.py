@@ -15,7 +15,7 @@ _BLOCK = 64
 
 
 def best_continuations(log_probs: Tensor, sums: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The K best of all J * V continuations of each sentence.
+    """Return the K best of all J * V continuations of each sentence.
 
     In a large vocabulary only the K chunks of 64 tokens with the highest maxima are looked at: they hold the K best.
 

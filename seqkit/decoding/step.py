@@ -18,9 +18,11 @@ Tree: TypeAlias = Any
 class Step(NamedTuple):
     """One step for B sentences with K hypotheses each; a plain tuple in this order will do.
 
-    `logits` (B, K, V): scores of the next token, normalised or not. `state`: leaves (B, K, ...), one row a hypothesis.
-    `attention`: (B, K, S) weights over the source positions in this step, or None. Logits are copied before they are
-    used, so that a model may write the next ones into the same memory; attention must stay as it is.
+    Attributes:
+        logits: (B, K, V) scores of the next token, normalised or not. They are copied before they are used, so that a
+            model may write the next ones into the same memory.
+        state: leaves (B, K, ...), one row a hypothesis.
+        attention: (B, K, S) weights over the source positions in this step, or None. The tensor must stay as it is.
     """
 
     logits: Tensor
@@ -33,7 +35,7 @@ StepFunction: TypeAlias = Callable[[Tensor, Tree, Tree], tuple[Tensor, Tree, Ten
 
 
 def leaves(tree: Tree) -> Iterator[Tensor]:
-    """The tensors of a tree, in order."""
+    """Yield the tensors of a tree, in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, dict):
@@ -45,7 +47,7 @@ def leaves(tree: Tree) -> Iterator[Tensor]:
 
 
 def map_tree(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """The same tree with every tensor changed.
+    """Return the same tree with every tensor changed.
 
     Raises:
         TypeError: it holds something else than tensors, None, tuples, lists and dictionaries.
@@ -85,5 +87,5 @@ def reorder(tree: Tree, parents: Tensor) -> Tree:
 
 
 def precise(device: torch.device) -> torch.dtype:
-    """The dtype for sums that must not drift: float64, or float32 where the device lacks it."""
+    """Return the dtype for sums that must not drift: float64, or float32 where the device lacks it."""
     return torch.float32 if device.type in NO_FLOAT64 else torch.float64

@@ -19,7 +19,7 @@ def replace_unknown(
 
     Args:
         tokens: T words of an output.
-        attention: (T or more, S) weights; further rows, such as that of <eos>, are passed over.
+        attention: (T or more, S) weights; further rows, such as the row of <eos>, are ignored.
         source: S words.
         unknown: what stands for an unknown word.
         dictionary: translations; a source word that has none is copied.

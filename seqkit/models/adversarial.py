@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def worst_shift(loss: Tensor, shift: Tensor, embedded_norm: Tensor, size: float) -> Tensor:
-    """The small change of each text that raises its loss most, to first order (eq. 5 and 6 there).
+    """Find the small change of each text that raises its loss most, to first order (Miyato et al. 2017, eq. 5 and 6).
 
     Args:
         loss: scalar, computed with `shift` added to the embedded input; its graph is kept.

@@ -9,16 +9,16 @@ from seqkit.nn import Linear, Recurrent, State, padding_mask
 
 
 class Bridge(nn.Module):
-    """Base of every bridge; a subclass writes `forward`.
+    """Make the decoder's initial state; the base of every bridge, a subclass writes `forward`.
 
     The decoder's layer l of L goes with the encoder's layer l + (L_enc - L), so that the top layers meet; where that
     is below the first, with the first.
 
     Args:
-        encoder: the recurrent module that is left.
-        state_names: of the decoder's state, in order, e.g. ("h", "c").
-        state_sizes: features of each.
-        num_layers: L, of the decoder.
+        encoder: the recurrent module whose final state is taken.
+        state_names: names of the decoder's state tensors, in order, such as ("h", "c").
+        state_sizes: features of each of them.
+        num_layers: layers of the decoder, L.
 
     Class attributes:
         reads_source: the state depends on the source.
@@ -53,7 +53,7 @@ class Bridge(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(output, state, lengths)")
 
     def wide(self, state: State) -> list[Tensor]:
-        """The encoder's state with forward and backward side by side: each (layers, B, directions * size)."""
+        """Return the encoder's state with forward and backward side by side: each (layers, B, directions * size)."""
         return [
             part.view(part.size(0) // self.num_directions, self.num_directions, *part.shape[1:])
             .transpose(1, 2)

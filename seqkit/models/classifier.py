@@ -12,14 +12,18 @@ from seqkit.models.pooling import Pooling, Poolings
 
 
 class SequenceClassifier(nn.Module):
-    """Encoder, pooling, and a linear classifier with an optional hidden layer.
+    """Classify sequences: encoder, pooling, and a linear classifier with an optional hidden layer.
 
     Args:
-        encoder: see `Encoder`.
-        num_classes: C.
-        pooling: ways to pool; see `Poolings`.
-        dropout: on the pooled vector, and on the hidden layer.
+        encoder: reads the tokens.
+        num_classes: number of classes, C.
+        pooling: ways to pool the outputs over time, concatenated: "last" (the final output of each direction), "mean",
+            "max", "attention" (Yang et al. 2016), or `Pooling` classes.
+        dropout: rate of the dropout on the pooled vector and on the hidden layer.
         hidden_size: features of a tanh layer before the classifier; 0: none.
+
+    Raises:
+        ValueError: an argument outside its range; the message starts with its name.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class SequenceClassifier(nn.Module):
         self.output = nn.Linear(hidden_size or size, num_classes)
 
     def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
-        """ids (B, T) int64 padded at the end, lengths (B,) -> logits (B, C); for `shift` see `Encoder`."""
+        """Classify: ids (B, T) int64 padded at the end, lengths (B,), shift (B, T, E) or None -> logits (B, C)."""
         output, state = self.encoder(ids, lengths, shift)
         directions = 2 if self.encoder.recurrent.bidirectional else 1
         last = torch.cat(list(state[0][-directions:]), dim=1)  # (B, H)

@@ -15,19 +15,26 @@ Memory = tuple[Tensor, ...]
 
 
 class Decoder(AttentionalRecurrent):
-    """Embedding, `seqkit.nn.AttentionalRecurrent`, output layer: logits = V a_t + b for the features a_t.
+    """Predict a target token by token: embedding, `seqkit.nn.AttentionalRecurrent`, output layer.
+
+    The logits are V a_t + b for the features a_t.
 
     Args:
-        embedding: of the target.
-        memory_size: features of the encoder's outputs.
-        cell, hidden_size, num_layers: see `seqkit.nn.Recurrent`.
-        output: see `seqkit.nn.AttentionalRecurrent`; "deep" features have the embedding's size.
+        embedding: embedding of the target.
+        memory_size: features of the encoder's outputs, M.
+        cell: a name in `seqkit.nn.CELLS`, a `Cell` class, or a factory of cells.
+        hidden_size: features of the state of each layer, H.
+        num_layers: number of stacked layers, L.
+        output: what the output layer takes: "linear", the attentional vector (without attention the top layer's
+            output); "deep", a tanh layer that also sees the embedded token (Pascanu et al. 2014), with features of the
+            embedding's size.
         output_dropout: dropout on what the output layer takes. What is fed back is not dropped.
-        output_bias: with b.
-        tie: "target": V is the target's embedding table (Press & Wolf 2017); "all": the source's, too (one joint
-            vocabulary). The features then have the embedding's size (by a projection without tanh where the attention
-            and `deep` have none of their own). The table's start is divided by the root of that size, so that the first
-            logits are small, and the embedding's `scale` multiplied by it, so that its vectors are not.
+        output_bias: whether the output layer has a bias, b.
+        tie: share the output layer's weights, V. "target": with the target's embedding table (Press & Wolf 2017);
+            "all": with the source's, too (one joint vocabulary). The features then have the embedding's size (by a
+            projection without tanh where the attention and `deep` have none of their own). The table's start is divided
+            by the root of that size, so that the first logits are small, and the embedding's `scale` is multiplied by
+            it, so that its vectors are not.
         **options: more of `AttentionalRecurrent`, of `Recurrent` and of the cell.
 
     Raises:
@@ -76,11 +83,13 @@ class Decoder(AttentionalRecurrent):
     def forward(
         self, inputs: Tensor, lengths: Tensor | Sequence[int] | None, state: State, memory: Memory
     ) -> tuple[Tensor, Tensor | None]:
-        """All steps, given the tokens (teacher forcing).
+        """Run all steps on given tokens (teacher forcing).
 
         Args:
             inputs: (B, T) int64, from <bos> on.
-            lengths, state, memory: see `AttentionalRecurrent.forward`.
+            lengths: (B,) of the inputs; None: all are T.
+            state: the first state, each (L, B, size).
+            memory: from `remember`.
 
         Returns:
             features (B, T, F), what the output layer takes, after dropout; and the attention's weights (B, T, S) or
@@ -90,14 +99,18 @@ class Decoder(AttentionalRecurrent):
         return self.dropout(features), weights
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
-        """One step for K hypotheses of each sentence; evaluation only.
+        """Run one step for K hypotheses of each sentence; evaluation only.
 
         Args:
             tokens: (B, K) int64.
-            state, memory: see `AttentionalRecurrent.step`.
+            state: from `start` or the step before, its tensors (B, K, ...).
+            memory: from `remember`, one row per sentence.
 
         Returns:
             logits (B, K, V), the next state, and the attention's weights (B, K, S) or None.
+
+        Raises:
+            RuntimeError: the module is in training mode.
         """
         features, state, weights = super().step(self.embedding(tokens), state, memory)
         logits = self.output(features.flatten(0, 1))

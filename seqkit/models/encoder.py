@@ -9,7 +9,7 @@ from seqkit.nn import EmbeddingDropout, LockedDropout, Recurrent, WordDropout, p
 
 
 class Embedding(nn.Module):
-    """Embedding table with the dropouts of Merity et al. 2017 (section 4.3) and Gal & Ghahramani 2016.
+    """Look up token ids in a table, with the dropouts of Merity et al. 2017 (section 4.3) and Gal & Ghahramani 2016.
 
     Args:
         num_embeddings: V, size of the vocabulary.
@@ -17,16 +17,19 @@ class Embedding(nn.Module):
         padding_idx: id of padding; its vector is zero.
         unk_idx: id of the unknown word, for `word_dropout`.
         embedding_dropout: probability that a word type is left out of the whole batch, in training.
-        locked_dropout: dropout on the vectors, one mask for all steps of a sequence.
-        dropout: ordinary dropout on the vectors.
+        locked_dropout: rate of the dropout on the vectors with one mask for all steps of a sequence.
+        dropout: rate of the ordinary dropout on the vectors, drawn per element.
         word_dropout: probability that a token is replaced by the unknown word, in training, so that its vector is
             learned.
-        frozen: leave the table as it was initialised.
+        frozen: keep the table as it was initialised: it does not train.
         init_std: standard deviation of the normal distribution that the vectors start from (torch's own is 1).
         scale: a looked-up vector is multiplied by this (Vaswani et al. 2017, section 3.4).
 
     Attributes:
-        pretrained: (V,) bool, the vectors that whoever filled the table has from elsewhere; None: none.
+        pretrained: (V,) bool, which vectors are pretrained, set by whoever filled the table; None: none.
+
+    Raises:
+        ValueError: an argument outside its range; the message starts with its name.
     """
 
     pretrained: Tensor | None = None
@@ -67,7 +70,7 @@ class Embedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
-        """ids (B, T) int64 -> (B, T, E); `shift` (B, T, E) is added to the vectors before the dropouts on them."""
+        """Look up: ids (B, T) int64 -> (B, T, E); `shift` (B, T, E) is added to the vectors before their dropouts."""
         vectors: Tensor = self.types(self.table, self.words(ids))
         if self.scale != 1:
             vectors = vectors * self.scale
@@ -78,11 +81,11 @@ class Embedding(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embedding, then a recurrent module.
+    """Read tokens in context: an embedding, then a recurrent module.
 
     Args:
         embedding: gives (B, T, E).
-        recurrent: takes E features, and those of `extra` where it is given, batch first.
+        recurrent: takes E features, plus the C features of `extra` where there are some, batch first.
     """
 
     def __init__(self, embedding: Embedding, recurrent: Recurrent) -> None:
@@ -121,7 +124,7 @@ def embed(embedding: Embedding, ids: Tensor, shift: Tensor | None, extra: Tensor
 
 
 def valid_rows(lengths: Tensor, steps: int, device: torch.device) -> Tensor:
-    """(B,) lengths -> (N,) int64 on a device: the rows of (B, T, ...), flattened to (B * T, ...), that are no padding.
+    """(B,) lengths -> (N,) int64 on a device: the rows of (B, T, ...), flattened to (B * T, ...), that are not padding.
 
     Their number is known on the CPU, so that lengths there need not wait for the device.
     """

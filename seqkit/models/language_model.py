@@ -25,18 +25,19 @@ class Reading(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """Embedding, recurrent layers, softmax over the vocabulary (AWD-LSTM of Merity et al. 2017 with its dropouts set).
+    """Predict the next token: embedding, recurrent layers, softmax over the vocabulary (AWD-LSTM of Merity et al. 2017,
+    once its dropouts are set).
 
     Args:
         encoder: of one direction; its cell's `weight_drop` and its dropouts are AWD-LSTM's.
-        tie: the softmax's weights are the embedding's (Press & Wolf 2017). Where the encoder's output has another size
-            than the embedding, a linear layer goes before. The embedding starts as its own `init_std` says; with the
-            default of 1 the first scores are far from even, 0.1 is better.
-        output_dropout: on the encoder's output, one mask for all steps of a sequence.
-        output_bias: the softmax has one.
+        tie: share the softmax's weights with the embedding (Press & Wolf 2017). Where the encoder's output has another
+            size than the embedding, a linear layer goes before. The embedding starts as its own `init_std` says; with
+            the default of 1 the first scores are far from even, 0.1 is better.
+        output_dropout: rate of the dropout on the encoder's output, one mask for all steps of a sequence.
+        output_bias: whether the softmax has a bias.
         adaptive_cutoffs: adaptive softmax (Grave et al. 2017) instead: the ids at which the clusters of rarer tokens
-            begin, so that ids must fall in frequency. Needs `tie=False`.
-        adaptive_div: each cluster's projection is so many times smaller than the one before.
+            begin; ids must be in order of falling frequency. Needs `tie=False`.
+        adaptive_div: each cluster's projection is smaller by this factor than the one before.
 
     Raises:
         ValueError: the message starts with the argument's name.
@@ -96,15 +97,18 @@ class LanguageModel(nn.Module):
             ids: (B, T) int64.
             state: what the call before returned, each part (num_layers, B, size); None: the initial state.
             lengths: (B,) where sequences end early; None: all are T long.
+
+        Returns:
+            features (B, T, F) for the softmax, outputs and the state to go on from.
         """
         output, final = self.encoder.recurrent(self.encoder.embedding(ids), state, lengths=lengths)
         dropped = self.dropout(output)
         return Reading(dropped if self.vector is None else self.vector(dropped), output, dropped, final)
 
     def loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the negative log-likelihoods in nats: features (..., F), targets (...) int64 -> scalar.
+        """Add up the negative log-likelihoods in nats: features (..., F), targets (...) int64 -> scalar.
 
-        An adaptive softmax takes targets on the CPU, too: those of another device are read back for each cluster.
+        An adaptive softmax takes targets on the CPU, too: from another device they are read back for each cluster.
         """
         rows, wanted = features.flatten(0, -2), targets.flatten()
         if self.adaptive is not None:
@@ -114,7 +118,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def token_log_probs(self, features: Tensor, targets: Tensor) -> Tensor:
-        """Log-probability of each target: features (..., F), targets (...) int64 -> (...) float32."""
+        """Compute the log-probability of each target: features (..., F), targets (...) int64 -> (...) float32."""
         parts = []
         wide, every = features.flatten(0, -2), targets.flatten()
         for first in range(0, len(every), LOGIT_ROWS):
@@ -126,14 +130,14 @@ class LanguageModel(nn.Module):
         return torch.cat(parts).view(targets.shape) if parts else features.new_zeros(targets.shape)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Scores of every token, normalised or not: features (..., F) -> (..., V)."""
+        """Score every token, normalised or not: features (..., F) -> (..., V)."""
         if self.adaptive is None:
             return self.token_scores(features)  # type: ignore[no-any-return]
         found = self.adaptive.log_prob(features.flatten(0, -2))
         return found.view(*features.shape[:-1], found.size(-1))
 
     def step(self, tokens: Tensor, state: Any, memory: Any) -> tuple[Tensor, Any, None]:
-        """A step for `seqkit.decoding.Search`, which begins with the state None; `memory` is not used.
+        """Run a step for `seqkit.decoding.Search`, which begins with the state None; `memory` is not used.
 
         Args:
             tokens: (B, K) int64, the last of each hypothesis.
@@ -141,6 +145,9 @@ class LanguageModel(nn.Module):
 
         Returns:
             scores (B, K, V), the next state, None.
+
+        Raises:
+            RuntimeError: the module is in training mode.
         """
         if self.training:
             raise RuntimeError("step serves evaluation only; call eval() first")

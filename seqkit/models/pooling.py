@@ -93,11 +93,11 @@ POOLINGS: dict[str, type[Pooling]] = {
 
 
 class Poolings(nn.Module):
-    """One or several ways to pool, their vectors concatenated.
+    """Make one vector of the outputs of all steps, in one way or several, concatenated.
 
     Args:
         size: H, features of an output.
-        ways: names in `POOLINGS` or `Pooling` classes, in this order; one that comes twice is one module.
+        ways: names in `POOLINGS` or `Pooling` classes, in this order; a way that comes twice is one module.
 
     Raises:
         ValueError: an unknown name, or none at all.
@@ -118,7 +118,7 @@ class Poolings(nn.Module):
                 self.add_module(child, part)
 
     def forward(self, output: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
-        """output (B, T, H), last (B, H), lengths (B,) -> (B, output_size)."""
+        """Pool: output (B, T, H), last (B, H), lengths (B,) -> (B, output_size)."""
         lengths = send(lengths, output.device)
         padding = padding_mask(lengths, output.size(1)).unsqueeze(2)
         if any(way.reads_output for way in self.ways):

@@ -29,12 +29,14 @@ from seqkit.nn import LOGIT_ROWS, State, from_table, linear_cross_entropy, paddi
 
 
 class Seq2Seq(nn.Module):
-    """Encoder, bridge, decoder.
+    """Translate a sentence into another: encoder, bridge, decoder.
 
     Args:
         encoder: of the source.
         decoder: of the target, its `memory_size` the encoder's `output_size`.
-        bridge: a name in `BRIDGES`, or a `Bridge` class.
+        bridge: how the encoder's final state becomes the decoder's first one. "linear": a tanh layer for each layer of
+            the decoder; "copy": as it is, where sizes agree; "mean": a tanh layer on the mean of the encoder's outputs;
+            "zero": zeros; or a `Bridge` class.
 
     Raises:
         ValueError: parts that do not fit; with `tie="all"`, embeddings of different vocabularies or sizes.
@@ -76,7 +78,7 @@ class Seq2Seq(nn.Module):
                 encoder.embedding.scale *= encoder.embedding.size**0.5
 
     def _read(self, source: Tensor, lengths: Tensor) -> tuple[State, Memory]:
-        """The decoder's first state, each (L, B, size), and its memory."""
+        """Return the decoder's first state, each (L, B, size), and its memory."""
         output, state = self.encoder(source, lengths)
         top = state[0][-self.encoder.recurrent.num_directions :]
         last = top.transpose(0, 1).flatten(1)  # (B, M)
@@ -85,7 +87,7 @@ class Seq2Seq(nn.Module):
         return self.bridge(output, state, lengths), memory
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> tuple[Any, Memory]:
-        """The start of a decoding.
+        """Read the source and return the start of a decoding.
 
         Args:
             source: (B, S) int64, padded at the end.
@@ -99,11 +101,30 @@ class Seq2Seq(nn.Module):
         return self.decoder.start(state), memory
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
-        """One step of decoding with K hypotheses a sentence; evaluation only; see `Decoder.step`."""
+        """Run one step of decoding with K hypotheses a sentence; evaluation only.
+
+        Args:
+            tokens: (B, K) int64.
+            state: from `encode` or the step before, its tensors (B, K, ...).
+            memory: from `encode`, its tensors (B, ...).
+
+        Returns:
+            logits (B, K, V), the next state, and the attention's weights (B, K, S) or None.
+        """
         return self.decoder.step(tokens, state, memory)
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:
-        """source (B, S), target (B, T) from <bos> on, lengths (B,) -> features (B, T, F) for the output layer."""
+        """Compute what the output layer takes.
+
+        Args:
+            source: (B, S) int64, padded at the end.
+            source_lengths: (B,) int64, 0 allowed.
+            target: (B, T) int64, from <bos> on.
+            target_lengths: (B,) int64.
+
+        Returns:
+            features (B, T, F).
+        """
         state, memory = self._read(source, source_lengths)
         features: Tensor = self.decoder(target, target_lengths, state, memory)[0]
         return features
@@ -118,17 +139,21 @@ class Seq2Seq(nn.Module):
         *,
         label_smoothing: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy with teacher forcing, summed over all target tokens (there are `lengths.sum()`).
+        """Compute the cross-entropy with teacher forcing, summed over all target tokens (there are `lengths.sum()`).
 
         Args:
-            source: (B, S) int64; source_lengths: (B,), best on the CPU: from elsewhere they are read back.
+            source: (B, S) int64.
+            source_lengths: (B,), best on the CPU: from elsewhere they are read back.
             inputs: (B, T) int64, <bos> and the tokens.
             targets: (B, T) int64, the tokens and <eos>.
             lengths: (B,) of both.
-            label_smoothing: see `linear_cross_entropy`.
+            label_smoothing: share of the target probability that is spread evenly over the vocabulary.
 
         Returns:
             the sum to minimise, and the sum of negative log-likelihoods in nats without smoothing; float32 scalars.
+
+        Raises:
+            ValueError: targets of another shape than inputs.
         """
         if inputs.shape != targets.shape:
             raise ValueError(f"targets must have the shape of inputs {tuple(inputs.shape)}, got {tuple(targets.shape)}")
@@ -141,9 +166,17 @@ class Seq2Seq(nn.Module):
         )
 
     def attend(self, source: Tensor, source_lengths: Tensor, inputs: Tensor, lengths: Tensor) -> Tensor | None:
-        """The attention's weights for a given target (forced alignment): (B, T, S), or None without attention.
+        """Return the attention's weights for a given target (forced alignment).
 
-        Row t is what was read when the token after `inputs[:, t]` was predicted; zero past a target's length.
+        Args:
+            source: (B, S) int64.
+            source_lengths: (B,) int64.
+            inputs: (B, T) int64, <bos> and the tokens.
+            lengths: (B,) of the inputs.
+
+        Returns:
+            (B, T, S), or None without attention. Row t is what was read when the token after `inputs[:, t]` was
+            predicted; zero past a target's length.
         """
         state, memory = self._read(source, source_lengths)
         _, weights = self.decoder(inputs, lengths, state, memory)
@@ -163,13 +196,16 @@ class Seq2Seq(nn.Module):
         *,
         sample: bool = False,
     ) -> Tensor:
-        """Scheduled sampling in two passes (Mihaylova & Martins 2019): inputs with some tokens the model's own.
+        """Replace some inputs by the model's predictions: scheduled sampling in two passes (Mihaylova & Martins 2019).
 
         A first pass with teacher forcing predicts every token; each position but the first is then replaced with
         probability `rate` by what was predicted for it. The second pass is `loss` on the result.
 
         Args:
-            source, source_lengths, inputs, lengths: as in `loss`.
+            source: (B, S) int64.
+            source_lengths: (B,) int64.
+            inputs: (B, T) int64, <bos> and the tokens.
+            lengths: (B,) of the inputs.
             rate: in [0, 1].
             sample: draw the prediction from the model's distribution instead of taking the most probable token.
 

@@ -32,14 +32,14 @@ class Spelling(NamedTuple):
 
 
 class CharacterEncoder(nn.Module):
-    """A vector for each token out of its characters: the final state of a recurrent module's top layer, that of both
-    directions (Lample et al. 2016, section 4.1).
+    """Make a vector of the characters of each token: the final state of the top layer in both directions (Lample et al.
+    2016, section 4.1).
 
     A word that occurs more than once in a batch is read once.
 
     Args:
-        encoder: over characters.
-        dropout: on the vectors.
+        encoder: reads characters.
+        dropout: rate of the dropout on the vectors.
     """
 
     def __init__(self, encoder: Encoder, *, dropout: float = 0.0) -> None:
@@ -49,7 +49,7 @@ class CharacterEncoder(nn.Module):
         self.output_size = encoder.output_size
 
     def forward(self, spelling: Spelling) -> Tensor:
-        """-> (B, T, output_size)."""
+        """Encode: spelling with W words of L characters -> (B, T, output_size)."""
         _, state = self.encoder(spelling.ids, spelling.lengths)
         vectors = torch.cat(list(state[0][-self.encoder.recurrent.num_directions :]), dim=1)  # (W, C)
         dropped: Tensor = self.dropout(vectors[spelling.words])
@@ -57,20 +57,21 @@ class CharacterEncoder(nn.Module):
 
 
 class Tagger(nn.Module):
-    """Encoder, then scores of the tags of each token, and scores of the whole sequence's classes.
+    """Tag each token, and classify the whole sequence: an encoder, then scores of tags and of classes.
 
     Args:
-        encoder: over tokens; its extra features are those of `characters`.
-        num_tags: K.
-        num_intents: classes of a whole sequence; 0: none.
+        encoder: reads tokens; its extra features come from `characters`.
+        num_tags: number of tags, K.
+        num_intents: number of classes of a whole sequence; 0: none.
         characters: gives more features of each token.
-        allowed: (K, K) bool, from row to column: which tag may follow which; default: all.
-        allowed_start: (K,) bool: which may come first.
-        output: crf, the tags of a sequence are scored together; softmax, each for itself. Neither gives tags that are
-            not allowed: those of a softmax are the most probable sequence that is.
-        constrain_loss: see `seqkit.nn.CRF`.
-        dropout: on the encoder's outputs, and on the pooled vector.
-        intent_pooling: see `Poolings`.
+        allowed: (K, K) bool, which tag (column) may follow which (row); default: all.
+        allowed_start: (K,) bool, which tags may come first; default: all.
+        output: how tags are scored: "crf", all of a sequence together; "softmax", each by itself. Neither gives tags
+            that are not allowed: a softmax gives the most probable sequence that is.
+        constrain_loss: crf only: leave sequences of tags that are not allowed out of the sum of the loss.
+        dropout: rate of the dropout on the encoder's outputs and on the pooled vector.
+        intent_pooling: ways to pool the outputs for the intent, concatenated: "last" (the final output of each
+            direction), "mean", "max", "attention" (Yang et al. 2016), or `Pooling` classes.
 
     Raises:
         ValueError: the message starts with the argument's name.
@@ -110,16 +111,16 @@ class Tagger(nn.Module):
     def forward(
         self, ids: Tensor, lengths: Tensor, spelling: Spelling | None = None, shift: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Scores.
+        """Score tags and classes.
 
         Args:
             ids: (B, T) int64, padded at the end.
             lengths: (B,) int64.
             spelling: of the tokens, where there is an encoder of characters.
-            shift: see `Encoder`.
+            shift: (B, T, E) added to the embedded input, for adversarial training.
 
         Returns:
-            scores of tags (B, T, K), and those of classes (B, num_intents) or None.
+            scores of tags (B, T, K), and scores of classes (B, num_intents) or None.
         """
         extra = self.characters(spelling) if self.characters is not None else None
         output, state = self.encoder(ids, lengths, shift, extra)
@@ -132,12 +133,15 @@ class Tagger(nn.Module):
         return tags, self.intent_scores(self.dropout(self.pooling(output, last, lengths)))
 
     def tag_loss(self, scores: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
-        """Negative log-likelihood (nats) of the tags, added up over the batch.
+        """Compute the negative log-likelihood (nats) of the tags, added up over the batch.
 
         Args:
             scores: (B, T, K) from `forward`.
             tags: (B, T) int64; any legal number on padding.
-            lengths: (B,).
+            lengths: (B,) int64.
+
+        Returns:
+            a scalar.
         """
         if self.output == "crf":
             losses: Tensor = self.crf(scores, tags, lengths)
@@ -147,6 +151,14 @@ class Tagger(nn.Module):
         return F.cross_entropy(held.float(), wanted, reduction="sum")
 
     def decode(self, scores: Tensor, lengths: Tensor) -> Tensor:
-        """Tags (B, T) int64, 0 on padding: the most probable sequence that is allowed."""
+        """Find the most probable sequence of tags that is allowed.
+
+        Args:
+            scores: (B, T, K) from `forward`.
+            lengths: (B,) int64.
+
+        Returns:
+            (B, T) int64, 0 on padding.
+        """
         tags, _ = self.crf.decode(scores, lengths)
         return tags

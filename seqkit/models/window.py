@@ -10,14 +10,15 @@ from seqkit.nn import padding_mask
 
 
 class WindowEncoder(nn.Module):
-    """Embedding, then one tanh layer over a window of tokens (Collobert et al. 2011, section 3.3.1).
+    """Read each token with its neighbours: an embedding, then one tanh layer over a window of tokens (Collobert et al.
+    2011, section 3.3.1).
 
     Args:
         embedding: gives (B, T, E).
         window: tokens in a window, an odd number: 1 is the token alone, 3 also its two neighbours. Beyond the ends of
             a sequence lie zeros.
-        hidden_size: features of the layer.
-        extra_size: more features beside those of the embedding.
+        hidden_size: features of the tanh layer.
+        extra_size: features of each token beside its embedding, C.
 
     Raises:
         ValueError: the message starts with the argument's name.
@@ -38,7 +39,17 @@ class WindowEncoder(nn.Module):
     def forward(
         self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None, extra: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `Encoder`, without a final state."""
+        """Encode a padded batch; there is no final state.
+
+        Args:
+            ids: (B, T) int64, padded at the end.
+            lengths: (B,) int64, 0 allowed.
+            shift: (B, T, E) added to the embedded input, for adversarial training.
+            extra: (B, T, C) more features of each token.
+
+        Returns:
+            output (B, T, output_size), zero past each length; and an empty tuple.
+        """
         valid = ~padding_mask(lengths, ids.size(1), ids.device).unsqueeze(2)  # (B, T, 1)
         inputs = torch.where(valid, embed(self.embedding, ids, shift, extra), 0.0)  # 0 times what lies there may be NaN
         output = torch.tanh(self.window(inputs.transpose(1, 2))).transpose(1, 2)

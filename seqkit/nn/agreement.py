@@ -34,7 +34,8 @@ _BOUNDS = {torch.float32: 5e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
 def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the Triton counterpart of a kernel gives its results and gradients on a device; False if it has none.
+    """Return whether the Triton counterpart of a kernel gives its results and gradients on a device; False if it has
+    none.
 
     The answer is kept for the process. A kernel that does not agree is named in a warning.
     """
@@ -69,7 +70,8 @@ def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _difference(kernel: Kernel, counterpart: Kernel, device: torch.device, dtype: torch.dtype) -> float:
-    """The largest difference between two kernels, as a share of the largest value of that result (at least 1)."""
+    """Return the largest difference between two kernels, as a share of the largest value of that result (at least
+    1)."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         problem = _problem(kernel, device, dtype)
         pairs = list(zip(_results(counterpart, *problem), _results(kernel, *problem), strict=True))
@@ -78,7 +80,7 @@ def _difference(kernel: Kernel, counterpart: Kernel, device: torch.device, dtype
 
 
 def _problem(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> tuple[Any, ...]:
-    """A cell in evaluation, packed rows, their layout and the states before."""
+    """Return a cell in evaluation, packed rows, their layout and the states before."""
     generator = torch.Generator("cpu").manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:

@@ -49,7 +49,7 @@ class OneDNNKernel(Kernel):
         return [out_NH, finished, final_c], saved
 
     def _output_gradient(self, out_TBH: Tensor, packing: Packing, grads: Sequence[Tensor | None]) -> Tensor:
-        """The gradient of all outputs on the rectangle; h_n are copies of output rows, so theirs joins there."""
+        """Return the gradient of all outputs on the rectangle; h_n are copies of output rows, so theirs joins there."""
         living, outer, final = packing.batch_sizes[0], grads[0], grads[1]
         if packing.is_rectangle and outer is not None and final is None:
             return outer.contiguous().view(out_TBH.shape)
@@ -98,12 +98,13 @@ class OneDNNKernel(Kernel):
 
 
 def _ends(packing: Packing, like: Tensor) -> Tensor:
-    """Where each living sequence's last step lies in the packed outputs (`last_rows` counts initial states first)."""
+    """Return where each living sequence's last step lies in the packed outputs (`last_rows` counts initial states
+    first)."""
     return packing.last_rows[: packing.batch_sizes[0]].to(like.device) - packing.batch_size
 
 
 def _layout(tensors: Tensors, save: bool) -> list[Any]:
-    """The arguments of `mkldnn_rnn_layer` after its tensors."""
+    """Return the arguments of `mkldnn_rnn_layer` after its tensors."""
     return [False, [], LSTM_MODE, tensors["c0"].size(1), 1, "bias_ih" in tensors, False, False, save]
 
 
@@ -124,7 +125,7 @@ def _rectangle(tensors: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=1)
 def onednn_lstm() -> OneDNNKernel | None:
-    """The oneDNN kernel if this torch has the operators with the arguments it needs, else None."""
+    """Return the oneDNN kernel if this torch has the operators with the arguments it needs, else None."""
     try:
         known = torch.ops.aten.mkldnn_rnn_layer.default._schema.arguments
         backward = torch.ops.aten.mkldnn_rnn_layer_backward.default._schema.arguments
@@ -136,7 +137,7 @@ def onednn_lstm() -> OneDNNKernel | None:
 
 
 def uses_onednn(mode: str, rows: Tensor) -> bool:
-    """Whether oneDNN's LSTM serves this call; everything else goes to ATen's packed kernels."""
+    """Return whether oneDNN's LSTM serves this call; everything else goes to ATen's packed kernels."""
     return bool(
         mode == "LSTM"
         and rows.device.type == "cpu"

@@ -51,15 +51,20 @@ class Attention(nn.Module):
         self.context_size = memory_size
 
     def project(self, memory: Tensor, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """memory (B, S, M) to keys (B, S, ...) and values (B, S, ...), what depends on the source alone.
+        """Compute what depends on the source alone, once per sentence.
 
-        With `padding` (B, S), NaN or infinity there cannot reach the gradients of weights.
+        Args:
+            memory: (B, S, M).
+            padding: (B, S) bool; with it, NaN or infinity on padding cannot reach the gradients of weights.
+
+        Returns:
+            keys (B, S, ...) and values (B, S, ...).
         """
         memory = cleared(memory, padding)
         return memory, memory
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """query (B, Q, A) and keys to unnormalised weights (B, Q, S)."""
+        """Score the memory: query (B, Q, A), keys (B, S, ...) from `project` -> unnormalised weights (B, Q, S)."""
         raise NotImplementedError(f"{type(self).__name__} must define scores(query, keys)")
 
     def forward(
@@ -69,10 +74,10 @@ class Attention(nn.Module):
 
         Args:
             query: (B, Q, A).
-            keys, values: as `project` gave them.
+            keys, values: (B, S, ...) each, from `project`.
             padding: (B, S) bool, True where the source has ended. A source of length 0 gives a context of zeros.
-            clean: keys and values are finite on the padding, as `project(memory, padding)` makes them. Who reads the
-                same memory at every step says so: copies of it cost more than the attention itself.
+            clean: keys and values are finite on the padding, as `project(memory, padding)` makes them. Set it when the
+                same memory is read at every step: copies of it cost more than the attention itself.
 
         Returns:
             context (B, Q, C) and weights (B, Q, S), which are zero on padding and sum to 1 elsewhere.
@@ -83,9 +88,9 @@ class Attention(nn.Module):
         return torch.bmm(weights, values), weights
 
     def kernel(self) -> tuple[type[Reader], Tensors] | None:
-        """The class's `reader` and the weights that it takes, by name.
+        """Return the class's `reader` and the weights that it takes, by name.
 
-        None where the class has no reader, or a part was replaced by a module that may compute something else.
+        Return None where the class has no reader, or a part was replaced by a module that may compute something else.
         """
         reader: type[Reader] | None = vars(type(self)).get("reader")
         if reader is None:
@@ -105,13 +110,22 @@ class Attention(nn.Module):
 
 
 def padding_mask(lengths: Tensor, steps: int, device: torch.device | None = None) -> Tensor:
-    """(B,) lengths to (B, steps) bool, True on padding; on a device, or by default where the lengths lie."""
+    """Mark padding.
+
+    Args:
+        lengths: (B,) int64.
+        steps: T.
+        device: of the result; None: where the lengths lie.
+
+    Returns:
+        (B, T) bool, True on padding.
+    """
     lengths = lengths if device is None else send(lengths, device)
     return torch.arange(steps, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 def cleared(memory: Tensor, padding: Tensor | None) -> Tensor:
-    """The memory with zeros on its padding: a weight of 0 times NaN or infinity would be NaN.
+    """Return the memory with zeros on its padding: a weight of 0 times NaN or infinity would be NaN.
 
     Args:
         memory: (B, S, F), or (B, heads, S, F).
@@ -164,7 +178,7 @@ class DotAttention(Attention):
     """score = q . k (Luong et al. 2015, eq. 8, `dot`); query and memory have the same size.
 
     Raises:
-        ValueError: they have not.
+        ValueError: the sizes differ.
     """
 
     reader = DotReader
@@ -288,12 +302,16 @@ def make_attention(
     """Build an attention by name.
 
     Args:
-        kind: a name in `ATTENTIONS`, or an `Attention` class; `dot`, `general` and `concat` are those of Luong et al.
-            2015, and `concat` is the additive score of `bahdanau`.
-        query_size, memory_size: see `Attention`.
+        kind: a name in `ATTENTIONS`, or an `Attention` class; `dot`, `general` and `concat` are the scores of Luong et
+            al. 2015, and `concat` is the additive score of `bahdanau`.
+        query_size: features of a query, A.
+        memory_size: features of a vector of the memory, M.
         size: features inside a kind that has an argument `size` (`bahdanau`, `concat`, `scaled_dot`, `multi_head`);
             0: `query_size`.
-        heads: of a kind that has an argument `heads` (`multi_head`).
+        heads: number of heads of a kind that has an argument `heads` (`multi_head`).
+
+    Returns:
+        the module.
 
     Raises:
         ValueError: an unknown kind, or an argument that the kind has no use for.

@@ -45,7 +45,7 @@ Memory = tuple[Tensor, ...]
 
 
 class AttentionalRecurrent(nn.Module):
-    """Recurrent layers that read from a memory (an encoded source) at every step.
+    """Run recurrent layers that read from a memory (an encoded source) at every step.
 
     Step t, with x_t the input and s^l_t the output of layer l:
 
@@ -68,17 +68,28 @@ class AttentionalRecurrent(nn.Module):
     Args:
         input_size: features of the input, E.
         memory_size: features of the memory's vectors, M.
-        cell, hidden_size, num_layers: see `Recurrent`.
-        attention: a name in `ATTENTIONS`, an `Attention` class, or "none".
-        attention_size: features inside the attention, where it has a choice; 0: the query's size.
-        heads: of `multi_head`.
-        attention_layer: k, from 1; 0: the last layer.
-        input_feeding: see above; needs an attention.
-        feed_context: see above; needs `attention="none"`.
-        output: "linear" or "deep"; see above.
-        feature_size: F, the size of a_t; 0: the size of s^L_t.
+        cell: a name in `CELLS`, a `Cell` class, or a factory of cells.
+        hidden_size: features of the state of each layer, H.
+        num_layers: number of stacked layers, L.
+        attention: how the source is read at each step: the score of Bahdanau et al. 2015 ("bahdanau"), of Luong et al.
+            2015 ("dot", "general", "concat") or of Vaswani et al. 2017 ("scaled_dot", "multi_head"); "none": no
+            attention; or an `Attention` class.
+        attention_size: features inside the attention, where its kind has a choice; 0: as many as the query has.
+        heads: number of heads of `multi_head`.
+        attention_layer: the layer whose output is the query, k, from 1; the layers above it take what was read. 0: the
+            last layer.
+        input_feeding: the first layer also takes the attentional vector of the step before (Luong et al. 2015, section
+            3.3); needs an attention. Slower: the recurrence can no longer run over all steps at once.
+        feed_context: the first layer also takes the source's one vector v (a decoder's: the encoder's final output) at
+            every step (Cho et al. 2014); needs `attention="none"`.
+        output: what the features are: "linear", the attentional vector (without attention the top layer's output);
+            "deep", a tanh layer that also sees the input (Pascanu et al. 2014).
+        feature_size: features of a_t, F; 0: as many as s^L_t has.
         memory_dropout: dropout on what is read from the source (the memory, or v), one mask per source.
-        dropout, locked_dropout, residual: between layers, as in `Recurrent`.
+        dropout: rate of the dropout on the output of every layer but the last, drawn per element.
+        locked_dropout: rate of a dropout at the same place as `dropout` with one mask per sequence, held over all steps
+            (Gal & Ghahramani 2016).
+        residual: every layer but the first adds its input (before dropout) to its output (He et al. 2016).
         **options: more of `Recurrent` and of the cell. There is one direction, batch first, and the first state is
             always passed: `bidirectional`, `batch_first` and `learn_initial_state` are refused.
 
@@ -203,18 +214,21 @@ class AttentionalRecurrent(nn.Module):
         self.vector = Linear(size, self.feature_size) if self.combines or size != self.feature_size else None
 
     def initial_state(self, batch_size: int) -> State:
-        """A first state of zeros (or what the cell begins with), each (L, B, size)."""
+        """Return a first state of zeros (or what the cell begins with) for batch_size sources, each (L, B, size)."""
         like = next(self.lower.parameters())
         each = [self._cell(number).initial_state(batch_size, like) for number in range(self.num_layers)]
         return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
 
     def remember(self, memory: Tensor, lengths: Tensor | Sequence[int], vector: Tensor | None = None) -> Memory:
-        """What every step reads, computed once per batch, each (B, ...).
+        """Compute what every step reads, once per batch.
 
         Args:
             memory: (B, S, M), the source.
-            lengths: (B,) of it; what lies past a length is never read, and with length 0 the context is zero.
+            lengths: (B,) of the source; what lies past a length is never read, and with length 0 the context is zero.
             vector: v (B, M), for `feed_context` alone.
+
+        Returns:
+            the memory, tensors (B, ...).
 
         Raises:
             ValueError: a shape that does not fit, or `feed_context` without a vector. TypeError: lengths that are not
@@ -296,11 +310,11 @@ class AttentionalRecurrent(nn.Module):
 
     @property
     def stack(self) -> Stack:
-        """How the layers follow each other."""
+        """Tell how the layers follow each other."""
         return Stack(self.num_layers, self.attention_layer, self.residual)
 
     def combine(self, top: Tensor, context: Tensor | None, input: Tensor) -> Tensor:
-        """The features: top (..., H), context (..., C), input (..., E) -> (..., F)."""
+        """Make the features: top (..., H), context (..., C), input (..., E) -> (..., F)."""
         if self.vector is None:
             return top
         if not self.combines:
@@ -312,7 +326,7 @@ class AttentionalRecurrent(nn.Module):
         return torch.tanh(inner) if inner.requires_grad else tanh_(inner, inner)
 
     def layer(self, number: int) -> tuple[Recurrent, int]:
-        """The module that holds layer `number`, and the layer's index in it."""
+        """Return the module that holds layer `number`, and the layer's index in it."""
         k = self.attention_layer
         return (self.lower, number) if number < k else (self.upper[number - k], 0)  # type: ignore[return-value]
 
@@ -321,18 +335,26 @@ class AttentionalRecurrent(nn.Module):
         return module.cell_at(index)
 
     def prepare(self, rows: Tensor, batch_sizes: Sequence[int]) -> list[Prepared]:
-        """Weights and masks of every layer for a call, in the dtype of rows; see `Cell.prepare`."""
+        """Fix weights and sample masks of every layer for a call.
+
+        Args:
+            rows: packed (N, F); gives the dtype.
+            batch_sizes: rows alive at each step.
+
+        Returns:
+            weights and masks of each layer; see `Cell.prepare`.
+        """
         return [module.prepare(index, rows, batch_sizes) for module, index in map(self.layer, range(self.num_layers))]
 
     def start(self, state: State) -> tuple[tuple[State, ...], Tensor | None]:
-        """The state before a first `step`: from each (L, B, size) to per-layer tensors (B, 1, size) and what is fed."""
+        """Return the state of a first `step`: state, each (L, B, size), to layers of (B, 1, size) and what is fed."""
         self._single = {}  # the weights may have changed since the last search
         layers = tuple(tuple(part[number].unsqueeze(1) for part in state) for number in range(self.num_layers))
         fed = state[0].new_zeros(state[0].size(1), 1, self.feed_size) if self.input_feeding else None
         return layers, fed
 
     def step(self, input: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
-        """One step for K hypotheses of each source; evaluation only.
+        """Run one step for K hypotheses of each source; evaluation only.
 
         Args:
             input: (B, K, E).
@@ -434,7 +456,7 @@ class AttentionalRecurrent(nn.Module):
         return feed_scan(call, steps, *reader, self.vector.weight, self.vector.bias)
 
     def _input_mask(self, rows: Tensor, packing: Packing) -> Tensor | None:
-        """The dropout on the input of a layer above the first, for all steps: (N, H)."""
+        """Return the dropout on the input of a layer above the first, for all steps: (N, H)."""
         if not (self.training and (self.rate or self.locked_rate)):
             return None
         shape = rows.size(0), self.query_size
@@ -443,11 +465,11 @@ class AttentionalRecurrent(nn.Module):
         return between_layers(mask, 0.0, self.locked_rate, packing.batch_size, packing.spread)
 
     def step_backend(self, rows: Tensor, prepared: Sequence[Prepared] = ()) -> Choice:
-        """The backend on which the steps of input feeding run, and why.
+        """Return the backend on which the steps of input feeding run, and why.
 
         Args:
-            rows: the input, for its device and dtype.
-            prepared: of each layer for this call.
+            rows: the input (N, E), for its device and dtype.
+            prepared: weights and masks of each layer for this call.
         """
         cells = [self._cell(number) for number in range(self.num_layers)]
         attention, vector = self.attention, self.vector

@@ -32,7 +32,12 @@ Name = Literal["reference", "fused", "vendor", "triton"]
 
 
 class Choice(NamedTuple):
-    """The backend of a call and the reason for it."""
+    """The backend of a call and the reason for it.
+
+    Attributes:
+        name: of the backend.
+        reason: in words.
+    """
 
     name: Name
     reason: str
@@ -111,7 +116,8 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
 
 
 def by_operator(network: Network, x: Tensor) -> bool:
-    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call, and `seqkit::scan` serves it."""
+    """Return whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call, and `seqkit::scan` serves
+    it."""
     return (
         (torch.compiler.is_compiling() or tracing())
         and network.backend != "reference"
@@ -157,7 +163,7 @@ def _whole_mode(network: Network, mode: str | None, x: Tensor, packing: Packing)
 
 
 def _table(network: Network, mode: str | None, x: Tensor, packing: Packing) -> tuple[Name, str]:
-    """The choice of `auto`."""
+    """Return the choice of `auto`."""
     kind = x.device.type
     if kind == "cuda":
         return _on_cuda(network, mode, x, packing)
@@ -189,7 +195,7 @@ def triton_serves(cells: Sequence[Cell], device: torch.device, dtype: torch.dtyp
 
 
 def _on_cuda(network: Network, mode: str | None, x: Tensor, packing: Packing) -> tuple[Name, str]:
-    """The table of `auto` on CUDA.
+    """Choose for `auto` on CUDA, by this table.
 
     Measured with `scripts/device/check.py --parts speed` on an NVIDIA H100 80GB HBM3, torch 2.11, Triton 3.6,
     cuDNN 9.19, float32 (cuDNN in TF32, as torch has it), milliseconds, (T, B, I, H); on other cards: not measured.
@@ -224,7 +230,7 @@ def _trains(network: Network, x: Tensor) -> bool:
 
 
 def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[Name, str]:
-    """The table of `auto` for plain cells on the CPU.
+    """Choose for `auto` on the CPU, for plain cells, by this table.
 
     Measured with `scripts/bench/nn.py`, torch 2.13, one core of an AMD EPYC (Zen 5), milliseconds, (T, B, I, H):
 

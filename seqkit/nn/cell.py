@@ -27,7 +27,7 @@ class Prepared:
     Attributes:
         weights: the cell's parameters by name, after weight drop.
         sequence_masks: masks held for the whole sequence, each (B, size).
-        step_masks: masks drawn anew at every step, each (N, size).
+        step_masks: masks drawn at every step, each (N, size).
     """
 
     weights: Mapping[str, Tensor]
@@ -35,16 +35,16 @@ class Prepared:
     step_masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     def mask(self, name: str) -> Tensor | None:
-        """The mask called `name`, or None if none was sampled (evaluation, or a rate of zero)."""
+        """Return the mask called `name`, or None if none was sampled (evaluation, or a rate of zero)."""
         drawn = self.step_masks.get(name)
         return self.sequence_masks.get(name) if drawn is None else drawn
 
     def cut(self, first: int, end: int) -> Prepared:
-        """The part that belongs to the packed rows [first, end)."""
+        """Return the part that belongs to the packed rows [first, end)."""
         return replace(self, step_masks={name: mask[first:end] for name, mask in self.step_masks.items()})
 
     def split(self, batch_sizes: Sequence[int]) -> list[Prepared]:
-        """One `Prepared` per step, its masks cut to the rows alive at that step."""
+        """Return one `Prepared` per step, its masks cut to the rows alive then; `batch_sizes` has their number."""
         if not self.sequence_masks and not self.step_masks:
             return [self] * len(batch_sizes)
         cut = {name: mask.split_with_sizes(list(batch_sizes)) for name, mask in self.step_masks.items()}
@@ -69,7 +69,7 @@ class Cell(nn.Module):
         flat: True if `Recurrent` shall hold the parameters itself under torch's names (`weight_ih_l0`,
             `weight_ih_l0_reverse`, ...). The cell must then read its parameters from `prepared.weights` only.
         fixed: options that decide which parameters there are; setting one to another value later is refused. All
-            others may be changed at any time, and the next call heeds them.
+            others may be changed at any time, and hold from the next call on.
 
     Args:
         input_size: features of the input, I.
@@ -120,21 +120,31 @@ class Cell(nn.Module):
     def declare(
         self, name: str, *shape: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        """Register an uninitialised parameter of the given shape, to be found in `prepared.weights[name]`."""
+        """Register an uninitialised parameter of the given shape, to be found in `prepared.weights[name]`.
+
+        Args:
+            name: of the parameter.
+            *shape: of the parameter.
+            device, dtype: of the parameter.
+        """
         self.register_parameter(name, nn.Parameter(torch.empty(*shape, device=device, dtype=dtype)))
         self.weight_names = (*self.weight_names, name)
 
     def lift(self) -> dict[str, nn.Parameter]:
-        """Hand the declared parameters over to a `Recurrent` (only for `flat` cells); the cell keeps their names."""
+        """Hand the declared parameters over to a `Recurrent` (only for `flat` cells); the cell keeps their names.
+
+        Returns:
+            name -> parameter.
+        """
         lifted = {name: self._parameters.pop(name) for name in self.weight_names}
         return {name: value for name, value in lifted.items() if value is not None}
 
     def weights(self) -> dict[str, Tensor]:
-        """The declared parameters by name; parametrizations are honoured."""
+        """Return the declared parameters by name; parametrizations are applied."""
         return {name: getattr(self, name) for name in self.weight_names}
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
-        """Initialise the given parameters in place. A cell of submodules has nothing to do here."""
+        """Initialise `weights`, the declared parameters by name, in place. A cell of submodules has nothing to do."""
 
     def reset_parameters(self) -> None:
         """Initialise the cell's own parameters."""
@@ -147,38 +157,66 @@ class Cell(nn.Module):
             weights: the parameters by name (see `flat`).
             batch_sizes: rows alive at each step; their sum is N. `batch_sizes[0]` is the largest. (While a compiler
                 traces, the sizes after the first come as one number, so that T stays open.)
+
+        Returns:
+            the effective weights and the masks.
         """
         return Prepared(weights)
 
     def project(self, x: Tensor, prepared: Prepared) -> Tensor:
-        """The part of the step that depends on the input alone, for all steps at once: (N, I) -> (N, P)."""
+        """Compute the part of the step that depends on the input alone, for all steps at once.
+
+        Args:
+            x: (N, I) packed rows.
+            prepared: from `prepare`.
+
+        Returns:
+            (N, P), with a P of the cell's choice.
+        """
         return x
 
     def step(self, projected: Tensor, state: State, prepared: Prepared) -> tuple[State, dict[str, Tensor]]:
-        """One step: (b, P) and the state, each (b, size), to the new state and the named gates, each (b, size).
+        """Compute one step. It must be pure: no change in place, no randomness (which belongs to `prepare`).
 
-        Must be pure: no change in place, no randomness (that belongs to `prepare`).
+        Args:
+            projected: (b, P), the rows of `project` at this step.
+            state: the state before it, each tensor (b, size).
+            prepared: from `prepare`, cut to the b rows alive.
+
+        Returns:
+            the new state and the gates by name, each (b, size).
         """
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state, prepared)")
 
     def kernel(self) -> Any:
-        """Return the `seqkit.nn.kernels.kernel.Kernel` that computes exactly this cell, or None if it has none."""
+        """Return the `seqkit.nn.kernels.kernel.Kernel` that computes exactly this cell, or None if there is none."""
         return None
 
     def vendor_mode(self) -> str | None:
-        """ATen's name of this cell in its present mode: "LSTM", "GRU", "RNN_TANH", "RNN_RELU"; None if it has none."""
+        """Return ATen's name of this cell in its present mode: "LSTM", "GRU", "RNN_TANH", "RNN_RELU" or None."""
         return None
 
     def cudnn_mode(self) -> str | None:
-        """As `vendor_mode`, of what cuDNN computes, which may be more than ATen does well on the CPU."""
+        """Return the same for cuDNN, which computes more kinds of cells than ATen does well on the CPU."""
         return self.vendor_mode()
 
     def initial_state(self, batch_size: int, like: Tensor) -> State:
-        """Zeros, each (batch_size, size), with the device and dtype of `like`."""
+        """Return zeros, each (batch_size, size), with the device and dtype of the tensor `like` (any shape)."""
         return tuple(like.new_zeros(batch_size, size) for size in self.state_sizes)
 
     def run(self, x: Tensor, state: State | None) -> State:
-        """One step on the cell's own parameters: x (B, I) or (I,), each state (B, size) or (size,)."""
+        """Run one step on the cell's own parameters.
+
+        Args:
+            x: (B, I) or (I,).
+            state: each tensor (B, size) or (size,); None: `initial_state`.
+
+        Returns:
+            the new state, shaped alike.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: x or a state that does not fit, as torch's cells raise them.
+        """
         self._check(x, state)
         batched = x.dim() == 2
         rows = x if batched else x.unsqueeze(0)
@@ -192,17 +230,17 @@ class Cell(nn.Module):
         return new if batched else tuple(part.squeeze(0) for part in new)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """One step: input (B, I) or (I,), optional state tuple, each (B, size) or (size,), to the new state tuple."""
+        """Run one step: input (B, I) or (I,), hx None or the state, each (B, size) or (size,) -> the new state."""
         return self.run(input, hx)
 
     def extra_repr(self) -> str:
-        """For `print`: the sizes, and the options that are not the constructor's defaults."""
+        """Return what `print` shows: the sizes, and the options that are not the constructor's defaults."""
         parts = [str(self.input_size), str(self.hidden_size)]
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if name in ("input_size", "hidden_size", "device", "dtype") or parameter.default is parameter.empty:
                 continue
             value = getattr(self, name, parameter.default)
-            plain = isinstance(value, (bool, int, float, str))  # a cell of one's own may keep anything under the name
+            plain = isinstance(value, (bool, int, float, str))  # a user's cell may keep anything under the name
             default = self.hidden_size if name == "output_size" and not parameter.default else parameter.default
             if plain and value != default:
                 parts.append(f"{name}={value!r}")
@@ -235,7 +273,7 @@ class Cell(nn.Module):
 
 
 def _real(like: Tensor) -> torch.dtype:
-    """The dtype of a mask: bernoulli_ takes no complex numbers (and dynamo no `to_real`)."""
+    """Return the dtype of a mask: bernoulli_ takes no complex numbers (and dynamo no `to_real`)."""
     return like.dtype.to_real() if like.is_complex() else like.dtype
 
 

@@ -16,7 +16,20 @@ _CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_size(name: str, value: Any, largest: int = LARGEST_SIZE) -> int:
-    """Return `value` if it is an int from 1 to `largest`; raise TypeError or ValueError that names the argument."""
+    """Check a size.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+        largest: the largest that is allowed.
+
+    Returns:
+        the value.
+
+    Raises:
+        TypeError: not an int.
+        ValueError: not from 1 to `largest`.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r} of type {type(value).__name__}")
     if value <= 0:
@@ -27,7 +40,18 @@ def check_size(name: str, value: Any, largest: int = LARGEST_SIZE) -> int:
 
 
 def check_probability(name: str, value: Any) -> float:
-    """Return `value` as float if it lies in [0, 1]; raise ValueError that names the argument."""
+    """Check a probability.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+
+    Returns:
+        the value as a float.
+
+    Raises:
+        ValueError: not a number from 0 to 1.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
     if not 0 <= value <= 1:
@@ -36,26 +60,52 @@ def check_probability(name: str, value: Any) -> float:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Return `value` as bool; raise TypeError for anything but True and False (0 and 1 pass, as in torch)."""
+    """Check a flag.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+
+    Returns:
+        the value as a bool.
+
+    Raises:
+        TypeError: anything but True and False (0 and 1 pass, as in torch).
+    """
     if not isinstance(value, (bool, int)) or value not in (0, 1):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return `value` if it is one of `choices`; raise ValueError that names the argument and lists them."""
+    """Check a choice.
+
+    Args:
+        name: name of the argument, for messages.
+        value: its value.
+        choices: what it may be.
+
+    Returns:
+        the value.
+
+    Raises:
+        ValueError: not one of the choices, which the message lists.
+    """
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
     return str(value)
 
 
 def from_table(name: str, value: str | Callable[..., T], table: Mapping[str, Callable[..., T]]) -> Callable[..., T]:
-    """The class or factory behind an argument: a name in a table, or the thing itself.
+    """Look up the class or factory behind an argument: a name in a table, or the thing itself.
 
     Args:
-        name: of the argument, for messages.
+        name: name of the argument, for messages.
         value: its value.
         table: name -> class.
+
+    Returns:
+        the class or factory.
 
     Raises:
         ValueError: an unknown name; with the nearest one.
@@ -87,12 +137,12 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def dtype_name(value: Tensor) -> str:
-    """The dtype as messages name it: "float32"."""
+    """Return the dtype as messages name it: "float32"."""
     return str(value.dtype).removeprefix("torch.")
 
 
 def autocast_dtype(*values: Tensor) -> torch.dtype | None:
-    """The dtype in which the active autocast computes with these tensors; None where it leaves them alone.
+    """Return the dtype in which the active autocast computes with these tensors; None where it leaves them alone.
 
     Autocast touches float32 and the lower precisions, never float64 or complex numbers, as in torch.
     """
@@ -105,7 +155,8 @@ def autocast_dtype(*values: Tensor) -> torch.dtype | None:
 
 
 def autocast_enabled(device_type: str) -> bool:
-    """Whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no autocast."""
+    """Return whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no
+    autocast."""
     if not _ASKED_BY_DEVICE:
         if device_type not in ("cpu", "cuda"):
             return False
@@ -121,12 +172,12 @@ _ASKED_BY_DEVICE = hasattr(torch, "get_autocast_dtype")
 
 
 def batched(*grads: Tensor | None) -> bool:
-    """Whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
+    """Return whether gradients come for many outputs at once, as with `is_grads_batched=True` or `vectorize=True`."""
     return any(grad is not None and (torch._C._functorch.is_batchedtensor(grad) or _legacy(grad)) for grad in grads)
 
 
 def _legacy(value: Tensor) -> bool:
-    """Whether `torch.autograd.grad` batched the value, which has a vmap of its own."""
+    """Return whether `torch.autograd.grad` batched the value, which has a vmap of its own."""
     ask = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)
     if ask is not None:
         return bool(ask(value))
@@ -135,12 +186,12 @@ def _legacy(value: Tensor) -> bool:
 
 
 def tracing() -> bool:
-    """Whether `torch.jit.trace` is recording, for which every Python number is a constant."""
+    """Return whether `torch.jit.trace` is recording, for which every Python number is a constant."""
     return bool(torch._C._get_tracing_state())
 
 
 def transformed() -> bool:
-    """Whether a torch.func transform or forward-mode differentiation is active."""
+    """Return whether a torch.func transform or forward-mode differentiation is active."""
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     functorch = torch._C._functorch

@@ -26,7 +26,7 @@ TO_TORCH = {ours: theirs for theirs, ours in FROM_TORCH.items()}
 
 
 def from_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
-    """The seqkit module for a torch recurrent module or cell; in any other model, swap all of them in place.
+    """Convert a torch recurrent module or cell to seqkit's; in any other model, swap all of them in place.
 
     Everything that the module carries goes over: parameters are the same objects as before (an optimiser that holds
     them goes on working), and so are the tables of its hooks of every kind (handles go on working), buffers,
@@ -37,7 +37,7 @@ def from_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
     one UserWarning that lists them: subclasses, parametrized, pruned, weight-normed or scripted modules, modules that
     are compiled themselves, and those with a method or a parameter replaced. Convert first, and do that afterwards.
 
-    The new modules are no instances of torch's: code that asks `isinstance(m, torch.nn.LSTM)`, as many functions that
+    The new modules are not instances of torch's: code that asks `isinstance(m, torch.nn.LSTM)`, as many functions that
     initialise weights do, takes another branch. Either call such code before the conversion (the parameters are
     shared), or let it ask for `(torch.nn.LSTM, seqkit.nn.LSTM)`; `to_torch` goes back for code that cannot be changed,
     such as `torch.ao.quantization.quantize_dynamic`, which passes over modules that it does not know.
@@ -56,8 +56,9 @@ def from_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
 
 
 def to_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
-    """The `torch.nn` module that computes the same, or a model with all of them swapped; the way back from
-    `from_torch`, which says what goes over.
+    """Convert a module or cell of this package to torch.nn's; in any other model, swap all of them in place.
+
+    This is the way back from `from_torch`, which says what goes over.
 
     In a model, modules that torch.nn has no counterpart for are left alone, with one UserWarning that lists them. Where
     the model calls them with `lengths=`, it must pack its input instead (`torch.nn.utils.rnn.pack_padded_sequence`).
@@ -65,6 +66,9 @@ def to_torch(module: nn.Module, *, strict: bool = False) -> nn.Module:
     Args:
         module: a recurrent module or cell of this package, or any model that contains some.
         strict: raise an error, before anything is changed, where a module would be left alone.
+
+    Returns:
+        the new module, or the given model after the swap.
 
     Raises:
         ValueError: an option that torch.nn lacks is set; the message names it. In a model, with `strict` only.
@@ -139,7 +143,7 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _no_counterpart(module: nn.Module) -> str | None:
-    """Why a module of this package that stands in a model cannot become one of torch.nn's."""
+    """Return why a module of this package that stands in a model cannot become one of torch.nn's."""
     if (why := _refuses(module)) is not None:
         return why
     if type(module) is Recurrent and len(module.state_sizes) == 1:
@@ -156,7 +160,7 @@ _PLAIN = ("training", "_parameters", "_buffers", "_modules", "_non_persistent_bu
 
 
 def _refuses(module: nn.Module) -> str | None:
-    """Why a recurrent module of either side cannot be taken over whole; None if it can."""
+    """Return why a recurrent module of either side cannot be taken over whole; None if it can."""
     kinds = (*FROM_TORCH, *TO_TORCH, Recurrent)
     if isinstance(module, torch.jit.ScriptModule):
         return "scripted"
@@ -188,7 +192,7 @@ def _weight_names(module: nn.Module) -> list[str]:
 
 
 def _added(module: nn.Module) -> dict[str, Any]:
-    """The attributes that were added to a module after its construction."""
+    """Return the attributes that were added to a module after its construction."""
     plain = type(module)("rnn", 1, 1) if type(module) is Recurrent else type(module)(1, 1)
     known = set(plain.__dict__) | {"_describe", "operator", "has_kernel"}  # what a Recurrent keeps in its cells
     return {name: value for name, value in vars(module).items() if name not in known}
@@ -220,7 +224,7 @@ def _to_one(module: nn.Module) -> nn.Module:
 
 
 def _options(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class in torch.nn that computes the same, and its options.
+    """Return the class in torch.nn that computes the same, and its options.
 
     Raises:
         ValueError: there is none.

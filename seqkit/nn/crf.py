@@ -17,7 +17,7 @@ from seqkit.nn.sending import send, sent_back, where_exact
 
 
 def iob2_allowed(tags: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """What IOB2 allows: I-x comes after B-x or I-x, and nowhere else.
+    """Return what IOB2 allows: I-x comes after B-x or I-x, and nowhere else.
 
     Args:
         tags: K names: O, B-x and I-x.
@@ -47,10 +47,10 @@ class CRF(nn.Module):
 
     Args:
         num_tags: K.
-        allowed: (K, K) bool, from row to column; default: all.
-        allowed_start, allowed_end: (K,) bool; default: all.
-        constrain_loss: sequences that are not allowed have no share in the sum, so that the loss of one is infinite;
-            otherwise only `decode` and `marginals` heed what is allowed.
+        allowed: (K, K) bool, which tag (column) may follow which (row); default: all.
+        allowed_start, allowed_end: (K,) bool, which tags may come first and last; default: all.
+        constrain_loss: leave sequences that are not allowed out of the sum of the loss, so that the loss of such a
+            sequence is infinite; otherwise only `decode` and `marginals` keep to what is allowed.
         device, dtype: of the parameters.
 
     Raises:
@@ -80,7 +80,7 @@ class CRF(nn.Module):
         for (argument, mask), name in zip(masks.items(), names, strict=True):
             shape = (num_tags, num_tags) if name == "transitions" else (num_tags,)
             if mask is not None and (mask.shape != shape or mask.dtype != torch.bool or not mask.any()):
-                raise ValueError(f"{argument} must be a bool mask of shape {shape} that leaves something")
+                raise ValueError(f"{argument} must be a bool mask of shape {shape} that allows something")
             setattr(self, name, nn.Parameter(torch.zeros(shape, device=device, dtype=dtype)))
             # The tags decide it, so that it is made again and not saved.
             self.register_buffer(f"forbidden_{name}", None if mask is None else ~mask, persistent=False)
@@ -99,7 +99,7 @@ class CRF(nn.Module):
         return self
 
     def reset_parameters(self) -> None:
-        """All transitions alike."""
+        """Set all transitions to zero."""
 
         def zero(weights: Mapping[str, Tensor]) -> None:
             for value in weights.values():
@@ -115,7 +115,7 @@ class CRF(nn.Module):
         return where_exact(*scores)
 
     def forward(self, emissions: Tensor, tags: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
-        """Negative log-likelihood (nats) of each sequence of tags.
+        """Compute the negative log-likelihood (nats) of each sequence of tags.
 
         Args:
             emissions: (B, T, K), finite.
@@ -126,7 +126,8 @@ class CRF(nn.Module):
             (B,) float64.
 
         Raises:
-            TypeError: lengths or tags that are no integers. ValueError: shapes that do not fit, lengths outside [0, T].
+            TypeError: lengths or tags that are not integers.
+            ValueError: shapes that do not fit, or lengths outside [0, T].
         """
         lengths = self._check(emissions, lengths, tags)
         device, (emissions, tags) = emissions.device, where_exact(emissions, tags.long())
@@ -134,7 +135,15 @@ class CRF(nn.Module):
         return sent_back(self._partition(emissions, lengths) - self._score(emissions, tags, lengths), device)
 
     def log_partition(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
-        """Logarithm of the sum over all sequences, by the forward algorithm; (B,) float64, arguments as `forward`."""
+        """Sum over all sequences by the forward algorithm.
+
+        Args:
+            emissions: (B, T, K), finite.
+            lengths: (B,) integers in [0, T], a tensor or a list.
+
+        Returns:
+            the logarithm of the sum of exp(score), (B,) float64.
+        """
         lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         return sent_back(self._partition(emissions, lengths), device)
@@ -149,7 +158,16 @@ class CRF(nn.Module):
         return total
 
     def score(self, emissions: Tensor, tags: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
-        """Score of each sequence of tags; (B,) float64, arguments as `forward`."""
+        """Score sequences of tags.
+
+        Args:
+            emissions: (B, T, K), finite.
+            tags: (B, T) int64; anything on padding.
+            lengths: (B,) integers in [0, T], a tensor or a list.
+
+        Returns:
+            the score of each sequence, (B,) float64.
+        """
         lengths = self._check(emissions, lengths, tags)
         device, (emissions, tags) = emissions.device, where_exact(emissions, tags.long())
         return sent_back(self._score(emissions, tags, send(lengths, emissions.device)), device)
@@ -167,10 +185,14 @@ class CRF(nn.Module):
 
     @torch.no_grad()
     def decode(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The most probable allowed sequence of tags.
+        """Find the most probable allowed sequence of tags (Viterbi).
+
+        Args:
+            emissions: (B, T, K), finite.
+            lengths: (B,) integers in [0, T], a tensor or a list.
 
         Returns:
-            tags (B, T) int64, 0 on padding, and their score (B,) float64; arguments as `forward`.
+            tags (B, T) int64, 0 on padding, and their score (B,) float64.
         """
         lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
@@ -180,10 +202,14 @@ class CRF(nn.Module):
 
     @torch.no_grad()
     def marginals(self, emissions: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
-        """Probability of each tag at each step, over the allowed sequences; without a graph.
+        """Compute the probability of each tag at each step over the allowed sequences, without a graph.
+
+        Args:
+            emissions: (B, T, K), finite.
+            lengths: (B,) integers in [0, T], a tensor or a list.
 
         Returns:
-            (B, T, K) float64, 0 on padding; arguments as `forward`.
+            (B, T, K) float64, 0 on padding.
         """
         lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
@@ -193,7 +219,7 @@ class CRF(nn.Module):
         return sent_back(paths.posterior(weights).tags.transpose(0, 1), device)
 
     def _check(self, emissions: Tensor, lengths: Tensor | Sequence[int], tags: Tensor | None = None) -> Tensor:
-        """The lengths as int64 where they lie; raises for arguments that do not go together."""
+        """Return the lengths as int64 where they lie; raises for arguments that do not go together."""
         for name, value in (("emissions", emissions), ("transitions", self.transitions)):
             if value.is_complex():
                 raise TypeError(f"{name} must be real scores, got {dtype_name(value)}")
@@ -211,5 +237,5 @@ class CRF(nn.Module):
         return vector.long()
 
     def extra_repr(self) -> str:
-        """For `print`."""
+        """Return what `print` shows."""
         return f"{self.num_tags}, constrain_loss={self.constrain_loss}"

@@ -26,7 +26,7 @@ MODES = {"RNN_RELU": 0, "RNN_TANH": 1, "LSTM": 2, "GRU": 3}
 
 
 def serves(mode: str, data: Tensor) -> bool:
-    """Whether cuDNN computes this mode on the device and in the dtype of `data`."""
+    """Return whether cuDNN computes this mode on the device and in the dtype of `data`."""
     return data.is_cuda and mode in MODES and torch.version.hip is None and bool(torch.cudnn_is_acceptable(data))
 
 
@@ -39,7 +39,7 @@ def network(
     states: State,
     weights: Sequence[Sequence[Tensor]],
 ) -> tuple[Tensor, State]:
-    """A stack of plain cells without anything between the layers.
+    """Return a stack of plain cells without anything between the layers.
 
     Args:
         cells: one for each layer and direction.
@@ -72,7 +72,7 @@ class NetworkCall(Call):
         return tensors[0], tuple(tensors[1:cut]), list(tensors[cut:])
 
     def _options(self, save: bool) -> tuple[Any, ...]:
-        """The arguments of cuDNN's entries from the mode to the dropout's state."""
+        """Return the arguments of cuDNN's entries from the mode to the dropout's state."""
         first = self.cells[0]
         projected = first.output_size if first.output_size != first.hidden_size else 0
         sizes = [] if self.packing.is_full else self.packing.batch_sizes

@@ -47,7 +47,7 @@ class Operator(NamedTuple):
 
 
 def describe(cell: Cell) -> Operator | None:
-    """The operator's view of a cell, or None if the cell has no kernel or this torch no custom operators."""
+    """Return the operator's view of a cell, or None if the cell has no kernel or this torch no custom operators."""
     kernel: Any = cell.kernel()
     names = [name for name, kind in KERNELS.items() if type(kernel) is kind]
     if not names or not AVAILABLE:
@@ -57,8 +57,8 @@ def describe(cell: Cell) -> Operator | None:
 
 
 def must_run_outside(network: Network, input: Any, lengths: Any) -> str | None:
-    """What of a call `torch.compile` cannot take, since its steps are known from the data alone and no operator serves
-    it; None where it can take it."""
+    """Return what of a call `torch.compile` cannot take, since its steps are known from the data alone and no operator
+    serves it; None where it can take it."""
     if not torch.compiler.is_compiling():
         return None
     if isinstance(input, PackedSequence):
@@ -96,7 +96,7 @@ def _kernel(text: str) -> Kernel:
 
 
 def _gather(names: str, reverse: bool, lengths: Tensor | None, tensors: list[Tensor]) -> tuple[Tensors, Packing]:
-    """The operator's padded arguments in the packed layout that kernels take."""
+    """Return the operator's padded arguments in the packed layout that kernels take."""
     named = dict(zip(names.split(","), tensors, strict=True))
     source = "projected" if "projected" in named else "x"
     steps, batch = named[source].shape[:2]

@@ -39,7 +39,7 @@ class LockedDropout(nn.Module):
         batch_first: input is (B, T, F), else (T, B, F).
 
     Raises:
-        ValueError: p outside [0, 1], or an input that is not 3-D.
+        ValueError: p outside [0, 1].
     """
 
     def __init__(self, p: float, batch_first: bool = True) -> None:
@@ -48,7 +48,11 @@ class LockedDropout(nn.Module):
         self.batch_first = check_flag("batch_first", batch_first)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, F) or (T, B, F) to the same shape; the input itself in evaluation."""
+        """Drop features: x (B, T, F) or (T, B, F) -> the same shape; in evaluation x itself.
+
+        Raises:
+            ValueError: x is not 3-D.
+        """
         if x.dim() != 3:
             raise ValueError(f"LockedDropout: Expected input to be 3D, got {x.dim()}D instead")
         if not self.training or self.p == 0:
@@ -62,10 +66,18 @@ class LockedDropout(nn.Module):
 
 
 def embedding_dropout(weight: Tensor, p: float, training: bool = True) -> Tensor:
-    """An embedding matrix (V, E) with whole rows zeroed, so that a dropped word type is gone from the whole batch.
+    """Zero whole rows of an embedding matrix, so that a dropped word type is gone from the whole batch.
 
     Rows survive with probability 1 - p and are scaled by 1 / (1 - p) (Gal & Ghahramani 2016, section 4.2;
     Merity et al. 2017, section 4.3).
+
+    Args:
+        weight: (V, E).
+        p: probability with which a row is zeroed.
+        training: False: nothing is zeroed.
+
+    Returns:
+        (V, E).
     """
     if not training or p == 0:
         return weight
@@ -73,7 +85,7 @@ def embedding_dropout(weight: Tensor, p: float, training: bool = True) -> Tensor
 
 
 class EmbeddingDropout(nn.Module):
-    """Looks ids up in `embedding` after `embedding_dropout` on its matrix; the module itself is not registered here.
+    """Look ids up in `embedding` after `embedding_dropout` on its matrix; the module itself is not registered here.
 
     Args:
         p: probability with which a word type is dropped.
@@ -89,7 +101,7 @@ class EmbeddingDropout(nn.Module):
         self.p = check_probability("p", p)
 
     def forward(self, embedding: nn.Embedding, ids: Tensor) -> Tensor:
-        """(...) ids to (..., E)."""
+        """Look up: the module `embedding` with a matrix (V, E), ids (...) int64 -> (..., E)."""
         if not self.training or self.p == 0:
             return embedding(ids)  # type: ignore[no-any-return]
         weight = embedding_dropout(embedding.weight, self.p)
@@ -100,12 +112,12 @@ class EmbeddingDropout(nn.Module):
 
 
 class WordDropout(nn.Module):
-    """In training, replaces each token id by `unk_index` with probability p; padding is never replaced.
+    """Replace, in training, each token id by `unk_index` with probability p; padding is never replaced.
 
     Args:
-        p: probability of replacement, independent for each token (Iyyer et al. 2015 drop, here unk takes the place).
+        p: probability of replacement, independent for each token (Iyyer et al. 2015, who drop the token).
         unk_index: the id that stands for an unknown word.
-        padding_index: the id that is left alone; None if there is none.
+        padding_index: the id that is never replaced; None: none.
 
     Raises:
         ValueError: p outside [0, 1].
@@ -118,7 +130,7 @@ class WordDropout(nn.Module):
         self.padding_index = padding_index
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) ids to ids of the same shape."""
+        """Replace: ids (...) int64 -> ids of the same shape."""
         if not self.training or self.p == 0:
             return ids
         drop = torch.rand(ids.shape, device=ids.device) < self.p

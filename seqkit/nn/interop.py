@@ -29,16 +29,18 @@ class LeafTracer(torch.fx.Tracer):
     """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether `m` is kept whole."""
+        """Return whether the module `m`, called `module_qualified_name` in the model, is kept whole."""
         ours = isinstance(m, (Recurrent, Cell, CRF, Attention)) or type(m).__module__.startswith(f"{_PACKAGE}.nn.")
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 def safe_globals() -> list[Any]:
-    """What `torch.load(..., weights_only=True)` must be allowed for a whole model that `torch.save(model)` wrote.
+    """List what `torch.load(..., weights_only=True)` must be allowed for a whole model that `torch.save(model)` wrote.
 
-    That is: every module class of this package that is imported, and the classes of torch.nn that they are made of. A
-    model of one's own needs its class beside them. State dicts (`torch.save(model.state_dict())`) need none of it.
+    A model class of your own goes beside them. State dicts (`torch.save(model.state_dict())`) need none of it.
+
+    Returns:
+        every module class of this package that is imported, and the classes of torch.nn that these are made of.
 
     Example:
         with torch.serialization.safe_globals([MyModel, *seqkit.nn.safe_globals()]):  # torch 2.5 and later

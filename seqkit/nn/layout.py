@@ -33,7 +33,7 @@ class Entered(NamedTuple):
 
     @property
     def data(self) -> Tensor:
-        """The packed input (N, I). Made anew at every call, and not before: full batches may not need it."""
+        """The packed input (N, I). Made at every call, and not before: full batches may not need it."""
         return self.x if self.x.dim() == 2 else self.packing.pack(self.x)
 
 
@@ -85,7 +85,7 @@ def check_input(network: Network, input: Tensor) -> None:
 
 
 def initial_states(network: Network, hx: Any, data: Tensor, packing: Packing, batched: bool) -> State:
-    """The initial states, each (layer-directions, B, size), rows in packed order."""
+    """Return the initial states, each (layer-directions, B, size), rows in packed order."""
     batch_size = packing.batch_size
     if hx is None:
         return _default_states(network, batch_size, data)

@@ -63,7 +63,7 @@ class Adapter(nn.Module):
             return _adapted(weight, a, self.lora_b, self.alpha)
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        """The W with which the sum is `value`: for assignments to the adapted weight."""
+        """Return the W with which the sum is `value`: for assignments to the adapted weight."""
         return _adapted(value, self.lora_a, self.lora_b, -self.alpha)
 
     def extra_repr(self) -> str:
@@ -105,7 +105,7 @@ class Adapted:
     total: int
 
     def lines(self) -> list[str]:
-        """A report."""
+        """Return a report."""
         share = f"{self.trained:,} of {self.total:,} parameters train ({self.trained / self.total:.1%})"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():
@@ -129,13 +129,13 @@ def add_lora(
 
     Args:
         model: changed in place. Its parameters get `requires_grad=False`, but for those that `train` names.
-        rank: of each adapter, at least 1 and below both sides of the weight.
-        alpha: the adapters' share is multiplied by alpha / rank.
-        dropout: see `Adapter`.
-        on: name patterns, as in a shell, of the weights that get an adapter (`encoder.recurrent.weight_*`). They may be
-            those of any cell, one's own included, and of linear layers wherever they are. Embedding tables, tied
-            weights and weights that are parametrized already get none.
-        train: name patterns of what is trained whole instead, such as a new output layer.
+        rank: rank of each adapter, at least 1 and below both sides of the weight.
+        alpha: an adapter is multiplied by alpha / rank before it is added to its weight.
+        dropout: probability with which a feature of an adapter's input is left out, in training, drawn once a call.
+        on: name patterns, as in a shell, of the weights that get an adapter (`encoder.recurrent.weight_*`): weights of
+            any cell, your own included, and of linear layers wherever they are. Embedding tables, tied weights and
+            weights that are parametrized already get none.
+        train: name patterns of the parameters that are trained whole instead, such as a new output layer.
 
     Returns:
         what was done.
@@ -143,11 +143,11 @@ def add_lora(
     Raises:
         ValueError: a bad number; a pattern that matches nothing, or nothing that can have an adapter; adapters are
             there already. The message starts with the argument's name.
-        TypeError: a rank that is no int.
+        TypeError: a rank that is not an int.
     """
     check_numbers(rank, alpha, dropout)
     if not on:
-        raise ValueError("on: names no pattern; one at least is needed")
+        raise ValueError("on: names no pattern; give at least one")
     if next(_adapters(model), None) is not None:
         raise ValueError("model: it has adapters already; merge_lora(model) makes them part of its weights")
     places, trained = _places(model), _trained(model, train)
@@ -183,7 +183,7 @@ def _places(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def _trained(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """The names of the parameters that are trained whole, with all names of those that have several."""
+    """Return the names of the parameters that are trained whole, with all names of those that have several."""
     named = dict(model.named_parameters(remove_duplicate=False))
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
@@ -193,7 +193,7 @@ def _trained(model: nn.Module, patterns: Sequence[str]) -> set[str]:
 
 
 def _refusal(model: nn.Module, name: str, module: nn.Module, rank: int) -> str:
-    """Why a matrix can have no adapter; empty where it can."""
+    """Return why a matrix can have no adapter; empty where it can."""
     value = model.get_parameter(name)
     named = model.named_parameters(remove_duplicate=False)
     others = [other for other, same in named if same is value and other != name]
@@ -242,6 +242,9 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
     Which parameters are frozen stays as it is. A model without adapters is left alone.
 
+    Args:
+        model: changed in place.
+
     Returns:
         the model.
     """
@@ -262,7 +265,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of an adapted model as that of the plain model which computes the same.
+    """Turn the state dict of an adapted model into the state dict of the plain model that computes the same.
 
     Args:
         state: names as `add_lora` says; one without adapters comes back as it is.

@@ -50,7 +50,17 @@ class Network(NamedTuple):
 
 
 def prepare(cell: Cell, weights: Mapping[str, Tensor], rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
-    """Fix weights and draw masks of one layer-direction for a call, in the dtype of rows; see `Cell.prepare`."""
+    """Fix the weights and sample the masks of one layer-direction for a call, in the dtype of rows.
+
+    Args:
+        cell: of the layer-direction.
+        weights: by the cell's names.
+        rows: packed (N, F); gives the dtype.
+        batch_sizes: rows alive at each step.
+
+    Returns:
+        weights and masks; see `Cell.prepare`.
+    """
     if cell.flat:
         dtype = rows.dtype
         for value in weights.values():

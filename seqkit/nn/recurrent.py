@@ -40,27 +40,30 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 class Recurrent(nn.Module):
-    """A recurrent network of any cell, over layers, directions and sequences of different lengths.
+    """Run any cell over time, layers, directions and sequences of different lengths.
 
     Args:
         cell: a name in `CELLS`, a `Cell` class, or a factory
             `(input_size, hidden_size, **cell_options) -> Cell`.
         input_size: features of the input, I.
-        hidden_size: features of the state, H.
-        num_layers: stacked layers.
+        hidden_size: features of the state of each layer and direction, H.
+        num_layers: number of stacked layers.
         batch_first: input and output are (B, T, F) instead of (T, B, F). States are never batch first.
         dropout: rate of the dropout on the output of every layer but the last, drawn per element.
         bidirectional: also run each sequence backwards and concatenate the outputs.
-        locked_dropout: like `dropout`, but one mask per sequence, held over all steps (Gal & Ghahramani 2016).
+        locked_dropout: rate of a dropout at the same place as `dropout` with one mask per sequence, held over all steps
+            (Gal & Ghahramani 2016).
         residual: every layer but the first adds its input (before dropout) to its output (He et al. 2016).
+        learn_initial_state: the state that a sequence starts from is a parameter (`initial_h_l0`, ...), not zero.
         checkpoint_chunks: with n > 1, a layer keeps only the states at n points in time and recomputes the rest in
             the backward pass (Chen et al. 2016): less memory on long sequences for about a third more time.
-        learn_initial_state: the state used where `hx` is None is a parameter (`initial_h_l0`, ...), not zero.
-        backend: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (the kernels of
-            oneDNN, cuDNN or ATen, plain cells only), "triton" (one launch for all steps, NVIDIA cards only) or "auto"
-            (the fastest that is correct; see `backend_for`).
+        backend: what computes: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (the
+            kernels of oneDNN, cuDNN or ATen, plain cells only), "triton" (one launch for all steps, NVIDIA cards only)
+            or "auto" (the fastest that is correct; `backend_for` tells which).
         device, dtype: of the parameters.
-        **cell_options: keywords of the cell, e.g. `bias`, `peephole`, `zoneout`; see its class.
+        **cell_options: keywords of the cell, such as `bias`, `peephole`, `zoneout`; see its class.
+
+    Forward: `(input, hx=None, *, lengths=None) -> (output, state)`; see `forward`.
 
     Raises:
         TypeError, ValueError: at construction, for an unknown option or a bad value; the message starts with the
@@ -120,7 +123,7 @@ class Recurrent(nn.Module):
         super().__setattr__(name, value)
 
     def _refuse(self, name: str, value: Any) -> None:
-        """Raise AttributeError where setting an attribute would be heeded by nothing."""
+        """Raise AttributeError where setting an attribute would have no effect."""
         if isinstance(value, (Tensor, nn.Module)):
             return
         if name in FIXED and self.__dict__.get(name, value) != value:
@@ -176,7 +179,7 @@ class Recurrent(nn.Module):
                     self.register_parameter(f"initial_{name}{self.suffix(index)}", value)
 
     def suffix(self, index: int) -> str:
-        """What torch appends to the parameter names of layer-direction `index`: `_l0`, `_l0_reverse`, ..."""
+        """Return what torch appends to the parameter names of layer-direction `index`: `_l0`, `_l0_reverse`, ..."""
         layer, direction = divmod(index, self.num_directions)
         return f"_l{layer}_reverse" if direction else f"_l{layer}"
 
@@ -191,7 +194,7 @@ class Recurrent(nn.Module):
         }
 
     def cell_at(self, index: int) -> Cell:
-        """The cell of layer `index // num_directions`, direction `index % num_directions`."""
+        """Return the cell of layer `index // num_directions`, direction `index % num_directions`."""
         # Not self.cells[index]: that takes 2 us, which several uses a call make felt at small sizes.
         return self._modules["cells"]._modules[str(index)]  # type: ignore[union-attr,return-value]
 
@@ -236,7 +239,7 @@ class Recurrent(nn.Module):
         return self.cell_at(0).state_sizes
 
     def flatten_parameters(self) -> None:
-        """Exists so that code written for torch runs; there is nothing to flatten."""
+        """Do nothing: the method exists so that code written for torch runs."""
 
     def reset_parameters(self) -> None:
         """Initialise all parameters again."""
@@ -257,18 +260,19 @@ class Recurrent(nn.Module):
 
         Args:
             input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
-            hx: tuple of initial states, each (num_layers * num_directions, B, size), without B if unbatched;
-                None: zero, or learned.
-            lengths: (B,) integers in [0, T]. Outputs past a length are zero, the final state is that of the last
+            hx: tuple of initial states, each (num_layers * num_directions, B, size), without B if unbatched; None:
+                zero, or learned.
+            lengths: (B,) integers in [0, T]. Outputs past a length are zero, the final state follows the last
                 valid step, the reverse direction starts there, and with length 0 the state passes through.
 
         Returns:
             output shaped like the input with `output_size` features, and the tuple of final states, shaped like hx.
 
         Raises:
-            ValueError: wrong rank or dtype, lengths out of range. TypeError: lengths that are not integers, or an
-            input that is no tensor. RuntimeError: wrong feature size, device, or a state that does not fit. (Where
-            torch has such an error, its type is taken.)
+            ValueError: wrong rank or dtype, lengths out of range.
+            TypeError: lengths that are not integers, or an input that is not a tensor.
+            RuntimeError: wrong feature size, device, or a state that does not fit. (Where torch has such an error, its
+                type is taken.)
         """
         output, state = self._run(input, hx, lengths)
         return output, state
@@ -285,13 +289,29 @@ class Recurrent(nn.Module):
             return _layers(network, lowered)
 
     def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
-        """Fix weights and draw masks of one layer-direction for a call, in the dtype of rows."""
+        """Fix the weights and sample the masks of one layer-direction for a call.
+
+        Args:
+            index: of the layer-direction.
+            rows: packed (N, F); gives the dtype.
+            batch_sizes: rows alive at each step.
+
+        Returns:
+            weights and masks; see `Cell.prepare`.
+        """
         return prepare(self.cell_at(index), self._weights(index), rows, batch_sizes)
 
     def trace(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> Trace:
-        """`forward` on the reference backend, with every named gate and state of every step; see `Trace`."""
+        """Run on the reference backend and keep every gate and state of every step.
+
+        Args:
+            input, hx, lengths: as in `forward`, input (T, B, I), (B, T, I), (T, I) or packed.
+
+        Returns:
+            output, final state and records by name; see `Trace`.
+        """
         network = self.network()
         entered = enter(network, input, hx, lengths)
         recorder = Recorder(network, entered)
@@ -301,9 +321,12 @@ class Recurrent(nn.Module):
     def backend_for(
         self, input: Tensor | PackedSequence, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> Choice:
-        """The backend that `forward` would take for these arguments in this place, and why.
+        """Return the backend that `forward` would take for these arguments in this place, and why.
 
         Inside `torch.compile` and `torch.jit.trace` it tells what the compiled or traced call takes.
+
+        Args:
+            input, hx, lengths: as in `forward`, input (T, B, I), (B, T, I), (T, I) or packed.
         """
         network = self.network()
         if (what := must_run_outside(network, input, lengths)) is not None:
@@ -324,7 +347,7 @@ class Recurrent(nn.Module):
 
 
 def _lowered(network: Network, entered: Entered) -> Entered | None:
-    """The arguments in autocast's precision, None where it is off or leaves them alone.
+    """Return the arguments in autocast's precision, None where it is off or leaves them alone.
 
     As in torch, the whole recurrence runs in the lower precision, not product by product.
     """
@@ -355,7 +378,16 @@ def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
 def _over_layers(
     network: Network, entered: Entered, direction: Callable[[int, Tensor, Packing, State], tuple[Tensor, State]]
 ) -> tuple[Any, State]:
-    """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out."""
+    """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out.
+
+    Args:
+        network: options, cells and weights.
+        entered: the arguments of a call, checked and packed.
+        direction: gives the output and the final state of one layer-direction.
+
+    Returns:
+        output and final state, as `Recurrent.forward`.
+    """
     data, finals, count = entered.data, [], network.num_directions
     states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
     for layer in range(network.num_layers):

@@ -15,10 +15,42 @@ Device = torch.device | str | None
 
 
 class RNN(Recurrent):
-    """Drop-in for `torch.nn.RNN`: same constructor, parameter names, shapes and results; see `Recurrent`.
+    """Run an RNN over time: a drop-in for `torch.nn.RNN`, with its constructor, parameter names, shapes and results.
 
-    `RNNCell` and `Recurrent` explain the keyword-only arguments.
+    Args:
+        input_size: features of the input, I.
+        hidden_size: features of the state, and so of the output, H.
+        num_layers: number of stacked layers.
+        nonlinearity: the function f.
+        bias: whether the cell has bias vectors b_ih and b_hh.
+        batch_first: input and output are (B, T, F) instead of (T, B, F). States are never batch first.
+        dropout: rate of the dropout on the output of every layer but the last, drawn per element.
+        bidirectional: also run each sequence backwards and concatenate the outputs.
+        device, dtype: of the parameters.
+        layer_norm: layer normalisation inside the cell: f(LN(W_ih x + W_hh h) * gain + b_ih + b_hh) (Ba et al. 2016,
+            eq. 4; epsilon 1e-5).
+        zoneout: probability with which a unit keeps its old value, drawn per step; evaluation uses the expectation
+            (Krueger et al. 2016).
+        recurrent_dropout: rate of the dropout on the h that enters W_hh, one mask per sequence (Gal & Ghahramani 2016,
+            eq. 7).
+        weight_drop: rate of the dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et
+            al. 2017).
+        init: how the weights start: "torch" (uniform, as in torch.nn), "orthogonal" (W_hh orthogonal, W_ih Glorot) or
+            "irnn" (W_hh the identity; needs relu; Le et al. 2015).
+        locked_dropout: rate of a dropout at the same place as `dropout` with one mask per sequence, held over all steps
+            (Gal & Ghahramani 2016).
+        residual: every layer but the first adds its input (before dropout) to its output (He et al. 2016).
+        learn_initial_state: the state that a sequence starts from is a parameter (`initial_h_l0`, ...), not zero.
+        checkpoint_chunks: with n > 1, a layer keeps only the states at n points in time and recomputes the rest in the
+            backward pass (Chen et al. 2016): less memory on long sequences for about a third more time.
+        backend: what computes: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (the
+            kernels of oneDNN, cuDNN or ATen, plain cells only), "triton" (one launch for all steps, NVIDIA cards only)
+            or "auto" (the fastest that is correct; `backend_for` tells which).
+
     Forward: `(input, hx=None, *, lengths=None) -> (output, h_n)`, h_n (num_layers * num_directions, B, H).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.
     """
 
     def __init__(
@@ -66,15 +98,55 @@ class RNN(Recurrent):
         *,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, Tensor]:
-        """As `Recurrent.forward`, with the one state tensor bare."""
+        """Run over time; the state is one tensor, not a tuple.
+
+        Args:
+            input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
+            hx: initial state (num_layers * num_directions, B, H), without B if unbatched; None: zero, or learned.
+            lengths: (B,) integers in [0, T]; see `Recurrent.forward`.
+
+        Returns:
+            output shaped like the input with `output_size` features, and the final state, shaped like hx.
+        """
         return _bare(self, input, hx, lengths)
 
 
 class GRU(Recurrent):
-    """Drop-in for `torch.nn.GRU`: same constructor, parameter names, shapes and results; see `Recurrent`.
+    """Run a GRU over time: a drop-in for `torch.nn.GRU`, with its constructor, parameter names, shapes and results.
 
-    `GRUCell` and `Recurrent` explain the keyword-only arguments.
+    Args:
+        input_size: features of the input, I.
+        hidden_size: features of the state, and so of the output, H.
+        num_layers: number of stacked layers.
+        bias: whether the cell has bias vectors b_ih and b_hh.
+        batch_first: input and output are (B, T, F) instead of (T, B, F). States are never batch first.
+        dropout: rate of the dropout on the output of every layer but the last, drawn per element.
+        bidirectional: also run each sequence backwards and concatenate the outputs.
+        device, dtype: of the parameters.
+        layer_norm: layer normalisation of W_ih x and W_hh h, each over the 2H features of (r, z) together and the H of
+            n, times a gain; the biases are added after (Ba et al. 2016, supplement; epsilon 1e-5).
+        zoneout: probability with which a unit keeps its old value, drawn per step; evaluation uses the expectation
+            (Krueger et al. 2016).
+        recurrent_dropout: rate of the dropout inside the recurrence, at the place that `recurrent_dropout_kind` says.
+        recurrent_dropout_kind: where it acts. "gal": on the h that enters W_hh, one mask per sequence (Gal & Ghahramani
+            2016); "semeniuta": on the candidate n, one mask per step (Semeniuta et al. 2016).
+        weight_drop: rate of the dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et
+            al. 2017).
+        init: how the weights start: "torch" (uniform, as in torch.nn) or "orthogonal" (W_hh orthogonal, W_ih Glorot).
+        locked_dropout: rate of a dropout at the same place as `dropout` with one mask per sequence, held over all steps
+            (Gal & Ghahramani 2016).
+        residual: every layer but the first adds its input (before dropout) to its output (He et al. 2016).
+        learn_initial_state: the state that a sequence starts from is a parameter (`initial_h_l0`, ...), not zero.
+        checkpoint_chunks: with n > 1, a layer keeps only the states at n points in time and recomputes the rest in the
+            backward pass (Chen et al. 2016): less memory on long sequences for about a third more time.
+        backend: what computes: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (the
+            kernels of oneDNN, cuDNN or ATen, plain cells only), "triton" (one launch for all steps, NVIDIA cards only)
+            or "auto" (the fastest that is correct; `backend_for` tells which).
+
     Forward: `(input, hx=None, *, lengths=None) -> (output, h_n)`, h_n (num_layers * num_directions, B, H).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.
     """
 
     def __init__(
@@ -118,15 +190,68 @@ class GRU(Recurrent):
         *,
         lengths: Tensor | Sequence[int] | None = None,
     ) -> tuple[Any, Tensor]:
-        """As `Recurrent.forward`, with the one state tensor bare."""
+        """Run over time; the state is one tensor, not a tuple.
+
+        Args:
+            input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
+            hx: initial state (num_layers * num_directions, B, H), without B if unbatched; None: zero, or learned.
+            lengths: (B,) integers in [0, T]; see `Recurrent.forward`.
+
+        Returns:
+            output shaped like the input with `output_size` features, and the final state, shaped like hx.
+        """
         return _bare(self, input, hx, lengths)
 
 
 class LSTM(Recurrent):
-    """Drop-in for `torch.nn.LSTM`: same constructor, parameter names, shapes and results; see `Recurrent`.
+    """Run an LSTM over time: a drop-in for `torch.nn.LSTM`, with its constructor, parameter names, shapes and results.
 
-    `LSTMCell` and `Recurrent` explain the keyword-only arguments.
-    Forward: `(input, hx=None, *, lengths=None) -> (output, (h_n, c_n))`.
+    Args:
+        input_size: features of the input, I.
+        hidden_size: features of the memory, and of the output unless `proj_size` says otherwise, H.
+        num_layers: number of stacked layers.
+        bias: whether the cell has bias vectors b_ih and b_hh.
+        batch_first: input and output are (B, T, F) instead of (T, B, F). States are never batch first.
+        dropout: rate of the dropout on the output of every layer but the last, drawn per element.
+        bidirectional: also run each sequence backwards and concatenate the outputs.
+        proj_size: features of the output after a projection, h' = W_hr (o * tanh(c')) (Sak et al. 2014); 0: none.
+        device, dtype: of the parameters.
+        peephole: the gates also see the memory: i and f see p * c, o sees p * c' (Gers & Schmidhuber 2000);
+            `weight_peephole` holds the vectors in the order (i, f, o), or (f, o) if coupled.
+        coupled: one gate for input and forgetting, i = 1 - f; the weights then hold the gates (f, g, o) only (Greff et
+            al. 2017, "CIFG").
+        layer_norm: layer normalisation inside the cell: LN(W_ih x) * gain + LN(W_hh h) * gain + biases, each over all
+            gates together, and h' = o * tanh(LN(c')) (Ba et al. 2016, eq. 20 to 22; epsilon 1e-5).
+        zoneout: probability with which a unit of h keeps its old value, drawn per step; evaluation uses the expectation
+            (Krueger et al. 2016, eq. 4).
+        zoneout_cell: probability with which a unit of the memory c keeps its old value, as `zoneout` for h.
+        recurrent_dropout: rate of the dropout inside the recurrence, at the place that `recurrent_dropout_kind` says.
+        recurrent_dropout_kind: where it acts. "gal": on the h that enters W_hh, one mask per sequence (Gal & Ghahramani
+            2016); "semeniuta": on the candidate g, one mask per step (Semeniuta et al. 2016).
+        weight_drop: rate of the dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et
+            al. 2017).
+        cell_clip: bound of the memory: c' is clipped to [-cell_clip, cell_clip] (Sak et al. 2014); None (null in YAML):
+            no clipping. The gradient passes at the bound itself and is 0 beyond it.
+        forget_bias: value that the forget gate's bias, b_if + b_hf, starts from (Jozefowicz et al. 2015: 1); None (null
+            in YAML): as `init` says.
+        init: how the weights start: "torch" (uniform, as in torch.nn) or "orthogonal" (W_hh orthogonal, W_ih Glorot).
+        cell_activation: function of the candidate g; tanh in the paper.
+        output_activation: function of c' (or of LN(c')) in h'; tanh in the paper.
+        locked_dropout: rate of a dropout at the same place as `dropout` with one mask per sequence, held over all steps
+            (Gal & Ghahramani 2016).
+        residual: every layer but the first adds its input (before dropout) to its output (He et al. 2016).
+        learn_initial_state: the state that a sequence starts from is a parameter (`initial_h_l0`, ...), not zero.
+        checkpoint_chunks: with n > 1, a layer keeps only the states at n points in time and recomputes the rest in the
+            backward pass (Chen et al. 2016): less memory on long sequences for about a third more time.
+        backend: what computes: "reference" (step loop under autograd), "fused" (hand-derived backward), "vendor" (the
+            kernels of oneDNN, cuDNN or ATen, plain cells only), "triton" (one launch for all steps, NVIDIA cards only)
+            or "auto" (the fastest that is correct; `backend_for` tells which).
+
+    Forward: `(input, hx=None, *, lengths=None) -> (output, (h_n, c_n))`, h_n (num_layers * num_directions, B,
+    H or proj_size) and c_n (num_layers * num_directions, B, H).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or outside its range; the message starts with its name.
     """
 
     def __init__(

@@ -12,22 +12,29 @@ NO_FLOAT64 = {"mps"}
 
 
 def where_exact(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors where float64 exists: on the CPU if their device lacks it, else as they are."""
+    """Return the tensors where float64 exists: on the CPU if their device lacks it, else as they are."""
     return tuple(tensor.cpu() if tensor.device.type in NO_FLOAT64 else tensor for tensor in tensors)
 
 
 def sent_back(tensor: Tensor, device: torch.device) -> Tensor:
-    """A result of what `where_exact` gave, on the device it came from."""
+    """Return a result of what `where_exact` gave, on the device it came from."""
     if device.type in NO_FLOAT64 and tensor.dtype == torch.float64:
         tensor = tensor.float()
     return tensor.to(device)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; itself where it lies there already.
+    """Send a tensor to a device.
 
-    What comes from the CPU goes from pinned memory where the device is CUDA, so that the copy queues up behind the
-    kernels before it and the host goes on. The other way round it waits: a value is there when this returns.
+    From the CPU to CUDA it goes by way of pinned memory, so that the copy queues up behind the kernels before it and
+    the host goes on. The other way round it waits: a value is there when this returns.
+
+    Args:
+        tensor: of any shape.
+        device: where to.
+
+    Returns:
+        the tensor there; itself where it lies there already.
     """
     if tensor.device == device:
         return tensor
@@ -39,7 +46,15 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def send_together(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Vectors of one dtype on a device, sent as one; themselves on the CPU."""
+    """Send vectors of one dtype to a device, as one.
+
+    Args:
+        tensors: (n,) each, on the CPU.
+        device: where to.
+
+    Returns:
+        the vectors there; themselves if that is the CPU.
+    """
     if device.type == "cpu":
         return list(tensors)
     return list(send(torch.cat(list(tensors)), device).split_with_sizes([len(tensor) for tensor in tensors]))

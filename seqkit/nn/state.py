@@ -8,10 +8,13 @@ from torch import Tensor
 
 
 def detach_state(state: Any) -> Any:
-    """The state cut from its history, for truncated backpropagation through time (Williams & Peng 1990).
+    """Cut a state from its history, for truncated backpropagation through time (Williams & Peng 1990).
 
     Args:
         state: a tensor, None, or tuples, lists and dicts of these, as any module here returns or takes.
+
+    Returns:
+        the same structure with detached tensors.
 
     Example:
         state = None

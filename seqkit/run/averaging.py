@@ -33,12 +33,12 @@ class Average:
 def average(
     path: str | Path, best: int | None = None, name: str | None = None, device: str = "auto", *, trust: bool = False
 ) -> Average:
-    """A new run beside another, whose weights are the mean of its best checkpoints'.
+    """Make a run beside another, whose weights are the mean of its best checkpoints'.
 
     Args:
         path: a run folder that has its checkpoints, and data that is still there.
         best: how many of them; None: all that were kept.
-        name: of the new run; None: that of the old one with `-average`.
+        name: of the new run; None: the old name with `-average`.
         device: `auto`, `cpu`, `cuda`, `mps` or `xpu`.
         trust: import code that the run folder names, such as a cell of the user's own.
 
@@ -66,8 +66,8 @@ def _average(
     steps = kept[:best]
     if len(steps) < max(best or 0, 2):
         raise UserError(
-            f"{folder}: {len(kept)} of its best checkpoints are there, {best or 'at least 2'} are needed; "
-            "more are kept with training.keep_best=5 (and dev data)"
+            f"{folder}: has {len(kept)} of its best checkpoints, {best or 'at least 2'} are needed; "
+            "training.keep_best=5 (with dev data) keeps more"
         )
     name = name or f"{folder.path.resolve().name}-average"
     other = ("choose another name: ", Option("name", "NAME"))

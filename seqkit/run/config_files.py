@@ -1,4 +1,4 @@
-"""Reading a configuration: a YAML file, a dict, or that of a run."""
+"""Reading a configuration: from a YAML file, a dict, or a run."""
 
 from __future__ import annotations
 
@@ -46,15 +46,8 @@ def read_config(
     overrides = list(overrides)
     document = config.read(source, overrides) if isinstance(source, (str, Path)) else _from_dict(source, overrides)
     names = _names(document, trust, folder)
-    name = document.tree.get("task")
-    if not isinstance(name, str):
-        raise document.error(("task",), f"this key is required: one of {', '.join(TASKS)}")
     with names.rule():
-        try:
-            task: type[RunTask] = config.resolve("task", name, RunTask, TASKS)  # type: ignore[type-abstract]
-            schema = task.schema(document.tree)
-        except UserError as error:
-            raise error.at(document.place(tuple(error.key.split(".")))) from error.__cause__
+        schema, task = _schema(document)
         data = schema.model_fields.get("data")
         if data is not None and isinstance(data.annotation, type) and issubclass(data.annotation, Parts):
             document.spread("data", Parts.shared, PARTS, "path")
@@ -63,6 +56,34 @@ def read_config(
         check_name(checked.name)
     checked._names = names
     return checked, task
+
+
+def config_schema(source: str | Path, overrides: Iterable[str] = (), *, trust: Trust = False) -> type[RunConfig]:
+    """Return the schema of a configuration, which need not be valid or complete; its keys depend on the cells it names.
+
+    Args:
+        source: path of a YAML file, or the name of a task.
+        overrides: `KEY.PATH=VALUE` texts, such as `model.encoder.cell=gru`.
+        trust: as in `read_config`.
+
+    Raises:
+        UserError: no such file or task, or a cell that cannot be found.
+    """
+    is_file = os.path.exists(source) or Path(source).suffix in (".yaml", ".yml")
+    document = config.read(source, overrides) if is_file else _from_dict({"task": str(source)}, list(overrides))
+    with _names(document, trust, None).rule():
+        return _schema(document)[0]
+
+
+def _schema(document: Document) -> tuple[type[RunConfig], type[RunTask]]:
+    name = document.tree.get("task")
+    if not isinstance(name, str):
+        raise document.error(("task",), f"this key is required: one of {', '.join(TASKS)}")
+    try:
+        task: type[RunTask] = config.resolve("task", name, RunTask, TASKS)  # type: ignore[type-abstract]
+        return task.schema(document.tree), task
+    except UserError as error:
+        raise error.at(document.place(tuple(error.key.split(".")))) from error.__cause__
 
 
 def _from_dict(tree: Mapping[str, Any], overrides: list[str]) -> Document:
@@ -89,7 +110,7 @@ def _names(document: Document, trust: Trust, folder: RunFolder | None) -> Names:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder is one of a run, however damaged."""
+    """Return whether a folder is one of a run, however damaged."""
     with suppress(OSError):
         return (folder / "run.json").exists() or all(
             (folder / name).exists() for name in ("config.yaml", "model.safetensors")
@@ -100,7 +121,7 @@ def _is_run(folder: Path) -> bool:
 def open_run(
     path: str | Path, overrides: Iterable[str] = (), *, trust: Trust = False
 ) -> tuple[RunFolder, RunConfig, type[RunTask]]:
-    """A run folder, its configuration and the class of its task.
+    """Return a run folder, its configuration and the class of its task.
 
     Raises:
         UserError: no such run; an override of what the weights depend on; without `trust`, code that the run names.

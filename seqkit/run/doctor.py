@@ -61,7 +61,7 @@ class Report:
         return to_json(tree, indent=2)
 
     def lines(self) -> list[str]:
-        """The same for a reader."""
+        """Return the same for a reader."""
         shown = here.lines(self.machine)
         if self.run is not None:
             shown += ["", f"run {self.run}"]
@@ -69,7 +69,7 @@ class Report:
             shown += table([(verdict, one.file, one.says) for verdict, one in zip(verdicts, self.checks, strict=True)])
             bad = sum(not one.good for one in self.checks)
             whole = "the run folder is whole"
-            whole += "" if all(one.seen for one in self.checks) else " in all that was looked into"
+            whole += "" if all(one.seen for one in self.checks) else " in everything that was checked"
             shown.append(f"{bad} problem{'s' * (bad != 1)}" if bad else whole)
         return shown
 
@@ -107,9 +107,9 @@ def _checks(path: Path) -> Iterator[Check]:
             yield Check(f"{name}/{culprit}", False, why)
     if weights:
         yield from _chosen(folder, checkpoints, weights[0])
-    logs: dict[str, Any] = {}
+    logs: dict[str, Any] = {"jsonl": {}}
     yield _looked_at("checkpoints", lambda: _last(checkpoints, logs))
-    files = (("metrics", folder.metrics), ("timing", folder.timing)) if "jsonl" in logs or not logs else ()
+    files = (("metrics", folder.metrics), ("timing", folder.timing)) if "jsonl" in logs else ()
     for name, file in files:
         least = logs.get("jsonl", {}).get(name, 0)
         yield _looked_at(file.name, lambda file=file, least=least: _log(file, least))  # type: ignore[misc]
@@ -117,14 +117,14 @@ def _checks(path: Path) -> Iterator[Check]:
 
 
 def _looked_at(name: str, look: Callable[[], str]) -> Check:
-    """The result of a look; what it raises is what is wrong."""
+    """Return the result of a look; what it raises is what is wrong."""
     try:
         return Check(name, True, look())
     except FileNotFoundError:
         return Check(name, False, "missing")
     except Untrusted as error:
         why = f"{error.key}: {error.message[0]}"  # without the advice to trust it, which doctor has no option for
-        return Check(name, True, f"not looked into, since doctor imports nothing: {why}", seen=False)
+        return Check(name, True, f"not checked, because doctor imports nothing: {why}", seen=False)
     except (UserError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         return Check(name, False, " ".join(str(error).split()))
 
@@ -168,13 +168,15 @@ def _last(checkpoints: Checkpoints, logs: dict[str, Any]) -> str:
     """Reads all of the newest whole checkpoint; `logs` gets the positions of the loggers at that moment."""
     step = checkpoints.latest()
     if step is None:
-        return "none is whole; `seqkit resume` would begin anew"
-    logs.update(log_positions(checkpoints.load(step)[1]["state"]))
+        return "none is whole; `seqkit resume` would start over"
+    positions = log_positions(checkpoints.load(step)[1]["state"])
+    logs.clear()
+    logs.update(positions)
     return f"`seqkit resume` goes on after step {step:,}"
 
 
 def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tensor]) -> Iterator[Check]:
-    """The weights have no checksum, but those of a finished run are a checkpoint's, unless they are a mean."""
+    """Compare the weights, which have no checksum, with the checkpoint they came from, unless they are a mean."""
     try:
         scores = read_json(folder.path / "scores.json")
         step = None if scores["averaged"] else int(scores["step"])
@@ -186,12 +188,12 @@ def _chosen(folder: RunFolder, checkpoints: Checkpoints, weights: dict[str, Tens
     other = [name for name in {**weights, **there} if name not in weights or name not in there]
     other += [name for name in weights if name in there and not torch.equal(weights[name], there[name])]
     if other:
-        says = f"not the weights of step {step}, which it was made from: {listed(other)}"
+        says = f"these weights differ from step {step}, which they were saved from: {listed(other)}"
         yield Check("model.safetensors", False, f"{says}; {checkpoints.weights(step)} has them")
 
 
 def _culprit(path: Path) -> tuple[str, str]:
-    """The file because of which a checkpoint is damaged, and what is wrong with it."""
+    """Return the file because of which a checkpoint is damaged, and what is wrong with it."""
     try:
         manifest = read_json(path / "manifest.json")
         names = sorted(manifest.keys())
@@ -208,7 +210,7 @@ def _culprit(path: Path) -> tuple[str, str]:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             return file.name, f"cannot be read ({error})"
         if found != manifest[name]:
-            return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum is not that of manifest.json"
+            return file.name, f"damaged: {file.stat().st_size:,} bytes, whose checksum differs from manifest.json"
     return "manifest.json", "does not list every file"
 
 
@@ -223,7 +225,7 @@ def _log(path: Path, least: int) -> str:
             if not whole:
                 last = size == file.tell() and size > least
                 hint = " (past the last checkpoint: `seqkit resume` cuts it off)" if last else ""
-                raise ValueError(f"line {count} is torn or no JSON object{hint}")
+                raise ValueError(f"line {count} is torn or not a JSON object{hint}")
     if size < least:
         raise ValueError(f"{size:,} bytes; there were {least:,} at the last checkpoint")
     return f"{count:,} lines"
@@ -231,12 +233,12 @@ def _log(path: Path, least: int) -> str:
 
 def _scores(path: Path) -> str:
     if not path.exists():
-        return "not there: the run has not come to its end; `seqkit resume` goes on with it"
+        return "not there: the run has not finished; `seqkit resume` continues it"
     found = read_json(path)
     scores = {f"{part} {name}": value for part in ("dev", "test") for name, value in (found.get(part) or {}).items()}
     return ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()) or "no scores"
 
 
 def _shown(value: float | None) -> str:
-    """A score, which is null where it was not finite, or a number of examples."""
+    """Return a score, which is null where it was not finite, or a number of examples."""
     return f"{value:.4f}" if isinstance(value, float) else "not finite" if value is None else f"{value:,}"

@@ -78,7 +78,8 @@ def packages() -> list[dict[str, Any]]:
 
 
 def at_least(version: str, least: str) -> bool:
-    """Whether a version is one or a later one; of a pre-release or a build, the release that it leads to counts."""
+    """Return whether a version is one or a later one; of a pre-release or a build, the release that it leads to
+    counts."""
     try:
         return Version(Version(version).base_version) >= Version(least)
     except InvalidVersion:
@@ -86,7 +87,7 @@ def at_least(version: str, least: str) -> bool:
 
 
 def devices() -> list[dict[str, Any]]:
-    """The CPU, and each accelerator with its memory in bytes (None where torch does not tell)."""
+    """Return the CPU, and each accelerator with its memory in bytes (None where torch does not tell)."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cpu = {"device": "cpu", "name": _cpu_name(), "cores": usable}
     found = [cpu]
@@ -110,7 +111,7 @@ def _cpu_name() -> str:
 
 
 def threads() -> dict[str, Any]:
-    """How many threads torch takes for one operation and beside each other, and the variables that say so."""
+    """Return how many threads torch takes for one operation and beside each other, and the variables that say so."""
     return {
         "torch": torch.get_num_threads(),
         "torch_interop": torch.get_num_interop_threads(),
@@ -119,7 +120,7 @@ def threads() -> dict[str, Any]:
 
 
 def backends() -> list[dict[str, str]]:
-    """What `auto` takes for each cell, in training on full and on uneven batches and in inference, and whether
+    """Return what `auto` takes for each cell, in training on full and on uneven batches and in inference, and whether
     torch.compile has an operator for it. float32, `STEPS` steps of `ROWS` rows of `SIZE` features, on the device that
     `auto` takes."""
     device = find_device("auto")
@@ -142,14 +143,14 @@ def backends() -> list[dict[str, str]]:
 
 
 def cache() -> dict[str, Any]:
-    """Where prepared data lie, how many files and bytes."""
+    """Return where prepared data lie, how many files and bytes."""
     folder = cache_folder()
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
     return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """What `machine` returned as text."""
+    """Return what `machine` returned as text."""
     shown = [f"seqkit {found['seqkit']}, Python {found['python']}, {found['platform']}"]
     there = [f"{one['name']} {one['version']}" for one in found["packages"] if one["version"]]
     shown.append(f"packages: {', '.join(there)}")

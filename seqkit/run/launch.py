@@ -64,7 +64,7 @@ def train(
         overrides: `KEY.PATH=VALUE` texts, such as `training.epochs=3`.
         overwrite: replace a run of the same name, at the first checkpoint of the new one.
         root: the folder of runs.
-        trust: import code that a run folder names: that of `init.run`, or one in which the YAML file or its base lies.
+        trust: import code that a run folder names: `init.run`, or one in which the YAML file or its base lies.
 
     Raises:
         UserError: a mistake in the configuration or the data.
@@ -86,7 +86,7 @@ def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask
     on_all(lambda: kind.check_needs(checked))
     task = on_all(lambda: _build(checked, kind, trust), in_turn=True)
     folder = on_first(lambda: _begin(reserved, checked, task))
-    later = "" if folder.becomes is None else " (still the run before, which is replaced at the first checkpoint)"
+    later = "" if folder.becomes is None else " (still the earlier run, which is replaced at the first checkpoint)"
     say(f"run folder: {folder}{later}")
     return _fit(task, checked, folder)
 
@@ -114,12 +114,12 @@ def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolde
                 own["modules"] = checked._names.found
             new.describe({**about, **_fingerprints(task), **own})
     except OSError as error:
-        raise Stopped(f"{reserved.path}: cannot be written ({error}); nothing is left of it") from error
+        raise Stopped(f"{reserved.path}: cannot be written ({error}); it was removed again") from error
     return new
 
 
 def asked(checked: RunConfig) -> str:
-    """A digest of a configuration as the user gave it, before a task filled in what it finds in the data."""
+    """Return a digest of a configuration as the user gave it, before a task filled in what it finds in the data."""
     text = json.dumps(checked.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -150,7 +150,7 @@ def resume(path: str | Path, *overrides: str, trust: Trust = False) -> Run:
 def _trained(path: str | Path) -> RunFolder:
     folder = RunFolder.open(path)
     if "averaged" in folder.about():
-        raise UserError(f"{folder}: these weights are a mean of others; there is no training to go on with")
+        raise UserError(f"{folder}: its weights are an average of checkpoints; there is no training to resume")
     return folder
 
 
@@ -163,7 +163,7 @@ def _rebuild(folder: RunFolder, checked: RunConfig, kind: type[RunTask], trust: 
     for part, digest in _fingerprints(task).items():
         if about.get(part, digest) != digest:
             what = "training data" if part == "data" else f"data of {part}"
-            raise UserError(f"{folder}: the {what} is not what this run was started with; start a new run")
+            raise UserError(f"{folder}: the {what} is not the one that this run was started with; start a new run")
     _initialise(task, checked, given)
     check_settings(task, checked.training)
     return task

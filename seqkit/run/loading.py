@@ -16,7 +16,7 @@ from seqkit.training.checkpoint import load_finite
 
 
 def load(path: str | Path, device: str = "auto", overrides: Iterable[str] = (), *, trust: bool = False) -> RunTask:
-    """A trained model, ready to predict; needs the run folder alone.
+    """Return a trained model, ready to predict; needs the run folder alone.
 
     Args:
         path: a run folder, such as `runs/first`.
@@ -56,7 +56,7 @@ def load_predictor(
 
 
 def load_task(folder: RunFolder, checked: RunConfig, kind: type[RunTask], device: str) -> RunTask:
-    """The model of a run with its weights, in evaluation mode, from what `open_run` returned.
+    """Return the model of a run with its weights, in evaluation mode, from what `open_run` returned.
 
     Raises:
         UserError: its files are damaged, or do not fit each other; a weight is NaN or infinite.
@@ -115,7 +115,7 @@ def compare(
     trust: bool = False,
     **values: Any,
 ) -> list[str]:
-    """Whether one translation run is better than another, by paired bootstrap; see `compare_outputs`.
+    """Return whether one translation run is better than another, by paired bootstrap; see `compare_outputs`.
 
     Args:
         first, second: run folders; the first is the baseline.
@@ -126,7 +126,7 @@ def compare(
         values: options as Python values, such as `reference="news.en"`.
 
     Raises:
-        UserError: see `load`; one is no translation run; another option than `reference`; the data differ.
+        UserError: see `load`; one is not a translation run; another option than `reference`; the data differ.
     """
     from seqkit.tasks.translation.compare import compare as compare_tasks
 
@@ -146,7 +146,7 @@ def load_translator(
     trust: bool = False,
     **values: Any,
 ) -> Any:
-    """A translation run, or several that decode together.
+    """Return a translation run, or several that decode together.
 
     Args:
         path: a run folder.
@@ -157,7 +157,7 @@ def load_translator(
         values: options as Python values, such as `beam_size=5`.
 
     Raises:
-        UserError: see `load_predictor`; one is no translation run; the vocabularies differ.
+        UserError: see `load_predictor`; one is not a translation run; the vocabularies differ.
     """
     from seqkit.tasks.translation.task import TranslationTask
 

@@ -69,12 +69,12 @@ def open_with_options(
 
 
 def declared(kind: type[RunTask], checked: RunConfig, use: Use) -> type[Section]:
-    """The schema of what a task takes for a use beside keys of its configuration."""
+    """Return the schema of what a task takes for a use beside keys of its configuration."""
     return kind.predict_options(checked) if use == "predict" else kind.score_options(checked)
 
 
 def describe_options(path: str | Path, use: Use, *, trust: bool = False) -> list[str]:
-    """A line for each option of a run: `name = default`, and what it means."""
+    """Return a line for each option of a run: `name = default`, and what it means."""
     _, checked, kind = open_run(path, trust=trust)
     schema = declared(kind, checked, use)
     section = getattr(checked, kind.options_section, None)
@@ -87,7 +87,7 @@ def describe_options(path: str | Path, use: Use, *, trust: bool = False) -> list
 
 
 def spelling(path: str | Path, use: Use, name: str, *, trust: bool = False) -> str:
-    """How to write an option: `name=true` for a switch, else `name=VALUE`."""
+    """Return how to write an option: `name=true` for a switch, else `name=VALUE`."""
     _, checked, kind = open_run(path, trust=trust)
     field = declared(kind, checked, use).model_fields.get(name)
     return f"{name}={'true' if field is not None and field.annotation is bool else 'VALUE'}"
@@ -98,7 +98,7 @@ def _written(value: Any) -> str:
 
 
 def _full_key(key: str, path: str, use: Use, checked: RunConfig, kind: type[RunTask]) -> str:
-    """The dotted key of the configuration that a key stands for."""
+    """Return the dotted key of the configuration that a key stands for."""
     if "." in key or key in type(checked).model_fields:
         return key
     places = [place for place in _leaves(checked.model_dump(exclude=set(WEIGHTS))) if place.endswith(f".{key}")]
@@ -106,15 +106,15 @@ def _full_key(key: str, path: str, use: Use, checked: RunConfig, kind: type[RunT
     if preferred in places or len(places) == 1:
         return preferred if preferred in places else places[0]
     if places:
-        raise UserError(f"{key}: several sections have such a key: {', '.join(places)}")
+        raise UserError(f"several sections have such a key: {', '.join(places)}", key=key)
     known = [*declared(kind, checked, use).model_fields, *_leaves(checked.model_dump(include={kind.options_section}))]
     names = [name.rpartition(".")[2] for name in known]
     hint = nearest(key, names) or (f"; known: {listed(names)}" if names else "")
-    raise UserError(f"{key}: this is a {kind.kind} run ({path}), which has no such option{hint}")
+    raise UserError(f"this is a {kind.kind} run ({path}), which has no such option{hint}", key=key)
 
 
 def _leaves(tree: Any, above: str = "") -> Iterator[str]:
-    """The dotted keys of all values that are no sections."""
+    """Yield the dotted keys of all values that are no sections."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{key}.")

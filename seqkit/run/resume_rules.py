@@ -1,6 +1,6 @@
 """What may change in the configuration of a run between its stop and its resume.
 
-run.json keeps the configuration that the run was made with. What config.yaml says today (somebody may have edited it)
+run.json keeps the configuration that the run was made with. What config.yaml says today (the user may have edited it)
 and what the command line lays over it is compared with that, key by key.
 """
 
@@ -37,21 +37,21 @@ _LENGTH = ("training.epochs", "training.steps")
 _EVALUATIONS = ("training.evaluate_every", "training.evaluate_epochs")
 _SCORES = ("decoding*", "scoring*", "training.metric*", "training.dev_*")
 _REASONS = {
-    "task": "the weights are those of this task",
-    "model*": "the weights are those of this model",
-    "text*": "the weights are those of this vocabulary",
-    "init*": "these weights were taken when the run began",
-    "seed": "every random number would be another",
+    "task": "the weights belong to this task",
+    "model*": "the weights belong to this model",
+    "text*": "the weights belong to this vocabulary",
+    "init*": "they were loaded when the run began",
+    "seed": "every random number would be different",
     "name": "rename the folder instead",
-    "data*": "the batches would be others",
-    "training*": "the updates would be others",
+    "data*": "the batches would be different",
+    "training*": "the updates would be different",
 }
 
 
 def read_change(
     folder: RunFolder, overrides: list[str], trust: Trust = False
 ) -> tuple[RunConfig, type[RunTask], list[str]]:
-    """The configuration with which a run goes on.
+    """Return the configuration with which a run goes on.
 
     Args:
         folder: the run.
@@ -75,7 +75,7 @@ def read_change(
     if refused:
         more = f"\n  and {len(refused) - _REFUSED:,} more keys" if len(refused) > _REFUSED else ""
         raise UserError(
-            f"{folder}: what has been trained does not allow another value of{''.join(refused[:_REFUSED])}{more}\n"
+            f"{folder}: these keys cannot change once training has begun:{''.join(refused[:_REFUSED])}{more}\n"
             f"(A new run may take the weights of this one: init.run={folder})"
         )
     if any(key in _LENGTH for key, _, _ in changes):
@@ -93,11 +93,11 @@ def _check_length(folder: RunFolder, training: TrainingConfig) -> None:
     begun = state["epoch"] + bool(state["position"])
     for key, asked, done in (("steps", training.steps, step), ("epochs", training.epochs, begun)):
         if asked is not None and asked < done:
-            raise UserError(f"training.{key}: {asked} is less than the {done} that {folder} has behind it")
+            raise UserError(f"training.{key}: {asked} is less than the {done} that {folder} has trained already")
 
 
 def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys at which two trees differ, with both values."""
+    """Yield the dotted keys at which two trees differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = [*before, *(name for name in now if name not in before)]
         if key and before.get("name") != now.get("name"):  # another schedule has other options
@@ -109,20 +109,20 @@ def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, A
 
 
 def _refusal(key: str, before: TrainingConfig, now: TrainingConfig) -> str:
-    """Why a key may not change, empty where it may."""
+    """Return why a key may not change, empty where it may."""
     name, warmup, schedule = before.schedule.name, before.schedule.warmup, before.schedule.make()
     if key.startswith("training.early_stopping") and schedule.reacts and before.margin != now.margin:
-        return f"the {name} schedule goes by min_delta, too, so the updates would be others"
+        return f"the {name} schedule goes by min_delta, too, so the updates would be different"
     if any(fnmatchcase(key, pattern) for pattern in _HARMLESS):
         return ""
     if key in _LENGTH:
         if not schedule.spreads and not 0 < warmup < 1:
             return ""
-        return f"the {name} schedule spreads over the whole training, so the updates would be others"
+        return f"the {name} schedule spreads over the whole training, so the updates would be different"
     if key in _EVALUATIONS:
         if not schedule.reacts:
             return ""
-        return f"the {name} schedule counts evaluations, so the updates would be others"
+        return f"the {name} schedule counts evaluations, so the updates would be different"
     if any(fnmatchcase(key, pattern) for pattern in _SCORES):
         return "dev scores from before and after could not be compared"
     return next((reason for pattern, reason in _REASONS.items() if fnmatchcase(key, pattern)), "it decides the result")

@@ -108,7 +108,7 @@ def train_seeds(
 
 
 def _reserve(config: RunConfig, kind: type[RunTask], path: Path, overwrite: bool) -> Reservation | None:
-    """A name for a new run; None where the same command has begun it."""
+    """Return a name for a new run; None where the same command has begun it."""
     try:
         about = RunFolder.open(path).about() if not overwrite and path.exists() else {}
     except UserError:  # no run; what it is, is said below
@@ -126,7 +126,7 @@ def _dumped(config: RunConfig) -> object:
 
 def _train(part: _Part, trust: bool) -> Run:
     if part.reserved is None:
-        say(f"{part.path}: begun by the same command before; going on with it")
+        say(f"{part.path}: started by the same command before; continuing it")
         # What the user's own file names is the user's.
         return resume(part.path, trust=trust or part.config._names.known)
     with part.reserved:

@@ -36,11 +36,12 @@ class RunTask(Task):
     @classmethod
     @abstractmethod
     def schema(cls, tree: Mapping[str, Any]) -> type[RunConfig]:
-        """The schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
+        """Return the schema of a configuration; it may depend on parts of it, such as which cell is chosen."""
 
     @classmethod
     def predict_options(cls, config: Any) -> type[Section]:
-        """What `adjust` takes, and `seqkit predict RUN key=value`: the schema, whose defaults are those of a run.
+        """Return what `adjust` takes, and `seqkit predict RUN key=value`: the schema, whose defaults are those of a
+        run.
 
         Args:
             config: of the run.
@@ -49,7 +50,7 @@ class RunTask(Task):
 
     @classmethod
     def score_options(cls, config: Any) -> type[Section]:
-        """What `score` takes beside `data`, and `seqkit evaluate RUN key=value`: the schema."""
+        """Return what `score` takes beside `data`, and `seqkit evaluate RUN key=value`: the schema."""
         return Section
 
     @classmethod
@@ -89,11 +90,11 @@ class RunTask(Task):
         return next(self.model.parameters()).device
 
     def data_lines(self) -> list[str]:
-        """Lines about the data, for the report."""
+        """Return lines about the data, for the report."""
         return []
 
     def report(self) -> list[str]:
-        """Lines about data and model, printed before training."""
+        """Return lines about data and model, printed before training."""
         trained = sum(value.numel() for value in self.model.parameters() if value.requires_grad)
         return [*self.data_lines(), *self.notes, f"model: {trained:,} trained parameters"]
 
@@ -119,7 +120,7 @@ class RunTask(Task):
         """
 
     def read_line(self, line: str) -> Any:
-        """What `predict` is given for a line of a file.
+        """Return what `predict` is given for a line of a file.
 
         Raises:
             UserError: it is none; the caller adds where it stands.
@@ -128,14 +129,15 @@ class RunTask(Task):
 
     @abstractmethod
     def format(self, prediction: Any, form: str, **options: Any) -> str:
-        """A prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
+        """Return a prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
 
     def example(self, folder: Path) -> str:
-        """A command line that uses this run, shown at the end of training."""
+        """Return a command line that uses this run, shown at the end of training."""
         return f"seqkit evaluate {shlex.quote(str(folder))}"
 
     def fingerprint(self, part: str = "train") -> str:
-        """A digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started with."""
+        """Return a digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started
+        with."""
         return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> Mapping[str, Rows]:
@@ -171,11 +173,12 @@ class RunConfig(Section):
     task: Annotated[str, OneOf("task", TASKS, RunTask)]
     """The name of a task, or `mypackage.module:MyTask`."""
     name: str | None = None
-    """The run goes to runs/NAME; without one it gets a fresh numbered folder."""
+    """Name of the run, which is written to runs/NAME; null: a new numbered folder."""
     seed: int = Field(default=1, ge=0, lt=2**62)
-    """Of every random generator."""
+    """Seed of every random generator."""
     device: Annotated[str, AfterValidator(check_name)] = "auto"
-    """auto (CUDA, else mps, else xpu, else the CPU), cpu, cuda, mps or xpu; one of several by its number: cuda:1."""
+    """Where to compute: cpu, cuda, mps, xpu, one of several by its number (cuda:1), or auto: the first of CUDA, mps,
+    xpu and the CPU that this machine has."""
     init: InitConfig | None = None
     lora: LoraConfig | None = None
     training: TrainingConfig = TrainingConfig()

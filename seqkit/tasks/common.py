@@ -57,7 +57,7 @@ class Parts(Section):
     @model_validator(mode="before")
     @classmethod
     def _spread(cls, value: Any) -> Any:
-        """The shared keys beside the parts hold for each of them that does not say otherwise."""
+        """Let the shared keys beside the parts hold for each part that does not say otherwise."""
         if not isinstance(value, Mapping):
             return value
         shared = {key: value[key] for key in cls.shared if key in value}
@@ -77,8 +77,8 @@ class LabelledData(SplitData):
     """The same, where examples have labels."""
 
     on_unknown_label: Literal["count", "error"] = "count"
-    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss is that of the
-    others; more than half of a part is an error), or stop."""
+    """What to do with labels of dev and test that the training data lack: count them as wrong (the loss covers only the
+    other labels; more than half of a part is an error), or stop."""
 
     @property
     def refuses_unknown(self) -> bool:
@@ -119,7 +119,7 @@ def beside(like: _Source, path: str, *hint: Part) -> _Source:
 
 
 def scored(given: Any, data: str | None) -> tuple[Any, str]:
-    """What `RunTask.score` reads: the file `data`, or the configuration's test data, or else its dev data.
+    """Return what `RunTask.score` reads: the file `data`, or the configuration's test data, or else its dev data.
 
     Args:
         given: the `data:` section.
@@ -139,14 +139,14 @@ def scored(given: Any, data: str | None) -> tuple[Any, str]:
 
 
 def no_data() -> UserError:
-    """The error of a run that is to be scored and has nothing to be scored on."""
+    """Return the error of a run that is to be scored and has nothing to be scored on."""
     return UserError(
         "the run's configuration has no test or dev data; give a file: ", Option("data", "FILE"), key="data"
     )
 
 
 def column(source: Source, *names: str) -> Texts:
-    """The texts of one column, or of several, one after the other, without holding them all."""
+    """Return the texts of one column, or of several, one after the other, without holding them all."""
     return column_texts([(source, name) for name in names])
 
 
@@ -192,6 +192,8 @@ class EncoderBase(CellSection):
 
 
 class _EmbeddingBase(Section):
+    """The embedding table, its dropouts, and the pretrained vectors it starts from."""
+
     vectors: str | None = None
     """Pretrained vectors to start from: a GloVe, word2vec or fastText text file, plain or gzip."""
 
@@ -218,7 +220,7 @@ EmbeddingConfig = from_signature(
 
 
 def encoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of an encoder section: the arguments of `Recurrent` and those of the cell that the section names.
+    """Return the schema of an encoder section: the arguments of `Recurrent` and of the cell that the section names.
 
     Args:
         tree: the configuration before validation.
@@ -239,11 +241,11 @@ def cell_section(
     *path: str,
     **types: Any,
 ) -> type[Section]:
-    """The schema of a section that names a cell, an LSTM where it names none.
+    """Return the schema of a section that names a cell, an LSTM where it names none.
 
     Args:
         name: what the section describes.
-        modules: their arguments, and those of the cell, are its keys.
+        modules: their arguments and the cell's are its keys.
         skip: those that the program supplies.
         base: of the schema.
         tree, path, Raises: see `encoder_config`.
@@ -261,18 +263,18 @@ def cell_section(
 
 
 def make_recurrent(config: Any, input_size: int, **place: Any) -> Recurrent:
-    """The recurrent module that an encoder section describes."""
+    """Return the recurrent module that an encoder section describes."""
     return Recurrent(input_size=input_size, batch_first=True, **arguments(config), **place)
 
 
 def _arguments(config: Any) -> dict[str, Any]:
-    """The constructor's arguments in an embedding section."""
+    """Return the constructor's arguments in an embedding section."""
     return {name: value for name, value in config.model_dump().items() if not name.startswith("vectors")}
 
 
 def make_tokenizer(text: TextConfig, embedding: Any, texts: Iterable[str], *, whole: bool = False) -> Tokenizer:
-    """A tokenizer trained on the texts, and on the words of the vectors' file where the embedding section says so; for
-    `whole` see `Tokenizer.train`."""
+    """Return a tokenizer trained on the texts, and on the words of the vectors' file where the embedding section says
+    so; for `whole` see `Tokenizer.train`."""
     if embedding.vectors_vocabulary:
         # As often as min_frequency asks, so that each gets its entry.
         words = (word for word in vector_words(embedding.vectors) for _ in range(text.min_frequency))
@@ -281,7 +283,8 @@ def make_tokenizer(text: TextConfig, embedding: Any, texts: Iterable[str], *, wh
 
 
 def make_embedding(section: Any, tokenizer: Tokenizer) -> Embedding:
-    """The embedding table that an `EmbeddingConfig` describes, for a vocabulary; without its pretrained vectors."""
+    """Return the embedding table that an `EmbeddingConfig` describes, for a vocabulary; without its pretrained
+    vectors."""
     arguments = _arguments(section)
     return Embedding(len(tokenizer), padding_idx=tokenizer.pad_id, unk_idx=tokenizer.unk_id, **arguments)
 
@@ -341,7 +344,7 @@ def word_rows(prefix: str, embedding: Embedding, tokenizer: Tokenizer) -> dict[s
 
 
 def named_rows(tokenizer: Tokenizer, **options: Any) -> Rows:
-    """Rows that stand for the words of a vocabulary."""
+    """Return rows that stand for the words of a vocabulary."""
     return Rows(tokenizer.vocabulary, words=True, plain=tokenizer.words, **options)
 
 

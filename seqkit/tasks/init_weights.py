@@ -1,4 +1,4 @@
-"""`init:` weights to start from, those of an earlier run or of somebody else's torch model."""
+"""`init:` weights to start from, of an earlier run or of any other torch model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TABLES = {
 
 
 def keeps_text(config: RunConfig, table: str = SOURCE_TABLE) -> bool:
-    """Whether the vocabulary of an embedding is to be that of the earlier run: the vectors of words go with their
+    """Return whether an embedding is to have the vocabulary of the earlier run: the vectors of words go with their
     numbers, so without a `text:` section both are kept.
 
     Args:
@@ -39,7 +39,7 @@ def keeps_text(config: RunConfig, table: str = SOURCE_TABLE) -> bool:
 
 
 def check_new_words(config: RunConfig, key: str, section: object, table: str = SOURCE_TABLE) -> None:
-    """Refuse `vectors_vocabulary` in an embedding section where the vocabulary is that of the earlier run.
+    """Refuse `vectors_vocabulary` in an embedding section where the earlier run's vocabulary is kept.
 
     Raises:
         ValueError: it starts with the key.
@@ -51,7 +51,7 @@ def check_new_words(config: RunConfig, key: str, section: object, table: str = S
 def kept_tokenizer(
     config: RunConfig, table: str = SOURCE_TABLE, check: Callable[[TextConfig], None] | None = None
 ) -> Tokenizer | None:
-    """The tokenizer of the earlier run whose vectors become those of an embedding here, where it is to be kept.
+    """Find the tokenizer of the earlier run that gives an embedding its vectors, where it is to be kept.
 
     Args:
         config: the whole configuration.
@@ -79,7 +79,9 @@ def kept_tokenizer(
                 if check is not None:
                     check(tokenizer.config)
             except ValueError as error:
-                raise UserError(f"init.run: {folder}: {error} (give a text section for a new vocabulary)") from None
+                raise UserError(
+                    f"{folder}: {error} (give a text section for a new vocabulary)", key="init.run"
+                ) from None
             say(f"init: kept {path} for {table}, as there is no text section")
             return tokenizer
     say(f"init: {folder} has no vocabulary for {table}; a new one is made")
@@ -87,7 +89,7 @@ def kept_tokenizer(
 
 
 def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> Given:
-    """The weights of an earlier run, of any task, and what their rows stand for.
+    """Return the weights of an earlier run, of any task, and what their rows stand for.
 
     Raises:
         UserError: the folder is damaged, or a weight is NaN or infinite.
@@ -97,12 +99,12 @@ def given_by_run(folder: RunFolder, config: RunConfig, kind: type[RunTask]) -> G
     rows, weights = earlier.rows(), load_finite(folder.weights, earlier.model.state_dict())
     for name, its in rows.items():
         if name in weights and len(weights[name]) != len(its.names):
-            raise UserError(f"{folder.weights}: {name} has not a row for each of {len(its.names):,} names: damaged")
+            raise UserError(f"{folder.weights}: {name} lacks a row for some of the {len(its.names):,} names: damaged")
     return Given(str(folder), weights, rows)
 
 
 def given_by_torch(init: InitConfig) -> Given:
-    """The weights of somebody else's model.
+    """Read the weights of any other torch model.
 
     Raises:
         UserError: a file cannot be read; see `read_state_dict` and `read_words`.

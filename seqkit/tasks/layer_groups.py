@@ -34,7 +34,7 @@ def translation_groups(model: Any) -> Groups:
 
 
 def recurrent_layers(prefix: str, recurrent: Recurrent) -> Groups:
-    """A group for each layer of a recurrent module called `prefix`, both directions together."""
+    """Return a group for each layer of a recurrent module called `prefix`, both directions together."""
     groups = []
     for layer in range(recurrent.num_layers):
         places = range(layer * recurrent.num_directions, (layer + 1) * recurrent.num_directions)

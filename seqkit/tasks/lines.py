@@ -14,7 +14,7 @@ _SHOWN, _WIDEST = 40, 40  # lines of a table, and characters of a name in it
 
 
 def command_on(text: str, folder: Path, command: str = "predict", options: str = "") -> str:
-    """A command line that gives a text to a run, to be typed as it stands; a long text is cut after a word."""
+    """Return a command line that gives a text to a run, to be typed as it stands; a long text is cut after a word."""
     text = textwrap.shorten(one_line(text), _LONGEST_EXAMPLE, placeholder="") or one_line(text)[:_LONGEST_EXAMPLE]
     # `echo` takes -n for itself, and in some shells \\n.
     say = "printf '%s\\n'" if text.startswith("-") or "\\" in text else "echo"
@@ -22,12 +22,12 @@ def command_on(text: str, folder: Path, command: str = "predict", options: str =
 
 
 def table_name(name: str) -> str:
-    """A name for a column of a table, cut where it is long."""
+    """Return a name for a column of a table, cut where it is long."""
     return name if len(name) <= _WIDEST else f"{name[: _WIDEST - 3]}..."
 
 
 def most_wrong(mistakes: Sequence[int], what: str) -> tuple[list[int], list[str]]:
-    """Which lines of a table to show: all of them, or of very many those with the most mistakes.
+    """Return which lines of a table to show: all of them, or of very many those with the most mistakes.
 
     Args:
         mistakes: of each line.
@@ -38,11 +38,11 @@ def most_wrong(mistakes: Sequence[int], what: str) -> tuple[list[int], list[str]
     """
     chosen = sorted(range(len(mistakes)), key=lambda number: (-mistakes[number], number))[:_SHOWN]
     left = len(mistakes) - len(chosen)
-    return sorted(chosen), [f"... and {left:,} {what} with no more mistakes than these"] if left else []
+    return sorted(chosen), [f"... and {left:,} {what} with as many mistakes or fewer"] if left else []
 
 
 def as_json(form: str) -> bool:
-    """Whether a prediction is to be written as JSON, by the name of the form.
+    """Return whether a prediction is to be written as JSON, by the name of the form.
 
     Raises:
         ValueError: the form is neither `text` nor `jsonl`.

@@ -21,7 +21,7 @@ def adapt(task: RunTask, lora: Any, report: Transfer | None) -> None:
 
     Raises:
         UserError: a pattern matches nothing that can have an adapter; or a weight that has learned nothing yet, such
-            as the output layer of new classes, would stay as it was made.
+            as the output layer of new classes, would stay untrained.
     """
     try:
         done = add_lora(task.model, **lora.model_dump())
@@ -33,7 +33,7 @@ def adapt(task: RunTask, lora: Any, report: Transfer | None) -> None:
     lost = [name for name in dict.fromkeys(made) if name in frozen - vectors]
     if lost:
         raise UserError(
-            f"must name what has nothing from init and would stay as it was made: {listed(lost, 100, 3000)}",
+            f"must name the weights that init does not fill, or they would stay untrained: {listed(lost, 100, 3000)}",
             key="lora.train",
         )
     for line in done.lines():

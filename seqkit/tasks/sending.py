@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def sent(batch: T, device: torch.device) -> T:
-    """A batch with its tensors on a device, sent without waiting; on the CPU the batch itself.
+    """Return a batch with its tensors on a device, sent without waiting; on the CPU the batch itself.
 
     Lengths stay on the CPU, where the layout of a batch is computed: all fields whose names end in `lengths`.
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from seqkit.config import Section, from_signature
 from seqkit.nn.lora import add_lora, check_numbers
+from seqkit.training.config import Patterns
 from seqkit.training.patterns import matches
 from seqkit.training.weight_map import Choice
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
 class InitConfig(Section):
@@ -28,32 +22,32 @@ class InitConfig(Section):
     """
 
     run: str | None = None
-    """A run folder, of any task."""
+    """A run folder, of any task, to take weights from."""
     torch: str | None = None
-    """A state dict of somebody else's torch model instead: safetensors, or written by torch.save. Nothing in it is ever
+    """A state dict of any other torch model instead: safetensors, or written by torch.save. Nothing in it is ever
     executed."""
-    take: Names = []
+    take: Patterns = []
     """Take only the weights whose names in the new model match one of these patterns (`encoder.*`, as in a shell)."""
-    leave: Names = []
+    leave: Patterns = []
     """Do not take the weights whose names in the new model match one of these."""
-    map: dict[str, Names] = {}
-    """Name of a weight there, or the beginning of names (`lstm.`), -> the same in the new model, or several. The
-    longest that fits holds; a weight without an entry keeps its name."""
+    map: dict[str, Patterns] = {}
+    """Name of a weight there, or the beginning of names (`lstm.`), -> its name in the new model, or several names. The
+    longest entry that fits holds; a weight without an entry keeps its name."""
     new_rows: Literal["mean", "fresh"] = "mean"
-    """What the words start from that the earlier vocabulary lacks: the mean of those found, or as they were made. Where
-    the embedding has pretrained vectors, a word of that file has its own. New classes and tags are always as made."""
+    """What words start from that the earlier vocabulary lacks: "mean", the mean of the vectors taken over; "fresh", new
+    random vectors. Words with a pretrained vector start from that. New classes and tags always start at random."""
     vocabulary: str | None = None
-    """With torch: a file of the words of the embedding's rows there, a word a line."""
+    """With `torch`: a file that names the words of the embedding's rows there, one word a line."""
 
     @model_validator(mode="after")
     def _consistent(self) -> InitConfig:
         if (self.run is None) == (self.torch is None):
             raise ValueError("give one of run (a run folder) and torch (a state dict)")
         if self.vocabulary is not None and self.torch is None:
-            raise ValueError("vocabulary: is for torch; a run knows its own")
+            raise ValueError("vocabulary: belongs to init.torch; a run brings its own")
         for name, targets in self.map.items():
             if not targets:
-                raise ValueError(f"map: {name!r} leads nowhere; leave leaves a weight out")
+                raise ValueError(f"map: {name!r} maps to nothing; init.leave skips a weight")
         return self
 
     @property
@@ -62,12 +56,12 @@ class InitConfig(Section):
         return Choice(self.take, self.leave, self.map, self.new_rows)
 
     def takes(self, name: str) -> bool:
-        """Whether a weight of that name here would be taken."""
+        """Return whether a weight of that name here would be taken."""
         return (not self.take or matches(name, self.take)) and not matches(name, self.leave)
 
 
 class _Buildable(Section):
-    """`lora:` freeze what `init` gives, but for what `train` names, and train low-rank adapters on the weights `on`.
+    """`lora:` freeze the weights that `init` gives, except what `train` names, and train low-rank adapters on `on`.
 
     The run folder gets plain weights, the adapters added in: whatever loads a run knows nothing of them.
     """
@@ -78,9 +72,8 @@ class _Buildable(Section):
         return self
 
 
-def _patterns(name: str, description: str) -> Any:
-    default = list(inspect.signature(add_lora).parameters[name].default)
-    return Names, Field(default=default, description=description)
+def _patterns(name: str) -> Any:
+    return Patterns, Field(default=list(inspect.signature(add_lora).parameters[name].default))
 
 
 LoraConfig: Any = from_signature(
@@ -88,6 +81,6 @@ LoraConfig: Any = from_signature(
     add_lora,
     skip=("model",),
     base=_Buildable,
-    on=_patterns("on", "Patterns, as in a shell, of the names of weights that get an adapter."),
-    train=_patterns("train", "Patterns of the names of parameters that are trained whole."),
+    on=_patterns("on"),
+    train=_patterns("train"),
 )

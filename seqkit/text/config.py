@@ -99,7 +99,7 @@ class TextConfig(Section):
         return self
 
     def settled(self) -> TextConfig:
-        """The same with what `auto` stands for in its place."""
+        """Return the same settings with what `auto` stands for instead of it."""
         chosen = {"split": "words", "split_chinese": True}
         return self.model_copy(update={key: value for key, value in chosen.items() if getattr(self, key) == "auto"})
 
@@ -119,7 +119,7 @@ class TextConfig(Section):
         return bool(self.mark_joined)
 
     def for_writing(self) -> TextConfig:
-        """The same for texts that are to be written: words are marked unless the settings say no."""
+        """Return the same settings for texts that are written: words are marked unless the settings say no."""
         if self.mark_joined is not None or self.kind != "word":
             return self
         return self.model_copy(update={"mark_joined": True})

@@ -23,7 +23,7 @@ NAMES = ("basic_english", "spacy", "moses", "toktok", "revtok", "subword")
 
 
 def load_torchtext() -> Any:
-    """The module torchtext.
+    """Return the module torchtext.
 
     Raises:
         UserError: it is not installed, or does not load with this torch.
@@ -37,7 +37,7 @@ def load_torchtext() -> Any:
         if torch.__version__.startswith("2.3."):
             raise UserError(f"this needs torchtext: pip install '.[torchtext]' ({error})") from None
         raise UserError(
-            f"this needs torchtext, whose last version, 0.18.0, loads with torch 2.3.x only, and here is torch "
+            f"this needs torchtext, whose last version, 0.18.0, loads with torch 2.3.x only, and this is torch "
             f"{torch.__version__}; make an environment for it (python3.11 -m venv tt && tt/bin/pip install "
             "'.[torchtext]'), or read data with hub:NAME and split text with text.tokenizer: word"
         ) from None
@@ -54,7 +54,7 @@ def quiet() -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def splitter(tokenizer: str) -> Callable[[str], list[str]]:
-    """A tokenizer of torchtext, a function from a text to its tokens.
+    """Return a tokenizer of torchtext, a function from a text to its tokens.
 
     Args:
         tokenizer: `torchtext:NAME`, as in `text.tokenizer`.
@@ -73,7 +73,7 @@ def splitter(tokenizer: str) -> Callable[[str], list[str]]:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it then raises
             split = get_tokenizer(name)
     except (ImportError, OSError, AttributeError) as error:
-        raise UserError(f"text.tokenizer: {tokenizer} cannot be made ({error})") from None
+        raise UserError(f"{tokenizer} cannot be made ({error})", key="text.tokenizer") from None
 
     def checked(text: str) -> list[str]:
         if not isinstance(text, str):

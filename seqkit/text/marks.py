@@ -29,12 +29,12 @@ _NO_SPACE = "\x1c\x1d\x1e\x1f"
 
 
 def is_marked(token: str) -> bool:
-    """Whether an entry of a marked vocabulary is a word that stands without white space before it."""
+    """Return whether an entry of a marked vocabulary is a word that stands without white space before it."""
     return token.startswith(MARK) and token != MARK
 
 
 def plain(token: str) -> str:
-    """An entry of a marked vocabulary as it stands in a text."""
+    """Return an entry of a marked vocabulary as it stands in a text."""
     token = token.removeprefix(MARK)
     if "￮" in token:
         token = re.sub("￮([012])", lambda found: list(_OWN)[int(found[1])], token)
@@ -42,12 +42,12 @@ def plain(token: str) -> str:
 
 
 def written(word: str, joined: bool) -> str:
-    """A word of a text as the entry of a marked vocabulary that it would be."""
+    """Return a word of a text as the entry of a marked vocabulary that it would be."""
     return MARK * joined + "".join(_OWN.get(character, character) for character in word)
 
 
 def join(tokens: Iterable[str]) -> str:
-    """The text of entries of a marked vocabulary; a space before each that has no mark, but the first."""
+    """Return the text of entries of a marked vocabulary; a space before each that has no mark, but the first."""
     parts: list[str] = []
     joined = True
     for token in tokens:
@@ -60,7 +60,7 @@ def join(tokens: Iterable[str]) -> str:
 
 
 def is_space(character: str) -> bool:
-    """Whether it is white space, and so a border of words."""
+    """Return whether it is white space, and so a border of words."""
     return character.isspace() and character not in _NO_SPACE
 
 
@@ -88,7 +88,7 @@ def spaced(words: Sequence[str], text: str) -> list[str]:
 
 
 def normalising(foreign: bool) -> list[Any]:
-    """The last steps of a normaliser: own marks are escaped, spaces become tabs, one before the text."""
+    """Return the last steps of a normaliser: own marks are escaped, spaces become tabs, one before the text."""
     escaped = [normalizers.Replace(own, code) for own, code in _OWN.items() if foreign or own != " "]
     return escaped if foreign else [*escaped, normalizers.Prepend(SPACED), normalizers.Replace(" ", SPACED)]
 
@@ -105,7 +105,7 @@ def marking(foreign: bool) -> list[Any]:
 
 
 def parting(kept: Iterable[str]) -> Any:
-    """The last step of a splitter: a marked word that the vocabulary lacks becomes the mark and the word.
+    """Return the last step of a splitter: a marked word that the vocabulary lacks becomes the mark and the word.
 
     Args:
         kept: the entries of the vocabulary that are marked, and the mark itself; without it, it is dropped.

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 
 def escape(text: str) -> str:
-    """A text as a pattern of the library that matches it alone."""
+    """Return a text as a pattern of the library that matches it alone."""
     return re.sub(r"([^\w])", r"\\\1", text)
 
 
 def any_of(words: Sequence[str]) -> str:
-    """A pattern for sorted words that shares their beginnings: a plain list of thousands is tried one by one."""
+    """Return a pattern for sorted words that shares their beginnings: a plain list of thousands is tried one by one."""
     if len(words) == 1:
         return escape(words[0])
     groups: dict[str, list[str]] = {}

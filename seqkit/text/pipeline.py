@@ -67,7 +67,7 @@ def normalizer(config: TextConfig) -> Any:
 
 
 def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
-    """The pre-tokenizer: words or white space, Chinese characters, marks, then stop words. None for char.
+    """Return the pre-tokenizer: words or white space, Chinese characters, marks, then stop words. None for char.
 
     What another library has split it only keeps from being a special token.
 
@@ -93,7 +93,7 @@ def splitter(config: TextConfig, kept: Iterable[str] | None = None) -> Any:
 
 
 def _pieces(config: TextConfig) -> list[Any]:
-    """The steps that split texts, for bpe and unigram with the space mark before a piece."""
+    """Return the steps that split texts, for bpe and unigram with the space mark before a piece."""
     config = config.settled()
     subword = {"word": False, "bpe": True, "unigram": True}[config.tokenizer]
     if {"words": True, "spaces": False}[config.split]:
@@ -107,7 +107,7 @@ def _pieces(config: TextConfig) -> list[Any]:
 
 
 def _marked_pieces(config: TextConfig) -> list[Any]:
-    """The same for words that are marked, with one of the characters of white space before a word."""
+    """Return the same for words that are marked, with one of the characters of white space before a word."""
     config, parts = config.settled(), []
     words = {"words": True, "spaces": False}[config.split]
     if not config.is_foreign:
@@ -120,7 +120,7 @@ def _marked_pieces(config: TextConfig) -> list[Any]:
 
 
 def decoder(config: TextConfig) -> Any:
-    """How tokens join: None (with spaces) for word, seamlessly for the others and where words are marked."""
+    """Return how tokens join: None (with spaces) for word, seamlessly for the others and where words are marked."""
     if config.marked:
         return marks.decoder()
     if config.kind == "word":
@@ -135,7 +135,7 @@ def _matches(pattern: str) -> Any:
 
 
 def _stop_words(config: TextConfig) -> list[str]:
-    """The words to drop, normalised and sorted.
+    """Return the words to drop, normalised and sorted.
 
     Raises:
         UserError: no such file, not UTF-8, no word in it, or a line that the tokenizer would split.

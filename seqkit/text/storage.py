@@ -28,7 +28,7 @@ _FORMAT_1 = "seqkit.tokenizer"  # such a file was not one of the library: it hel
 
 
 def pack(parts: dict[str, Any], config: TextConfig) -> dict[str, Any]:
-    """The content of the file.
+    """Return the content of the file.
 
     Args:
         parts: the library's JSON, without post-processor and truncation.
@@ -67,10 +67,10 @@ def _template(config: TextConfig) -> dict[str, Any] | None:
 
 
 def unpack(document: Any) -> tuple[dict[str, Any], TextConfig]:
-    """What `pack` was given.
+    """Return what `pack` was given.
 
     Raises:
-        UserError: the content is not that of a tokenizer of ours, or from a newer version.
+        UserError: the content is not one of our tokenizers, or from a newer version.
         KeyError, TypeError, ValidationError: it is damaged.
     """
     parts: Any

@@ -9,32 +9,42 @@ from seqkit.errors import shown
 
 
 def take_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """The texts as a list, in the order in which iteration gives them: a label or an index of theirs says nothing.
+    """Return the texts as a list, in the order of iteration; labels or an index that they carry are ignored.
 
     Args:
         texts: a list, a tuple, a generator, a pandas Series, a numpy array, the view of a dict, ...
         name: what messages call them.
 
+    Returns:
+        plain `str` objects.
+
     Raises:
-        TypeError: one text where several are expected, something that is no iterable or a whole table, or an item
-            that is no str; it names the place.
+        TypeError: one text where several are expected, something that is not iterable, a whole table, or an item
+            that is not a str; the message names its place.
         ValueError: an item is not valid Unicode (half of a surrogate pair).
     """
     return [_text(item, name, place) for place, item in enumerate(_items(texts, name))]
 
 
 def take_sentences(sentences: Iterable[Sequence[str]], name: str = "texts") -> list[list[str]]:
-    """The same for sentences that are split already, each a list (tuple, array) of its tokens.
+    """Return sentences that are split already as lists of their tokens.
+
+    Args:
+        sentences: an iterable of lists, tuples or arrays of tokens.
+        name: what messages call them.
+
+    Returns:
+        a list of tokens for each sentence, in order.
 
     Raises:
-        TypeError: see `take_texts`; an item that is no such list, or a token that is no str.
+        TypeError: see `take_texts`; an item that is not a list of tokens, or a token that is not a str.
         ValueError: a token that is blank, or not valid Unicode.
     """
     return [take_tokens(item, f"{name}[{place}]") for place, item in enumerate(_items(sentences, name))]
 
 
 def take_tokens(tokens: Sequence[str], name: str = "tokens") -> list[str]:
-    """The tokens of one sentence; see `take_sentences`."""
+    """Return the tokens of one sentence; see `take_sentences`."""
     if not (isinstance(tokens, (list, tuple)) or (not isinstance(tokens, str) and getattr(tokens, "ndim", 0) == 1)):
         raise TypeError(f"{name} is {shown(tokens)}; expected a list of tokens")
     texts = [_text(token, name, place) for place, token in enumerate(tokens)]

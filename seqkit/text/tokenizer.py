@@ -1,4 +1,4 @@
-"""The tokenizer: trained once on the training part, saved whole, the same ever after."""
+"""The tokenizer: trained once on the training part, saved whole, and never changed after that."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from seqkit.text.texts import take_texts
 
 
 class Tokenizer:
-    """Texts to lists of token ids and back. Make one with `train` or `load`.
+    """Turn texts into lists of token ids and back. Make one with `train` or `load`.
+
+    Args:
+        backend: a trained tokenizer of the `tokenizers` library.
+        config: the settings it was trained with.
 
     Attributes:
         config: the settings it was trained with, without `auto`.
@@ -59,12 +63,15 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> Tokenizer:
-        """Build the vocabulary from the texts; the same texts in any order of arrival give the same tokenizer.
+        """Build the vocabulary from the texts; their order makes no difference.
 
         Args:
             texts: read once.
             config: the settings.
             whole: each text is one word of the vocabulary and is not split; for the word tokenizer.
+
+        Returns:
+            the tokenizer.
 
         Raises:
             UserError: the texts hold no token, the stop words cannot be read, or the vocabulary size is too
@@ -77,7 +84,14 @@ class Tokenizer:
 
     @classmethod
     def train_counted(cls, counts: Mapping[str, int], config: TextConfig) -> Tokenizer:
-        """The word tokenizer that `train` gives, from how often each stretch between two spaces of the texts occurs.
+        """Build the word tokenizer that `train` gives, from counts instead of texts.
+
+        Args:
+            counts: stretch of text between two spaces -> how often it occurs.
+            config: the settings.
+
+        Returns:
+            the tokenizer.
 
         Raises:
             UserError: see `train`.
@@ -85,9 +99,13 @@ class Tokenizer:
         return cls(train_tokenizer.train_counted(counts, config), config)
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
-        """Token ids of each text, in the same order; a blank text gives an empty list (plus <bos>, <eos> if set).
+        """Encode texts, all at once, on the library's threads.
 
-        The whole batch is encoded at once, on the library's threads.
+        Args:
+            texts: any iterable of str.
+
+        Returns:
+            token ids of each text, in the same order; a blank text gives an empty list (plus <bos>, <eos> if set).
 
         Raises:
             TypeError, ValueError: see `take_texts`.
@@ -112,7 +130,7 @@ class Tokenizer:
 
     @property
     def separable(self) -> bool:
-        """Whether the tokens of a text are those of its stretches between spaces, one stretch after the other.
+        """Whether the tokens of a text are the tokens of its stretches between spaces, one stretch after the other.
 
         Not where a space is a token, or a stretch can vanish with its accents while its space mark stays.
         """
@@ -121,7 +139,7 @@ class Tokenizer:
         return split and not (subword and self.config.strip_accents)
 
     def resplit(self, **settings: Any) -> Tokenizer:
-        """The same vocabulary for texts that are split otherwise.
+        """Return a tokenizer with the same vocabulary that splits texts otherwise.
 
         Args:
             settings: other values of `split` and `split_chinese`.
@@ -132,12 +150,12 @@ class Tokenizer:
         return Tokenizer(backend, config)
 
     def bare(self) -> Tokenizer:
-        """The same without what is cut off or added at the ends of a text."""
+        """Return the same tokenizer without what it cuts off or adds at the ends of a text."""
         plain = {"add_bos": False, "add_eos": False, "max_length": None}
         return Tokenizer(self._backend, self.config.model_copy(update=plain))
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens of one text as the vocabulary writes them, one for each id of `encode`.
+        """Return the tokens of one text as the vocabulary writes them, one for each id of `encode`.
 
         A space is written `▁` by bpe and unigram, a word without one before it begins with `￭` where words are marked;
         what is not in the vocabulary is `<unk>`.
@@ -145,7 +163,7 @@ class Tokenizer:
         return [self.vocabulary[index] for index in self.encode([text])[0]]
 
     def pieces(self, text: str) -> list[str]:
-        """The stretch of the text that each token of `tokens` stands for, as written there (unknown words, too).
+        """Return the stretch of the text that each token of `tokens` stands for, as written there.
 
         A stretch that begins with a space begins with `▁` where the tokenizer is bpe or unigram. Where another library
         splits the text, it is the word that it makes of the stretch. A mark that is a token of its own stands for "".
@@ -153,8 +171,7 @@ class Tokenizer:
         return [piece for piece, _ in self.placed(text)]
 
     def placed(self, text: str) -> list[tuple[str, bool]]:
-        """The same, each with whether it stands without white space before it; <bos>, <eos> and what begins the text
-        do not."""
+        """Return the pieces of `text`, each with whether it follows another one without white space."""
         (given,) = self._inputs([text])
         encoding = self._backend.encode(given, is_pretokenized=self.config.is_foreign, add_special_tokens=False)
         mark = pipeline.SPACE if self.config.tokenizer in ("bpe", "unigram") else " "
@@ -182,7 +199,7 @@ class Tokenizer:
         return found
 
     def written(self, word: str, joined: bool) -> str:
-        """A word of a text as the token that it would be, were it in the vocabulary.
+        """Return a word of a text as the token that it would be, were it in the vocabulary.
 
         Args:
             word: as it stands in the text, with `▁` for a space where the tokenizer is bpe or unigram.
@@ -196,8 +213,10 @@ class Tokenizer:
         return list(map(marks.plain, self.vocabulary)) if self.config.marked else self.vocabulary
 
     def lookup(self, words: Iterable[str]) -> list[int]:
-        """The id of each word of a text that is split already: it is normalised, and looked up as it stands, with a
-        mark only where the vocabulary has no other form."""
+        """Return the id of each of `words`, a text that is split already.
+
+        A word is normalised and looked up as it stands, with a mark only where the vocabulary has no other form.
+        """
         entries = list(enumerate(self.vocabulary))[len(pipeline.SPECIAL_TOKENS) :]
         numbers = {token: number for number, token in entries}
         if self.config.marked:
@@ -210,7 +229,7 @@ class Tokenizer:
         return [numbers.get(word, self.unk_id) for word in normalised]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
-        """Where in the text each token begins and ends (exclusive), in characters; <bos> and <eos> left out.
+        """Return where in `text` each token begins and ends (exclusive), in characters; <bos> and <eos> left out.
 
         Raises:
             ValueError: another library splits the texts, which does not tell.
@@ -225,7 +244,7 @@ class Tokenizer:
         return whole[self._cut]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids; <pad>, <bos> and <eos> are left out.
+        """Return the text of `ids`; <pad>, <bos> and <eos> are left out.
 
         Word tokens that are not marked are joined by spaces. All others give back the text itself, as normalised,
         except what was cut, dropped or unknown, and a literal `▁`, which bpe and unigram read as a space; of white
@@ -249,7 +268,7 @@ class Tokenizer:
         return f"Tokenizer({self.config.tokenizer}, {len(self)} tokens)"
 
     def save(self, path: str | Path) -> None:
-        """Write one JSON file that holds everything; an existing file is replaced whole or not at all.
+        """Write one JSON file to `path` that holds everything; an existing file is replaced whole or not at all.
 
         `tokenizers.Tokenizer.from_file` reads it and gives the same ids; see `seqkit.text.storage`.
         """
@@ -257,7 +276,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read a file written by `save`, of any version.
+        """Read the file at `path`, written by `save` of this or an earlier version.
+
+        Returns:
+            the tokenizer.
 
         Raises:
             UserError: no such file, or one that is damaged, of another kind or from a newer version.
@@ -279,8 +301,8 @@ class Tokenizer:
 
 
 def _whole_end(text: str, start: int, end: int, limit: int) -> int:
-    """The end of a token with the marks behind it: of characters that normalising joins, or drops, the library counts
-    the first."""
+    """Return the end of a token with the marks behind it: of characters that normalising joins, or drops, the library
+    counts the first."""
     while start < end < limit:
         before = text[max(start, end - 2) : end]
         joined = len(unicodedata.normalize("NFC", before + text[end])) == len(unicodedata.normalize("NFC", before))

@@ -28,11 +28,11 @@ def from_vocab(vocab: Any, config: TextConfig | None = None, special: Mapping[st
         special: names of special tokens in the vocab, where they are not ours, such as `{"<bos>": "<s>"}`.
 
     Raises:
-        ValueError: the config's tokenizer is not of words; `special` names a token that the vocab has not.
+        ValueError: the config's tokenizer is not of words; `special` names a token that the vocab lacks.
     """
     config = config or TextConfig()
     if config.kind != "word":
-        raise ValueError(f"config: a torchtext Vocab is of words; the {config.tokenizer} tokenizer has none")
+        raise ValueError(f"config: a torchtext Vocab holds words; the {config.tokenizer} tokenizer has none")
     names = {token: token for token in pipeline.SPECIAL_TOKENS} | dict(special or {})
     for ours, theirs in (special or {}).items():
         if ours not in pipeline.SPECIAL_TOKENS or theirs not in vocab:
@@ -43,7 +43,7 @@ def from_vocab(vocab: Any, config: TextConfig | None = None, special: Mapping[st
 
 
 def to_vocab(tokenizer: Tokenizer) -> Any:
-    """A torchtext `Vocab` with the same numbers, which takes an unknown token for <unk>.
+    """Return a torchtext `Vocab` with the same numbers, which takes an unknown token for <unk>.
 
     Raises:
         UserError: see `load_torchtext`.
@@ -55,7 +55,8 @@ def to_vocab(tokenizer: Tokenizer) -> Any:
 
 
 def to_function(tokenizer: Tokenizer) -> Callable[[str], list[str]]:
-    """A function from a text to its tokens, as torchtext's pipelines take one; an unknown token is as it is written.
+    """Return a function from a text to its tokens, as torchtext's pipelines take one; an unknown token is as it is
+    written.
 
     `to_vocab(tokenizer)(to_function(tokenizer)(text))` equals `tokenizer.encode([text])[0]`.
     """

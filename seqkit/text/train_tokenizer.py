@@ -23,7 +23,7 @@ _SPECIAL = list(pipeline.SPECIAL_TOKENS)
 
 
 def train(texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> Backend:
-    """A complete `tokenizers.Tokenizer` for the texts; see `Tokenizer.train`.
+    """Return a complete `tokenizers.Tokenizer` for the texts; see `Tokenizer.train`.
 
     Raises:
         ValueError: `whole` with a tokenizer that is not of words.
@@ -47,14 +47,15 @@ def train(texts: Iterable[str], config: TextConfig, *, whole: bool = False) -> B
 
 
 def train_counted(counts: Mapping[str, int], config: TextConfig) -> Backend:
-    """The word tokenizer that `train` makes, from how often each stretch between two spaces occurs in the texts."""
+    """Return the word tokenizer that `train` makes, from how often each stretch between two spaces occurs in the
+    texts."""
     words: Counter[str] = Counter()
     _count(counts, pipeline.normalizer(config), pipeline.splitter(config), words)
     return _complete(_chosen(words, config), config)
 
 
 def _count(counts: Mapping[str, int], normalizer: Any, split: Any, words: Counter[str]) -> None:
-    """Add to `words` those of stretches of text that occur so many times."""
+    """Add to `words` the words of stretches of text, each as often as its stretch occurs."""
     for stretch, count in counts.items():
         normal = stretch if normalizer is None else normalizer.normalize_str(stretch)
         for word, _ in split.pre_tokenize_str(normal):
@@ -62,7 +63,7 @@ def _count(counts: Mapping[str, int], normalizer: Any, split: Any, words: Counte
 
 
 def _chosen(words: Counter[str], config: TextConfig) -> Any:
-    """The model of the words that are frequent enough.
+    """Return the model of the words that are frequent enough.
 
     A marked word that is not among them counts as the mark and the word without it, which it will be.
     """
@@ -80,7 +81,7 @@ def _chosen(words: Counter[str], config: TextConfig) -> Any:
         for word in sorted(left):
             apart += words[word]
             words[word.removeprefix(MARK)] += words.pop(word)
-    if alone:  # whatever text comes, the mark is no unknown word
+    if alone:  # whatever text comes, the mark is never an unknown word
         words[MARK] = apart
         kept = sorted([*kept, MARK], key=_by_count(words))
     vocabulary = _numbered([word for word in kept if word not in _SPECIAL])
@@ -103,7 +104,8 @@ def _complete(model: Any, config: TextConfig) -> Backend:
 
 
 def assemble(model: Any, config: TextConfig) -> Backend:
-    """The whole tokenizer around a model: how texts are normalised and split before it, and tokens joined after."""
+    """Return the whole tokenizer around a model: how texts are normalised and split before it, and tokens joined
+    after."""
     kept = [token for token in Backend(model).get_vocab() if token.startswith(MARK)] if config.marked else None
     backend = _raw(model, config, pipeline.splitter(config, kept))
     decoder = pipeline.decoder(config)
@@ -113,7 +115,7 @@ def assemble(model: Any, config: TextConfig) -> Backend:
 
 
 def _raw(model: Any, config: TextConfig, splitter: Any) -> Backend:
-    """The model behind its normaliser and a splitter, or None."""
+    """Return the model behind its normaliser and a splitter, or None."""
     backend = Backend(model)
     normalizer = pipeline.normalizer(config)
     if normalizer is not None:
@@ -230,7 +232,7 @@ def _unigram(texts: Iterable[str], config: TextConfig) -> Any:
 
 
 def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The same pieces with scores that do not depend on the order in which the library walked its hash maps.
+    """Return the same pieces with scores that do not depend on the order in which the library walked its hash maps.
 
     That order changes from run to run. It shows in the last digits of the log-probabilities, and in the rare
     characters that are added after training at the lowest score, each 0.0001 above the one before.

@@ -66,10 +66,13 @@ def load_vectors(
     Args:
         path: the file.
         vocabulary: V words in the order of their ids; one that comes twice has the same vector twice.
-        size: E, if it is known; default: that of the file.
+        size: E, if it is known; default: the file's.
         padding_index: the row of zeros, or None.
-        seed: of the rows that are drawn.
+        seed: seed of the rows that are drawn.
         norm: scale every row but the padding to this Euclidean length; default: leave them as they are.
+
+    Returns:
+        the matrix, and which rows come from the file.
 
     Raises:
         UserError: the file is missing, empty, damaged, not UTF-8, of uneven or unexpected width, holds something
@@ -87,7 +90,7 @@ def load_vectors(
     generator = torch.Generator("cpu").manual_seed(seed)
     drawn = torch.randn(int(missing.sum()), tensor.size(1), generator=generator, device="cpu") * deviation
     if not torch.isfinite(drawn).all():
-        raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are no word vectors")
+        raise UserError(f"{path}: numbers with a standard deviation of {deviation:.3g} are not word vectors")
     tensor[torch.from_numpy(missing)] = drawn
     if norm is not None:
         tensor = torch.nn.functional.normalize(tensor, dim=1) * norm
@@ -96,10 +99,16 @@ def load_vectors(
 
 
 def vector_words(path: str | Path) -> Iterator[str]:
-    """The words of a vectors file, in its order.
+    """Read the words of a vectors file.
+
+    Args:
+        path: a GloVe, word2vec or fastText text file, plain or gzip.
+
+    Returns:
+        the words in the order of the file, read one by one.
 
     Raises:
-        UserError: as `load_vectors` does for a file that cannot be read.
+        UserError: the file cannot be read; see `load_vectors`.
     """
     return (word.decode() for _, word, _, _ in _rows(Path(path), None))
 
@@ -107,7 +116,7 @@ def vector_words(path: str | Path) -> Iterator[str]:
 def _read(
     path: Path, vocabulary: Sequence[str], size: int | None, padding_index: int | None
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The matrix (V, E) with the rows that the file has, and which these are (V,)."""
+    """Return the matrix (V, E) with the rows that the file has, and which these are (V,)."""
     wanted, lowered = _wanted(vocabulary, padding_index)
     matrix: Floats | None = None
     exact = np.zeros(len(vocabulary), dtype=bool)
@@ -134,7 +143,7 @@ def _read(
 def _wanted(
     vocabulary: Sequence[str], padding_index: int | None
 ) -> tuple[dict[bytes, list[int]], dict[bytes, list[int]]]:
-    """Rows by the word itself, and rows by its lower-case form where that is another word."""
+    """Return rows by the word itself, and rows by its lower-case form where that is another word."""
     wanted: dict[bytes, list[int]] = {}
     lowered: dict[bytes, list[int]] = {}
     for index, token in enumerate(vocabulary):
@@ -222,7 +231,7 @@ def _check_utf8(path: Path, line: int, raw: bytes) -> None:
 
 
 def _odd(path: Path, line: int, text: bytes, width: int) -> tuple[bytes, bytes]:
-    """A line with another number of fields: a word with spaces in it (glove.840B has some), or a mistake."""
+    """Return a line with another number of fields: a word with spaces in it (glove.840B has some), or a mistake."""
     fields = text.split(b" ")
     extra = len(fields) - 1 - width
     if extra > 0 and not any(_is_number(field) for field in fields[1 : 1 + extra]):

@@ -63,7 +63,7 @@ class MovingAverage:
 
 
 def average_weights(paths: Sequence[Path], own: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The element-wise mean of several weights files, summed in float64; whole numbers come from the first file.
+    """Return the element-wise mean of several weights files, summed in float64; whole numbers come from the first file.
 
     Tied weights stay one tensor under several names.
 

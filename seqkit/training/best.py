@@ -23,8 +23,8 @@ OLD_TIES = "earlier"
 
 
 def rank(scores: Mapping[str, float], config: TrainingConfig, ties: str = TIES) -> tuple[float, float]:
-    """What evaluations are ordered by, more being better: the metric, and of equal ones the dev loss, where there is
-    one that is finite, and it counts."""
+    """Return what evaluations are ordered by, more being better: the metric, and of equal ones the dev loss, where
+    there is one that is finite, and it counts."""
     score, loss = scores[config.metric], scores.get("loss", math.inf)
     value = score if config.more_is_better else -score
     counts = ties == TIES and math.isfinite(loss)

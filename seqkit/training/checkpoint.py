@@ -20,7 +20,7 @@ from seqkit.files import flush, read_json, write_with_umask
 
 
 def copy_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of a state dict in memory of its own, in which tied weights are one tensor again."""
+    """Return a copy of a state dict in memory of its own, in which tied weights are one tensor again."""
     copies: dict[tuple[Any, ...], Tensor] = {}
     return {name: copies.setdefault(_identity(tensor), tensor.detach().clone()) for name, tensor in state.items()}
 
@@ -75,7 +75,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_finite(path: Path, own: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The same for weights that a model will compute with.
+    """Return the same for weights that a model will compute with.
 
     Args:
         path: the file.
@@ -90,7 +90,7 @@ def load_finite(path: Path, own: Mapping[str, Tensor] | None = None) -> dict[str
 def refuse_not_finite(
     path: Path, tensors: dict[str, Tensor], own: Mapping[str, Tensor] | None, way: str = "train again"
 ) -> dict[str, Tensor]:
-    """The same tensors, if every number in them is finite.
+    """Return the same tensors, if every number in them is finite.
 
     Args:
         path: the file that they are from.
@@ -111,14 +111,15 @@ def refuse_not_finite(
 
 
 def not_finite(weights: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> list[str]:
-    """Names of the weights with a NaN or an infinity; not of those that have one in `own`, too (a mask of -inf)."""
+    """Return names of the weights with a NaN or an infinity; not of those that have one in `own`, too (a mask of
+    -inf)."""
     bad = [name for name, value in weights.items() if not value.isfinite().all()]
     here = {} if own is None else own
     return [name for name in bad if (at := name.rpartition("/")[2]) not in here or bool(here[at].isfinite().all())]
 
 
 def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """A JSON-ready copy of nested dicts, lists, tuples and scalars; tensors go to `tensors` under their path."""
+    """Return a JSON-ready copy of nested dicts, lists, tuples and scalars; tensors go to `tensors` under their path."""
     if isinstance(tree, Tensor):
         tensors[name] = tree.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
@@ -135,7 +136,7 @@ def pack(tree: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
 
 
 def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of `pack`.
+    """Return the inverse of `pack`.
 
     Raises:
         KeyError, TypeError, ValueError, RecursionError: `pack` did not make this.
@@ -181,7 +182,7 @@ class Checkpoints:
         self._whole: set[int] = set()  # verified or written by this process
 
     def path(self, step: int) -> Path:
-        """The folder of the checkpoint after `step` updates."""
+        """Return the folder of the checkpoint after `step` updates."""
         return self.folder / f"step-{step:08d}"
 
     def _hidden(self, step: int, kind: str) -> Path:
@@ -200,11 +201,11 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def weights(self, step: int) -> Path:
-        """The weights file of that checkpoint."""
+        """Return the weights file of that checkpoint."""
         return self.path(step) / "model.safetensors"
 
     def steps(self) -> list[int]:
-        """The checkpoints that are there, oldest first, whole or not."""
+        """Return the checkpoints that are there, oldest first, whole or not."""
         names = (path.name for path in self.folder.glob("step-*"))
         return sorted(int(name[5:]) for name in names if name[5:].isdigit())
 
@@ -236,7 +237,7 @@ class Checkpoints:
         self._whole.add(step)
 
     def is_whole(self, step: int) -> bool:
-        """Whether every file of that checkpoint is there with the checksum of its manifest."""
+        """Return whether every file of that checkpoint is there with the checksum of its manifest."""
         if step not in self._whole:
             try:
                 manifest = read_json(self.path(step) / "manifest.json")
@@ -252,11 +253,11 @@ class Checkpoints:
         return True
 
     def damaged(self) -> list[int]:
-        """The checkpoints that are there and not whole, oldest first."""
+        """Return the checkpoints that are there and not whole, oldest first."""
         return [step for step in self.steps() if not self.is_whole(step)]
 
     def latest(self) -> int | None:
-        """The newest whole checkpoint."""
+        """Return the newest whole checkpoint."""
         return next((step for step in reversed(self.steps()) if self.is_whole(step)), None)
 
     def load(self, step: int, own: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Any]:
@@ -264,7 +265,7 @@ class Checkpoints:
 
         Args:
             step: its number.
-            own: the state dict of a model that is to go on with them: NaN and infinity are refused, where it has none.
+            own: the state dict of a model that is to go on with them: NaN and infinity are refused where it has none.
 
         Raises:
             UserError: it is damaged; a tensor of the weights, of the optimiser or of an average is not finite.
@@ -280,7 +281,7 @@ class Checkpoints:
         if own is not None:
             way = f"a new run, or, where {self.folder} has an earlier checkpoint, `seqkit resume` without this one"
             for name, held in (("model.safetensors", weights), ("trainer.safetensors", tensors)):
-                refuse_not_finite(self.path(step) / name, held, own, f"there is no going on from here: {way}")
+                refuse_not_finite(self.path(step) / name, held, own, f"training cannot continue from here: {way}")
         return weights, state
 
     def prune(self, keep: set[int]) -> None:

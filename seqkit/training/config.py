@@ -23,7 +23,7 @@ Patterns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type
 
 
 class EarlyStoppingConfig(Section):
-    """`training.early_stopping`."""
+    """`training.early_stopping`: when to stop because the metric no longer improves."""
 
     patience: int = Field(default=5, gt=0)
     """Stop after this many evaluations in a row without a better metric."""
@@ -35,19 +35,19 @@ class StageConfig(Section):
     """One entry of `training.unfreeze.stages`."""
 
     at: int = Field(ge=0)
-    """After so many epochs or steps ..."""
+    """The number of epochs or steps after which the stage begins; the first stage begins at 0."""
     train: Patterns = Field(min_length=1)
-    """... the parameters that these patterns match train too."""
+    """Patterns of the parameters that train too from then on."""
 
 
 class UnfreezeConfig(Section):
     """`training.unfreeze`: what is frozen at first, and when it starts to learn."""
 
     every: int | None = Field(default=None, gt=0)
-    """The last group of layers trains from the start, and after every so many epochs or steps the group before it
-    joins (Howard & Ruder 2018, section 3.3)."""
+    """Unfreeze gradually: the last group of layers trains from the start, and each time this many epochs or steps have
+    passed, the group before it joins (Howard & Ruder 2018, section 3.3)."""
     stages: list[StageConfig] = []
-    """The same by hand, instead: a list of `{at: 2, train: ["encoder.recurrent*"]}`, the first of them at 0. What none
+    """Unfreeze by hand instead: a list of `{at: 2, train: ["encoder.recurrent*"]}`, the first of them at 0. What none
     of them names never trains."""
     unit: Literal["epochs", "steps"] = "epochs"
     """What `every` and `at` count."""
@@ -67,12 +67,12 @@ class UnfreezeConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The `training:` section: how to learn, whatever is learned."""
+    """`training:` how to learn, whatever is learned."""
 
     metrics: ClassVar[Mapping[str, Callable[..., Any]]] = {}  # of the task
 
     epochs: int | None = Field(default=None, gt=0)
-    """How many times to go through the data (10 where steps is not given either)."""
+    """How many times to go through the data; 10 where neither epochs nor steps is given."""
     steps: int | None = Field(default=None, gt=0)
     """How many updates to make, instead of epochs."""
     optimizer: Annotated[OptimizerConfig, WithOptions(("params", "lr"))] = Field(
@@ -86,11 +86,11 @@ class TrainingConfig(Section):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Scale the gradient down to this length where it is longer; null: leave it. The norm is logged either way."""
     clip_value: float | None = Field(default=None, gt=0)
-    """Clamp every entry of the gradient to this size, instead of clip_norm, which is null then."""
+    """Clamp every entry of the gradient to this size; clip_norm is then null."""
     accumulate: int = Field(default=1, gt=0)
-    """Batches to an update."""
+    """Number of batches to an update."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16 and fp16: the forward pass runs under autocast; fp16 scales the loss."""
+    """Number format: with bf16 and fp16 the forward pass runs under autocast; fp16 also scales the loss."""
     deterministic: bool = False
     """On a GPU, take only algorithms that give the same bits for the same input, at some cost in speed (on the CPU
     they do so anyway): torch.use_deterministic_algorithms, no trials in cuDNN, and CUBLAS_WORKSPACE_CONFIG=:4096:8,
@@ -98,19 +98,19 @@ class TrainingConfig(Section):
     compile: bool = False
     """Run the model through torch.compile."""
     evaluate_every: int | None = Field(default=None, gt=0)
-    """Evaluate on dev every so many updates; null: at the end of each epoch."""
+    """Evaluate on dev every N updates; null: at the end of each epoch."""
     evaluate_epochs: int = Field(default=1, gt=0)
-    """Without evaluate_every: evaluate at the end of every so many epochs, and at the end of training."""
+    """Without evaluate_every: evaluate at the end of every N-th epoch, and at the end of training."""
     checkpoint_every: int | None = Field(default=None, gt=0)
-    """Save what a resume needs every so many updates; null: after each evaluation."""
+    """Save what a resume needs every N updates; null: after each evaluation."""
     log_every: int = Field(default=50, gt=0)
-    """Write loss, gradient norm and learning rate every so many updates."""
+    """Write loss, gradient norm and learning rate every N updates."""
     metric: str = "loss"
     """The dev score that chooses the best checkpoint (of equal ones the lower dev loss does, then the later step),
     stops early and drives plateau (where an equal one is no better)."""
     metric_mode: Literal["auto", "max", "min"] = "auto"
-    """Whether more is better; auto: as the metric says, or else less for names that end in loss, perplexity or error
-    and more for the rest."""
+    """Whether a higher metric is better: max, min, or auto: as the metric says, or else lower for names that end in
+    loss, perplexity or error and higher for the rest."""
     early_stopping: EarlyStoppingConfig | None = None
     keep_best: int = Field(default=1, gt=0)
     """How many of the best checkpoints to keep, beside the last."""
@@ -177,7 +177,7 @@ class TrainingConfig(Section):
         return self.higher_is_better(self.metric)
 
     def higher_is_better(self, name: str) -> bool:
-        """Whether a higher value of this score is the better one."""
+        """Return whether a higher value of the score `name` is the better one."""
         if name == self.metric and self.metric_mode != "auto":
             return {"max": True, "min": False}[self.metric_mode]
         known = {**self.metrics, **({str(self.metric): self.metric.entry} if isinstance(self.metric, Named) else {})}

@@ -71,7 +71,7 @@ class Learner:
         return {name: replace(loss, sum=total) for (name, loss), total in named}, after
 
     def _ready(self) -> DistributedDataParallel:
-        """The engine for the parameters that are trained now: it does not follow what is frozen or unfrozen."""
+        """Return the engine for the parameters that are trained now: it does not follow what is frozen or unfrozen."""
         trained = [id(parameter) for parameter in self._task.model.parameters() if parameter.requires_grad]
         if self._engine is None or trained != self._trained:
             if self._engine is not None:

@@ -33,9 +33,9 @@ def check_name(name: str) -> str:
     if name == "auto" or (kind in known_kinds() and re.fullmatch(r"(:\d{1,3})?", name[len(kind) :])):
         return name
     if kind in known_kinds():
-        raise ValueError(f"{name!r} is no device; expected {kind} or {kind} and a number, such as {kind}:0")
+        raise ValueError(f"{name!r} is not a device; expected {kind} or {kind} and a number, such as {kind}:0")
     choices = ("auto", *known_kinds())
-    raise ValueError(f"{name!r} is no device; known: {', '.join(choices)}{nearest(name, choices)}")
+    raise ValueError(f"{name!r} is not a device; known: {', '.join(choices)}{nearest(name, choices)}")
 
 
 def module_of(kind: str) -> Any:
@@ -44,7 +44,7 @@ def module_of(kind: str) -> Any:
 
 
 def is_available(kind: str) -> bool:
-    """Whether this torch can compute on such a device here."""
+    """Return whether this torch can compute on such a device here."""
     if kind == "cpu":
         return True
     if kind == "mps":
@@ -54,24 +54,26 @@ def is_available(kind: str) -> bool:
 
 
 def count(kind: str) -> int:
-    """How many devices of a kind there are."""
+    """Return how many devices of a kind there are."""
     if not is_available(kind):
         return 0
     return int(getattr(module_of(kind), "device_count", lambda: 1)())
 
 
 def reason_for_absence(kind: str) -> str:
-    """Why a kind of device cannot be used here."""
+    """Return why a kind of device cannot be used here."""
     if kind == "cuda":
-        return "torch finds no CUDA device here" + (" (it is built without CUDA)" if torch.version.cuda is None else "")
+        return "torch finds no CUDA device here" + (
+            " (this torch is built without CUDA)" if torch.version.cuda is None else ""
+        )
     if kind == "mps":
         built = torch.backends.mps.is_built()
-        return "torch finds no Apple GPU here" + ("" if built else " (it is built without mps)")
+        return "torch finds no Apple GPU here" + ("" if built else " (this torch is built without mps)")
     return f"torch finds no device of the kind {kind} here"
 
 
 def find_device(name: str) -> str:
-    """The name of a device that is here; `auto`: CUDA, else mps, else xpu, else the CPU.
+    """Return the name of a device that is here; `auto`: CUDA, else mps, else xpu, else the CPU.
 
     Raises:
         UserError: a name that is none; a device that is not here.
@@ -79,22 +81,30 @@ def find_device(name: str) -> str:
     try:
         check_name(name)
     except ValueError as error:
-        raise UserError(f"device: {error}") from None
+        raise UserError(str(error), key="device") from None
     if name == "auto":
         return next((kind for kind in KINDS if is_available(kind)), "cpu")
     kind, _, number = name.partition(":")
     if not is_available(kind):
-        raise UserError(f"device: {name} was asked for, but {reason_for_absence(kind)}; use device=cpu or device=auto")
+        raise UserError(
+            f"{name} was asked for, but {reason_for_absence(kind)}; use device=cpu or device=auto", key="device"
+        )
     if number and kind != "cpu" and int(number) >= count(kind):
-        raise UserError(f"device: {name} was asked for, but there are {count(kind)}, counted from {kind}:0")
+        raise UserError(f"{name} was asked for, but there are {count(kind)}, counted from {kind}:0", key="device")
     return name
 
 
 def pick_device(name: str) -> torch.device:
-    """A device by its name; `auto`: CUDA, else mps, else xpu, else the CPU. Of several processes each gets its own.
+    """Choose a device; of several processes each gets its own.
+
+    Args:
+        name: cpu, cuda, cuda:1, mps, xpu, or auto: CUDA, else mps, else xpu, else the CPU.
+
+    Returns:
+        the device.
 
     Raises:
-        UserError: a name that is none; a device that is not here, or not for each process.
+        UserError: an unknown name; a device that this machine lacks, or lacks for each process.
     """
     return own_device(find_device(name))
 
@@ -124,7 +134,7 @@ def own_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What the maker calls it, or its kind."""
+    """Return what the maker calls it, or its kind."""
     module = module_of(device.type)
     if device.type != "cpu" and hasattr(module, "get_device_name"):
         return str(module.get_device_name(device))
@@ -138,7 +148,7 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 def repeatable(wanted: bool) -> Iterator[None]:
     """A context in which a device gives the same bits for the same input, at some cost in speed, if `wanted`.
 
-    torch's deterministic algorithms are taken, an operator that has none raises an error that names it, cuDNN does not
+    torch's deterministic algorithms are taken, an operator that lacks one raises an error that names it, cuDNN does not
     try out kernels, and cuBLAS and cuDNN get workspaces of their own (CUBLAS_WORKSPACE_CONFIG=:4096:8, which acts only
     if it stands in the environment before the first product on the device).
     """
@@ -163,14 +173,14 @@ def repeatable(wanted: bool) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an operator found no memory, on whatever device."""
+    """Return whether an operator found no memory, on whatever device."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and bool(re.search(r"out of memory|alloc", str(error)))
 
 
 def device_lost(error: BaseException) -> bool:
-    """Whether a device has stopped answering: what it held is gone, and this process cannot use it any more."""
+    """Return whether a device has stopped answering: what it held is gone, and this process cannot use it any more."""
     accelerator = getattr(torch, "AcceleratorError", ())
     if out_of_memory(error) or not isinstance(error, RuntimeError):
         return False
@@ -185,7 +195,7 @@ def device_trouble(error: BaseException) -> str | None:
 
 
 def failure(error: BaseException, device: torch.device, batch: str, kept: Callable[[], str]) -> str | None:
-    """What to say in training of an error that is the device's and not the program's; None for others.
+    """Return what to say in training of an error that is the device's and not the program's; None for others.
 
     Args:
         batch: the shapes of the batch in work, "" where it does not matter.
@@ -205,5 +215,5 @@ def failure(error: BaseException, device: torch.device, batch: str, kept: Callab
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of the device says, without torch's advice on how to debug it."""
+    """Return what an error of the device says, without torch's advice on how to debug it."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -18,7 +18,7 @@ _SHOWN, _LENGTH = 6, 400  # names in a message, and characters; the log has them
 
 @dataclass(frozen=True)
 class Stage:
-    """Parameters that train after `start` epochs or steps, beside those of the stages before."""
+    """Parameters that train after `start` epochs or steps, beside the parameters of the stages before."""
 
     start: int
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class Freezing:
 
     A parameter that wants no gradient beforehand (a frozen embedding) never trains, nor does one that
     `training.freeze` names. Gradual unfreezing (Howard & Ruder 2018, section 3.3) leaves out groups of which nothing
-    can train. The rate of a group is that of the next one, nearer the output, times `optimizer.layer_decay`
+    can train. The rate of a group is the rate of the next one, nearer the output, times `optimizer.layer_decay`
     (discriminative fine-tuning, section 3.1 there, where it is 1 / 2.6).
 
     What is frozen has `requires_grad` False and nothing else: its dropout stays on, as everywhere in torch. Nothing
@@ -75,7 +75,7 @@ class Freezing:
         self.factors = {name: decayed[name] for name in names if name in ever}
 
     def stage(self, epoch: int, step: int) -> int:
-        """The number of the stage after so many completed epochs and updates."""
+        """Return the number of the stage after these completed epochs and updates."""
         now = {"epochs": epoch, "steps": step}[self._unit]
         return bisect_right([stage.start for stage in self.stages], now) - 1
 
@@ -99,7 +99,7 @@ class Freezing:
                 parameter.requires_grad_(True)
 
     def news(self, number: int, epoch: int, step: int) -> News | None:
-        """What is to be said when a stage begins; None where nothing is ever frozen."""
+        """Return what is to be said when a stage begins; None where nothing is ever frozen."""
         if self._quiet:
             return None
         names = self.stages[number].names
@@ -114,7 +114,7 @@ class Freezing:
         return News(line, record)
 
     def unreached(self, epochs: int | None, steps: int | None) -> str:
-        """A warning that training ends before the last stage begins; empty where it does not, or nobody knows.
+        """Return a warning that training ends before the last stage begins; empty where it does not, or nobody knows.
 
         Args:
             epochs: how many there will be, None where updates are counted.
@@ -148,14 +148,15 @@ def _all_names(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _chosen(patterns: Sequence[str], names: Mapping[str, Sequence[str]], key: str) -> set[str]:
-    """The parameters of which a name matches a pattern."""
+    """Return the parameters of which a name matches a pattern."""
     found = matching(patterns, [one for every in names.values() for one in every], key)
     return {name for name, every in names.items() if not found.isdisjoint(every)}
 
 
 def _layers(groups: Sequence[Sequence[str]], names: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """The parameters of each group that has some. The first group that matches a name holds; a tied weight goes to
-    the group nearest the output that one of its names leads to: it cannot be frozen as one and trained as the other."""
+    """Return the parameters of each group that has some. The first group that matches a name holds; a tied weight goes
+    to the group nearest the output that one of its names leads to: it cannot be frozen as one and trained as the
+    other."""
     found: list[list[str]] = [[] for _ in groups]
     for name, every in names.items():
         found[max(_place(one, groups) for one in every)].append(name)
@@ -200,7 +201,7 @@ def _stages(
 
 
 def _decayed(layers: Sequence[Sequence[str]], decay: float) -> dict[str, float]:
-    """What the learning rate of each parameter is multiplied by."""
+    """Return what the learning rate of each parameter is multiplied by."""
     if decay != 1 and len(layers) < 2:
         raise UserError(
             "this model has one group of layers; there is nothing to decay", key="training.optimizer.layer_decay"

@@ -26,7 +26,7 @@ def take_lock(path: Path) -> IO[str]:
     """Lock a file, which is made where absent and gets the name of this process; closing it gives the lock back.
 
     Raises:
-        Held: somebody else has it. Nothing waits.
+        Held: another process has it. Nothing waits.
         Gone: see there; try again.
         OSError: the file cannot be made or written.
     """
@@ -55,7 +55,7 @@ def _claim(file: IO[str], path: Path) -> None:
         device = os.fstat(file.fileno()).st_dev
         if device not in _lockless:
             why = f"this file system has no locks ({error.strerror})"
-            say(f"{path.parent}: {why}: let no second process train here")
+            say(f"{path.parent}: {why}: make sure that no second process trains here")
         _lockless.add(device)
         return
     with suppress(OSError):
@@ -65,7 +65,7 @@ def _claim(file: IO[str], path: Path) -> None:
 
 
 def _owner(file: IO[str]) -> str:
-    """The process that holds the lock, with its computer where that is not this one."""
+    """Return the process that holds the lock, with its computer where that is not this one."""
     for _ in range(20):  # it may have the lock and not have written its name yet
         file.seek(0)
         owner, _, host = file.read().strip().partition(" ")

@@ -16,14 +16,14 @@ _NO_CURVES = ("split", "step", "epoch", "examples", "left_out", "skipped_lines")
 
 
 class Logger:
-    """Follows a training. Derive from it and override the calls that matter.
+    """Follow a training. Derive from it and override the calls that matter.
 
     Of several processes only the first one has loggers. A logger is also made to see whether it can be: work begins in
     `start`.
     """
 
     def start(self, folder: Path, config: Mapping[str, Any]) -> None:
-        """Training begins, or goes on.
+        """Begin: training starts, or goes on.
 
         Args:
             folder: the run folder.
@@ -48,7 +48,11 @@ class Logger:
         """
 
     def end(self, result: Result | None) -> None:
-        """Training is over; None: it did not come to its end."""
+        """End: training is over.
+
+        Args:
+            result: what it came to; None: it stopped before its end.
+        """
 
     def position(self) -> Any:
         """Return what a resumed training needs to go on from here: anything that can be pickled.
@@ -57,15 +61,19 @@ class Logger:
         """
 
     def resumed(self, step: int, position: Any) -> None:
-        """Training goes on from a checkpoint; called before `start`.
+        """Take up a training that goes on from a checkpoint; called before `start`.
 
         Args:
             step: the number of updates so far: later records come again.
-            position: what `position` returned then; None: this logger was not there.
+            position: what `position` returned then; None: this logger was not in use.
         """
 
     def moved(self, folder: Path) -> None:
-        """The run folder has another name now."""
+        """Take note that the run folder has another name now.
+
+        Args:
+            folder: the run folder.
+        """
 
 
 class JsonlLogger(Logger):

@@ -27,7 +27,7 @@ def adamw(
         params: groups of parameters.
         lr: peak learning rate.
         betas: decay rates of the two moving averages.
-        eps: added to the denominator.
+        eps: added to the root of the second moment, so that nothing is divided by 0.
     """
     return _fused(torch.optim.AdamW, params, lr=lr, betas=betas, eps=eps)
 
@@ -41,7 +41,7 @@ def adam(
         params: groups of parameters.
         lr: peak learning rate.
         betas: decay rates of the two moving averages.
-        eps: added to the denominator.
+        eps: added to the root of the second moment, so that nothing is divided by 0.
     """
     return _fused(torch.optim.Adam, params, lr=lr, betas=betas, eps=eps)
 
@@ -53,7 +53,7 @@ def sgd(params: Groups, lr: float, *, momentum: Rate = 0.0, nesterov: bool = Fal
         params: groups of parameters.
         lr: peak learning rate.
         momentum: decay rate of the moving sum of gradients.
-        nesterov: look ahead along this sum (Sutskever et al. 2013); needs momentum above 0.
+        nesterov: whether to use Nesterov's form of momentum (Sutskever et al. 2013); needs momentum above 0.
     """
     return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov)
 
@@ -71,7 +71,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": adamw, "
 
 
 class OptimizerConfig(Section):
-    """`training.optimizer`: which optimiser, with which numbers.
+    """`training.optimizer`: the optimiser and its numbers. A bare name in YAML is short for `{name: ...}`.
 
     The arguments of the optimiser's constructor stand beside its name.
     """
@@ -81,13 +81,13 @@ class OptimizerConfig(Section):
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate; the schedule multiplies it."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
+    """Weight decay: decoupled for adamw, an L2 term for adam and sgd. Vectors (biases, gains) are not decayed."""
     lr_factors: dict[str, float] = {}
     """Parameter name pattern (`embedding*`, as in a shell) -> what the learning rate is multiplied by; the first
     pattern that matches a name holds, and a pattern that matches none is an error."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """The rate of each group of layers is that of the next one, nearer the output, times this (Howard & Ruder 2018,
-    section 3.1: 1 / 2.6); lr_factors come on top."""
+    """Factor between the learning rates of neighbouring groups of layers, from the output to the input (Howard & Ruder
+    2018, section 3.1: 1 / 2.6); lr_factors come on top."""
 
     @model_validator(mode="after")
     def _sensible(self) -> OptimizerConfig:
@@ -105,7 +105,7 @@ class OptimizerConfig(Section):
         try:
             made: torch.optim.Optimizer = maker(self, OPTIMIZERS, OptimizerConfig)(groups, lr=self.lr)
         except (TypeError, ValueError) as error:
-            raise UserError(f"training.optimizer: {self.name}: {error}") from error
+            raise UserError(f"{self.name}: {error}", key="training.optimizer") from error
         for key, wanted in (("lr", True), ("weight_decay", self.weight_decay)):
             if wanted and key not in made.defaults:
                 raise UserError(f"training.optimizer.{key}: {self.name} has no such setting")
@@ -115,7 +115,7 @@ class OptimizerConfig(Section):
 def make_optimizer(
     model: nn.Module, config: OptimizerConfig, factors: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """An optimiser over parameters, grouped by learning-rate factor and decay.
+    """Return an optimiser over parameters, grouped by learning-rate factor and decay.
 
     Args:
         model: whose parameters are learned.
@@ -150,7 +150,7 @@ def make_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Give every group `factor` times its peak rate; returns that of a group whose own factor is 1, for the log."""
+    """Give every group `factor` times its peak rate; returns the rate of a group whose own factor is 1, for the log."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     return float(optimizer.defaults["lr"] * factor)

@@ -9,12 +9,12 @@ from seqkit.errors import UserError, listed, nearest
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns matches the name; upper and lower case differ."""
+    """Return whether one of the patterns matches the name; upper and lower case differ."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def matching(patterns: Iterable[str], names: Collection[str], key: str, of: str = "no weight") -> set[str]:
-    """The names that one of the patterns matches.
+    """Return the names that one of the patterns matches.
 
     Args:
         patterns: as in a shell.
@@ -37,6 +37,6 @@ def matching(patterns: Iterable[str], names: Collection[str], key: str, of: str 
 
 
 def beginnings(names: Iterable[str]) -> list[str]:
-    """The modules that the weights of these names lie in: `a.b.weight` lies in `a` and in `a.b`."""
+    """Return the modules that the weights of these names lie in: `a.b.weight` lies in `a` and in `a.b`."""
     parts = (name.split(".") for name in names)
     return list(dict.fromkeys(".".join(some[:end]) for some in parts for end in range(1, len(some))))

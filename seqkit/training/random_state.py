@@ -16,7 +16,7 @@ from seqkit.training.devices import is_available, known_kinds, module_of
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random generator: torch's, those of the present devices, numpy's and Python's."""
+    """Return the state of every global random generator: torch's, the present devices', numpy's and Python's."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         **device_random(),
@@ -43,7 +43,7 @@ def seed_all(seed: int) -> None:
 
 
 def own_seed(seed: int, step: int = 0) -> int:
-    """The seed of this process's random generators: masks of dropout differ between processes.
+    """Return the seed of this process's random generators: masks of dropout differ between processes.
 
     Args:
         seed: of the run, which the first process has at the start.
@@ -55,12 +55,12 @@ def own_seed(seed: int, step: int = 0) -> int:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of the random generators of all processes."""
+    """Return the states of the random generators of all processes."""
     return random_state() if distributed.world() == 1 else {"processes": distributed.gather(random_state())}
 
 
 def set_random_states(saved: Mapping[str, Any], seed: int, step: int) -> None:
-    """Put back what `random_states` returned; with another number of processes the generators are seeded anew.
+    """Put back what `random_states` returned; with another number of processes the generators get new seeds.
 
     Args:
         saved: at `step`.
@@ -75,8 +75,8 @@ def set_random_states(saved: Mapping[str, Any], seed: int, step: int) -> None:
 
 
 def device_random() -> dict[str, list[Tensor]]:
-    """The random generator of the present device of each kind: other devices belong to other processes, and those of
-    the next machine may be fewer. A kind that keeps no generator of its own is left out."""
+    """Return the random generator of the present device of each kind: other devices belong to other processes, and
+    those of the next machine may be fewer. A kind that keeps no generator of its own is left out."""
     found: dict[str, list[Tensor]] = {"cuda": []}
     for kind in known_kinds()[1:]:
         if is_available(kind) and hasattr(module_of(kind), "get_rng_state"):

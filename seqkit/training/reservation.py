@@ -112,7 +112,7 @@ class Reservation:
 
     @contextmanager
     def made(self) -> Iterator[RunFolder]:
-        """A new folder under a hidden name; with what is in it when the block ends it becomes the run, whole.
+        """Yield a new folder under a hidden name; with what is in it when the block ends it becomes the run, whole.
 
         Where there is a run to be replaced, the new one stays hidden until its `take_place`. It is locked, and stays so
         until the reservation's own block ends.
@@ -147,7 +147,7 @@ class Reservation:
             os.rename(hidden(self.path, "new"), self.path)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise UserError(f"{self.path}: something has just got this name; start again") from None
+                raise UserError(f"{self.path}: another process has just taken this name; start again") from None
             raise
         flush(self.path.parent)
 
@@ -156,10 +156,10 @@ class Reservation:
 
         Raises:
             Busy: a process trains in the old one.
-            UserError: what has the name is no run.
+            UserError: what has the name is not a run.
         """
         new, old = hidden(self.path, "new"), hidden(self.path, "old")
-        if not _taken(self.path):  # somebody has deleted it
+        if not _taken(self.path):  # it has been deleted
             self._place()
         else:
             check_run(self.path)
@@ -185,7 +185,7 @@ def reserve(
         other: how to choose another name with a command that can only do that, as parts of a message.
 
     Raises:
-        UserError: the name is no plain file name, another process makes a run of this name, or there is one that may
+        UserError: the name is not a plain file name, another process makes a run of this name, or there is one that may
             not be replaced.
     """
     root = Path(root)
@@ -218,7 +218,7 @@ def reserve(
 
 
 def _free(path: Path) -> Reservation | None:
-    """A reservation of a path at which there is nothing, and which nobody else has reserved."""
+    """Return a reservation of a path at which there is nothing, and which nobody else has reserved."""
     if _taken(path):
         return None
     try:
@@ -236,7 +236,7 @@ def _taken(path: Path) -> bool:
 
 
 def check_run(path: Path) -> None:
-    """Refuse to replace what is no run.
+    """Refuse to replace what is not a run.
 
     Raises:
         UserError: there is no run.json, or the folder itself lies elsewhere.
@@ -246,7 +246,7 @@ def check_run(path: Path) -> None:
 
 
 def clear(path: Path) -> None:
-    """Delete what a killed process left beside a run, unless somebody makes a run of this name at this moment."""
+    """Delete what a killed process left beside a run, unless another process is making a run of this name."""
     if any(hidden(path, kind).exists() for kind in ("lock", "new", "old")):
         with suppress(Held, UserError):
             Reservation(path).release()

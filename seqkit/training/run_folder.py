@@ -74,20 +74,18 @@ class RunFolder:
 
     Args:
         path: the folder.
-
-    Attributes:
-        becomes: the name that it will take; it is hidden until then.
+        becomes: the name that the folder will take; it is hidden until then.
     """
 
     def __init__(self, path: str | Path, becomes: Path | None = None) -> None:
         self.move(Path(path))
         self.becomes = becomes
-        self.swap: Callable[[], object] | None = None  # puts it in the place of an earlier run
+        self.swap: Callable[[], object] | None = None  # replaces an earlier run by it
         self._told = False
         self._lock: IO[str] | None = None
 
     def move(self, path: Path) -> None:
-        """The folder has another name now; a lock that is held stays with it."""
+        """Take note that the folder is called `path` now; a lock that is held stays with it."""
         self.path, self.becomes = path, None
         self.config = path / "config.yaml"
         self.weights = path / "model.safetensors"
@@ -102,7 +100,7 @@ class RunFolder:
         return str(self.becomes or self.path)
 
     def take_place(self) -> bool:
-        """Put this run in the place of the earlier one of its name; False while another process trains in that.
+        """Replace the earlier run of this name; return False while another process trains in that.
 
         The caller has to `move` it, in every process.
         """
@@ -128,21 +126,27 @@ class RunFolder:
 
     @property
     def resume_command(self) -> str:
-        """What to type to go on with it."""
+        """The command line that goes on with this run."""
         return f"seqkit resume {self}{self.flag}"
 
     def kept(self) -> str:
-        """What there is to go on from, for a message."""
+        """Say what there is to go on from, for a message."""
         if self.becomes is not None:
-            return f"nothing is kept of it, and {self} is still the run that was to be replaced"
+            return f"nothing of it was saved, and {self} is still the earlier run"
         last = Checkpoints(self.checkpoints).latest()
         if last is None:
-            return f"there is no checkpoint yet: `{self.resume_command}` begins anew"
+            return f"there is no checkpoint yet: `{self.resume_command}` starts over"
         return f"the checkpoint of step {last} is whole: `{self.resume_command}` goes on from there"
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing run.
+        """Open an existing run.
+
+        Args:
+            path: of its folder.
+
+        Returns:
+            the run folder, checked.
 
         Raises:
             UserError: there is none, it is half-written, or a newer seqkit wrote it.
@@ -168,18 +172,18 @@ class RunFolder:
         return cls(path)
 
     def about(self) -> dict[str, Any]:
-        """What run.json says."""
+        """Return what run.json says."""
         found = read_json(self.path / "run.json")
         return found if isinstance(found, dict) else {}
 
     def settings(self) -> dict[str, Any]:
-        """The whole configuration, as run.json has it; {} where it has none."""
+        """Return the whole configuration, as run.json has it; {} where it has none."""
         with suppress(OSError, ValueError):
             return dict(self.about().get("config") or {})
         return {}
 
     def describe(self, about: dict[str, Any]) -> None:
-        """Write run.json, which makes the folder a run; the last file to be written when a run is set up."""
+        """Write `about` to run.json, which makes the folder a run; it is the last file of a run's start."""
         write_text(self.path / "run.json", to_json({"format": FORMAT, **about}, indent=2) + "\n")
 
     @property
@@ -189,7 +193,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The lock for as long as the block runs; inside another such block of the same object it is there already."""
+        """Hold the lock for as long as the block runs; blocks of the same object may be nested."""
         outer = self.lock_is_held
         if not outer:
             self.lock()
@@ -200,9 +204,9 @@ class RunFolder:
                 self.unlock()
 
     def lock(self) -> None:
-        """Refuse a second process that wants to write here; the lock goes when this process ends, however it ends.
+        """Take the lock, which refuses any other process that wants to write here, and ends with this process.
 
-        With the lock, what a killed process left half-written is cleared away.
+        What a killed process left half-written is cleared away.
 
         Raises:
             Busy: another process holds it; the message names that process.
@@ -232,7 +236,7 @@ class RunFolder:
 
 
 def hidden(path: Path, kind: str) -> Path:
-    """What lies beside a run while it is made, under a name that no run can have; see `Reservation`."""
+    """Return what lies beside a run while it is made, under a name that no run can have; see `Reservation`."""
     return path.with_name(f".{path.name}~{kind}")
 
 
@@ -249,7 +253,7 @@ def put_back(path: Path) -> None:
 
 
 def _missing(path: Path) -> str:
-    """Why this is no folder, empty where it is one."""
+    """Return why this is not a folder; empty where it is one."""
     if path.is_dir():
         return ""
     if path.exists():
@@ -269,4 +273,4 @@ def check_name(name: str) -> None:
     """
     # The file system's 255 bytes also have to hold what is put before and after a name.
     if not re.fullmatch(r"[\w-][\w.-]{0,99}", name) or len(name.encode()) > 200:
-        raise UserError(f"name: {name!r} is not a plain name; use up to 100 letters, digits, '.', '_' and '-'")
+        raise UserError(f"{name!r} is not a plain name; use up to 100 letters, digits, '.', '_' and '-'", key="name")

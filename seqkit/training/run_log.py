@@ -34,7 +34,7 @@ class Progress:
         self._waited = 0.0
 
     def step(self, tokens: int, waited: float) -> None:
-        """Count one update of so many tokens, whose batches took `waited` seconds to come."""
+        """Count one update of N tokens, whose batches took `waited` seconds to come."""
         self._tokens += tokens
         self._waited += waited
         self._bar.update()

@@ -59,7 +59,7 @@ class Linear(Schedule):
     """A straight line down to the last update.
 
     Args:
-        final: factor of the last update.
+        final: the rate of the last update, as a share of the peak.
     """
 
     spreads = True
@@ -75,7 +75,7 @@ class Cosine(Linear):
     """A half cosine down to the last update (Loshchilov & Hutter 2017, equation 5, one period).
 
     Args:
-        final: factor of the last update.
+        final: the rate of the last update, as a share of the peak.
     """
 
     def after_warmup(self, step: float, last: float) -> float:
@@ -86,7 +86,7 @@ class OneCycle(Linear):
     """A half cosine up from 1/25 of the peak, and one down (Smith & Topin 2018).
 
     Args:
-        final: factor of the last update.
+        final: the rate of the last update, as a share of the peak.
     """
 
     def __call__(self, step: int, total: int, warmup: float) -> float:
@@ -97,11 +97,11 @@ class OneCycle(Linear):
 
 
 class Plateau(Schedule):
-    """Constant until the dev metric stands still, then lower.
+    """Constant until the dev metric stops improving, then lower.
 
     Args:
-        factor: what the rate is multiplied by when the metric stands still.
-        patience: how many evaluations without a better metric are borne before that.
+        factor: the rate is multiplied by this when the metric stops improving.
+        patience: how many evaluations without a better metric to wait before that.
     """
 
     reacts = True
@@ -132,7 +132,9 @@ class ScheduleConfig(Section):
     """
 
     name: Annotated[str, OneOf("schedule", SCHEDULES, Schedule)] = "constant"
-    """A schedule of seqkit, or `mypackage.module:MySchedule`."""
+    """How the rate moves after the warm-up: not at all (constant), down in a line or a half cosine, up and down in one
+    cycle (Smith & Topin 2018), or down by a factor whenever the metric stops improving (plateau); or
+    `mypackage.module:MySchedule`."""
     warmup: float = Field(default=0.0, ge=0)
     """Linear warm-up: below 1 a share of all steps, from 1 on a number of steps. one_cycle rises for this long
     (0.3 of all steps where it is 0)."""
@@ -154,8 +156,8 @@ def schedule_factor(config: ScheduleConfig, step: int, total: int | None) -> flo
     schedule = config.make()
     if total is None and (schedule.spreads or 0 < config.warmup < 1):
         raise UserError(
-            f"training.schedule: {config.name} needs to know the number of updates: "
-            "give training.steps, or batches with a length"
+            f"{config.name} needs to know the number of updates: give training.steps, or batches with a length",
+            key="training.schedule",
         )
     total = total or 0
     return schedule(step, total, config.warmup * total if config.warmup < 1 else config.warmup)

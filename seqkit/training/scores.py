@@ -25,23 +25,23 @@ def lower_is_better(metric: M) -> M:
 
 @lower_is_better
 def loss(outcome: Any) -> float:
-    """The outcome's `loss`."""
+    """Return the outcome's `loss`."""
     return outcome.loss  # type: ignore[no-any-return]
 
 
 @lower_is_better
 def perplexity(outcome: Any) -> float:
-    """The exponential of the loss."""
+    """Return the exponential of the loss."""
     return math.exp(min(outcome.loss, 700.0))
 
 
 def more_is_better(metric: Callable[..., Any]) -> bool:
-    """Whether a higher value of a metric is the better one."""
+    """Return whether a higher value of a metric is the better one."""
     return bool(getattr(metric, "higher_is_better", True))
 
 
 def measured(outcome: Any, metrics: Mapping[str, Callable[..., Any]], chosen: str = "loss") -> dict[str, float]:
-    """The scores of an outcome, by name.
+    """Return the scores of an outcome, by name.
 
     Args:
         outcome: what the metrics of the task take.
@@ -71,11 +71,11 @@ class Scores(dict[str, float]):
         self.examples, self.skipped, self.left_out = examples, skipped, left_out
 
     def counts(self) -> dict[str, int]:
-        """The numbers of examples, as a report for programs has them beside the scores."""
+        """Return the numbers of examples, as a report for programs has them beside the scores."""
         return {"examples": self.examples, "left_out": self.left_out, "skipped_lines": self.skipped.lines}
 
     def note(self) -> str:
-        """The same for a person."""
+        """Return the same for a person."""
         left_out = f"{self.left_out:,} left out" if self.left_out else ""
         return counted_line("", self.examples, "examples", left_out, self.skipped)
 

@@ -11,7 +11,7 @@ from seqkit.errors import Stopped
 
 
 def not_finite(update: int, what: str, examples: Sequence[str], kept: str) -> Stopped:
-    """The loss or the gradient of an update is not finite.
+    """Report that the loss or the gradient of an update is not finite.
 
     Args:
         update: its number, from 1.
@@ -21,7 +21,7 @@ def not_finite(update: int, what: str, examples: Sequence[str], kept: str) -> St
     """
     shown = "".join(f"\n  {text[:200]}" for text in examples[:8])
     more = f"\n  ... and {len(examples) - 8} more" if len(examples) > 8 else ""
-    again = ", and comes to the same update" if "seqkit resume" in kept else ""
+    again = ", and will reach the same update" if "seqkit resume" in kept else ""
     return Stopped(
         f"step {update}: {what}; {kept}{again}. In a new run, a lower training.optimizer.lr or "
         f"a smaller training.clip_norm may help. The batch:{shown}{more}"

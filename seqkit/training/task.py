@@ -43,7 +43,7 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, epoch: int, start: int = 0) -> Iterable[Any]:
-        """The batches of one epoch from number `start` on: the same ones at every call with the same arguments.
+        """Return the batches of one epoch from number `start` on: the same ones at every call with the same arguments.
 
         The result may have a `__len__`, the number of batches from `start` on: schedules and progress bars use it.
         Several processes need its `share(rank, world)`, the same batches with one process's part of each (see
@@ -52,16 +52,19 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, batch: Any, carry: Any) -> tuple[Mapping[str, Loss], Any]:
-        """The losses of a batch, and what the next batch needs from this one.
+        """Compute the losses of a batch, and what the next batch needs from this one.
 
         Args:
             batch: one item of `batches`.
             carry: None at the start of an epoch; afterwards what the previous call returned (a language model's
                 detached state). It must be None, a tensor, or tuples, lists and dicts of these: it is saved.
+
+        Returns:
+            name -> loss, and the next carry.
         """
 
     def send(self, batch: Any, device: torch.device) -> Any:
-        """A batch on its way to a device that is not the CPU, as `loss` takes it there; it should not wait.
+        """Return a batch on its way to a device that is not the CPU, as `loss` takes it there, without waiting.
 
         The trainer calls this while the device still computes on the batch before. By default nothing is moved: either
         `batches` or `loss` does it.
@@ -69,19 +72,19 @@ class Task(ABC):
         return batch
 
     def weights(self, batch: Any) -> Mapping[str, float]:
-        """The weight of each loss of this batch, known without a forward pass; needed to accumulate batches."""
+        """Return the weight of each loss of this batch, known without a forward pass; needed to accumulate batches."""
         raise NotImplementedError(f"{type(self).__name__}.weights(batch) is needed for training.accumulate > 1")
 
     def split_carry(self, carry: Any, rank: int, world: int) -> Any:
-        """What one of several processes needs of a carry, for its part of each batch (see `Batches.share`)."""
+        """Return what process `rank` of `world` needs of a carry, for its part of each batch (see `Batches.share`)."""
         raise NotImplementedError(f"{type(self).__name__}.split_carry is needed to go on in several processes")
 
     def join_carries(self, carries: Sequence[Any]) -> Any:
-        """The inverse: the carry of the whole batch, from those of all processes in their order."""
+        """Return the carry of the whole batch from the `carries` of all processes in their order."""
         raise NotImplementedError(f"{type(self).__name__}.join_carries is needed to save a run of several processes")
 
     def layer_groups(self) -> Sequence[Sequence[str]]:
-        """The model's layers, those nearest the input first, each as patterns of parameter names.
+        """Return the model's layers, those nearest the input first, each as patterns of parameter names.
 
         For gradual unfreezing and `layer_decay`. A name belongs to the first group that has a pattern for it, so that
         the last may say `*`; each must belong to one.
@@ -89,7 +92,7 @@ class Task(ABC):
         return [["*"]]
 
     def export(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The model's weights as they are for use: what a run folder keeps.
+        """Return the model's weights as they are for use: what a run folder keeps.
 
         Where the model learns them in another form (adapters on frozen weights), a checkpoint keeps that form too.
 
@@ -99,31 +102,31 @@ class Task(ABC):
         return dict(weights)
 
     def settle(self) -> None:  # noqa: B027 (most tasks have nothing to do)
-        """Learning is over: make the model one that takes what `export` returns."""
+        """Turn the model, at the end of training, into one that takes what `export` returns."""
 
     def evaluate(self) -> dict[str, float]:
-        """Scores on the development data, in evaluation mode and without gradients; empty where there is none."""
+        """Return scores on the development data, in evaluation mode and without gradients; empty: no such data."""
         return {}
 
     def samples(self) -> list[dict[str, str]]:
-        """A few examples of what the last `evaluate` saw and made of it, as named texts, shown and logged."""
+        """Return a few examples of what the last `evaluate` read and answered, as named texts, shown and logged."""
         return []
 
     def artifacts(self) -> Mapping[str, Any]:
-        """Figures (of matplotlib) and paths of files that the last `evaluate` made, by name, for the loggers."""
+        """Return figures (of matplotlib) and paths of files that the last `evaluate` made, by name, for the loggers."""
         return {}
 
     def tokens(self, batch: Any) -> int:
-        """How many tokens a batch holds, padding left out: the tokens a second that are shown; 0: none are shown."""
+        """Return how many tokens a batch holds, without padding, for the speed that is shown; 0: none is shown."""
         return 0
 
     def why_zero(self, scores: Sequence[str]) -> str:
-        """The likely reason why these scores of `evaluate` have been 0 all the time, for a line to the user."""
+        """Return the likely reason why these scores of `evaluate` have always been 0, for a line to the user."""
         return (
-            "either too little has been learned as yet for these scores to count it (too few updates, too low a "
-            "training.optimizer.lr), or the development data are not like the training data"
+            "either the model has not learned enough yet for these scores to rise (too few updates, too low a "
+            "training.optimizer.lr), or the development data are unlike the training data"
         )
 
     def describe(self, batch: Any) -> list[str]:
-        """The examples of a batch as text, shown when their loss is not finite."""
+        """Return the examples of a batch as text, shown when their loss is not finite."""
         return []

@@ -22,7 +22,7 @@ _AGAIN = "save its weights alone: torch.save(model.state_dict(), 'weights.pt'), 
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file: safetensors, or what torch.save wrote, read without running what a pickle may hold.
+    """Return the tensors of a file: safetensors, or what torch.save wrote, read without running what a pickle may hold.
 
     Args:
         path: the file; its content decides, not its name.
@@ -31,7 +31,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
         name -> tensor, on the CPU; and a line about what was passed over, or "".
 
     Raises:
-        UserError: no such file; it is damaged; it holds Python objects; it is no state dict.
+        UserError: no such file; it is damaged; it holds Python objects; it is not a state dict.
     """
     path = Path(path)
     start = _start(path)
@@ -78,7 +78,7 @@ def _start(path: Path) -> bytes:
 def _load(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about storages of old files, which are none of the user's business
+            warnings.simplefilter("ignore")  # about storages of old files, which do not concern the user
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         found = re.search(r"(?:Unsupported class|GLOBAL) ([\w.]+)", str(error))
@@ -90,7 +90,7 @@ def _load(path: Path) -> Any:
 
 
 def read_words(path: str | Path) -> list[str]:
-    """The words of a vocabulary file, a word a line, in the order of the lines.
+    """Return the words of a vocabulary file, a word a line, in the order of the lines.
 
     Raises:
         UserError: no such file, not UTF-8, or a word twice.

@@ -87,9 +87,12 @@ class Trainer:
             task.model.compile(dynamic=True)
 
     def restore(self) -> int:
-        """Go back to the last whole checkpoint, if there is one; returns its step, or 0.
+        """Go back to the last whole checkpoint, if there is one.
 
         A damaged checkpoint is passed over, and leaves the list of the best.
+
+        Returns:
+            the step of the checkpoint, or 0.
 
         Raises:
             UserError: the checkpoint does not fit the task, or another version of seqkit wrote it; another process
@@ -104,7 +107,7 @@ class Trainer:
         for damaged in on_first(self._checkpoints.damaged):
             say(f"{self._checkpoints.path(damaged)}: damaged checkpoint; passed over")
         if step is None:
-            say(f"{self.folder}: no whole checkpoint; beginning anew")
+            say(f"{self.folder}: no whole checkpoint; starting over")
             return 0
         try:
             self._restore(step)
@@ -137,6 +140,9 @@ class Trainer:
 
     def fit(self) -> Result:
         """Train to the end; afterwards the model has the best weights, which are also in the run folder.
+
+        Returns:
+            steps, epochs and scores.
 
         Raises:
             Stopped: a signal came, the loss is not finite, or a checkpoint could not be written.
@@ -247,7 +253,7 @@ class Trainer:
                 self._progress.event("unfreeze", news.line, news.record)
 
     def _windows(self) -> Iterator[list[Any]]:
-        """The batches of each update that is left in this epoch."""
+        """Yield the batches of each update that is left in this epoch."""
         batches = iter(own_part(self.task.batches(self.state.epoch, self.state.position)))
         self._ahead = None
         if self.device.type != "cpu":
@@ -310,7 +316,7 @@ class Trainer:
             model.train()
 
     def _save(self) -> None:
-        """Write a checkpoint, drop those that are no longer wanted, and renew model.safetensors.
+        """Write a checkpoint, drop those that are no longer wanted, and write model.safetensors again.
 
         Raises:
             Stopped: the disk refuses; the checkpoint before is whole.
@@ -358,11 +364,11 @@ class Trainer:
         return line
 
     def _chosen(self) -> list[int]:
-        """The steps whose weights are for use, the best first; the last one where nothing is scored."""
+        """Return the steps whose weights are for use, the best first; the last one where nothing is scored."""
         return [step for _, step in self.state.best] or [self.state.step]
 
     def _received(self) -> bool:
-        """Whether any process has got a signal; all stop for it after the same update."""
+        """Return whether any process has got a signal; all stop for it after the same update."""
         if agreed := largest(self._watch.received):  # 0 must not efface a signal that comes meanwhile
             self._watch.received = agreed
         return bool(agreed)
@@ -384,8 +390,8 @@ class Trainer:
             self._leave()
         if on_first(self._checkpoints.latest) != state.step:
             self._save()
-        self._prune()  # a process that was killed right after it had saved has not
-        while self.folder.becomes is not None:  # somebody resumes the run that is to be replaced
+        self._prune()  # a process killed right after it had saved did not
+        while self.folder.becomes is not None:  # another process resumes the run that is to be replaced
             if self._received():
                 self._leave()
             time.sleep(1)

@@ -82,11 +82,11 @@ class State:
         return Verdict(entry in self.best, note)
 
     def complete(self, config: TrainingConfig) -> bool:
-        """Whether training has its full length."""
+        """Return whether training has its full length."""
         return self.step >= config.steps if config.steps else self.epoch >= config.most_epochs
 
     def lost_patience(self, config: TrainingConfig) -> bool:
-        """Whether early stopping ends it."""
+        """Return whether early stopping ends it."""
         return config.early_stopping is not None and self.stale >= config.early_stopping.patience
 
     def _key(self, pair: tuple[float, int], sign: float) -> tuple[float, float, int]:
@@ -115,13 +115,13 @@ class Verdict:
 
 
 def early_news(state: State, config: TrainingConfig) -> tuple[str, dict[str, Any]]:
-    """What to say and to log when early stopping has ended a training."""
+    """Return what to say and to log when early stopping has ended a training."""
     patience = config.early_stopping.patience if config.early_stopping else 0
     best = f"; the best is {state.best[0][0]:.4f}, of step {state.best[0][1]}" if state.best else ""
     more = f" by more than {config.margin}" if config.margin else ""
     times = "an evaluation" if patience == 1 else f"{patience} evaluations"
     line = (
-        f"early stopping after step {state.step}: {config.metric} has not become better{more} in {times} "
+        f"early stopping after step {state.step}: {config.metric} has not improved{more} in {times} "
         f"(training.early_stopping.patience: {patience}){best}"
     )
     begun = state.epoch + bool(state.position)
@@ -130,7 +130,8 @@ def early_news(state: State, config: TrainingConfig) -> tuple[str, dict[str, Any
 
 
 def shapes(batch: Any) -> str:
-    """The shapes of the tensors in a batch, whatever it is made of: `ids 64x31, lengths 64`; "" where it has none."""
+    """Return the shapes of the tensors in a batch, whatever it is made of: `ids 64x31, lengths 64`; "" where it has
+    none."""
     found: list[str] = []
 
     def look(name: str, value: Any) -> None:
@@ -154,17 +155,17 @@ def shapes(batch: Any) -> str:
 
 
 def surroundings(device: torch.device) -> dict[str, str]:
-    """What numbers depend on in their last bits, beside configuration and data."""
+    """Return what numbers depend on in their last bits, beside configuration and data."""
     return {"torch": str(torch.__version__), "device": device_name(device), "threads": str(torch.get_num_threads())}
 
 
 def log_positions(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Where each logger was, of the `state` in a checkpoint; earlier versions knew the sizes of two files."""
-    return dict(state.get("logs") or {"jsonl": state.get("sizes", {})})
+    """Return where each logger was, of the `state` in a checkpoint; earlier versions knew the sizes of two files."""
+    return dict(state["logs"] if "logs" in state else {"jsonl": state.get("sizes", {})})
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """A line for each thing of `surroundings` that has changed, {} standing for a run that kept no record."""
+    """Return a line for each thing of `surroundings` that has changed, {} standing for a run that kept no record."""
     more = {"device": ", and masks of dropout are drawn by another generator"}
     return [
         f"{name} was {before[name]} and is {value}: the results may differ in their last bits{more.get(name, '')}"
@@ -174,7 +175,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def count_steps(task: Task, config: TrainingConfig) -> int | None:
-    """How many updates a run makes, None where the task does not know its number of batches."""
+    """Return how many updates a run makes, None where the task does not know its number of batches."""
     if config.steps:
         return config.steps
     batches = task.batches(0)

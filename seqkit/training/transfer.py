@@ -22,7 +22,7 @@ class Rows:
         words: they are words of a vocabulary, the first of which is padding: a word that is new may start from the
             mean of those that are not.
         plain: (R,) the names without what marks a form of a word, by which rows match that have no match by name.
-        dims: so many of the first dimensions go by these names; 2 for a matrix from tag to tag.
+        dims: number of leading dimensions that go by these names; 2 for a matrix from tag to tag.
         filled: (R,) bool, rows that hold a pretrained vector already; None: none does.
     """
 
@@ -75,13 +75,13 @@ class Transfer:
     partly_new: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """A report for the person who started the run."""
+        """Return a report for the person who started the run."""
         loaded = [self._named(name) for name in self.loaded]
         lines = [f"init: loaded {len(loaded)} weights: {', '.join(loaded) or 'none'}"]
         lines += [f"init: resized {self._named(name)}: {how}" for name, how in self.resized.items()]
-        lines += [f"init: {name} is here the same weight as {other}" for name, other in self.tied.items()]
+        lines += [f"init: {name} is the same weight as {other} here" for name, other in self.tied.items()]
         if self.new:
-            lines.append(f"init: newly made, for nothing of that name was given: {', '.join(self.new)}")
+            lines.append(f"init: newly initialised, as nothing of that name was given: {', '.join(self.new)}")
         passed_over = [*self.left_out.items(), *self.unused.items()]
         for reason in dict.fromkeys(why for _, why in passed_over):
             lines.append(f"init: left out, {reason}: {', '.join(name for name, why in passed_over if why == reason)}")
@@ -126,20 +126,22 @@ def transfer_weights(
         elif name in not_finite({name: one.given}, own) and (name in asked or not one.problem()):
             called = name if name == there else f"{name} (there {there})"
             raise UserError(
-                f"init: {given.name}: {called} holds numbers there that are NaN or infinite: the weights are damaged, "
-                f"or the training that made them diverged; init.leave: ['{name}'] leaves it out"
+                f"{given.name}: {called} holds numbers there that are NaN or infinite: the weights are damaged, "
+                f"or the training that made them diverged; init.leave: ['{name}'] leaves it out",
+                key="init",
             )
         elif problem := one.problem():
             if name in asked or one.is_vocabulary:
-                raise UserError(f"init: {given.name}: {problem}; init.leave: ['{name}'] leaves it out")
+                raise UserError(f"{given.name}: {problem}; init.leave: ['{name}'] leaves it out", key="init")
             report.left_out[name] = problem
         else:
             one.take({"mean": True, "fresh": False}[choice.new_rows], report)
             first[one.place] = one
     if not any(one.found for one in first.values()):
         raise UserError(
-            f"init: {given.name} has nothing that this model could take; it has: {listed(given.weights, 100, 3000)}; "
-            f"here are: {listed(own, 100, 3000)} (init.map says what goes where)"
+            f"{given.name} has nothing that this model could take; it has: {listed(given.weights, 100, 3000)}; "
+            f"this model has: {listed(own, 100, 3000)} (init.map says what goes where)",
+            key="init",
         )
     if given.words is not None and not any(one.is_vocabulary for one in first.values()):
         raise UserError(f"nothing is taken from {given.name} whose rows are words", key="init.vocabulary")
@@ -155,14 +157,14 @@ def transfer_weights(
 
 
 def _homeless(name: str, choice: Choice, own: Collection[str]) -> str:
-    """Why a given weight has no place in the model."""
+    """Return why a given weight has no place in the model."""
     if choice.places(name) != [name]:
         return "sent by init.map to names that are not in this model"
     return "its place is taken by what init.map says" if name in own else "not in this model"
 
 
 def _grid(numbers: list[int], dims: int) -> tuple[Tensor, ...]:
-    """An index of the numbers in each of the first `dims` dimensions."""
+    """Return an index of the numbers in each of the first `dims` dimensions."""
     return tuple(torch.meshgrid(*[torch.tensor(numbers, dtype=torch.long, device="cpu")] * dims, indexing="ij"))
 
 
@@ -180,7 +182,7 @@ def _matched(rows: Rows, theirs: Rows) -> dict[int, int]:
 
 
 def _place(value: Tensor) -> object:
-    """The same for two names of one weight."""
+    """Return the same for two names of one weight."""
     return (value.data_ptr(), value.shape, value.stride()) if value.numel() else id(value)
 
 
@@ -199,8 +201,8 @@ class _Weight:
             self.theirs = Rows(given.words, words=True)
             if len(given.words) != len(self.given):
                 raise UserError(
-                    f"init.vocabulary: {len(given.words):,} words, but {there} in {given.name} has "
-                    f"{len(self.given):,} rows"
+                    f"{len(given.words):,} words, but {there} in {given.name} has {len(self.given):,} rows",
+                    key="init.vocabulary",
                 )
 
     @property
@@ -209,7 +211,7 @@ class _Weight:
         return self.rows is not None and self.rows.words
 
     def problem(self) -> str:
-        """Why the given weight does not fit, or nothing."""
+        """Return why the given weight does not fit, or nothing."""
         here, there = self.value.shape, self.given.shape
         called = self.name if self.name == self.there else f"{self.name} (there {self.there})"
         if self.value.is_floating_point() != self.given.is_floating_point():
@@ -221,7 +223,7 @@ class _Weight:
             if self.is_vocabulary and len(here) == len(there) == 2:
                 return f"{called} holds vectors of {there[1]} numbers there, of {here[1]} here"
         if self.is_vocabulary and self.theirs is None:
-            return f"{called} has a row for each word, and which word is not known there: give init.vocabulary"
+            return f"{called} has a row for each word, but its words are unknown: give init.vocabulary"
         return "" if here == there else f"{called} is {tuple(there)} there, {tuple(here)} here"
 
     def take(self, mean: bool, report: Transfer) -> None:
@@ -234,7 +236,7 @@ class _Weight:
             self.value.copy_(given)
             self.found = 1
             if rows is not None and theirs is None:
-                report.resized[self.name] = f"all {len(given)} rows in their order, for there they have no names"
+                report.resized[self.name] = f"all {len(given)} rows in their order, as their source does not name them"
             else:
                 report.loaded.append(self.name)
             return
@@ -248,7 +250,7 @@ class _Weight:
         if new and rows.words:
             how += self._fill(new, to, mean)
         elif new:
-            how += " (as they were made)"
+            how += " (newly initialised)"
             report.partly_new.append(self.name)
         report.resized[self.name] = how
 
@@ -264,5 +266,5 @@ class _Weight:
             self.value[left] = self.value[words].double().mean(0).to(self.value.dtype)
         parts = [f"{len(kept)} with a pretrained vector"] if kept else []
         if left:
-            parts.append(f"{len(left)} " + ("the mean of those found" if mean and words else "as they were made"))
+            parts.append(f"{len(left)} " + ("the mean of those found" if mean and words else "newly initialised"))
         return f" ({', '.join(parts)})" if parts else ""

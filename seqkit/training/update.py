@@ -91,7 +91,7 @@ class Updater:
         self.carry: Any = None
 
     def state(self) -> dict[str, Any]:
-        """What a resume needs, with the carry of all processes together; all of them must call this."""
+        """Return what a resume needs, with the carry of all processes together; all of them must call this."""
         carry = self.carry
         if carry is not None and world() > 1:
             carry = self.task.join_carries(gather(_on_cpu(carry)))
@@ -104,7 +104,7 @@ class Updater:
         self.carry = carry if carry is None or world() == 1 else self.task.split_carry(carry, rank(), world())
 
     def advance(self, epoch: int, step: int) -> int:
-        """Let train what is to train after so many completed epochs and updates; returns the number of that stage."""
+        """Unfreeze what trains after these completed epochs and updates; returns the number of that stage."""
         stage = self.freezing.stage(epoch, step)
         # What has looked at requires_grad must look again: compiled graphs here (older ones of torch do not notice by
         # themselves), the engine of several processes before its next batch.
@@ -202,7 +202,7 @@ class Updater:
         return seen, norm
 
     def _totals(self, window: list[Any]) -> dict[str, float]:
-        """The weight of each loss in a window, over all processes."""
+        """Return the weight of each loss in a window, over all processes."""
         totals: dict[str, float] = {}
         for item in window:
             batch, counts = _plain(item)
@@ -211,7 +211,7 @@ class Updater:
 
 
 def _on_cpu(carry: Any) -> Any:
-    """The same tensors where any process can read them."""
+    """Return the same tensors where any process can read them."""
     if isinstance(carry, torch.Tensor):
         return carry.cpu()
     if isinstance(carry, Mapping):
@@ -222,12 +222,12 @@ def _on_cpu(carry: Any) -> Any:
 
 
 def _plain(item: Any) -> tuple[Any, bool]:
-    """A batch, and whether it counts."""
+    """Return a batch, and whether it counts."""
     return (item.batch, False) if isinstance(item, Spare) else (item, True)
 
 
 def _factors(losses: Mapping[str, Loss], totals: Mapping[str, float]) -> dict[str, float]:
-    """What the sum of each loss is multiplied by."""
+    """Return what the sum of each loss is multiplied by."""
     return {name: loss.coefficient / totals[name] if totals[name] else 0.0 for name, loss in losses.items()}
 
 

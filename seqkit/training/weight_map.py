@@ -28,16 +28,16 @@ class Choice:
     new_rows: Literal["mean", "fresh"] = "mean"
 
     def places(self, there: str) -> list[str]:
-        """The names here that a name there is mapped to; its own where the map says nothing."""
+        """Return the names here that a name there is mapped to; its own where the map says nothing."""
         entry = self._entry(there)
         return [there] if entry is None else self._mapped(there, entry)
 
     def maps(self, there: str) -> bool:
-        """Whether the map has an entry for a name there."""
+        """Return whether the map has an entry for a name there."""
         return self._entry(there) is not None
 
     def _entry(self, there: str) -> str | None:
-        """The key of the map that holds for a name: the longest that fits."""
+        """Return the key of the map that holds for a name: the longest that fits."""
         fitting = [key for key in self.map if not _bare(key) or f"{there}.".startswith(f"{_bare(key)}.")]
         return max(fitting, key=len, default=None)
 
@@ -69,12 +69,14 @@ class Choice:
         for entry in self.map:
             names = [name for name in there if self._entry(name) == entry]
             if not names:
-                raise UserError(f"init.map: {entry!r} is no name there{_hint(entry, there)}")
+                raise UserError(f"{entry!r} is not a weight there{_hint(entry, there)}", key="init.map")
             for number, target in enumerate(self.map[entry]):
                 pairs = {self._mapped(name, entry)[number]: name for name in names}
                 if own.isdisjoint(pairs):
                     wrong = next(iter(pairs))
-                    raise UserError(f"init.map: {entry!r} -> {target!r}: {wrong!r} is no name here{_hint(wrong, here)}")
+                    raise UserError(
+                        f"{entry!r} -> {target!r}: {wrong!r} is not a weight here{_hint(wrong, here)}", key="init.map"
+                    )
                 for name, source in pairs.items():
                     if name in placed:
                         raise UserError(f"both {placed[name]!r} and {source!r} would become {name!r}", key="init.map")
@@ -84,7 +86,8 @@ class Choice:
         return {name: found[name] for name in here if name in found}
 
     def asked(self, offered: Mapping[str, str]) -> set[str]:
-        """The names here of `offered` that somebody has asked for, by a pattern of `take` or an entry of the map.
+        """Return the names here of `offered` that the user has asked for, by a pattern of `take` or an entry of the
+        map.
 
         Raises:
             UserError: a pattern of `take` matches none of them.
@@ -93,7 +96,7 @@ class Choice:
         return found | {name for name, there in offered.items() if self.maps(there)}
 
     def refuses(self, name: str) -> str:
-        """Why a name here is not taken, or nothing."""
+        """Return why a name here is not taken, or nothing."""
         if self.take and not matches(name, self.take):
             return "not in init.take"
         return "in init.leave" if matches(name, self.leave) else ""

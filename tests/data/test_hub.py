@@ -220,14 +220,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "column": ({"columns": {"text": "txt"}}, r"^hub:./films: no column 'txt' \(columns: text, label\); did you mean"),
     "split": ({"split": "dev"}, r"^hub:./films: no split 'dev' \(splits: train, validation, test\)"),
     "slice": ({"split": "train[:x]"}, r"^hub:./films: the split 'train\[:x\]' cannot be read"),
-    "no label": ({"split": "test"}, r"^hub:./films: row 1: 'label': -1 is no class \(classes: neg, pos\)"),
+    "no label": ({"split": "test"}, r"^hub:./films: row 1: 'label': -1 is not a class \(classes: neg, pos\)"),
     "folder": ({"path": "hub:./flims"}, r"^hub:./flims: no such folder: flims"),
     "configuration": ({"path": "hub:./card/three"}, r"^hub:./card/three: cannot be loaded .*'one', 'two'"),
-    "shadow": ({"path": "hub:films"}, r"^hub:films: here is a folder films, too; write hub:./films"),
-    "shadow of three": ({"path": "hub:films/deep/one"}, r"^hub:films/deep/one: here is a folder films/deep, too"),
+    "shadow": ({"path": "hub:films"}, r"^hub:films: there is also a folder films here; write hub:./films"),
+    "shadow of three": ({"path": "hub:films/deep/one"}, r"^hub:films/deep/one: there is also a folder films/deep here"),
     "revision of a folder": ({"revision": "main"}, "^hub:./films: a folder has no revision"),
     "no home": ({"path": "hub:~nobody-is-so-called/x"}, "no such folder: ~nobody-is-so-called/x"),
-    "a kind of files": ({"path": "hub:json"}, "^hub:json: json is a kind of files"),
+    "a kind of files": ({"path": "hub:json"}, "^hub:json: json is a file format"),
     "form": ({"path": "hub:a/b/c/d"}, "^hub:a/b/c/d: expected hub:NAME, hub:OWNER/NAME"),
     "way out": ({"path": "hub:a/../../b"}, "^hub:a/../../b: expected hub:NAME"),
     "empty": ({"path": "hub:"}, "^hub:: expected hub:NAME"),
@@ -239,7 +239,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "program": ({"path": "hub:./code"}, "^hub:./code: this data set is a program, which is never run"),
     "damaged": ({"path": "hub:./broken"}, "^hub:./broken: cannot be loaded"),
     "no data": ({"path": "hub:./nothing"}, "^hub:./nothing: cannot be loaded"),
-    "no dev part": ({"path": "hub:./card/one", "part": "dev"}, "no split that is called dev; .* to one of train"),
+    "no dev part": ({"path": "hub:./card/one", "part": "dev"}, "no split called dev; .* to one of train"),
 }
 
 

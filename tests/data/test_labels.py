@@ -45,7 +45,7 @@ def test_a_label_is_the_learned_one_of_its_spelling_or_else_of_its_form(written:
 
 @pytest.mark.parametrize("label", ["", " ", "a\n", "a\u2028b", "\n"])
 def test_what_cannot_be_a_line_of_output_is_no_label(label: str) -> None:
-    assert "is no label: it is blank or holds a line end" in check_label(label)
+    assert "is not a valid label: it is blank or holds a line end" in check_label(label)
     assert not check_label(" a b ")
 
 

@@ -93,7 +93,7 @@ def test_limit_and_skipped_lines_keep_the_sides_together(tmp_path: Path) -> None
         (b"a\n\n", b"A\nB\n", r"x\.source:2: the source is blank"),
         (b"a\nb\n", b"A\n\xc2\xa0 \n", r"x\.target:2: the target is blank"),
         (b"a\nb\n", b"A\n\xff\n", r"x\.target:2: not UTF-8 text \(byte 0xff at position 1"),
-        (b"a\nb\nc\n", b"A\nB\n", r"source has 3 lines, .*target 2: .*part at about line \d"),
+        (b"a\nb\nc\n", b"A\nB\n", r"source has 3 lines, .*target 2: .*diverge at about line \d"),
         (b"a\nb\n", b"A\nB\n\n\n", r"source has 2 lines, .*target 4: .*the longer one ends in blank lines"),
         (b"", b"A\n", r"x\.source: the file is empty"),
     ],
@@ -121,7 +121,7 @@ def test_the_place_of_a_lost_line_is_guessed(tmp_path: Path, missing: int, side:
     right = ["y" * round(len(line) * generator.uniform(0.8, 1.2)) for line in left]
     (left, right)[side].pop(missing)
     where = files(tmp_path, *("\n".join(texts) + "\n" for texts in (left, right)))
-    with pytest.raises(UserError, match=r"part at about line \d+") as caught:
+    with pytest.raises(UserError, match=r"diverge at about line \d+") as caught:
         load(**where)
     assert abs(int(str(caught.value).rsplit(" ", 1)[1]) - 1 - missing) <= 2
 

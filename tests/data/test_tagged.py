@@ -150,7 +150,7 @@ def test_the_built_in_requests() -> None:
         ({"tokens": ["a"], "tags": ["S-x"]}, r"tag 1 \('a'\) is 'S-x'; expected O, B-type or I-type"),
         ({"tokens": ["a"], "tags": ["B-"]}, r"tag 1 \('a'\) is 'B-'"),
         ({"tokens": ["a"], "tags": "O"}, "'tags': expected a list of strings"),
-        ({"tokens": ["a"], "tags": ["O"], "intent": " "}, "' ' is no intent"),
+        ({"tokens": ["a"], "tags": ["O"], "intent": " "}, "' ' is not a valid intent"),
         ({"tokens": ["a"], "tag": ["O"]}, "did you mean 'tag'"),
     ],
 )

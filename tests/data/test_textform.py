@@ -44,7 +44,7 @@ def test_delimiters(tmp_path: Path, delimiter: str, named: bool) -> None:
         with pytest.raises(UserError, match=r"no column 'text' \(columns: .*; if .* separates .*, set data.delimiter"):
             load(path)
     if named:
-        with pytest.raises(UserError, match=r"d.csv:1: its first line says sep=., and delimiter is ':'; leave"):
+        with pytest.raises(UserError, match=r"d.csv:1: its first line says sep=., but delimiter is ':'; leave"):
             load(path, delimiter=":")
 
 
@@ -111,8 +111,8 @@ def test_every_name_is_an_encoding_with_lines_or_refused(name: str) -> None:
     [
         ({"path": "d.csv", "encoding": "cp1525"}, r"encoding: no text encoding 'cp1525'; did you mean 'cp125\d'"),
         ({"path": "d.csv", "encoding": "utf-16"}, "'utf-16' does not begin with ASCII, .*iconv -f utf-16 -t utf-8"),
-        ({"path": "d.csv", "delimiter": ";;"}, "delimiter: expected one character .*, got ';;'"),
-        ({"path": "d.csv", "delimiter": '"'}, "delimiter: expected one character that is no quote"),
+        ({"path": "d.csv", "delimiter": ";;"}, "delimiter: expected one character, .*, got ';;'"),
+        ({"path": "d.csv", "delimiter": '"'}, "delimiter: expected one character, neither a quote"),
         ({"path": "d.csv", "delimiter": ";", "format": "jsonl"}, "delimiter: only CSV files have one"),
         ({"path": "builtin:reviews", "delimiter": ";"}, "delimiter: only CSV files have one"),
         ({"path": "builtin:reviews", "encoding": "cp1252"}, "encoding: builtin:NAME has none"),
@@ -130,7 +130,7 @@ def test_what_the_format_has_not_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"d.tsv: this is tsv, which has no delimiter to choose"):
         load(path, delimiter=";")
     path.write_text("\ufefftext\tlabel\na\tx\n", "utf-8")
-    with pytest.raises(UserError, match=r"d.tsv: begins with the mark of UTF-8 text, and encoding is cp1252"):
+    with pytest.raises(UserError, match=r"d.tsv: begins with the byte order mark of UTF-8, but encoding is cp1252"):
         load(path, encoding="cp1252")
 
 

@@ -89,7 +89,7 @@ def test_words_that_a_constraint_forbids_are_as_forbidden_ids(plain, how) -> Non
     assert found == search(model, [], options=how, forbidden=(0, 2, 4, 6))
     once = search(model, [NoSevens()], options=how, words=words)
     assert once == search(model, [], options=how, forbidden=(0, 2, 6)) != found
-    with pytest.raises(ValueError, match="forbidden: must leave eos_id 3"):
+    with pytest.raises(ValueError, match="forbidden: must not hold eos_id 3"):
         search(model, [NoSevens()], options=how, words=[*words[:3], "7"])
     assert found != search(model, [], options=how)
 

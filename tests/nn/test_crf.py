@@ -230,7 +230,7 @@ def test_masks_are_not_saved() -> None:
     [
         (lambda: CRF(0), "num_tags must be positive"),
         (lambda: CRF(2, allowed=torch.ones(2, 3, dtype=torch.bool)), "allowed must be a bool mask of shape"),
-        (lambda: CRF(2, allowed_start=torch.zeros(2, dtype=torch.bool)), "allowed_start must be .* leaves something"),
+        (lambda: CRF(2, allowed_start=torch.zeros(2, dtype=torch.bool)), "allowed_start must be .* allows something"),
         (lambda: CRF(2).log_partition(torch.zeros(1, 2, 3), torch.tensor([2])), "emissions must be"),
         (lambda: CRF(2).decode(torch.zeros(1, 2, 2), torch.tensor([2, 1])), "lengths must be"),
     ],

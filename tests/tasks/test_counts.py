@@ -90,3 +90,11 @@ def test_a_summary_of_seeds_counts(tmp_path: Path) -> None:
     assert summary["test_counts"] == [{"examples": 8, "left_out": 1, "skipped_lines": 3}] * 2
     assert summary["dev_counts"] == [{"examples": 8, "left_out": 0, "skipped_lines": 2}] * 2
     assert set(summary["test"]) == {"loss", "accuracy", "macro_f1"}
+
+
+def test_one_seed_deviates_by_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps(config("sentiment", tmp_path)), "utf-8")
+    made = run.train_seeds(file, ["training.steps=1", "training.keep_best=1"], 1, root=tmp_path / "runs")
+    assert [spread.deviation for spread in made.test.values()] == [0.0] * len(made.test)
+    assert all(spread.values == [spread.mean] for spread in made.test.values())

@@ -156,7 +156,7 @@ def test_new_classes_stay_as_made_and_known_ones_keep_theirs(
     made = train(tree(generated_data, "sentiment", data=data, init={"run": str(runs["sentiment"])}), root=tmp_path)
     old, new = weights(runs["sentiment"]), weights(made.folder)
     assert torch.equal(new["output.weight"][[0, 2]], old["output.weight"])  # negative, neutral, positive
-    assert "output.weight: 2 of 3 rows found by name, 1 new (as they were made)" in capsys.readouterr().err
+    assert "output.weight: 2 of 3 rows found by name, 1 new (newly initialised)" in capsys.readouterr().err
     fresh = train(
         tree(generated_data, "sentiment", data=data, init={"run": str(runs["sentiment"]), "leave": "output.*"}),
         root=tmp_path,
@@ -274,7 +274,7 @@ def test_a_bare_module_and_a_classifier_head(
     torch.save({"fc": nn.Linear(12, 2).weight}, tmp_path / "head.pt")
     init = {"torch": str(tmp_path / "head.pt"), "map": {"fc": "output.weight"}}
     train(tree(generated_data, "sentiment", init=init), root=tmp_path)
-    assert "resized output.weight (there fc): all 2 rows in their order, for" in capsys.readouterr().err
+    assert "resized output.weight (there fc): all 2 rows in their order, as" in capsys.readouterr().err
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -285,8 +285,8 @@ def test_a_bare_module_and_a_classifier_head(
     [
         ({}, "init: give one of run .* and torch"),
         ({"run": "a", "torch": "b"}, "init: give one of run .* and torch"),
-        ({"run": "a", "vocabulary": "words.txt"}, r"init.*vocabulary: is for torch"),
-        ({"run": "a", "map": {"x": []}}, "leads nowhere"),
+        ({"run": "a", "vocabulary": "words.txt"}, r"init.*vocabulary: belongs to init.torch"),
+        ({"run": "a", "map": {"x": []}}, "maps to nothing"),
         ({"run": "a", "new_rows": "zero"}, r"init\.new_rows: expected 'mean' or 'fresh'"),
         ({"run": "a", "layers": 3}, r"init\.layers: unknown key"),
     ],
@@ -322,7 +322,7 @@ def check_refused(config: dict[str, Any], root: Path, message: str) -> None:
             r"language_model has nothing that this model could take; it has: encoder\.embedding",
         ),
         ("sentiment", {}, {"leave": ["embedding"]}, r"init\.leave: 'embedding' matches no weight"),
-        ("slots", {}, {"map": {"encode": "x"}}, r"init\.map: 'encode' is no name there; did you mean 'encoder'"),
+        ("slots", {}, {"map": {"encode": "x"}}, r"init\.map: 'encode' is not a weight there; did you mean 'encoder'"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_one_line(
@@ -391,8 +391,10 @@ def test_torch_files_that_do_not_fit(generated_data: Path, tmp_path: Path) -> No
     torch.save(Foreign(nn.LSTM, 12).state_dict(), tmp_path / "theirs.pt")
     check_refused(start(), tmp_path, r"theirs\.pt has nothing that this model could take; it has: emb\.weight")
     check_refused(start(map=rnn), tmp_path, r"weight_ih_l0 \(there rnn\.weight_ih_l0\) is \(24, 12\) there, \(48, 12\)")
-    check_refused(start(map={"rnn": "encoder.recurent"}), tmp_path, "'encoder.recurent.weight_ih_l0' is no name here")
-    check_refused(start(map=table), tmp_path, "which word is not known there: give init.vocabulary")
+    check_refused(
+        start(map={"rnn": "encoder.recurent"}), tmp_path, "'encoder.recurent.weight_ih_l0' is not a weight here"
+    )
+    check_refused(start(map=table), tmp_path, "its words are unknown: give init.vocabulary")
     (tmp_path / "words.txt").write_text("film\nsuperb\n", "utf-8")
     vocabulary = str(tmp_path / "words.txt")
     check_refused(start(map=table, vocabulary=vocabulary), tmp_path, "2 words, but emb.weight in .* has 6 rows")

@@ -101,10 +101,10 @@ def learn(tmp_path: Path, task: str, rows: list[dict[str, Any]], **more: Any) ->
 def test_a_label_with_a_line_end_is_refused(tmp_path: Path, end: str, place: str) -> None:
     label = place.format(end=end, label="good")
     rows: list[dict[str, Any]] = [{"text": "a b", "label": "bad"}, {"text": "c d", "label": label}]
-    with pytest.raises(UserError, match="is no label: it is blank or holds a line end"):
+    with pytest.raises(UserError, match="is not a valid label: it is blank or holds a line end"):
         learn(tmp_path, "sentiment", rows)
     tagged: dict[str, Any] = {"tokens": ["a", "b"], "tags": ["O", "B-x"], "intent": "one"}
-    with pytest.raises(UserError, match="is no intent: it is blank or holds a line end"):
+    with pytest.raises(UserError, match="is not a valid intent: it is blank or holds a line end"):
         learn(tmp_path, "slots", [tagged, {**tagged, "intent": label}])
     with pytest.raises(UserError, match="expected O, B-type or I-type"):
         learn(tmp_path, "slots", [tagged, {**tagged, "tags": ["O", f"B-{label}"]}])

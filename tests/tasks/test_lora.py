@@ -129,7 +129,7 @@ def test_a_killed_run_resumes_to_the_same_weights(runs: Path, generated_data: Pa
     for name in names:
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
     assert any("lora_a" in name for name in load_weights(whole / f"checkpoints/{last}/trainer.safetensors"))
-    # A run that was stopped before its first checkpoint begins anew, from the same weights and adapters.
+    # A run that was stopped before its first checkpoint starts over, from the same weights and adapters.
     shutil.rmtree(cut / "checkpoints")
     (cut / "checkpoints").mkdir()
     resume(cut)
@@ -168,7 +168,9 @@ def test_new_classes_must_be_trained(runs: Path, generated_data: Path, tmp_path:
     config = lora_tree(generated_data, runs)
     config["data"] = {part: str(generated_data / "sst3" / f"{part}.tsv") for part in ("train", "dev")}
     frozen = {**config, "lora": {**config["lora"], "train": []}, "name": "three"}
-    with pytest.raises(UserError, match=r"lora.train: must name what has nothing from init.*: output.weight, output.b"):
+    with pytest.raises(
+        UserError, match=r"lora.train: must name the weights that init does not fill.*: output.weight, output.b"
+    ):
         train(frozen, root=tmp_path)
     assert not (tmp_path / "three").exists()
     wider = {**frozen, "model": {**config["model"], "hidden_size": 5}}

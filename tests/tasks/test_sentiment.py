@@ -128,7 +128,7 @@ def test_resuming_on_other_data_is_refused(generated_data: Path, tmp_path: Path)
     folder = train(config, root=tmp_path / "runs").folder
     resume(folder)
     write(tmp_path, rows + "a\tx\n")
-    with pytest.raises(UserError, match="not what this run was started with"):
+    with pytest.raises(UserError, match="not the one that this run was started with"):
         resume(folder)
 
 
@@ -251,7 +251,7 @@ def test_the_report_names_balance_lengths_and_coverage(generated_data: Path, tmp
         ("a\tx\na\ty\n", "a\tx\n", "only one class, 'a'"),
         ("a\tx\nb\t  \n", "a\tx\n", r"train\.tsv:3: nothing is left of this training text"),
         ("a\tx\nb\n", "a\tx\n", r"train\.tsv:3: "),
-        ("a\tx\n\ty\n", "a\tx\n", r"'' is no label"),
+        ("a\tx\n\ty\n", "a\tx\n", r"'' is not a valid label"),
     ],
 )
 def test_bad_data_is_one_clear_line(

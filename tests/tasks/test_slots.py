@@ -335,7 +335,7 @@ def test_thousands_of_types_and_intents_take_few_lines(files: dict[str, str], tm
     for n in range(3000):
         counts.add([f"B-{'a' * n}z"], [f"B-type{n}"])
     assert (len(counts.report()), max(map(len, counts.report()))) == (42, 81)
-    assert counts.report()[-1] == "... and 5,960 types with no more mistakes than these"
+    assert counts.report()[-1] == "... and 5,960 types with as many mistakes or fewer"
     dev = write(tmp_path / "dev.jsonl", [{**GOOD, "intent": "z" * 1000}])
     for own in (dev, write(tmp_path / "tags.jsonl", [{**GOOD, "tags": ["O", "B-" + "z" * 1000], "intent": "intent0"}])):
         with pytest.raises(UserError, match="unknown") as caught:
@@ -355,7 +355,7 @@ def test_slot_types_and_intents_that_look_alike_are_one(files: dict[str, str], t
     assert task.tags == ["O", "B-caf\u00e9", "I-caf\u00e9"]
     assert task.intents == ["x", "y"]
     assert [task.splits["train"].tags[row].tolist() for row in range(3)] == [[1, 2], [0, 1], [0, 0]]
-    told = [line for line in task.report() if "are one: " in line]
+    told = [line for line in task.report() if "count as one: " in line]
     assert [line.split(" that ")[0] for line in told] == ["train: intents", "train: slot types"]
 
 
@@ -436,7 +436,7 @@ def test_resuming_on_other_data_is_refused(tmp_path: Path, files: dict[str, str]
     resume(folder)
     rows[3]["tags"] = ["O"] * len(rows[3]["tags"])  # the same tokens, other tags
     write(tmp_path / "own.jsonl", rows)
-    with pytest.raises(UserError, match="not what this run was started with"):
+    with pytest.raises(UserError, match="not the one that this run was started with"):
         resume(folder)
 
 
@@ -525,7 +525,7 @@ GOOD = {"tokens": ["to", "Oslo"], "tags": ["O", "B-goal"], "intent": "buy"}
         ({"tags": ["O", "I-goal"]}, r"dev\.jsonl:2: tag 2 is 'I-goal' after O; data\.on_bad_tags: repair"),
         ({"tags": ["I-goal", "O"]}, r"dev\.jsonl:2: tag 1 is 'I-goal' after the start"),
         ({"tags": ["B-start", "I-goal"]}, r"dev\.jsonl:2: tag 2 is 'I-goal' after B-start"),
-        ({"tokens": ["x"] * 10_001, "tags": ["O"] * 10_001}, r"dev\.jsonl:2: 10,001 tokens are no sentence"),
+        ({"tokens": ["x"] * 10_001, "tags": ["O"] * 10_001}, r"dev\.jsonl:2: 10,001 tokens are not a sentence"),
     ],
 )
 def test_bad_dev_data_is_one_clear_line(

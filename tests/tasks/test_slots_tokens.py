@@ -107,25 +107,23 @@ def test_the_split_that_fits_is_chosen(tmp_path: Path, rows: list[list[str]], sp
     assert task.config.text == task.tokenizer.config
 
 
-@pytest.mark.parametrize(
-    ("text", "says"), [({"split": "words"}, "text.split: spaces would split 0"), ({"split": "spaces"}, "")]
-)
+@pytest.mark.parametrize(("text", "says"), [({"split": "words"}, "text.split: spaces 0"), ({"split": "spaces"}, "")])
 def test_what_the_user_says_stays_and_is_warned_of(tmp_path: Path, text: dict[str, Any], says: str) -> None:
     task = task_for(tmp_path, [["to", "o'hare"], ["a", "b"]], text=text)
     assert task.tokenizer.config.split == text["split"]
     warnings = [line for line in task.report() if line.startswith("warning: text.split")]
     assert len(warnings) == bool(says)
     assert all(
-        f"text.split: words splits 1 training sentences otherwise than they are, {says}; without" in line
+        f"text.split: words splits 1 training sentences differently from their tokens, {says}; without" in line
         for line in warnings
     )
 
 
 def test_what_fits_no_split_is_counted(tmp_path: Path) -> None:
     rows = [["New York", "is", "New York"], ["a", "b"], ["<pad>", "c"]]
-    (line,) = (line for line in task_for(tmp_path, rows).report() if line.startswith("train: as text"))
-    assert "splits otherwise 3 tokens, such as 'New York', in 2 sentences with 2 slots in them; `seqkit" in line
-    assert not [line for line in task_for(tmp_path, [["a", "b"], ["c"]]).report() if "otherwise" in line]
+    (line,) = (line for line in task_for(tmp_path, rows).report() if line.startswith("train: given as text"))
+    assert "splits 3 tokens, such as 'New York', in 2 sentences with 2 slots in them differently; `seqkit" in line
+    assert not [line for line in task_for(tmp_path, [["a", "b"], ["c"]]).report() if "differently" in line]
 
 
 def test_punctuation_that_stands_alone_is_told_where_only_spaces_separate(tmp_path: Path) -> None:
@@ -214,7 +212,7 @@ def test_the_command_line_reads_the_rows_of_the_training_data(
         ('["to", "Oslo"]', ":2: expected a JSON object, got list; with tokens=true, a line is like"),
         ('{"tokens": ["to", " "]}', ":2: tokens[1] is ' ', a blank token"),
         ('{"tokens": ["\\ud83d"]}', ":2: not valid Unicode"),
-        (json.dumps({"tokens": ["a"] * 10_001}), ":2: tokens: 10,001 tokens are no sentence"),
+        (json.dumps({"tokens": ["a"] * 10_001}), ":2: tokens: 10,001 tokens are not a sentence"),
     ],
 )
 def test_a_line_that_holds_no_tokens_is_one_error_with_its_place(

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 import seqkit
 import seqkit.training
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.run import average, compare, counted, evaluate, load, load_translator, read_config, resume, train
 from seqkit.tasks.translation.task import TranslationTask
 
@@ -192,7 +192,7 @@ def test_resuming_a_killed_run_gives_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(TranslationTask, "loss", killed)
-        with pytest.raises(seqkit.training.Stopped, match="killed"):
+        with pytest.raises(Stopped, match="killed"):
             train({**config, "name": "cut"}, root=tmp_path)
     resume(tmp_path / "cut")
     for name in ("model.safetensors", "metrics.jsonl"):
@@ -296,7 +296,9 @@ def test_a_line_of_a_hundred_thousand_tokens(trained: Path, data: dict[str, Any]
     task = pairs_task(tmp_path, [*corpus(30, 1), (long, "one")])
     assert len(task.splits["train"]) == 30
     dev = write_pairs(tmp_path, "dev", [("eins", "one"), ("eins", long)])
-    with pytest.raises(UserError, match=r"dev\.en:2: a target of 100,000 tokens is no sentence \(the most is 5,000\)"):
+    with pytest.raises(
+        UserError, match=r"dev\.en:2: a target of 100,000 tokens is not a sentence \(the limit is 5,000\)"
+    ):
         pairs_task(tmp_path, corpus(30, 1), data={"dev": dev})
     found = load_translator(trained, max_length=5).predict(["zwei drei", long])
     assert found[0].text == "three two"
@@ -399,9 +401,9 @@ def test_average_of_the_best_is_the_mean_and_is_scored(trained: Path, tmp_path: 
         torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
     assert counted(made.before) == json.loads((trained / "scores.json").read_text())["dev"]
     assert load(made.folder).predict(["eins"])[0].text == "one"
-    with pytest.raises(UserError, match="there is no training to go on with"):
+    with pytest.raises(UserError, match="there is no training to resume"):
         resume(made.folder)
-    with pytest.raises(UserError, match="3 of its best checkpoints are there, 9 are needed"):
+    with pytest.raises(UserError, match="has 3 of its best checkpoints, 9 are needed"):
         average(trained, best=9, name="nine")
     with pytest.raises(UserError, match="exists already"):
         average(tmp_path / "run", name="mean")

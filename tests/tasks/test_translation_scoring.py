@@ -124,7 +124,7 @@ def test_a_run_is_scored_by_the_tokenizer_that_it_began_with(
     assert any("tok:zh" in line for line in run.evaluate(old, device="cpu", overrides=["scoring.tokenize=auto"])[1])
     text = "\n".join(run.compare(made.folder, old, device="cpu"))
     assert "tok:zh" in text
-    assert f"BLEU is split by zh, as that of {made.folder}; {old}: by another" in text
+    assert f"BLEU is split by zh, as {made.folder} has it; {old}: by another tokenizer" in text
 
 
 def column(path: str, number: int) -> list[str]:

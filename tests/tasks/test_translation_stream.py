@@ -116,7 +116,7 @@ def test_what_needs_the_number_of_steps_says_so_and_changed_data_is_refused(tmp_
     with (tmp_path / "train.de").open("a") as one, (tmp_path / "train.en").open("a") as other:
         one.write("eins\n")
         other.write("one\n")
-    with pytest.raises(UserError, match="the training data is not what this run was started with"):
+    with pytest.raises(UserError, match="the training data is not the one that this run was started with"):
         resume(run.folder)
     assert json.loads((run.folder / "scores.json").read_text())["step"] > 0
 

@@ -133,7 +133,7 @@ def test_a_torchtext_that_does_not_load(
     if version == "2.3.1":
         assert str(caught.value).endswith(f": this needs torchtext: pip install '.[torchtext]' ({message})")
     else:
-        wanted = ["0.18.0", "torch 2.3.x only", "here is torch 2.13.0+cpu", "python3.11 -m venv", "hub:NAME"]
+        wanted = ["0.18.0", "torch 2.3.x only", "this is torch 2.13.0+cpu", "python3.11 -m venv", "hub:NAME"]
         assert all(part in str(caught.value) for part in wanted)
 
 

@@ -138,7 +138,7 @@ def test_early_stopping_ends_after_exactly_its_patience_and_says_so(
     result = trainer.fit()
     last = 2 + (patience - 1) + 1 + patience  # evaluations
     assert trainer.state.epoch == last
-    line = f"early stopping after step {2 * last}: accuracy has not become better in "
+    line = f"early stopping after step {2 * last}: accuracy has not improved in "
     assert result.stopped.startswith(line)
     assert f"patience: {patience})" in result.stopped
     assert f"of step {result.step}" in result.stopped

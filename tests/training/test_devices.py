@@ -39,11 +39,11 @@ def test_names_that_are_devices(name: str) -> None:
     [
         ("cudda", "did you mean 'cuda'"),
         ("gpu", "known: auto, cpu, cuda, mps, xpu"),
-        ("CUDA", "is no device"),
+        ("CUDA", "is not a device"),
         ("cuda:", "cuda or cuda and a number, such as cuda:0"),
         ("cuda:x", "a number"),
         ("cuda0", "did you mean 'cuda'"),
-        ("", "is no device"),
+        ("", "is not a device"),
     ],
 )
 def test_names_that_are_none(name: str, message: str) -> None:

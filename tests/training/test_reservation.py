@@ -110,7 +110,7 @@ def test_what_gets_the_name_by_another_way_is_not_replaced(tmp_path: Path) -> No
             (path / "run.json").write_text("{}")
             made = reserved.made()
             made.__enter__()
-            with pytest.raises(UserError, match="something has just got this name"):
+            with pytest.raises(UserError, match="another process has just taken this name"):
                 made.__exit__(None, None, None)
         assert (path / "run.json").read_text() == "{}"
         assert not list(tmp_path.glob(".*"))
@@ -302,7 +302,7 @@ def test_a_name_means_the_old_run_until_the_new_one_has_weights(
         found = run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     assert seen == [(0, 1), (1, 1), (2, 2), (3, 2)]
     assert found.folder == old
-    assert f"run folder: {old} (still the run before" in capsys.readouterr().err
+    assert f"run folder: {old} (still the earlier run" in capsys.readouterr().err
     assert json.loads((old / "scores.json").read_text())["step"] == 4
     assert list(old.parent.iterdir()) == [old]
     with RunFolder(old).locked():  # given back
@@ -310,7 +310,7 @@ def test_a_name_means_the_old_run_until_the_new_one_has_weights(
 
 
 def test_a_name_is_said_in_messages_and_not_the_hidden_one(old: Path, small: Trees) -> None:
-    for step, kept in ((1, "still the run that was to be replaced"), (3, f"`seqkit resume {old}` goes on")):
+    for step, kept in ((1, "is still the earlier run"), (3, f"`seqkit resume {old}` goes on")):
 
         def spoil() -> None:
             raise OSError(28, "full")
@@ -327,7 +327,7 @@ def test_a_loss_that_is_not_finite_early_says_what_is_kept(old: Path, small: Tre
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Updater, "__call__", spoil)
-        with pytest.raises(Stopped, match=r"was to be replaced\. In a new run, a lower"):
+        with pytest.raises(Stopped, match=r"still the earlier run\. In a new run, a lower"):
             run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     assert seed_of(old) == 1
 
@@ -355,7 +355,7 @@ def test_a_stop_while_somebody_resumes_the_old_run_says_what_is_kept(old: Path, 
     other = RunFolder(old)
     before = content(old)
     stop = at_update(1, lambda: (other.lock(), os.kill(os.getpid(), signal.SIGTERM)))
-    with stop, pytest.raises(Stopped, match=r"nothing is kept of it, and .*r is still the run") as stopped:
+    with stop, pytest.raises(Stopped, match=r"nothing of it was saved, and .*r is still the earlier run") as stopped:
         run.train({**small(), "seed": 2}, root=old.parent, overwrite=True)
     other.unlock()
     assert stopped.value.exit_code == 143

@@ -65,7 +65,7 @@ def test_rows_are_matched_by_name_and_everything_is_reported() -> None:
     before = kept.state_dict()["table.weight"][2].tolist()
     report = transfer_weights(kept, Given("run", given, theirs), rows, Choice(new_rows="fresh"))
     assert kept.state_dict()["table.weight"][2].tolist() == before
-    assert "1 as they were made" in report.resized["table.weight"]
+    assert "1 newly initialised" in report.resized["table.weight"]
 
 
 def test_the_same_shape_with_other_words_is_not_taken_row_by_row() -> None:
@@ -109,7 +109,7 @@ def test_a_matrix_from_tag_to_tag_is_matched_in_both_dimensions() -> None:
     given = Given("run", weights, {"moves": Rows(("O", "B"), dims=2)})
     report = transfer_weights(model, given, {"moves": Rows(("B", "new", "O"), dims=2)})
     assert model["moves"].tolist() == [[4, 0, 3], [0, 0, 0], [2, 0, 1]]
-    assert report.resized == {"moves": "2 of 3 rows found by name, 1 new (as they were made)"}
+    assert report.resized == {"moves": "2 of 3 rows found by name, 1 new (newly initialised)"}
 
 
 def test_tied_weights_are_taken_once() -> None:
@@ -186,8 +186,11 @@ def test_one_weight_may_go_to_two_places_and_a_mapped_one_goes_before_its_namesa
         ({"take": ["coer.*"]}, r"init\.take: 'coer\.\*' matches no weight; did you mean 'core\.\*'"),
         ({"leave": ["zzzz"]}, r"init\.leave: 'zzzz' matches no weight; the names are: table\.weight, core"),
         ({"take": ["out.*"]}, r"init\.take: 'out\.\*' matches no weight that both sides have"),
-        ({"map": {"cor": ["core"]}}, r"init\.map: 'cor' is no name there; did you mean 'core'"),
-        ({"map": {"core": ["cord"]}}, r"init\.map: 'core' -> 'cord': 'cord\.weight' is no name here; did you mean"),
+        ({"map": {"cor": ["core"]}}, r"init\.map: 'cor' is not a weight there; did you mean 'core'"),
+        (
+            {"map": {"core": ["cord"]}},
+            r"init\.map: 'core' -> 'cord': 'cord\.weight' is not a weight here; did you mean",
+        ),
         ({"map": {"core": ["core"], "gone": ["core"]}}, r"init\.map: both 'core\.weight' and 'gone\.weight' would"),
     ],
 )
@@ -213,7 +216,10 @@ def test_what_was_asked_for_by_name_must_fit() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"other": torch.ones(1)}, r"elsewhere has nothing that this model could take; it has: other; here are: table"),
+        (
+            {"other": torch.ones(1)},
+            r"elsewhere has nothing that this model could take; it has: other; this model has: table",
+        ),
         ({"core.bias": torch.tensor([1.0, torch.nan])}, r"elsewhere: core\.bias holds numbers .* NaN or infinite"),
         ({"core.bias": torch.tensor([1, 2])}, "nothing that this model could take"),
         ({}, "nothing that this model could take"),
@@ -237,14 +243,14 @@ def test_vectors_of_another_width_and_numbers_that_are_not_finite() -> None:
 def test_words_of_unknown_names_are_not_taken_and_a_vocabulary_must_fit() -> None:
     rows = {"table.weight": words("p", "a", "b"), "out.bias": Rows(tuple("vwxyz"))}
     weights = {"table.weight": torch.ones(3, 2), "core.bias": torch.ones(2), "out.bias": torch.ones(5)}
-    with pytest.raises(UserError, match=r"which word is not known there: give init\.vocabulary"):
+    with pytest.raises(UserError, match=r"its words are unknown: give init\.vocabulary"):
         transfer_weights(net(), Given("x.pt", weights), rows)
     with pytest.raises(UserError, match=r"init\.vocabulary: 2 words, but table\.weight in x\.pt has 3 rows"):
         transfer_weights(net(), Given("x.pt", weights, words=["a", "b"]), rows)
     model = net()
     report = transfer_weights(model, Given("x.pt", weights, words=["b", "q", "a"]), rows)
     assert "2 of 3 rows found by name" in report.resized["table.weight"]
-    assert report.resized["out.bias"] == "all 5 rows in their order, for there they have no names"
+    assert report.resized["out.bias"] == "all 5 rows in their order, as their source does not name them"
     with pytest.raises(UserError, match=r"init\.vocabulary: nothing is taken from x\.pt whose rows are words"):
         transfer_weights(net(), Given("x.pt", {"core.bias": torch.ones(2)}, words=["a"]), rows)
 

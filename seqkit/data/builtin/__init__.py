@@ -32,7 +32,7 @@ __all__ = ["NAMES", "PARTS", "Grammar", "columns", "grammar", "rows"]
 
 @functools.cache
 def grammar(name: str) -> Grammar:
-    """The compiled rule file of a built-in data set, read once a process.
+    """Return the compiled rule file of a built-in data set, read once a process.
 
     Raises:
         UserError: no such data set.
@@ -43,7 +43,7 @@ def grammar(name: str) -> Grammar:
 
 
 def columns(name: str) -> list[str]:
-    """Names of the columns of a built-in data set, in order.
+    """Return names of the columns of a built-in data set, in order.
 
     Raises:
         UserError: no such data set.
@@ -52,7 +52,7 @@ def columns(name: str) -> list[str]:
 
 
 def rows(name: str, part: str, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Rows of a part of a built-in data set, without end; equal arguments give equal rows.
+    """Return rows of a part of a built-in data set, without end; equal arguments give equal rows.
 
     Args:
         name: reviews, phrases or travel.

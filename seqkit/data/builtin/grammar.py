@@ -54,7 +54,7 @@ _TRIES = 100_000
 
 
 def _fraction(text: str) -> float:
-    """A stable number in [0, 1) for a text: the same on every machine and in every process."""
+    """Return a stable number in [0, 1) for a text: the same on every machine and in every process."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56
 
 
@@ -112,7 +112,7 @@ def _link(rules: Mapping[str, list[Rule]]) -> dict[str, _Category]:
 
 
 def _heights(rules: Mapping[str, list[Rule]]) -> dict[str, int]:
-    """The least number of levels below each category that can end, by fixed point."""
+    """Return the least number of levels below each category that can end, by fixed point."""
     heights: dict[str, int] = {}
     changed = True
     while changed:
@@ -168,7 +168,7 @@ class Grammar:
         return cls(read(path).tree, Path(path).stem)
 
     def reserved(self, combination: str) -> bool:
-        """Whether a combination, the value of a rule's `reserve` template, is kept for the test part."""
+        """Return whether a combination, the value of a rule's `reserve` template, is kept for the test part."""
         known = self._hashes.get(combination)
         if known is None:
             known = self._hashes[combination] = (
@@ -177,7 +177,7 @@ class Grammar:
         return known
 
     def rows(self, part: str, seed: int = 0) -> Iterator[dict[str, Any]]:
-        """Rows of one part, without end; equal arguments give equal rows.
+        """Yield rows of one part, without end; equal arguments give equal rows.
 
         Args:
             part: train, dev or test.
@@ -266,7 +266,7 @@ class _Draw:
         return tuple(node)
 
     def _combination(self, choice: _Choice, depth: int) -> Node:
-        """A node of a rule with `reserve`. What test owes is paid here or left to a part, as often."""
+        """Return a node of a rule with `reserve`. What test owes is paid here or left to a part, as often."""
         owed = self._owed
         for _ in range(_TRIES):
             here = owed and self._random() < 0.5

@@ -42,7 +42,7 @@ class Rule:
 
 
 def read_field(node: Node, key: str) -> str:
-    """The value of a field of a node, the head's where the rule does not define it.
+    """Return the value of a field of a node, the head's where the rule does not define it.
 
     Raises:
         UserError: neither the rule nor its heads define it.
@@ -57,7 +57,7 @@ def read_field(node: Node, key: str) -> str:
 
 
 def compile_rules(tree: Mapping[str, Any], name: str) -> dict[str, list[Rule]]:
-    """The alternatives of every category of a rule file.
+    """Return the alternatives of every category of a rule file.
 
     Raises:
         UserError: a rule names a category, a part or a table that does not exist, or a word table has a ragged line.
@@ -104,7 +104,8 @@ class _Compiler:
             self._tables[key] = str(table)
 
     def lexicon(self, key: str, table: str) -> list[Rule]:
-        """A word table: a line of field names, then a line a word; `_` is a space, `~` empty, `=` as to the left.
+        """Return a word table: a line of field names, then a line a word; `_` is a space, `~` empty, `=` as to the
+        left.
 
         `id` is the first column, where the table has no column of that name.
         """
@@ -124,7 +125,7 @@ class _Compiler:
         return rules
 
     def rules(self, key: str, source: Mapping[str, Any]) -> Iterator[tuple[str, Rule]]:
-        """The rules that one alternative stands for: one for each setting of its `each` variables."""
+        """Yield the rules that one alternative stands for: one for each setting of its `each` variables."""
         each = source.get("each", {})
         for setting in itertools.product(*each.values()):
             values = dict(zip(each, map(str, setting), strict=True))
@@ -163,7 +164,7 @@ class _Compiler:
             yield _replace(key, values), _replace(text, values)
 
     def _template(self, text: str, target: str, order: Mapping[str, int], name: str) -> Value:
-        """A constant where the template has no reference to a part, else a function of the node."""
+        """Return a constant where the template has no reference to a part, else a function of the node."""
         literal, readers = "", []
         for piece, is_reference in _pieces(text):
             value = self._reference(piece, target, order, name) if is_reference else piece

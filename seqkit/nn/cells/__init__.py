@@ -16,5 +16,15 @@ CELLS: dict[str, type[Cell]] = {"rnn": RNNCell, "lstm": LSTMCell, "gru": GRUCell
 
 
 def resolve_cell(cell: str | Callable[..., Cell]) -> Callable[..., Cell]:
-    """The class or factory behind `cell`: a name in `CELLS`, or the thing itself; see `from_table`."""
+    """Look up a cell.
+
+    Args:
+        cell: a name in `CELLS`, a `Cell` class, or a factory of cells.
+
+    Returns:
+        the class or factory.
+
+    Raises:
+        TypeError, ValueError: see `from_table`.
+    """
     return from_table("cell", cell, CELLS)

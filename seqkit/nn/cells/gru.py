@@ -24,18 +24,19 @@ class GRUCell(Cell):
 
     Args:
         input_size: features of the input, I.
-        hidden_size: features of the state, H.
-        bias: with bias vectors b_ih and b_hh.
+        hidden_size: features of the state, and so of the output, H.
+        bias: whether the cell has bias vectors b_ih and b_hh.
         device, dtype: of the parameters.
-        layer_norm: normalises W_ih x and W_hh h, each over the 2H features of (r, z) together and the H of n,
-            times a gain; the biases are added after (Ba et al. 2016, supplement; epsilon 1e-5).
+        layer_norm: layer normalisation of W_ih x and W_hh h, each over the 2H features of (r, z) together and the H of
+            n, times a gain; the biases are added after (Ba et al. 2016, supplement; epsilon 1e-5).
         zoneout: probability with which a unit keeps its old value, drawn per step; evaluation uses the
             expectation (Krueger et al. 2016).
-        recurrent_dropout: rate of the dropout that `recurrent_dropout_kind` places.
-        recurrent_dropout_kind: "gal": on the h that enters W_hh, one mask per sequence (Gal & Ghahramani 2016);
-            "semeniuta": on the candidate n, one mask per step (Semeniuta et al. 2016).
-        weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
-        init: "torch" (uniform) or "orthogonal".
+        recurrent_dropout: rate of the dropout inside the recurrence, at the place that `recurrent_dropout_kind` says.
+        recurrent_dropout_kind: where it acts. "gal": on the h that enters W_hh, one mask per sequence (Gal & Ghahramani
+            2016); "semeniuta": on the candidate n, one mask per step (Semeniuta et al. 2016).
+        weight_drop: rate of the dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et
+            al. 2017).
+        init: how the weights start: "torch" (uniform, as in torch.nn) or "orthogonal" (W_hh orthogonal, W_ih Glorot).
 
     Forward: `(input, h=None) -> h'` with input (B, I) or (I,), h (B, H) or (H,).
 
@@ -101,7 +102,7 @@ class GRUCell(Cell):
         return normed + weights["bias_ih"] if self.bias else normed
 
     def normalise(self, total: Tensor, gain: Tensor) -> Tensor:
-        """LN over (r, z) together and over n alone: (b, 3H) -> (b, 3H)."""
+        """Normalise (r, z) together and n alone: total (b, 3H), gain (3H,) -> (b, 3H)."""
         sizes = [2 * self.hidden_size, self.hidden_size]
         pairs = zip(total.split_with_sizes(sizes, -1), gain.split_with_sizes(sizes), strict=True)
         return torch.cat([F.layer_norm(part, (part.size(-1),), weight) for part, weight in pairs], -1)
@@ -138,5 +139,5 @@ class GRUCell(Cell):
         return None if self.kernel() is None or varied else "GRU"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step; see the class."""
+        """Run one step: input (B, I) or (I,), hx None or h (B, H) or (H,) -> h' of the same shape."""
         return self.run(input, None if hx is None else (hx,))[0]

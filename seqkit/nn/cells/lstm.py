@@ -25,28 +25,31 @@ class LSTMCell(Cell):
 
     Args:
         input_size: features of the input, I.
-        hidden_size: features of the memory, H.
-        bias: with bias vectors b_ih and b_hh.
+        hidden_size: features of the memory, and of the output unless `proj_size` says otherwise, H.
+        bias: whether the cell has bias vectors b_ih and b_hh.
         device, dtype: of the parameters.
-        proj_size: if positive, h' = W_hr (o * tanh(c')) with this many features (Sak et al. 2014); 0: none.
-        peephole: i and f also see p * c, o also sees p * c' (Gers & Schmidhuber 2000); `weight_peephole` holds the
-            vectors in the order (i, f, o), or (f, o) if coupled.
-        coupled: i = 1 - f; the weights then hold the gates (f, g, o) only (Greff et al. 2017, "CIFG").
-        layer_norm: LN(W_ih x) * gain + LN(W_hh h) * gain + biases, each over all gates together, and
-            h' = o * tanh(LN(c')) (Ba et al. 2016, eq. 20 to 22; epsilon 1e-5).
+        proj_size: features of the output after a projection, h' = W_hr (o * tanh(c')) (Sak et al. 2014); 0: none.
+        peephole: the gates also see the memory: i and f see p * c, o sees p * c' (Gers & Schmidhuber 2000);
+            `weight_peephole` holds the vectors in the order (i, f, o), or (f, o) if coupled.
+        coupled: one gate for input and forgetting, i = 1 - f; the weights then hold the gates (f, g, o) only (Greff et
+            al. 2017, "CIFG").
+        layer_norm: layer normalisation inside the cell: LN(W_ih x) * gain + LN(W_hh h) * gain + biases, each over all
+            gates together, and h' = o * tanh(LN(c')) (Ba et al. 2016, eq. 20 to 22; epsilon 1e-5).
         zoneout: probability with which a unit of h keeps its old value, drawn per step; evaluation uses the
             expectation (Krueger et al. 2016, eq. 4).
-        zoneout_cell: the same for the memory c.
-        recurrent_dropout: rate of the dropout that `recurrent_dropout_kind` places.
-        recurrent_dropout_kind: "gal": on the h that enters W_hh, one mask per sequence (Gal & Ghahramani 2016);
-            "semeniuta": on the candidate g, one mask per step (Semeniuta et al. 2016).
-        weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
-        cell_clip: clips c' to [-cell_clip, cell_clip] (Sak et al. 2014); None: no clipping. The gradient passes at the
-            bound itself and is 0 beyond it.
-        forget_bias: initial value of the forget gate's bias, b_if + b_hf (Jozefowicz et al. 2015); None: as `init`.
-        init: "torch" (uniform) or "orthogonal".
-        cell_activation: the function that makes g.
-        output_activation: the function of c' (or of LN(c')) in h'.
+        zoneout_cell: probability with which a unit of the memory c keeps its old value, as `zoneout` for h.
+        recurrent_dropout: rate of the dropout inside the recurrence, at the place that `recurrent_dropout_kind` says.
+        recurrent_dropout_kind: where it acts. "gal": on the h that enters W_hh, one mask per sequence (Gal & Ghahramani
+            2016); "semeniuta": on the candidate g, one mask per step (Semeniuta et al. 2016).
+        weight_drop: rate of the dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et
+            al. 2017).
+        cell_clip: bound of the memory: c' is clipped to [-cell_clip, cell_clip] (Sak et al. 2014); None (null in YAML):
+            no clipping. The gradient passes at the bound itself and is 0 beyond it.
+        forget_bias: value that the forget gate's bias, b_if + b_hf, starts from (Jozefowicz et al. 2015: 1); None (null
+            in YAML): as `init` says.
+        init: how the weights start: "torch" (uniform, as in torch.nn) or "orthogonal" (W_hh orthogonal, W_ih Glorot).
+        cell_activation: function of the candidate g; tanh in the paper.
+        output_activation: function of c' (or of LN(c')) in h'; tanh in the paper.
 
     Forward: `(input, (h, c)=None) -> (h', c')` with input (B, I) or (I,), h (B, H or proj_size), c (B, H).
 
@@ -213,7 +216,7 @@ class LSTMCell(Cell):
         return "LSTM"
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """One step; see the class."""
+        """Run one step: input (B, I) or (I,), hx None or (h, c), each (B, size) or (size,) -> (h', c')."""
         h, c = self.run(input, hx)
         return h, c
 
@@ -224,7 +227,8 @@ def _kernel(*options: Any) -> LSTMKernel:
 
 
 def _clipped(memory: Tensor, bound: float) -> Tensor:
-    """The memory within [-bound, bound]; not torch.clamp, whose gradient at the bound itself depends on its version."""
+    """Return the memory within [-bound, bound]; not torch.clamp, whose gradient at the bound itself depends on its
+    version."""
     return torch.where(memory.abs() > bound, torch.sign(memory) * bound, memory)
 
 

@@ -22,16 +22,20 @@ class RNNCell(Cell):
 
     Args:
         input_size: features of the input, I.
-        hidden_size: features of the state, H.
-        bias: with bias vectors b_ih and b_hh.
-        nonlinearity: f.
+        hidden_size: features of the state, and so of the output, H.
+        bias: whether the cell has bias vectors b_ih and b_hh.
+        nonlinearity: the function f.
         device, dtype: of the parameters.
-        layer_norm: f(LN(W_ih x + W_hh h) * gain + b_ih + b_hh) (Ba et al. 2016, eq. 4; epsilon 1e-5).
+        layer_norm: layer normalisation inside the cell: f(LN(W_ih x + W_hh h) * gain + b_ih + b_hh) (Ba et al. 2016,
+            eq. 4; epsilon 1e-5).
         zoneout: probability with which a unit keeps its old value, drawn per step; evaluation uses the
             expectation (Krueger et al. 2016).
-        recurrent_dropout: dropout on the h that enters W_hh, one mask per sequence (Gal & Ghahramani 2016, eq. 7).
-        weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
-        init: "torch" (uniform), "orthogonal", or "irnn" (identity; needs relu; Le et al. 2015).
+        recurrent_dropout: rate of the dropout on the h that enters W_hh, one mask per sequence (Gal & Ghahramani 2016,
+            eq. 7).
+        weight_drop: rate of the dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et
+            al. 2017).
+        init: how the weights start: "torch" (uniform, as in torch.nn), "orthogonal" (W_hh orthogonal, W_ih Glorot) or
+            "irnn" (W_hh the identity; needs relu; Le et al. 2015).
 
     Forward: `(input, h=None) -> h'` with input (B, I) or (I,), h (B, H) or (H,).
 
@@ -124,7 +128,7 @@ class RNNCell(Cell):
         return f"RNN_{self.nonlinearity.upper()}"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """One step; see the class."""
+        """Run one step: input (B, I) or (I,), hx None or h (B, H) or (H,) -> h' of the same shape."""
         return self.run(input, None if hx is None else (hx,))[0]
 
 
@@ -136,14 +140,15 @@ class JordanCell(Cell):
     Args:
         input_size: features of the input, I.
         hidden_size: features of the hidden layer, H.
-        bias: with bias vectors.
-        nonlinearity: f.
+        bias: whether the cell has bias vectors b_ih, b_hh and b_ho.
+        nonlinearity: function of the hidden layer, f.
         device, dtype: of the parameters.
         output_size: features of the output layer, O; 0 means `hidden_size`.
-        output_activation: g.
-        recurrent_dropout: dropout on the fed-back y, one mask per sequence (Gal & Ghahramani 2016).
-        weight_drop: dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et al. 2017).
-        init: "torch" (uniform) or "orthogonal".
+        output_activation: function of the output layer, g.
+        recurrent_dropout: rate of the dropout on the fed-back y, one mask per sequence (Gal & Ghahramani 2016).
+        weight_drop: rate of the dropout on the entries of W_hh, one mask per sequence for the whole batch (Merity et
+            al. 2017).
+        init: how the weights start: "torch" (uniform, as in torch.nn) or "orthogonal" (W_hh orthogonal, W_ih Glorot).
 
     Forward: `(input, (y, h)=None) -> (y', h')`.
 
@@ -220,7 +225,7 @@ class JordanCell(Cell):
 
 
 def dropped_weights(weights: Mapping[str, Tensor], rate: float, training: bool) -> Mapping[str, Tensor]:
-    """The weights with dropout on the entries of W_hh (DropConnect as in Merity et al. 2017, section 2)."""
+    """Return the weights with dropout on the entries of W_hh (DropConnect as in Merity et al. 2017, section 2)."""
     if not (training and rate):
         return weights
     return {**weights, "weight_hh": dropped(weights["weight_hh"], rate)}

@@ -35,7 +35,7 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
 
 
 def _blocks(query: Tensor, keys: Tensor) -> int:
-    """How many queries a block takes."""
+    """Return how many queries a block takes."""
     return max(1, ADDITIVE_TERMS // max(1, keys.numel()))
 
 

@@ -45,7 +45,7 @@ class Reader:
         self.context_size = tensors["output"].size(0) if self.join else self.heads * self.values.size(3)
 
     def query_weight(self) -> Tensor:
-        """What the forward pass multiplies a query with."""
+        """Return what the forward pass multiplies a query with."""
         return self.tensors["query"]
 
     def start(self) -> None:
@@ -65,7 +65,7 @@ class Reader:
         return rows if self.packing.is_rectangle else rows.index_select(0, self.packing.on(rows.device, "rectangle"))
 
     def forward(self, t: int, x: Tensor) -> Tensor:
-        """The context (b, C) for x (b, H)."""
+        """Return the context (b, C) for x (b, H)."""
         size = x.size(0)
         query = self.queries[t, :size]
         query.copy_(x if self.ask is None else self.ask.times(x))
@@ -84,7 +84,7 @@ class Reader:
         raise NotImplementedError
 
     def mean_weights(self) -> Tensor:
-        """The weights of all steps, their mean over the heads: (N, S)."""
+        """Return the weights of all steps, their mean over the heads: (N, S)."""
         packed = self.pack(self.weights)
         return packed.squeeze(1).clone() if self.heads == 1 else packed.mean(1)
 

@@ -20,7 +20,7 @@ class Call:
     """What a scan is besides tensors. Its tensors come as one flat sequence, in the order of its own."""
 
     def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """The results, and what `backward` needs if `save`; no autograd graph is recorded inside."""
+        """Return the results, and what `backward` needs if `save`; no autograd graph is recorded inside."""
         raise NotImplementedError
 
     def backward(
@@ -34,7 +34,7 @@ class Call:
         raise NotImplementedError
 
     def reference(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The same results under autograd."""
+        """Return the same results under autograd."""
         raise NotImplementedError
 
 
@@ -49,7 +49,7 @@ class KernelCall(Call):
     saved_names: tuple[str, ...] = field(default=())
 
     def named(self, tensors: Sequence[Tensor]) -> Tensors:
-        """The tensors by name."""
+        """Return the tensors by name."""
         return dict(zip(self.names, tensors, strict=True))
 
     def forward(self, tensors: Sequence[Tensor], save: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -115,7 +115,7 @@ class FusedScan(torch.autograd.Function):
 
 
 def scanned(call: Call, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The call's results, recorded for autograd only where something asks for a gradient."""
+    """Return the call's results, recorded for autograd only where something asks for a gradient."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return tuple(FusedScan.apply(call, *tensors))  # type: ignore[no-untyped-call]
     results, _ = call.forward(tensors, False)
@@ -128,7 +128,8 @@ def through_graph(
     wanted: Sequence[bool],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """The gradients of `function(tensors)` by autograd, themselves differentiable where gradients are enabled."""
+    """Return the gradients of `function(tensors)` by autograd, themselves differentiable where gradients are
+    enabled."""
     twice = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that the gradients are taken with respect to this call's inputs and not to what they came from.

@@ -99,7 +99,7 @@ class _Scaled:
         return cls(chain, factors, move, leave, torch.stack(alphas), scales, ending, last / ending, total.squeeze(1))
 
     def exact(self) -> bool:
-        """Whether nothing that can be reached has underflowed."""
+        """Return whether nothing that can be reached has underflowed."""
         small = (self.alphas < _SMALLEST) & reachable(self.chain).unsqueeze(1) & self.chain.valid
         return bool(~small.any() & self.log_partition.isfinite().all())
 
@@ -187,7 +187,8 @@ def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
 
 
 def sum_paths(chain: Chain) -> _Scaled | _Logarithms:
-    """The forward pass; its `log_partition` is (B,), its `posterior(weights)` takes a weight (B, 1) a sequence."""
+    """Return the forward pass; its `log_partition` is (B,), its `posterior(weights)` takes a weight (B, 1) a
+    sequence."""
     if chain.emissions.device.type != "cpu" or tracing() or torch.compiler.is_compiling():
         return _Logarithms.run(chain)
     scaled = _Scaled.run(chain)
@@ -201,7 +202,8 @@ _IMPOSSIBLE = -1e30
 def differentiable_log_partition(
     emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The log partition (B,) by the forward algorithm under autograd, for derivatives of any order and `torch.func`.
+    """Return the log partition (B,) by the forward algorithm under autograd, for derivatives of any order and
+    `torch.func`.
 
     Takes the arguments of `LogPartition`. Slower, and it keeps (B, K, K) terms for every step.
     """
@@ -260,7 +262,7 @@ class LogPartition(torch.autograd.Function):
 def best_path(
     emissions: Tensor, lengths: Tensor, transitions: Tensor, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The most probable sequence of each chain (Viterbi 1967).
+    """Return the most probable sequence of each chain (Viterbi 1967).
 
     Args:
         emissions: (B, T, K).

@@ -38,7 +38,7 @@ class SingleStep:
 
     @staticmethod
     def serves(cell: Cell) -> bool:
-        """Whether a cell's step is nothing but a product and a known pointwise part, in evaluation."""
+        """Return whether a cell's step is nothing but a product and a known pointwise part, in evaluation."""
         return cell_steps(cell.kernel()) is not None and not cell.training
 
     def __call__(self, x: Tensor, state: State) -> tuple[Tensor, State]:

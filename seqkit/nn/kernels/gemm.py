@@ -35,7 +35,7 @@ def onednn() -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[...
 
 
 def _fast(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN serves these operands."""
+    """Return whether oneDNN serves these operands."""
     return bool(
         x.dtype == torch.float32
         and weight.dtype == torch.float32

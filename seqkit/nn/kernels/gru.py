@@ -43,7 +43,8 @@ class GRUKernel(Kernel):
         return self.layer_norm
 
     def _drive(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
-        """What every step adds to W_hh h: (N, 3H) for r, z, m, (N, 2H) if normed; and the input part of n, (N, H)."""
+        """Return what every step adds to W_hh h: (N, 3H) for r, z, m, (N, 2H) if normed; and the input part of n, (N,
+        H)."""
         H = tensors["h0"].size(1)
         bias_hh = tensors.get("bias_hh")
         if self.layer_norm:

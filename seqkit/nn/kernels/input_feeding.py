@@ -49,7 +49,7 @@ class Plan:
     saved_names: tuple[str, ...] = field(default=())
 
     def named(self, tensors: Sequence[Tensor]) -> Tensors:
-        """The tensors by name."""
+        """Return the tensors by name."""
         return dict(zip(self.names, tensors, strict=True))
 
 
@@ -89,7 +89,7 @@ class _Layer:
         self.pieces = split(self.joined, plan.packing)
 
     def forward(self, t: int, parts: Sequence[Tensor]) -> Tensor:
-        """The output (b, H) for what enters beside the embedded token."""
+        """Return the output (b, H) for what enters beside the embedded token."""
         rows = self.pieces[t]
         size = rows.size(0)
         if size != self.state[0].size(0):
@@ -200,7 +200,7 @@ class _Loop:
         return self.plan.stack.attention_layer == len(self.layers)
 
     def _outside(self) -> Tensor:
-        """The part of the sums of all attentional vectors that is known before the loop: (N, F)."""
+        """Return the part of the sums of all attentional vectors that is known before the loop: (N, F)."""
         rows, bias = self.tensors["rows"], self.tensors.get("combine_bias")
         if self.outside.size(1):
             return product(rows, self.outside, bias)

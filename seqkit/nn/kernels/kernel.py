@@ -26,7 +26,7 @@ class Kernel:
 
     @property
     def takes_projected(self) -> bool:
-        """Whether the kernel wants `cell.project`'s result in place of the input."""
+        """Whether the kernel wants `cell.project`'s result instead of the input."""
         return False
 
     def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
@@ -41,7 +41,7 @@ class Kernel:
 
 
 def history(initial: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """A buffer (B + N, size) that begins with the initial state, and its part for the steps, (N, size)."""
+    """Return a buffer (B + N, size) that begins with the initial state, and its part for the steps, (N, size)."""
     buffer = initial.new_empty(initial.size(0) + count, initial.size(1))
     buffer[: initial.size(0)] = initial
     return buffer, buffer[initial.size(0) :]
@@ -62,18 +62,18 @@ def last(buffer: Tensor, packing: Packing) -> Tensor:
 
 
 def blocks(tensor: Tensor, size: int, order: Sequence[int]) -> Tensor:
-    """The blocks of `size` rows (or entries) of a weight in another order."""
+    """Return the blocks of `size` rows (or entries) of a weight in another order."""
     parts = torch.split(tensor, size)
     return torch.cat([parts[index] for index in order])
 
 
 def unblocks(tensor: Tensor, size: int, order: Sequence[int]) -> Tensor:
-    """The inverse of `blocks`."""
+    """Return the inverse of `blocks`."""
     return blocks(tensor, size, [list(order).index(index) for index in range(len(order))])
 
 
 def mask_rows(mask: Tensor | None, packing: Packing) -> list[Tensor]:
-    """A mask drawn per step (N, size), or a single row (1, size) for all, as one piece for each step."""
+    """Return a mask drawn per step (N, size), or a single row (1, size) for all, as one piece for each step."""
     if mask is None:
         return []
     if mask.size(0) == 1:
@@ -103,7 +103,7 @@ SLOPES: dict[str, Any] = {
 
 
 def apply_(name: str, source: Tensor, out: Tensor, *, exact: bool = False) -> Tensor:
-    """The activation called `name` of source, written to out (which may be source); `exact` as in `tanh_`."""
+    """Return the activation called `name` of source, written to out (which may be source); `exact` as in `tanh_`."""
     if name == "tanh":
         return tanh_(source, out, exact=exact)
     if name == "sigmoid":
@@ -123,12 +123,13 @@ _TWO = torch.tensor(2.0, device="cpu")
 
 
 def quick(source: Tensor) -> bool:
-    """Whether tanh may be 2 sigmoid(2x) - 1 for tensors like this: float32 on the CPU, where ATen's tanh is slow."""
+    """Return whether tanh may be 2 sigmoid(2x) - 1 for tensors like this: float32 on the CPU, where ATen's tanh is
+    slow."""
     return source.dtype == torch.float32 and source.device.type == "cpu"
 
 
 def reaches(source: Tensor, least: float) -> bool:
-    """Whether some value is at least `least`."""
+    """Return whether some value is at least `least`."""
     return source.numel() > 0 and source.amax().item() >= least
 
 

@@ -57,7 +57,7 @@ class LSTMKernel(LSTMOptions):
         return [outputs, last(hidden, packing), final_c], saved
 
     def _arrange(self, weight: Tensor, size: int, scale: float) -> Tensor:
-        """The gate blocks in our order, those of g scaled."""
+        """Return the gate blocks in our order, those of g scaled."""
         parts = torch.split(weight, size)
         *first, g = (parts[index] for index in self.order)
         return torch.cat([*first, g if scale == 1 else g * scale])

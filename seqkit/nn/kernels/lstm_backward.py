@@ -68,7 +68,7 @@ class LSTMBackward:
             del self.before  # as large as the outputs, and only peepholes need it again
 
     def _shown(self) -> Tensor:
-        """The output activation of the new memory, (N, H)."""
+        """Return the output activation of the new memory, (N, H)."""
         if "shown" in self.saved:  # where layer norm stands between the two
             return self.saved["shown"]
         return apply_(self.kernel.output_activation, self.fresh, torch.empty_like(self.fresh))

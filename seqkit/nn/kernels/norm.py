@@ -38,7 +38,7 @@ class StepNorm:
         return normed
 
     def saved(self) -> dict[str, Tensor]:
-        """The buffers of all steps by name."""
+        """Return the buffers of all steps by name."""
         parts = {"totals": self.totals, "means": self.means, "scales": self.scales}
         return {f"{self.name}.{key}": torch.cat(values) for key, values in parts.items() if values}
 
@@ -55,7 +55,7 @@ class StepNormBackward:
         self.steps = list(zip(*(part.split_with_sizes(packing.batch_sizes) for part in self.whole), strict=True))
 
     def backward(self, t: int, grad: Tensor) -> Tensor:
-        """The gradient (b, F) of the input of step t."""
+        """Return the gradient (b, F) of the input of step t."""
         total, mean, scale = self.steps[t]
         only_input = [True, False, False]
         return torch.ops.aten.native_layer_norm_backward(  # type: ignore[no-any-return]

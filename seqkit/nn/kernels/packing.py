@@ -160,7 +160,7 @@ class Packing:
         return state if self.order is None else state.index_select(-2, self.order)
 
     def unsort(self, state: Tensor) -> Tensor:
-        """The inverse of `sort`: (..., B, F)."""
+        """Return the inverse of `sort`: (..., B, F)."""
         return state if self.restore is None else state.index_select(-2, self.restore)
 
     def flip(self, packed: Tensor) -> Tensor:

@@ -45,23 +45,23 @@ class CellSteps:
         self.delta = torch.empty(0)
 
     def by_input(self, weight: Tensor) -> Tensor:
-        """Rows of weight_ih (or bias_ih) in our order: (G, ...)."""
+        """Return rows of weight_ih (or bias_ih) in our order: (G, ...)."""
         return weight
 
     def by_state(self, weight: Tensor) -> Tensor:
-        """Rows of weight_hh (or bias_hh) in our order: (G, ...)."""
+        """Return rows of weight_hh (or bias_hh) in our order: (G, ...)."""
         return weight
 
     def from_input(self, grad: Tensor) -> Tensor:
-        """The transpose of `by_input`, for gradients."""
+        """Return the transpose of `by_input`, for gradients."""
         return grad
 
     def from_state(self, grad: Tensor) -> Tensor:
-        """The transpose of `by_state`, for gradients."""
+        """Return the transpose of `by_state`, for gradients."""
         return grad
 
     def scaled(self, weight: Tensor) -> Tensor:
-        """What the forward product takes for a weight (or bias) in our order."""
+        """Return what the forward product takes for a weight (or bias) in our order."""
         return weight
 
     def start(self, sums: Tensor, state: Sequence[Tensor]) -> None:
@@ -72,7 +72,7 @@ class CellSteps:
         self.news = split(outputs, self.packing)
 
     def forward(self, t: int, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The sums (b, G), which may be those of `rows[t]`, and the state before to the state after."""
+        """Return the sums (b, G), which may be those of `rows[t]`, and the state before to the state after."""
         raise NotImplementedError
 
     def saved(self) -> Tensors:

@@ -32,7 +32,7 @@ from seqkit.training import TrainingConfig
 
 
 class LanguageModelData(Parts, StreamConfig):
-    """`data:` where the text is, a line a row, and how it is read. The columns are `text`."""
+    """`data:` where the text is, one line a row in the column `text`, and how it is read."""
 
     train: Where
     """A file, `builtin:reviews`, or a mapping with a path and settings of its own."""
@@ -59,10 +59,10 @@ class LanguageModelTraining(TrainingConfig):
     metric_mode: Literal["auto", "min"] = "auto"
     ar: float = Field(default=0.0, ge=0)
     """Activation regularisation, alpha (Merity et al. 2017, section 4.6): this much of the mean square of the top
-    layer's outputs, after dropout, is added to the loss. There 2."""
+    layer's outputs, after dropout, is added to the loss. The paper has 2."""
     tar: float = Field(default=0.0, ge=0)
     """Temporal activation regularisation, beta: this much of the mean square of the difference between the outputs of
-    one step and the next. There 1."""
+    one step and the next. The paper has 1."""
 
 
 class LanguageModelModel(Section):
@@ -87,10 +87,7 @@ _Model = from_signature(
     LanguageModel,
     skip=("encoder", "adaptive_cutoffs"),
     base=LanguageModelModel,
-    adaptive_cutoffs=(
-        list[int],
-        Field(default=[], description="Adaptive softmax: the ids at which the clusters of rarer tokens begin."),
-    ),
+    adaptive_cutoffs=(list[int], Field(default=[])),
 )
 
 
@@ -108,7 +105,7 @@ class LanguageModelConfig(RunConfig):
         check_text(self.text)
         if self.model.adaptive_cutoffs and self.text.kind not in ("word", "char"):  # type: ignore[attr-defined]
             raise ValueError(
-                f"model.adaptive_cutoffs: needs a vocabulary in order of frequency, which {self.text.tokenizer} has not"
+                f"model.adaptive_cutoffs: needs a vocabulary in order of frequency, which {self.text.tokenizer} lacks"
             )
         check_new_words(self, "model.embedding", self.model.embedding)
         return self
@@ -126,7 +123,7 @@ def check_text(text: TextConfig) -> None:
 
 
 def language_model_schema(tree: Mapping[str, Any]) -> type[LanguageModelConfig]:
-    """The schema for the cell that the configuration names."""
+    """Return the schema for the cell that the configuration names."""
     skip = (*SUPPLIED, "bidirectional")  # the future is what is asked for
     encoder = cell_section("Encoder", (Recurrent,), skip, EncoderBase, tree, "model", "encoder")
     model = create_model("ModelConfig", __base__=_Model, encoder=(encoder, ...))
@@ -134,13 +131,13 @@ def language_model_schema(tree: Mapping[str, Any]) -> type[LanguageModelConfig]:
 
 
 def make_language_model(config: Any, encoder: Encoder) -> LanguageModel:
-    """The model that a `model:` section describes, around an encoder."""
+    """Return the model that a `model:` section describes, around an encoder."""
     own = config.model_dump(exclude={"embedding", "encoder"})
     return LanguageModel(encoder, **own)
 
 
 def build(config: Any, tokenizer: Tokenizer, *, load: bool) -> tuple[LanguageModel, list[str]]:
-    """The same for a vocabulary.
+    """Return the same for a vocabulary.
 
     Args:
         config: the section.

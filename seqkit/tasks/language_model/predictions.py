@@ -24,7 +24,7 @@ from seqkit.tasks.lines import as_json
 from seqkit.text import Tokenizer
 from seqkit.text.joining import join_tokens, one_line
 
-# Tokens in a line. A longer one is no line but a broken file, and would take gigabytes for its states.
+# Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states.
 _LONGEST = 50_000
 _TOGETHER = 64
 
@@ -69,7 +69,7 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 @torch.no_grad()
 def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
-    """The score of each line, whatever stands around it."""
+    """Return the score of each line, whatever stands around it."""
     rows, found = _encode(tokenizer, texts), [LineScore() for _ in texts]
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
@@ -95,17 +95,17 @@ class SamplingOptions(Section):
     """Options of `seqkit predict` for language models: score each line, or continue it."""
 
     sample: bool = False
-    """Continue each line, from nothing where it is blank, instead of scoring it."""
+    """Continue each line instead of scoring it; a blank line starts from nothing."""
     temperature: float = 1.0
-    """Below 1 is safer, above 1 wilder."""
+    """Temperature of sampling: below 1 is safer, above 1 wilder."""
     top_k: int = 0
-    """Sample among this many most probable tokens; 0: all."""
+    """Sample among the k most probable tokens; 0: all."""
     top_p: float = 1.0
-    """Sample among the fewest tokens that together have this share of the probability."""
+    """Sample among the fewest tokens that hold this share of the probability."""
     max_length: int = 100
     """Most tokens after the prompt."""
     seed: int = Field(default=1, ge=0)
-    """Of sampling; by default the run's own."""
+    """Seed of sampling; by default the run's own."""
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Sampler:
         self._count = 0  # texts so far
 
     def __call__(self, texts: Sequence[str]) -> list[Continuation]:
-        """A continuation of each text, up to its line end; of a blank one a line from nothing."""
+        """Return a continuation of each text, up to its line end; of a blank one a line from nothing."""
         found: list[Continuation] = []
         for start in range(0, len(texts), _TOGETHER):
             found += self._batch(texts[start : start + _TOGETHER])
@@ -186,7 +186,8 @@ class Sampler:
 
 
 def format_line(found: LineScore | Continuation, form: str) -> str:
-    """A prediction as one line: JSON, or as text the continued line, or log-probability and perplexity with a tab."""
+    """Return a prediction as one line: JSON, or as text the continued line, or log-probability and perplexity with a
+    tab."""
     if isinstance(found, Continuation):
         if not as_json(form):
             return one_line(found.text)

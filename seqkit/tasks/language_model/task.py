@@ -82,7 +82,7 @@ class Text:
         return int(self.ids.lengths.sum()) + int((self.ids.lengths > 0).sum())
 
     def fingerprint(self) -> str:
-        """A digest of what is learned."""
+        """Return a digest of what is learned."""
         return hashlib.sha256(self.ids.digest().encode()).hexdigest()
 
 
@@ -202,7 +202,7 @@ class LanguageModelTask(RunTask):
         return replace(batch, inputs=send(batch.inputs, device), targets=self._targets(batch.targets, device))
 
     def _targets(self, targets: Tensor, device: torch.device) -> Tensor:
-        """Where the loss wants them: the clusters of an adaptive softmax are chosen on the CPU."""
+        """Return where the loss wants them: the clusters of an adaptive softmax are chosen on the CPU."""
         return targets if self.model.adaptive is not None else send(targets, device)
 
     def loss(self, batch: StreamBatch, carry: Any) -> tuple[dict[str, Loss], Any]:
@@ -271,7 +271,7 @@ class LanguageModelTask(RunTask):
             skipped = [note for source in text.sources if (note := source.skipped.note())]
             lines.append(
                 f"{part}: {len(text.ids):,} lines, {text.tokens:,} tokens, {text.characters / text.tokens:.2f} "
-                f"characters a token (line ends are both); {known:.1%} of tokens in the vocabulary"
+                f"characters a token (a line end counts as both); {known:.1%} of tokens in the vocabulary"
                 + "".join(f"; {note}" for note in skipped)
             )
         data = self.config.data
@@ -315,7 +315,7 @@ class LanguageModelTask(RunTask):
         )
 
     def predict(self, texts: Iterable[str]) -> Sequence[LineScore | Continuation]:
-        """The log-probability of each text, or with `adjust(sample=True)` a continuation of it.
+        """Return the log-probability of each text, or with `adjust(sample=True)` a continuation of it.
 
         Raises:
             TypeError, ValueError: see `take_texts`.

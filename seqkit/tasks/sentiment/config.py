@@ -39,9 +39,10 @@ class SentimentTraining(TrainingConfig):
     """Share of the target probability that is spread over all classes (Szegedy et al. 2016)."""
     adversarial: float = Field(default=0.0, ge=0)
     """Learn each batch a second time, its embedded texts moved against the model by this share of their length
-    (Miyato et al. 2017); the two losses count half each. About 0.05; a step takes some 2.5 times as long."""
+    (Miyato et al. 2017); the two losses count half each. Try 0.05; a step takes about 2.5 times as long."""
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0)]] = "none"
-    """balanced: each class counts alike whatever its size; or a weight for each class by name."""
+    """Weight of each class in the loss: none, balanced (each class counts alike, whatever its size), or a weight for
+    each class by name."""
 
 
 class SentimentModel(Section):
@@ -81,13 +82,13 @@ class SentimentConfig(RunConfig):
 
 
 def sentiment_schema(tree: Mapping[str, Any]) -> type[SentimentConfig]:
-    """The schema for the cell that the configuration names."""
+    """Return the schema for the cell that the configuration names."""
     encoder = encoder_config(tree, "model", "encoder")
     model = create_model("ModelConfig", __base__=_Classifier, encoder=(encoder, ...))
     return create_model("SentimentConfig", __base__=SentimentConfig, model=(model, ...))
 
 
 def make_classifier(config: Any, encoder: Encoder, num_classes: int) -> SequenceClassifier:
-    """The model that a `model:` section describes, around an encoder."""
+    """Return the model that a `model:` section describes, around an encoder."""
     own = arguments(config, exclude={"embedding", "encoder"})
     return SequenceClassifier(encoder, num_classes, **own)

@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
     Attributes:
         labels: (N,) int64, the true classes; from `classes` on those that it does not know.
         predicted: (N,) int64, the classes that it takes them for.
-        losses: (N,) float64, cross-entropies in nats; those of unknown classes mean nothing.
+        losses: (N,) float64, cross-entropies in nats; the values of unknown classes mean nothing.
         classes: how many it knows.
         names: of all classes, the unknown ones at the end.
     """
@@ -91,7 +91,7 @@ def classification_report(outcome: Outcome, names: Sequence[str]) -> list[str]:
 
 
 def _worst_pairs(outcome: Outcome, names: Sequence[str]) -> list[str]:
-    """The most frequent confusions; memory is that of those that occur."""
+    """Return the most frequent confusions; only confusions that occur take memory."""
     wrong = outcome.labels != outcome.predicted
     pairs, counts = np.unique(np.stack([outcome.labels[wrong], outcome.predicted[wrong]]), axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_PAIRS]

@@ -50,7 +50,7 @@ from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
-# Tokens in a text. A longer one is no sentence but a broken file, and would take gigabytes for its states.
+# Tokens in a text. A longer one is a broken file, not a sentence, and would take gigabytes for its states.
 _LONGEST = 50_000
 _SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
 _BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
@@ -81,7 +81,7 @@ class Split:
         return len(self.ids)
 
     def fingerprint(self) -> str:
-        """A digest of what is learned."""
+        """Return a digest of what is learned."""
         unknown = "\n".join(self.names.unknown).encode()
         return hashlib.sha256(self.ids.digest().encode() + self.labels.tobytes() + unknown).hexdigest()
 
@@ -179,7 +179,7 @@ class SentimentTask(RunTask):
             row = int(ids.lengths.argmax())
             raise UserError(
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
-                f"cut texts, or take it out (the most is {_LONGEST:,})"
+                f"cut texts, or remove it (the limit is {_LONGEST:,})"
             )
         return Split(ids, labels, names, source, blank)
 
@@ -206,7 +206,7 @@ class SentimentTask(RunTask):
         for name in names.unknown:
             raise UserError(f"no class {shown(name)}{names.hint(name)}", key="training.class_weights")
         for group in names.joined:
-            raise UserError(f"training.class_weights: {listed(map(shown, group))} are one class")
+            raise UserError(f"{listed(map(shown, group))} are one class", key="training.class_weights")
         weights = dict(zip(names.numbers.tolist(), choice.values(), strict=True))
         missing = [name for number, name in enumerate(self.classes) if number not in weights]
         if missing:
@@ -237,7 +237,7 @@ class SentimentTask(RunTask):
         return {"loss": Loss((plain + moved) / 2, self.weights(batch)["loss"])}, None
 
     def _total(self, batch: Batch, shift: Tensor | None) -> Tensor:
-        """The cross-entropy of a batch, added up."""
+        """Return the cross-entropy of a batch, added up."""
         logits = self.model(batch.ids, batch.lengths, shift).float()
         smoothing = self.config.training.label_smoothing
         return F.cross_entropy(
@@ -245,7 +245,7 @@ class SentimentTask(RunTask):
         )
 
     def _weights_on(self, device: torch.device) -> Tensor | None:
-        """The weights of the classes, sent once."""
+        """Return the weights of the classes, sent once."""
         if self._weights is not None and (self._there is None or self._there.device != device):
             self._there = send(self._weights, device)
         return self._there
@@ -270,7 +270,7 @@ class SentimentTask(RunTask):
         return self._measure(self.splits["dev"])[0] if "dev" in self.splits else {}
 
     def _measure(self, split: Split) -> tuple[Scores, Outcome]:
-        """The scores of a part, and what they are made from."""
+        """Return the scores of a part, and what they are made from."""
         outcome, blank = self._outcome(split), int(split.blank.sum())
         scores = measured(outcome, METRICS, self.config.training.metric)
         return Scores(scores, len(outcome.labels), split.source.skipped, blank), outcome
@@ -282,7 +282,8 @@ class SentimentTask(RunTask):
         return logits.detach().float().cpu()
 
     def _outcome(self, split: Split) -> Outcome:
-        """What the model makes of the texts that are not blank; never the logits of more than a batch at a time."""
+        """Return what the model makes of the texts that are not blank; never the logits of more than a batch at a
+        time."""
         kept, known = np.flatnonzero(~split.blank), len(self.classes)
         labels, losses = split.labels[kept], np.zeros(len(kept))
         found = np.zeros_like(labels)

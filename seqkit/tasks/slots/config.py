@@ -41,8 +41,8 @@ class SlotsData(LabelledData):
     test: Where | None = None
     """Scored once, at the end."""
     intent: bool | None = None
-    """Each sentence has an intent, which is learned, too. Default: so it is, unless the training file is CoNLL; of hub:
-    and torchtext: data, if `columns` names it."""
+    """Whether each sentence has an intent, which is learned, too. null: yes, unless the training file is CoNLL; for
+    hub: and torchtext: data, if `columns` names it."""
     on_bad_tags: Literal["repair", "error"] = "error"
     """What to do with an I-x that follows neither B-x nor I-x: make it B-x and count it, or stop."""
 
@@ -63,7 +63,7 @@ class SlotsTraining(TrainingConfig):
     metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "span_f1"
     """The dev score that chooses the best checkpoint."""
     intent_weight: float = Field(default=0.1, ge=0)
-    """The loss is that of the tags, a token, plus this much of that of the intent, a sentence."""
+    """Weight of the intent: the loss is the tags' loss per token plus this times the intent's loss per sentence."""
 
 
 class _WindowBase(Section):
@@ -123,7 +123,7 @@ class SlotsConfig(RunConfig):
 
     data: SlotsData
     text: TextConfig = TextConfig()
-    """How tokens are looked up, and how a raw text is split into tokens; those of the data stay as they are."""
+    """How tokens are looked up, and how a raw text is split into tokens; the tokens of the data stay as they are."""
     model: SlotsModel
     training: SlotsTraining = SlotsTraining()
 
@@ -148,7 +148,7 @@ def check_text(text: TextConfig) -> None:
 
 
 def slots_schema(tree: Mapping[str, Any]) -> type[SlotsConfig]:
-    """The schema for the cells that the configuration names."""
+    """Return the schema for the cells that the configuration names."""
     model = tree.get("model")
     given = model.get("encoder") if isinstance(model, Mapping) else None
     windowed = isinstance(given, Mapping) and "window" in given
@@ -169,14 +169,14 @@ def make_tagger(
     *,
     load: bool,
 ) -> tuple[Tagger, list[str]]:
-    """The model that a `model:` section describes.
+    """Return the model that a `model:` section describes.
 
     Args:
         config: the section.
         tokenizer: gives the vocabulary.
-        letters: that of the characters, where the section has some.
+        letters: gives the characters, where the section has some.
         tags: their names.
-        intents: their names; none: there is no such output.
+        intents: their names; empty: no output for them.
         load: read the pretrained vectors.
 
     Returns:

@@ -20,8 +20,8 @@ from seqkit.models import Spelling
 from seqkit.text import Tokenizer
 
 LONGEST = 10_000
-"""Tokens in a sentence. A longer one is no sentence but a broken file."""
-# Characters of a token that are read; a longer one is no word.
+"""Tokens in a sentence. A longer one is a broken file, not a sentence."""
+# Characters of a token that are read; a longer one is not a word.
 _LONGEST_WORD = 64
 
 Lists = tuple[NDArray[np.int32], NDArray[np.int32], list[str]]
@@ -29,7 +29,7 @@ Lists = tuple[NDArray[np.int32], NDArray[np.int32], list[str]]
 
 
 def column_lists(source: Source, name: str) -> Lists:
-    """A column of lists of strings."""
+    """Return a column of lists of strings."""
     import pyarrow.compute as pc
 
     column = source.dataset.data.column(name)
@@ -39,7 +39,7 @@ def column_lists(source: Source, name: str) -> Lists:
 
 
 def plain_lists(rows: Sequence[Sequence[str]]) -> Lists:
-    """The same from lists in memory."""
+    """Return the same from lists in memory."""
     numbers: dict[str, int] = {}
     values = np.fromiter((numbers.setdefault(word, len(numbers)) for row in rows for word in row), np.int32)
     return values, np.cumsum([0, *map(len, rows)], dtype=np.int32), list(numbers)
@@ -79,12 +79,12 @@ class Words:
         return self.sentences.lengths
 
     def known(self, unknown: int) -> float:
-        """The share of tokens that are in the vocabulary."""
+        """Return the share of tokens that are in the vocabulary."""
         counts = np.bincount(np.concatenate([self.sentences[row] for row in range(len(self))]), minlength=len(self.ids))
         return 1 - float(counts[self.ids == unknown].sum()) / max(int(counts.sum()), 1)
 
     def digest(self) -> str:
-        """A hash of all that the model sees."""
+        """Return a hash of all that the model sees."""
         found = hashlib.sha256(self.sentences.digest().encode() + self.ids.tobytes())
         found.update((self.spelling.digest() if self.spelling else "").encode())
         return found.hexdigest()
@@ -157,7 +157,7 @@ class Tagged:
         return [self.intent_names.names[number] for number in self.intents]
 
     def fingerprint(self) -> str:
-        """A digest of what is learned."""
+        """Return a digest of what is learned."""
         intents = b"" if self.intents is None else self.intents.tobytes()
         unknown = [*self.types.unknown, *(self.intent_names.unknown if self.intent_names else ())]
         intents += "\n".join(unknown).encode()
@@ -202,7 +202,7 @@ def tags_of(types: Sequence[str]) -> list[str]:
 def number_tags(
     source: Source, tags: Sequence[str], on_bad_tags: str, *, refuse: bool, learned: bool
 ) -> tuple[Ragged, Labels, tuple[int, str]]:
-    """The tags of a source as numbers, their types, and how many were repaired, and where.
+    """Return the tags of a source as numbers, their types, and how many were repaired, and where.
 
     Raises:
         UserError: types that `tags` lacks, see `refuse_unknown`; tags out of order, if that is an error.
@@ -264,7 +264,7 @@ def read_tagged(
     if words.lengths.max() > LONGEST:
         row = int(words.lengths.argmax())
         raise UserError(
-            f"{source.place(row)}: {words.lengths[row]:,} tokens are no sentence (the most is {LONGEST:,}); take it out"
+            f"{source.place(row)}: {words.lengths[row]:,} tokens are not a sentence (limit: {LONGEST:,}); remove it"
         )
     numbers, types, repaired = number_tags(source, tags, on_bad_tags, refuse=refuse, learned=learned)
     names, found = None, None
@@ -274,7 +274,7 @@ def read_tagged(
 
 
 def unknown_lines(name: str, data: Tagged) -> Iterator[str]:
-    """Lines about slot types and intents that training lacks."""
+    """Yield lines about slot types and intents that training lacks."""
     begun = (data.tags.count(number) for number in range(1 + 2 * data.types.known, len(data.tag_names), 2))
     rows = "{:,} of {:,} sentences".format
     yield from data.types.unknown_line(name, "slot type", list(begun), rows(int((~data.known_tags).sum()), len(data)))
@@ -284,7 +284,7 @@ def unknown_lines(name: str, data: Tagged) -> Iterator[str]:
 
 
 def describe(name: str, data: Tagged, unknown: int) -> Iterator[str]:
-    """Lines about one part."""
+    """Yield lines about one part."""
     lengths = data.words.lengths
     begun = sum(data.tags.count(number) for number in range(1, len(data.tag_names), 2))
     yield (

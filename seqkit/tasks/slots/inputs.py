@@ -14,10 +14,10 @@ _COLUMNS = [Column("tokens", list)]
 
 
 def read_tokens(line: str) -> list[str]:
-    """The tokens in a line like those of the training data, `{"tokens": [...]}`; other keys are passed over.
+    """Return the tokens in a line like the lines of the training data, `{"tokens": [...]}`; other keys are passed over.
 
     Raises:
-        UserError: it is no such line, or a token is blank.
+        UserError: it is not such a line, or a token is blank.
     """
     row = json_row(line, _COLUMNS)
     if isinstance(row, BadRow):
@@ -31,7 +31,7 @@ def read_tokens(line: str) -> list[str]:
 
 
 def looks_like_tokens(line: str) -> bool:
-    """Whether `read_tokens` would read it."""
+    """Return whether `read_tokens` would read it."""
     return line.lstrip().startswith("{") and '"tokens"' in line and not isinstance(json_row(line, _COLUMNS), BadRow)
 
 
@@ -42,10 +42,10 @@ def refuse_long(tokens: Sequence[str], name: str) -> None:
         UserError: there are too many.
     """
     if len(tokens) > LONGEST:
-        raise UserError(f"{name}: {len(tokens):,} tokens are no sentence (the most is {LONGEST:,})")
+        raise UserError(f"{name}: {len(tokens):,} tokens are not a sentence (the limit is {LONGEST:,})")
 
 
 def token_offsets(tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """Where the tokens stand in the text that they make with a space between each two."""
+    """Return where the tokens stand in the text that they make with a space between each two."""
     ends = accumulate((len(token) + 1 for token in tokens), initial=0)
     return [(start, end - 1) for start, end in pairwise(ends)]

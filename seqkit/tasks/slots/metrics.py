@@ -1,4 +1,4 @@
-"""Scores of slots and intents: those of conlleval (Tjong Kim Sang & Buchholz 2000)."""
+"""Scores of slots and intents, as conlleval computes them (Tjong Kim Sang & Buchholz 2000)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Span(NamedTuple):
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """The slots in a sentence's tags, in order; an I-x that follows neither B-x nor I-x begins one, as in conlleval."""
+    """Return the slots in a sentence's tags, in order; an I-x that follows neither B-x nor I-x begins one, as in
+    conlleval."""
     found: list[Span] = []
     last = "O"
     for place, tag in enumerate(tags):
@@ -57,7 +58,7 @@ class SpanCounts:
         return right / max(found, 1), right / max(gold, 1), 2 * right / max(found + gold, 1)
 
     def report(self) -> list[str]:
-        """A line a type, as text; of very many types those with the most mistakes."""
+        """Return a line a type, as text; of very many types those with the most mistakes."""
         types = sorted({*self.gold, *self.found})
         chosen, more = most_wrong(
             [self.gold[name] + self.found[name] - 2 * self.right[name] for name in types], "types"

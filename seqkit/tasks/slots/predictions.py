@@ -40,7 +40,7 @@ class Tagging:
 
 
 def make_tagging(text: str, offsets: Sequence[tuple[int, int]], tags: Sequence[str], intent: str | None) -> Tagging:
-    """A text's tags as slots; `offsets` say where its tokens stand."""
+    """Return a text's tags as slots; `offsets` say where its tokens stand."""
     slots = []
     for span in spans(tags):
         start, end = offsets[span.start][0], offsets[span.end - 1][1]

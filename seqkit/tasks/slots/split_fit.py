@@ -52,13 +52,13 @@ def misfit(tokenizer: Tokenizer, lists: Lists, begins: NDArray[np.bool_], tagged
 
 
 def misfit_of(tokenizer: Tokenizer, data: Tagged) -> Misfit:
-    """The same for one part of the data."""
+    """Return the same for one part of the data."""
     tags, _ = data.tags.take(np.arange(len(data)))
     return misfit(tokenizer, column_lists(data.source, "tokens"), tags % 2 == 1, tags > 0)  # B-x has an odd number
 
 
 def fitted(tokenizer: Tokenizer, lists: Lists, given: TextConfig) -> Tokenizer:
-    """The tokenizer, splitting texts as the sentences are split; what the configuration says stays as it says.
+    """Return the tokenizer, splitting texts as the sentences are split; what the configuration says stays as it says.
 
     The fewest sentences that do not come back decide; of equal ones the tokenizer's own way, then the finest.
     """
@@ -81,7 +81,7 @@ def _best(tokenizer: Tokenizer, lists: Lists, given: TextConfig | None) -> tuple
 
 
 def split_of(tokenizer: Tokenizer) -> str:
-    """How texts are split, as the configuration says it."""
+    """Return how texts are split, as the configuration says it."""
     config = tokenizer.config
     return f"text.split: {config.split}" + ("" if config.split_chinese else ", text.split_chinese: false")
 
@@ -92,14 +92,15 @@ def fit_lines(tokenizer: Tokenizer, splits: dict[str, Tagged]) -> Iterator[str]:
     found = {part: misfit_of(tokenizer, data) for part, data in splits.items()}
     for part, wrong in found.items():
         if wrong.sentences:
-            yield f"{part}: as text, predict splits otherwise {wrong}; `seqkit predict RUN tokens=true` takes tokens"
+            advice = "`seqkit predict RUN tokens=true` takes tokens"
+            yield f"{part}: given as text, predict splits {wrong} differently; {advice}"
     lists = column_lists(splits["train"].source, "tokens")
     if found["train"].sentences:
         other, left = _best(tokenizer, lists, None)
         if left.sentences < found["train"].sentences:
             yield (
-                f"warning: {split_of(tokenizer)} splits {found['train'].sentences:,} training sentences otherwise than "
-                f"they are, {split_of(other)} would split {left.sentences:,}; without these keys what fits is chosen"
+                f"warning: {split_of(tokenizer)} splits {found['train'].sentences:,} training sentences differently "
+                f"from their tokens, {split_of(other)} {left.sentences:,}; without these keys the better one is chosen"
             )
     if tokenizer.config.split == "spaces":
         yield from _attached(lists)

@@ -62,7 +62,7 @@ class SlotsOptions(Section):
     """Options of `seqkit predict` for slot filling."""
 
     tokens: bool = False
-    """Each line is JSON such as {"tokens": ["to", "Rome"]}, as in the training data, and gets a tag for each token."""
+    """Each line is JSON, {"tokens": ["to", "Rome"]}, as in the training data, and gets a tag for each token."""
 
 
 class SlotsTask(RunTask):

@@ -49,7 +49,7 @@ class Fitting:
 
 @lru_cache(1 << 14)
 def _script(character: str) -> str:
-    """The script of a letter, "other" for one whose words stand between spaces, "" for what is no letter."""
+    """Return the script of a letter, "other" for one whose words stand between spaces, "" for what is not a letter."""
     if unicodedata.category(character)[0] not in "LM":
         return ""
     words = unicodedata.name(character, "").removeprefix("HALFWIDTH ").split()
@@ -57,8 +57,8 @@ def _script(character: str) -> str:
 
 
 def fitting_tokenizer(texts: Iterable[str]) -> Fitting:
-    """The tokenizer for BLEU by the script of texts: zh for Han, char for Japanese, Korean, Thai and the other scripts
-    that put no space between words, else 13a. The first `READ` texts are looked at."""
+    """Return the tokenizer for BLEU by the script of texts: zh for Han, char for Japanese, Korean, Thai and the other
+    scripts that put no space between words, else 13a. The first `READ` texts are looked at."""
     characters: Counter[str] = Counter()
     for text in islice(texts, READ):
         characters.update(text)
@@ -78,7 +78,7 @@ def fitting_tokenizer(texts: Iterable[str]) -> Fitting:
 
 
 def settled(tokenize: str, targets: Iterable[str]) -> tuple[str, str]:
-    """The tokenizer of a run that begins with this `scoring.tokenize`, and a line that says which and why."""
+    """Return the tokenizer of a run that begins with this `scoring.tokenize`, and a line that says which and why."""
     if tokenize != "auto":
         return tokenize, f"BLEU: split by sacreBLEU's {tokenize}, as scoring.tokenize says"
     found = fitting_tokenizer(targets)
@@ -86,7 +86,7 @@ def settled(tokenize: str, targets: Iterable[str]) -> tuple[str, str]:
 
 
 def cannot_split(tokenize: str, references: Iterable[str]) -> str:
-    """Why BLEU stays 0 where the tokenizer takes whole sentences for words; empty where it does not."""
+    """Return why BLEU stays 0 where the tokenizer takes whole sentences for words; empty where it does not."""
     found = fitting_tokenizer(references)
     if tokenize not in ("13a", "intl", "none") or found.name == "13a":
         return ""

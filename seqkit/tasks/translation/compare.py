@@ -34,6 +34,10 @@ def compare(
     make_bleu(tokenize)  # what it needs is missed before anything is translated
     outputs = {name: task.outputs(task.open(*places[0]), task.translator) for name, task in tasks}
     others = [name for name, task in tasks if task.tokenize(references) != tokenize]
-    note = [f"BLEU is split by {tokenize}, as that of {first_name}; {', '.join(others)}: by another"] if others else []
+    note = (
+        [f"BLEU is split by {tokenize}, as {first_name} has it; {', '.join(others)}: by another tokenizer"]
+        if others
+        else []
+    )
     lines = compare_outputs(outputs, references, lowercase=first.lowercase, tokenize=tokenize)
     return [pairs.counted(), *note, *lines]

@@ -35,7 +35,7 @@ from seqkit.training import TrainingConfig
 from seqkit.training.schedules import schedule_factor
 
 LONGEST = 5_000
-"""Tokens in a sentence. A longer one is no sentence but a broken file, and would take gigabytes."""
+"""Tokens in a sentence. A longer one is a broken file, not a sentence, and would take gigabytes."""
 
 
 class TranslationData(SplitData):
@@ -50,12 +50,12 @@ class TranslationData(SplitData):
     max_source_length: int = Field(default=500, gt=0, le=LONGEST)
     """Training pairs with a longer source, in tokens, are left out and counted; dev and test keep theirs."""
     max_target_length: int = Field(default=500, gt=0, le=LONGEST)
-    """The same for the target."""
+    """Training pairs with a longer target, in tokens, are left out and counted; dev and test keep theirs."""
     max_ratio: float | None = Field(default=None, ge=1)
-    """Training pairs one side of which has more than so many times the tokens of the other are left out, too."""
+    """Training pairs are also left out if one side has more than this many times the tokens of the other."""
     window: int | None = Field(default=None, gt=0)
-    """Read the training pairs anew in every epoch, so many at a time, and shuffle and bucket them within these windows,
-    in the place of an indexed copy of all of them in the cache: for files too large to copy (100000 is a good size)."""
+    """Read the training pairs from their file in every epoch, N at a time, and shuffle and bucket them within such
+    windows, instead of keeping an indexed copy in the cache: for files too large to copy (100000 is a good size)."""
 
 
 def _sides_in_schema(schema: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def check_side(side: str, text: TextConfig) -> None:
 
 
 class TranslationText(Section):
-    """`text:` how sentences become tokens. What stands beside source and target holds for both."""
+    """`text:` how sentences become tokens. Keys beside source and target hold for both."""
 
     model_config = ConfigDict(json_schema_extra=_sides_in_schema)
     sides: ClassVar[tuple[str, ...]] = ("source", "target")
@@ -84,7 +84,7 @@ class TranslationText(Section):
     source: TextConfig = TextConfig()
     target: TextConfig = TextConfig()
     joint: bool = False
-    """One vocabulary, trained on both sides."""
+    """Whether both sides share one vocabulary, trained on both."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,13 +108,13 @@ class TranslationText(Section):
         return self
 
     def resolved(self) -> TranslationText:
-        """The same, with the words of what is written marked unless the settings say no; of both sides if joint."""
+        """Return these settings with the target's words marked unless they say no; both sides' if joint."""
         sides = {side: getattr(self, side).for_writing() for side in (self.sides if self.joint else ("target",))}
         return self.model_copy(update=sides)
 
 
 class ScoringConfig(Section):
-    """`scoring:` how BLEU, chrF and TER compare (sacreBLEU)."""
+    """`scoring:` how BLEU, chrF and TER are computed (sacreBLEU)."""
 
     lowercase: bool | None = None
     """Compare without case; null: where the target's tokenizer lower-cases."""
@@ -134,16 +134,16 @@ class TranslationTraining(TrainingConfig):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target probability that is spread over all tokens (Szegedy et al. 2016)."""
     scheduled_sampling: float = Field(default=0.0, ge=0, le=1)
-    """Probability that the decoder reads its own prediction in the place of the reference's token (Bengio et al. 2015,
-    in two passes: Mihaylova & Martins 2019)."""
+    """Probability that the decoder reads its own prediction instead of the reference's token (Bengio et al. 2015, in
+    two passes: Mihaylova & Martins 2019)."""
     scheduled_sampling_warmup: int = Field(default=0, ge=0)
     """Epochs over which that probability rises from 0, linearly, from one epoch to the next."""
     dev_beam_size: int = Field(default=1, gt=0, le=WIDEST)
-    """Width of the beam that decodes dev during training; what else there is to say stands under `decoding`."""
+    """Width of the beam that decodes dev during training; the other settings of `decoding` hold there, too."""
     dev_limit: int | None = Field(default=None, ge=0)
-    """Decode only the first so many dev sentences during training (0: none, so no BLEU); the loss is of all."""
+    """Decode only the first N dev sentences during training (0: none, so no BLEU); the loss covers all of them."""
     samples: int = Field(default=3, ge=0)
-    """So many dev sentences are shown and logged at each evaluation, with reference and output."""
+    """Number of dev sentences that are shown and logged at each evaluation, with reference and output."""
 
     @model_validator(mode="after")
     def _decodes(self) -> TranslationTraining:
@@ -178,7 +178,8 @@ class _DecoderBase(CellSection):
 
 
 def _probe_table(size: int) -> Embedding:
-    """A small table for trying a section out; not on the meta device, where torch's normal_ imports its compiler."""
+    """Return a small table for trying a section out; not on the meta device, where torch's normal_ imports its
+    compiler."""
     with torch.random.fork_rng(devices=[]):
         return Embedding(4, size)
 
@@ -197,7 +198,8 @@ _Bridge = Annotated[str, OneOf("bridge", BRIDGES, Bridge, supplied=_JOINS)]
 
 
 def decoder_config(tree: Mapping[str, Any], *path: str) -> type[Section]:
-    """The schema of a decoder section: the arguments of `Decoder`, its bases and the cell that the section names.
+    """Return the schema of a decoder section: the arguments of `Decoder`, its bases and the cell that the section
+    names.
 
     See `encoder_config` for the arguments.
     """
@@ -229,7 +231,7 @@ _Model = from_signature("_Model", Seq2Seq, skip=("encoder", "decoder"), base=Tra
 
 
 def _own(model: Section) -> dict[str, Any]:
-    """The arguments of `Seq2Seq` beside its parts."""
+    """Return the arguments of `Seq2Seq` beside its parts."""
     return arguments(model, exclude={"source", "target", "encoder", "decoder"})
 
 
@@ -241,7 +243,7 @@ class TranslationConfig(RunConfig):
     model: TranslationModel
     training: TranslationTraining = TranslationTraining()
     decoding: DecodingConfig = DecodingConfig()  # type: ignore[valid-type]
-    """How test, `seqkit evaluate` and `seqkit translate` search."""
+    """How outputs are searched for, for the test score and by `seqkit evaluate` and `seqkit translate`."""
     scoring: ScoringConfig = ScoringConfig()
 
     @model_validator(mode="after")
@@ -251,7 +253,7 @@ class TranslationConfig(RunConfig):
             try:
                 schedule_factor(self.training.schedule, 0, None)
             except UserError as error:
-                raise ValueError(f"{error}; data.window does not know it before the first epoch ends") from None
+                raise ValueError(f"{error}; with data.window it is unknown until the first epoch ends") from None
         model: Any = self.model
         decoding: Any = self.decoding
         if decoding.coverage_penalty and model.decoder.attention == "none":
@@ -264,7 +266,7 @@ class TranslationConfig(RunConfig):
 
 
 def translation_schema(tree: Mapping[str, Any]) -> type[TranslationConfig]:
-    """The schema for the cells that the configuration names."""
+    """Return the schema for the cells that the configuration names."""
     encoder = encoder_config(tree, "model", "encoder")
     decoder = decoder_config(tree, "model", "decoder")
     fields: dict[str, Any] = {"encoder": (encoder, ...), "decoder": (decoder, Field(default_factory=decoder))}
@@ -273,7 +275,7 @@ def translation_schema(tree: Mapping[str, Any]) -> type[TranslationConfig]:
 
 
 def make_model(config: Any, source: Tokenizer, target: Tokenizer, *, load: bool) -> tuple[Seq2Seq, list[str]]:
-    """The model that a `model:` section describes.
+    """Return the model that a `model:` section describes.
 
     Args:
         config: of the class `TranslationModel`.

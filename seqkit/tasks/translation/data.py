@@ -56,20 +56,20 @@ class Pairs:
         return lengths
 
     def counted(self) -> str:
-        """How many they are, and what was skipped."""
+        """Return how many they are, and what was skipped."""
         return counted_line(self.origin.name, len(self), "pairs", self.origin.skipped)
 
     def planner(self, config: BatchingConfig, seed: int) -> Planner:
-        """The batches of the epochs, as numbers of pairs."""
+        """Return the batches of the epochs, as numbers of pairs."""
         return Planner(self.target.lengths, config, seed, then=self.source.lengths, rows=self.kept, extra=1)
 
     def texts(self, side: str, limit: int | None = None) -> list[str]:
-        """The pairs that are used, as they stand in the file."""
+        """Return the pairs that are used, as they stand in the file."""
         rows = self.kept[:limit]
         return [str(text) for text in self.origin.dataset.select_columns([side])[rows.tolist()][side]]
 
     def fingerprint(self) -> str:
-        """A digest of what is learned."""
+        """Return a digest of what is learned."""
         found = hashlib.sha256((self.source.digest() + self.target.digest()).encode())
         for start in range(0, len(self), _BLOCK):
             found.update(self.kept[start : start + _BLOCK].astype(np.int64).tobytes())
@@ -115,7 +115,7 @@ def open_split(
 
 
 def tokenise(origin: Source, source: Tokenizer, target: Tokenizer, filters: TranslationData | None = None) -> Pairs:
-    """The ids of a source's pairs; see `open_split`."""
+    """Return the ids of a source's pairs; see `open_split`."""
     ids = encode_column(origin.dataset, "source", source), encode_column(origin.dataset, "target", target)
     pairs = choose(origin, *ids, target, filters)
     if not len(pairs):
@@ -127,7 +127,7 @@ def tokenise(origin: Source, source: Tokenizer, target: Tokenizer, filters: Tran
 def choose(
     origin: Source, source: Ragged, target: Ragged, tokenizer: Tokenizer, filters: TranslationData | None = None
 ) -> Pairs:
-    """The pairs that are used.
+    """Return the pairs that are used.
 
     Args:
         origin: where they come from.
@@ -147,8 +147,8 @@ def choose(
             row = int(rows[part.lengths[rows].argmax()])
             if part.lengths[row] > LONGEST:
                 raise UserError(
-                    f"{origin.place(row)}: a {side} of {part.lengths[row]:,} tokens is no sentence (the most is "
-                    f"{LONGEST:,}); take it out"
+                    f"{origin.place(row)}: a {side} of {part.lengths[row]:,} tokens is not a sentence (the limit is "
+                    f"{LONGEST:,}); remove it"
                 )
     return Pairs(*ids, kept, left_out, origin)
 
@@ -156,7 +156,7 @@ def choose(
 def _kept(
     source: Ragged, target: Ragged, tokenizer: Tokenizer, filters: TranslationData | None
 ) -> tuple[NDArray[np.integer[Any]], dict[str, tuple[int, int]]]:
-    """Which pairs are used; and for each reason, how many others it left out and which was the first."""
+    """Return which pairs are used; and for each reason, how many others it left out and which was the first."""
     count = len(source)
     used = np.ones(count, bool)
     counts: dict[str, tuple[int, int]] = {}
@@ -221,7 +221,7 @@ def left_out_lines(left_out: Mapping[str, tuple[int, str]]) -> list[str]:
 
 
 def describe(name: str, pairs: Pairs, source: Tokenizer, target: Tokenizer) -> Iterator[str]:
-    """Lines about one part: how many pairs, how long, how many words are known, what was left out or skipped."""
+    """Yield lines about one part: how many pairs, how long, how many words are known, what was left out or skipped."""
     parts = []
     for side, ids, tokenizer in (("source", pairs.source, source), ("target", pairs.target, target)):
         total, longest = 0, 0

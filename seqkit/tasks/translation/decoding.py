@@ -38,7 +38,7 @@ class Translator:
         seed: of sampling; each sentence has a seed by this and its number, so that batches do not matter.
         prefix: ids that every translation begins with.
         attention: keep it, for alignments, plots and unknown words.
-        copy_unknown: put the source word with the most attention in the place of an unknown word.
+        copy_unknown: write the most attended source word instead of an unknown word.
     """
 
     systems: list[tuple[Seq2Seq, Tokenizer]]
@@ -52,7 +52,7 @@ class Translator:
     _count: int = 0  # sentences so far
 
     def __call__(self, texts: Sequence[str]) -> list[Translation]:
-        """A translation for each text; a blank text gets an empty one."""
+        """Return a translation for each text; a blank text gets an empty one."""
         blank = Translation("")
         several = self.search.n_best > 1
         found = [replace(blank, n_best=(blank,) if several else ()) for _ in texts]
@@ -169,18 +169,19 @@ class Translator:
         )
 
     def _copied(self, piece: str) -> str:
-        """A stretch of the source as a token of the target; whether white space stands before it the model has said."""
+        """Return a stretch of the source as a token of the target; whether white space stands before it the model has
+        said."""
         if self.target.config.marked and self.systems[0][1].config.kind in ("bpe", "unigram"):
             piece = piece.replace(SPACE, " ").strip()
         return self.target.written(piece, joined=False)
 
     def best(self, hypotheses: Sequence[Hypothesis]) -> str:
-        """The best of them as text."""
+        """Return the best of them as text."""
         return join_tokens([self.target.vocabulary[index] for index in hypotheses[0].tokens], self.target)
 
 
 def _blind(step: StepFunction) -> StepFunction:
-    """The same step function without attention."""
+    """Return the same step function without attention."""
 
     def blind(tokens: Tensor, state: Tree, memory: Tree) -> tuple[Tensor, Tree, None]:
         logits, state, _ = step(tokens, state, memory)

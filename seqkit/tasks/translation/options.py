@@ -13,7 +13,7 @@ class TranslationOptions(Section):
     """Options of prediction; those of the search are keys of the `decoding` section."""
 
     seed: int = Field(default=1, ge=0)
-    """Of sampling; by default the run's own."""
+    """Seed of sampling; by default the run's own."""
     prefix: str = ""
     """What every translation begins with."""
     replace_unknown: bool = False
@@ -28,13 +28,13 @@ class ScoreOptions(Section):
     """Options of scoring."""
 
     reference: str | None = None
-    """The text file of the references, where the data are a text file of the sources."""
+    """A text file of references; the data are then a text file of sources."""
     ter: bool = False
-    """Compute TER too, which is slow."""
+    """Also compute TER, which is slow."""
 
 
 def translation_options(config: Any) -> type[Section]:
-    """The options of prediction, with the keys of a run's `decoding` section and its values as defaults.
+    """Return the options of prediction, with the keys of a run's `decoding` section and its values as defaults.
 
     Args:
         config: the configuration of the run.

@@ -65,12 +65,12 @@ def refuse_without_attention() -> NoReturn:
 
 
 def format_translation(found: Translation, form: str, *, number: int = 0, alignments: bool = False) -> str:
-    """A translation as one line, or of several n-best as so many lines.
+    """Write a translation as one line, or each of several n-best as a line.
 
     Args:
         found: what to show.
         form: `text` or `jsonl`.
-        number: of the sentence, from 0; n-best lists in the form `text` begin with it, as those of Moses:
+        number: of the sentence, from 0; n-best lists in the form `text` begin with it, as Moses writes them:
             `number ||| text ||| score`.
         alignments: add `||| 0-0 1-2 ...`, pairs of places (source-translation), or the same as a key.
 

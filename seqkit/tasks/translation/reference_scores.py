@@ -15,7 +15,7 @@ _FIRST = 2_000  # references that are looked at
 
 
 def reachable(splits: Mapping[str, Pairs], target: Tokenizer, scores: CorpusScores) -> list[str]:
-    """Lines for the report: BLEU and chrF of references that are tokenised and joined again.
+    """Return lines for the report: BLEU and chrF of references that are tokenised and joined again.
 
     Args:
         splits: the parts of the data; what is told is of dev, or else of test, or of training.
@@ -66,12 +66,13 @@ FEW_WORDS = (
 
 
 def counts_nothing(itself: Mapping[str, float]) -> bool:
-    """Whether BLEU is 0 whatever is written, by the scores of the references against themselves."""
+    """Return whether BLEU is 0 whatever is written, by the scores of the references against themselves."""
     return itself["bleu"] == 0
 
 
 def why_bleu_is_zero(dev: Pairs, tokenize: str, scores: CorpusScores) -> str:
-    """Why BLEU is 0 whatever a model learns: its tokenizer cannot split the script, or the references are too short.
+    """Return why BLEU is 0 whatever a model learns: its tokenizer cannot split the script, or the references are too
+    short.
 
     Returns:
         the reason, "" where there is none of these.

@@ -1,4 +1,4 @@
-"""Training pairs that are read in windows, in the place of an index of all of them (`data.window`)."""
+"""Training pairs that are read in windows, instead of an index of all of them (`data.window`)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PairStream:
     def batches(
         self, collate: Callable[[Pairs, NDArray[np.int64]], PairBatch], epoch: int, start: int
     ) -> WindowBatches[PairBatch, Pairs]:
-        """The batches of an epoch, made by `collate`, from number `start` on."""
+        """Return the batches of an epoch, made by `collate`, from number `start` on."""
         return WindowBatches(self._read, partial(self._plan, epoch), collate, self._sizes, epoch, start)
 
     def _plan(self, epoch: int, pairs: Pairs, window: int) -> Plan:
@@ -64,7 +64,7 @@ class PairStream:
         )
 
     def _read(self, first: int, line: int) -> Iterator[tuple[int, int, Pairs]]:
-        """The windows from a number on, which may be known to begin at a line; see `WindowBatches`.
+        """Yield the windows from a number on, which may be known to begin at a line; see `WindowBatches`.
 
         After the first whole pass it says what was there.
         """
@@ -87,9 +87,9 @@ class PairStream:
                 say(f"train: {skipped}")
 
     def report(self) -> str:
-        """A line about the data."""
+        """Return a line about the data."""
         return f"train: {self._stream.name}, read in windows of {self._config.window:,} pairs"
 
     def fingerprint(self) -> str:
-        """What is learned: a digest of the file's name, size and time of change, and of how it is read."""
+        """Return what is learned: a digest of the file's name, size and time of change, and of how it is read."""
         return self._key

@@ -70,7 +70,7 @@ class TranslationTask(RunTask):
         try:
             self.model, self.notes = make_model(config.model, source, target, load=load_vectors)
         except ValueError as error:  # two vocabularies taken over from a run, where the model wants one
-            raise UserError(f"model: {error}") from None
+            raise UserError(str(error), key="model") from None
         self.splits: dict[str, Pairs] = {}
         self._planner: Planner | None = None
         self._stream: PairStream | None = None
@@ -155,7 +155,7 @@ class TranslationTask(RunTask):
         return Batches(self._planner(epoch), partial(make, pairs), start)
 
     def _own_inputs(self, epoch: int) -> float:
-        """The rate of scheduled sampling in an epoch, counted from 0."""
+        """Return the rate of scheduled sampling in an epoch, counted from 0."""
         training = self.config.training
         warmup = training.scheduled_sampling_warmup
         return float(training.scheduled_sampling * (min(1.0, epoch / warmup) if warmup else 1.0))
@@ -239,7 +239,7 @@ class TranslationTask(RunTask):
         return Translator([(self.model, self.source)], self.target, search, seed=self.config.seed)
 
     def outputs(self, pairs: Pairs, translator: Translator) -> list[str]:
-        """The best translation of each source."""
+        """Return the best translation of each source."""
         ids = Ragged.from_lists([pairs.source[row].tolist() for row in pairs.kept])
         return [translator.best(hypotheses) for hypotheses in translator.decode([ids])]
 
@@ -247,7 +247,8 @@ class TranslationTask(RunTask):
         return CorpusScores(lowercase=self.lowercase, tokenize=self.tokenize(references), ter=ter)
 
     def tokenize(self, references: Sequence[str]) -> str:
-        """The tokenizer that BLEU splits by; a run has a name since it began, and may be asked for `auto` again."""
+        """Return the tokenizer that BLEU splits by; a run has a name since it began, and may be asked for `auto`
+        again."""
         chosen: str = self.config.scoring.tokenize
         return fitting_tokenizer(references).name if chosen == "auto" else chosen
 
@@ -293,7 +294,8 @@ class TranslationTask(RunTask):
         return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
-        """A file or two, or the configuration's test data, or else its dev data; and which of the parts that is."""
+        """Return a file or two, or the configuration's test data, or else its dev data; and which of the parts that
+        is."""
         own = self.config.data
         like = own.test or own.dev or own.train
         if reference is not None:
@@ -308,7 +310,7 @@ class TranslationTask(RunTask):
         raise no_data()
 
     def open(self, where: PairConfig, part: str) -> Pairs:
-        """The pairs of a place that `where` has returned."""
+        """Return the pairs of a place that `where` has returned."""
         return open_split(where, part, self.source, self.target)
 
     def join(self, name: str, others: Sequence[tuple[str, TranslationTask]]) -> None:
@@ -363,18 +365,18 @@ class TranslationTask(RunTask):
             setattr(self.translator, name, value)
 
     def _prefix(self, options: Mapping[str, Any]) -> list[int]:
-        """The ids that every translation begins with."""
+        """Return the ids that every translation begins with."""
         prefix = options.get("prefix", "")
         try:
             ids: list[int] = self.target.encode([prefix])[0]
-        except ValueError:  # bytes of the command line that are no text
+        except ValueError:  # bytes of the command line that are not text
             raise UserError(f"{prefix!r} is not valid Unicode", key=Option("prefix")) from None
         if self.target.unk_id in ids:
             raise UserError(f"{prefix!r} holds a word that the target vocabulary lacks", key=Option("prefix"))
         return ids
 
     def predict(self, texts: Iterable[str]) -> list[Translation]:
-        """A translation for each text; a text of nothing but white space gets an empty one.
+        """Return a translation for each text; a text of nothing but white space gets an empty one.
 
         Raises:
             TypeError, ValueError: see `take_texts`.

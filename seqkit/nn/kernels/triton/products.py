@@ -11,7 +11,7 @@ from seqkit.nn.kernels.triton.launch import Plan
 
 
 def project(tensors: Tensors, bias: bool = True) -> Tensor:
-    """The input's part of every step's sums, W_ih x + b_ih, or without the bias: (N, G)."""
+    """Return the input's part of every step's sums, W_ih x + b_ih, or without the bias: (N, G)."""
     x, weight, added = tensors["x"], tensors["weight_ih"], tensors.get("bias_ih") if bias else None
     return torch.mm(x, weight.t()) if added is None else torch.addmm(added, x, weight.t())
 

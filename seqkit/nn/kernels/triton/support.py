@@ -15,12 +15,12 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on CPU tensors."""
+    """Return whether Triton runs its kernels in Python, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
 
 
 def recent() -> bool:
-    """Whether a Triton is installed that the kernels are written for."""
+    """Return whether a Triton is installed that the kernels are written for."""
     if importlib.util.find_spec("triton") is None:
         return False
     try:
@@ -32,7 +32,8 @@ def recent() -> bool:
 
 @lru_cache(maxsize=1)
 def available() -> bool:
-    """Whether Triton kernels can run here: a recent Triton, and a CUDA card from Ampere on (or the interpreter)."""
+    """Return whether Triton kernels can run here: a recent Triton, and a CUDA card from Ampere on (or the
+    interpreter)."""
     if not recent():
         return False
     if interpreted():

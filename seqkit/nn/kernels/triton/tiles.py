@@ -82,7 +82,7 @@ def tuning(
     processors: int,
     shared: int,
 ) -> Tile:
-    """The tile for one kernel and size, by the model above.
+    """Return the tile for one kernel and size, by the model above.
 
     Args:
         batch_size: B.
@@ -110,7 +110,7 @@ def tuning(
 
 
 def step_time(tile: Tile, terms: int, slots: int, itemsize: int, precision: Precision) -> float:
-    """The model: us for a step of one kernel; see `tuning` for the arguments."""
+    """Return the model: us for a step of one kernel; see `tuning` for the arguments."""
     columns = tile.units * slots
     loaded = (tile.rows + (0 if tile.hold else columns)) * terms * itemsize
     work = tile.rows * columns * terms / WORK[precision if itemsize == 4 else "half"]
@@ -128,7 +128,7 @@ def make_tile(
     warps: int,
     hold: bool | None = None,
 ) -> Tile:
-    """The tile with so many rows and columns of the product; see `tuning` for the rest. hold=None: if it fits."""
+    """Return the tile with these rows and columns of the product; see `tuning` for the rest. hold=None: if it fits."""
     exact, threefold = (itemsize == 4 and precision == name for name in ("ieee", "tf32x3"))
     depth = _power(max(terms, 16))
     # Words of 32 bits of both operands for a depth of one; tf32x3 splits each number into two.
@@ -149,12 +149,13 @@ def make_tile(
 
 
 def _power(number: int) -> int:
-    """The smallest power of two that is not below the number."""
+    """Return the smallest power of two that is not below the number."""
     return 1 << (number - 1).bit_length()
 
 
 def precision() -> Precision:
-    """How float32 products are taken: in TF32 where torch may, else in three products of TF32, which err as IEEE does.
+    """Return how float32 products are taken: in TF32 where torch may, else in three products of TF32, which err as IEEE
+    does.
 
     The error of "tf32x3" is that of "ieee" to two digits (3e-7 of a gradient's norm), on tensor cores; "ieee" itself
     can be forced.
