@@ -52,7 +52,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         set(),
     ),
     "drawing": ({"errors"}, set(), set()),
-    "lessons": ({"nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
+    "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
     "cli": ({"run", "lessons", "config", "files", "errors", "console"}, {"typer"}, {"distributed", "training"}),
 }
 
