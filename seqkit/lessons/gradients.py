@@ -145,8 +145,13 @@ def _one_weight() -> list[Block]:
     biggest = max(powers, key=lambda one: one.output)
     return [
         Text(
-            "A recurrent network uses the same weights at every step. Take the smallest one: one unit, one recurrent "
-            f"weight w, no bias, nothing bent: h' = w h + x. It reads a 1 and then {STEPS - 1} zeros. At each step the "
+            "Training changes each weight by its gradient, which says how much the loss changes when the weight does. "
+            "A recurrent network uses the same weights at every step, so a weight acts many times on the way from an "
+            "early input to a late output."
+        ),
+        Text(
+            "Take the smallest recurrent network: one unit, one recurrent weight w, no bias, no activation function: "
+            f"h' = w h + x. It reads a 1 and then {STEPS - 1} zeros. At each step the "
             f"memory is multiplied by w, so the last output is w to the power of {STEPS - 1}."
         ),
         Table(
@@ -213,10 +218,10 @@ def _carousel() -> list[Block]:
     return [
         Heading("The LSTM's way out: the error carousel"),
         Text(
-            "The memory of an LSTM is not multiplied by a matrix and not bent: memory = forget gate * memory before + "
-            "what is written. Its derivative with respect to the memory before is the forget gate alone. A gate that "
-            "stays open hands the gradient on almost unchanged, as a carousel does; and where the input says so, the "
-            "gate can shut."
+            "The memory of an LSTM passes through no matrix and no activation function: memory = forget gate * memory "
+            "before + what is written. Its derivative with respect to the memory before is the forget gate alone. A "
+            "gate that stays open hands the gradient on almost unchanged, which its inventors called the constant "
+            "error carousel; and where the input says so, the gate can shut."
         ),
         Table(
             ("forget bias", "forget gate", "100 steps", f"{STEPS:,} steps", "at once"),

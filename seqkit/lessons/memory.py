@@ -91,9 +91,9 @@ def _introduction() -> list[Block]:
             "before, and the memory is (0, 0)."
         ),
         Text(
-            "The network below has two inputs, two hidden units and two outputs. Every weight is 1, there is no bias, "
-            "and no unit bends its sum, so that you can check each number in your head: a hidden unit adds up both "
-            "inputs and both numbers in memory, and an output unit adds up both hidden units."
+            "The network below has two inputs, two hidden units and two outputs. Every weight is 1, there are no "
+            "biases and no activation functions, so that you can check each number in your head: a hidden unit adds up "
+            "both inputs and both numbers in memory, and an output unit adds up both hidden units."
         ),
     ]
 
