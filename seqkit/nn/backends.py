@@ -11,7 +11,7 @@ from torch import Tensor
 from seqkit.nn.agreement import agrees
 from seqkit.nn.aten import uses_onednn, vendor_scan
 from seqkit.nn.cell import Cell, Prepared, State
-from seqkit.nn.checks import check_choice, dtype_name, tracing, transformed
+from seqkit.nn.checks import check_choice, dtype_name, exporting_onnx, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.kernel import Kernel
@@ -45,12 +45,14 @@ class Route(NamedTuple):
         name, reason: see `Choice`.
         whole: ATen's name of the network where one call serves all layers and directions; None: one after another.
         operator: whether a layer-direction is one opaque operator, for a compiler or a trace.
+        onnx: whether a layer-direction is one node of ONNX.
     """
 
     name: Name
     reason: str
     whole: str | None = None
     operator: bool = False
+    onnx: bool = False
 
 
 def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool = False) -> Route:
@@ -64,6 +66,8 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
         RuntimeError: the backend that was asked for cannot run this call.
     """
     backend, kind = network.backend, x.device.type
+    if exporting_onnx():
+        return Route("reference", "one node of ONNX for each layer and direction", onnx=True)
     if backend == "reference":
         return Route("reference", "asked for")
     traced = tracing()
@@ -111,7 +115,9 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
 
 
 def by_operator(network: Network, x: Tensor) -> bool:
-    """Whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call, and `seqkit::scan` serves it."""
+    """Whether a compiler, an exporter or `torch.jit.trace` looks at this call, and an operator takes its lengths."""
+    if exporting_onnx():
+        return True
     return (
         (torch.compiler.is_compiling() or tracing())
         and network.backend != "reference"

@@ -139,6 +139,11 @@ def tracing() -> bool:
     return bool(torch._C._get_tracing_state())
 
 
+def exporting_onnx() -> bool:
+    """Whether `torch.onnx.export` looks at this call."""
+    return (torch.compiler.is_compiling() or tracing()) and torch.onnx.is_in_onnx_export()
+
+
 def transformed() -> bool:
     """Whether a torch.func transform or forward-mode differentiation is active."""
     if torch.autograd.forward_ad._current_level >= 0:
