@@ -88,7 +88,7 @@ def onnx_direction(
         output, final = _scan(cell, projected.view(*shape, projected.size(-1)), state, prepared, lengths, reverse)
     else:
         output, final = _symbol(node, rows.view(*shape, rows.size(-1)), state, prepared, lengths, reverse)
-    return output.flatten(0, 1), final
+    return output.reshape(-1, output.size(-1)), final
 
 
 def _symbol(
