@@ -71,10 +71,14 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
     if backend == "reference":
         return Route("reference", "asked for")
     traced = tracing()
-    if traced and not open_lengths and backend in ("auto", "vendor"):
+    # In torch.export, where dynamo is not at work, ATen's operators fix the number of steps.
+    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    fixed = exported and isinstance(packing.num_steps, int)
+    if (traced or fixed) and not open_lengths and backend in ("auto", "vendor"):
         mode = _whole_mode(network, _mode(network, kind), x, packing)
         if mode is not None:
-            return Route("vendor", "inside torch.jit.trace, which keeps ATen's operator open to any size", mode)
+            place = "torch.export of a fixed length" if exported else "torch.jit.trace, where it is open to any size"
+            return Route("vendor", f"ATen's own operator inside {place}", mode)
     if x.is_complex():
         if backend != "auto":
             raise RuntimeError(

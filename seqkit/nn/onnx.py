@@ -53,13 +53,13 @@ def check_exportable(network: Network, input: Any) -> None:
     """Raise RuntimeError, with one sentence that says what to do, unless `torch.onnx.export` can take this call."""
     if tracing():
         raise RuntimeError(
-            f"torch.onnx.export(..., dynamo=False) cannot take a {network.name}; pass dynamo=True, which makes one node "
-            "of each layer and direction"
+            f"torch.onnx.export(..., dynamo=False) cannot take a module of type {network.name}; pass dynamo=True, "
+            "which makes one node of each layer and direction"
         )
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < MIN_TORCH:
         least = ".".join(map(str, MIN_TORCH))
-        raise RuntimeError(f"exporting a {network.name} to ONNX needs torch {least} or later, got {torch.__version__}")
+        raise RuntimeError(f"{network.name} in torch.onnx.export needs torch {least} or later, got {torch.__version__}")
     if isinstance(input, PackedSequence):
         raise RuntimeError("torch.onnx.export cannot take a PackedSequence; give the padded input and lengths=")
     if isinstance(input, Tensor) and input.is_complex():
@@ -128,7 +128,7 @@ def _symbol(
 
 def _arranged(weight: Tensor, blocks: Sequence[tuple[int, int]], size: int) -> Tensor:
     """The blocks of `size` rows that ONNX wants, each with its sign."""
-    parts = weight.split(size)
+    parts = torch.split(weight, size)
     return torch.cat([parts[index] if sign > 0 else -parts[index] for index, sign in blocks])
 
 
