@@ -96,12 +96,13 @@ def _symbol(
 ) -> tuple[Tensor, State]:
     """A node of ONNX: x (T, B, F) and states (B, H) to outputs (T, B, H) and final states."""
     weights, size = prepared.weights, state[0].size(1)
+    order = _Order.of(node.blocks, size)
     bias = peepholes = None
     if "bias_ih" in weights:
-        bias = torch.cat([_arranged(weights[name], node.blocks, size) for name in ("bias_ih", "bias_hh")])
+        bias = torch.cat([order.taken(weights[name]) for name in ("bias_ih", "bias_hh")])
     if "weight_peephole" in weights:
-        peepholes = _arranged(weights["weight_peephole"], node.peepholes, size)
-    matrices = [_arranged(weights[name], node.blocks, size) for name in ("weight_ih", "weight_hh")]
+        peepholes = _Order.of(node.peepholes, size).taken(weights["weight_peephole"])
+    matrices = [order.taken(weights[name]) for name in ("weight_ih", "weight_hh")]
     each = [None if value is None else value.unsqueeze(0) for value in (*matrices, bias, *state, peepholes)]
     known = [_ACTIVATIONS[name] for name in node.activations]
     attributes = {"hidden_size": size, "direction": "reverse" if reverse else "forward", **node.attributes}
@@ -126,10 +127,25 @@ def _symbol(
     return output.squeeze(1), final
 
 
-def _arranged(weight: Tensor, blocks: Sequence[tuple[int, int]], size: int) -> Tensor:
-    """The blocks of `size` rows that ONNX wants, each with its sign."""
-    parts = torch.split(weight, size)
-    return torch.cat([parts[index] if sign > 0 else -parts[index] for index, sign in blocks])
+class _Order(NamedTuple):
+    """The rows of a weight that ONNX wants, and their signs; None: all of them, unchanged."""
+
+    rows: Tensor | None
+    signs: Tensor | None
+
+    @classmethod
+    def of(cls, blocks: Sequence[tuple[int, int]], size: int) -> _Order:
+        rows = [index * size + row for index, _ in blocks for row in range(size)]
+        signs = [float(sign) for _, sign in blocks for _ in range(size)]
+        return cls(torch.tensor(rows) if len(blocks) > 1 else None, torch.tensor(signs) if min(signs) < 0 else None)
+
+    def taken(self, weight: Tensor) -> Tensor:
+        if self.rows is not None:
+            weight = weight.index_select(0, self.rows.to(weight.device))
+        if self.signs is None:
+            return weight
+        signs = self.signs.to(weight)
+        return weight * (signs if weight.dim() == 1 else signs.unsqueeze(1))
 
 
 def _scan(
