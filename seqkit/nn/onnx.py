@@ -82,7 +82,8 @@ def onnx_direction(
     drop = getattr(cell, "weight_drop", 0.0) if cell.training else 0.0
     if drop or prepared.sequence_masks or prepared.step_masks:
         raise RuntimeError(_draws(network))
-    node, shape = _node(cell), (packing.num_steps, packing.batch_size)
+    shape = (packing.num_steps, packing.batch_size)
+    node = None if rows.dtype == torch.float64 else _node(cell)  # ONNX Runtime's nodes have float32 and less
     if node is None:
         projected = cell.project(rows, prepared)
         output, final = _scan(cell, projected.view(*shape, projected.size(-1)), state, prepared, lengths, reverse)

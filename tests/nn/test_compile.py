@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seqkit.nn as snn
 from seqkit.nn.custom_op import AVAILABLE
+from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 
 needs_operators = pytest.mark.skipif(not AVAILABLE, reason="torch.library.custom_op needs torch 2.4")
 CASES = [
@@ -241,6 +242,37 @@ def test_crf_compiles(rows):
     pair = [torch.autograd.grad(loss[0].sum(), [emissions, crf.transitions]) for loss in (found, wanted)]
     for one, other in zip(*pair, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@needs_operators
+@torch.no_grad()
+def test_export_of_a_decoders_step():
+    """For any number of sources and hypotheses; the decoder itself goes on as before."""
+    torch.manual_seed(0)
+    decoder = snn.AttentionalRecurrent(5, 6, "lstm", 4, num_layers=2, attention="general", input_feeding=True).eval()
+
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = decoder
+
+        def forward(self, x, state, memory):
+            return self.inner.step(x, state, memory)
+
+    def given(rows, hypotheses):
+        states = tuple(tuple(torch.randn(rows, hypotheses, 4) for _ in range(2)) for _ in range(2))
+        memory = decoder.remember(torch.randn(rows, 3, 6), torch.randint(0, 4, (rows,)))
+        return torch.randn(rows, hypotheses, 5), (states, torch.randn(rows, hypotheses, 4)), memory
+
+    count = MIN_DECODE_ROWS // 2 + 1
+    sources, hypotheses = torch.export.Dim("sources", min=2), torch.export.Dim("hypotheses", min=2)
+    tree, first = torch.utils._pytree, given(count, 2)
+    shapes = (*(tree.tree_map(lambda _: {0: sources, 1: hypotheses}, part) for part in first[:2]), ({0: sources},) * 3)
+    run = torch.export.export(Step(), first, dynamic_shapes=shapes).module()
+    for sizes in ((2, 3), (count + 1, 2)):
+        batch = given(*sizes)
+        for one, other in zip(*map(tree.tree_leaves, (run(*batch), decoder.step(*batch))), strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(
