@@ -173,7 +173,7 @@ FLOORS: list[set[str]] = [
     {"checks", "sending", "state", "initialise", "cell"},
     {"kernels"},
     {"cells"},
-    {"agreement", "aten", "backends", "cudnn", "custom_op", "dropout", "layout", "network", "trace"},
+    {"agreement", "aten", "backends", "cudnn", "custom_op", "dropout", "layout", "network", "onnx", "trace"},
     {"recurrent"},
 ]
 

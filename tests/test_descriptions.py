@@ -23,6 +23,7 @@ import seqkit.text
 import seqkit.training
 from seqkit.cli.entry import app
 from seqkit.config import OneOf, Section, explain, from_signature, known_keys
+from seqkit.config.beside import PREFIX
 from seqkit.config.names import built_in
 from seqkit.config.registry import options_of
 from seqkit.config.schema import argument_docs
@@ -89,12 +90,17 @@ def test_every_section_and_every_option_of_a_table_has_descriptions() -> None:
 
     for schema in schemas():
         known_keys(schema)  # makes the options of optimisers and schedules
-    for section in [each for each in subclasses(Section) if each.__module__.startswith("seqkit.")]:
+
+    def ours() -> set[type[Section]]:
+        modules = ((each, each.__module__) for each in subclasses(Section))
+        return {each for each, name in modules if name.startswith("seqkit.") and not name.startswith(PREFIX)}
+
+    for section in ours():
         for field in section.model_fields.values():
             for one in [*(item for item in field.metadata if isinstance(item, OneOf)), *tables(field.annotation)]:
                 for entry in one.table.values() if one.supplied is not None else ():
                     options_of(built_in(entry), one.supplied or ())
-    sections = {each for each in subclasses(Section) if each.__module__.startswith("seqkit.")}
+    sections = ours()
     names = {each.__name__ for each in sections}
     assert {"TranslationOptions", "ScoreOptions", "SlotsOptions", "SamplingOptions", "PlateauOptions"} <= names
     lacking = [f"{each.__name__}.{key}" for each in sections for key, text in fields(each) if not text]

@@ -137,7 +137,7 @@ def from_signature(
                 default = list(default)
             known.add(argument.name)
             fields[argument.name] = (hint, Field(default=default))
-    section = create_model(name, __base__=base, **fields)
+    section = create_model(name, __base__=base, __module__=callables[-1].__module__, **fields)
     section._takers = takers
     for key, field in section.model_fields.items():
         field.description = field.description or descriptions.get(key)

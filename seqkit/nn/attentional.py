@@ -26,6 +26,7 @@ from seqkit.nn.checks import (
     check_flag,
     check_probability,
     check_size,
+    exporting_onnx,
     tracing,
     transformed,
 )
@@ -39,6 +40,7 @@ from seqkit.nn.kernels.pointwise import cell_steps
 from seqkit.nn.kernels.stack import FedSteps, Stack, joined, step_loop
 from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 from seqkit.nn.linear import Linear
+from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.recurrent import Recurrent
 
 Memory = tuple[Tensor, ...]
@@ -395,8 +397,12 @@ class AttentionalRecurrent(nn.Module):
     def _step_layer(self, number: int, x: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
         """One step of one layer without gradient: x (N, F), state each (N, size)."""
         module, index = self.layer(number)
-        cell = module.cell_at(index)
-        backend = choose(module.network(), x, packing).name if x.size(0) >= MIN_DECODE_ROWS else "reference"
+        cell, network = module.cell_at(index), module.network()
+        if exporting_onnx():
+            check_exportable(network, x)
+            return onnx_direction(network, index, x, packing, state, None)
+        few = torch.compiler.is_compiling() or x.size(0) < MIN_DECODE_ROWS  # a compiler's rows are a symbol
+        backend = "reference" if few else choose(network, x, packing).name
         if backend == "reference" or torch.is_grad_enabled() or not SingleStep.serves(cell):
             return scan(backend, cell, x, packing, state, module.prepare(index, x, packing.batch_sizes))
         if number not in self._single:
@@ -418,7 +424,8 @@ class AttentionalRecurrent(nn.Module):
                 "these lengths alone; trace its `step`, or take input_feeding=False"
             )
         if torch.compiler.is_compiling():
-            return outside("a decoder with input feeding", self._fed, input, lengths, state, memory)  # type: ignore[no-any-return]
+            what = "a decoder with input feeding (export its `step`, or take input_feeding=False)"
+            return outside(what, self._fed, input, lengths, state, memory)  # type: ignore[no-any-return]
         batch, steps = input.shape[:2]
         packing = Packing.full(steps, batch)
         if lengths is not None:

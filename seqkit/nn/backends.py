@@ -11,7 +11,7 @@ from torch import Tensor
 from seqkit.nn.agreement import agrees
 from seqkit.nn.aten import uses_onednn, vendor_scan
 from seqkit.nn.cell import Cell, Prepared, State
-from seqkit.nn.checks import check_choice, dtype_name, tracing, transformed
+from seqkit.nn.checks import check_choice, dtype_name, exporting_onnx, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.kernel import Kernel
@@ -50,12 +50,14 @@ class Route(NamedTuple):
         name, reason: see `Choice`.
         whole: ATen's name of the network where one call serves all layers and directions; None: one after another.
         operator: whether a layer-direction is one opaque operator, for a compiler or a trace.
+        onnx: whether a layer-direction is one node of ONNX.
     """
 
     name: Name
     reason: str
     whole: str | None = None
     operator: bool = False
+    onnx: bool = False
 
 
 def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool = False) -> Route:
@@ -69,13 +71,19 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
         RuntimeError: the backend that was asked for cannot run this call.
     """
     backend, kind = network.backend, x.device.type
+    if exporting_onnx():
+        return Route("reference", "one node of ONNX for each layer and direction", onnx=True)
     if backend == "reference":
         return Route("reference", "asked for")
     traced = tracing()
-    if traced and not open_lengths and backend in ("auto", "vendor"):
+    # In torch.export, where dynamo is not at work, ATen's operators fix the number of steps.
+    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    fixed = exported and isinstance(packing.num_steps, int)
+    if (traced or fixed) and not open_lengths and backend in ("auto", "vendor"):
         mode = _whole_mode(network, _mode(network, kind), x, packing)
         if mode is not None:
-            return Route("vendor", "inside torch.jit.trace, which keeps ATen's operator open to any size", mode)
+            place = "torch.export of a fixed length" if exported else "torch.jit.trace, where it is open to any size"
+            return Route("vendor", f"ATen's own operator inside {place}", mode)
     if x.is_complex():
         if backend != "auto":
             raise RuntimeError(
@@ -116,8 +124,9 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
 
 
 def by_operator(network: Network, x: Tensor) -> bool:
-    """Return whether `torch.compile`, `torch.export` or `torch.jit.trace` looks at this call, and `seqkit::scan` serves
-    it."""
+    """Tell whether a compiler, exporter or `torch.jit.trace` looks at this call, and an operator takes its lengths."""
+    if exporting_onnx():
+        return True
     return (
         (torch.compiler.is_compiling() or tracing())
         and network.backend != "reference"

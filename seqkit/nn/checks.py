@@ -190,6 +190,20 @@ def tracing() -> bool:
     return bool(torch._C._get_tracing_state())
 
 
+def exporting_onnx() -> bool:
+    """Whether `torch.onnx.export` looks at this call."""
+    return (torch.compiler.is_compiling() or tracing()) and _in_onnx_export()
+
+
+def _in_onnx_export() -> bool:
+    return torch.onnx.is_in_onnx_export()
+
+
+# As torch.compiler.assume_constant_result, which imports the compiler at once. Of torch's own function dynamo believes
+# that it is always false.
+_in_onnx_export._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def transformed() -> bool:
     """Return whether a torch.func transform or forward-mode differentiation is active."""
     if torch.autograd.forward_ad._current_level >= 0:

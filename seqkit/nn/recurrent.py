@@ -24,6 +24,7 @@ from seqkit.nn.checks import (
     check_probability,
     check_size,
     did_you_mean,
+    exporting_onnx,
     tracing,
 )
 from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
@@ -32,6 +33,7 @@ from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.layout import Entered, enter, leave
 from seqkit.nn.network import Network, no_output, prepare
+from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.trace import Recorder, Trace
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
@@ -279,6 +281,8 @@ class Recurrent(nn.Module):
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
         network = self.network()
+        if exporting_onnx():
+            check_exportable(network, input)
         if (what := must_run_outside(network, input, lengths)) is not None:
             return outside(what, self._run, input, hx, lengths)  # type: ignore[no-any-return]
         entered = enter(network, input, hx, lengths)
@@ -369,6 +373,8 @@ def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
         if packing.is_full != (x.dim() == 3):
             x = packing.unpack(x) if packing.is_full else entered.data
         return leave(network, *whole_network(network, route.whole, x, entered.states, packing), entered)
+    if route.onnx:
+        return _over_layers(network, entered, partial(onnx_direction, network, lengths=entered.padded_lengths))
     if route.operator:
         return _over_layers(network, entered, partial(compiled_direction, network, lengths=entered.padded_lengths))
     entered = entered._replace(x=held(entered.x, 0, network.name))

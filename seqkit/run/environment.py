@@ -40,6 +40,7 @@ EXTRAS = {
     "flores": {"sentencepiece": "0.1.99"},
     "plot": {"matplotlib": "3.8"},
     "html": {"jinja2": "3.1"},
+    "export": {"onnx": "1.16", "onnxscript": "0.7", "onnxruntime": "1.18"},
     "triton": {"triton": "3.5"},
 }
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")

@@ -105,7 +105,7 @@ class Reservation:
         for path in (hidden(self.path, "new"), old):
             shutil.rmtree(path, ignore_errors=True)
         earlier = re.compile(rf"\.{re.escape(self.path.name)}\.\d+\.(new|old)")  # what earlier versions left
-        for path in self.path.parent.glob(".*.*.*"):
+        for path in _entries(self.path.parent, ".*.*.*"):
             if earlier.fullmatch(path.name):
                 with suppress(UserError), RunFolder(path).locked():  # held: a process that makes it at this moment
                     shutil.rmtree(path, ignore_errors=True)
@@ -252,8 +252,15 @@ def clear(path: Path) -> None:
             Reservation(path).release()
 
 
+def _entries(folder: Path, pattern: str) -> list[Path]:
+    """Return what a folder holds; nothing if another process deletes it meanwhile, which `glob` raises an error for."""
+    with suppress(FileNotFoundError):
+        return list(folder.glob(pattern))
+    return []
+
+
 def _sweep(root: Path) -> None:
     """Delete the half-made runs of killed processes, of whatever name."""
-    for path in root.glob(".*~*"):
+    for path in _entries(root, ".*~*"):
         if path.name.endswith(("~new", "~old")):
             clear(path.with_name(path.name[1:-4]))

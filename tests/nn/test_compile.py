@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seqkit.nn as snn
 from seqkit.nn.custom_op import AVAILABLE
+from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 
 needs_operators = pytest.mark.skipif(not AVAILABLE, reason="torch.library.custom_op needs torch 2.4")
 CASES = [
@@ -205,6 +206,22 @@ def test_attention_compiles_and_exports(kind, rows):
 
 
 @needs_operators
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_export_of_a_fixed_length_needs_no_operator_of_ours(kind, grad):
+    model = snn.Recurrent(kind, 4, 5, num_layers=2, bidirectional=True)
+    with torch.set_grad_enabled(grad):
+        program = torch.export.export(model, (torch.randn(4, 3, 4),), dynamic_shapes=({1: torch.export.Dim("rows")},))
+        opened = torch.export.export(model, (torch.randn(4, 3, 4),), dynamic_shapes=({0: torch.export.Dim("steps")},))
+    assert "seqkit" not in program.graph_module.code
+    assert "seqkit.scan" in opened.graph_module.code
+    for run, x in ((program, torch.randn(4, 6, 4)), (opened, torch.randn(7, 3, 4))):
+        found, wanted = run.module()(x), model(x)
+        for one, other in zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+@needs_operators
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("rows", [3, 0])
 def test_crf_compiles(rows):
@@ -225,6 +242,37 @@ def test_crf_compiles(rows):
     pair = [torch.autograd.grad(loss[0].sum(), [emissions, crf.transitions]) for loss in (found, wanted)]
     for one, other in zip(*pair, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@needs_operators
+@torch.no_grad()
+def test_export_of_a_decoders_step():
+    """For any number of sources and hypotheses; the decoder itself goes on as before."""
+    torch.manual_seed(0)
+    decoder = snn.AttentionalRecurrent(5, 6, "lstm", 4, num_layers=2, attention="general", input_feeding=True).eval()
+
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = decoder
+
+        def forward(self, x, state, memory):
+            return self.inner.step(x, state, memory)
+
+    def given(rows, hypotheses):
+        states = tuple(tuple(torch.randn(rows, hypotheses, 4) for _ in range(2)) for _ in range(2))
+        memory = decoder.remember(torch.randn(rows, 3, 6), torch.randint(0, 4, (rows,)))
+        return torch.randn(rows, hypotheses, 5), (states, torch.randn(rows, hypotheses, 4)), memory
+
+    count = MIN_DECODE_ROWS // 2 + 1
+    sources, hypotheses = torch.export.Dim("sources", min=2), torch.export.Dim("hypotheses", min=2)
+    tree, first = torch.utils._pytree, given(count, 2)
+    shapes = (*(tree.tree_map(lambda _: {0: sources, 1: hypotheses}, part) for part in first[:2]), ({0: sources},) * 3)
+    run = torch.export.export(Step(), first, dynamic_shapes=shapes).module()
+    for sizes in ((2, 3), (count + 1, 2)):
+        batch = given(*sizes)
+        for one, other in zip(*map(tree.tree_leaves, (run(*batch), decoder.step(*batch))), strict=True):
+            torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,19 @@
-"""ONNX Runtime's LSTM operator as outside judge: peepholes, coupled gates, lengths, both directions."""
+"""ONNX Runtime as outside judge: its LSTM operator on our weights, and what `torch.onnx.export` makes of modules."""
 
 from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 
+import seqkit.models as models
 import seqkit.nn as snn
+from seqkit.nn.onnx import MIN_TORCH, check_exportable
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra of the tests")
@@ -69,3 +76,205 @@ def test_equals_onnxruntime(options, both, backend):
     output, (h, c) = module(x, (h0, c0), lengths=lengths)
     for got, expected in zip((output, h, c), want, strict=True):
         assert (got - expected).abs().max() <= 2e-6
+
+
+VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+@pytest.fixture(scope="module")
+def exporter():
+    pytest.importorskip("onnxscript", reason="onnxscript is an extra of the tests")
+    if VERSION < MIN_TORCH:
+        pytest.skip(f"exporting needs torch {MIN_TORCH}")
+
+
+def leaves(value):
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(value) if leaf is not None]
+
+
+class Calls(torch.nn.Module):
+    """A module with a function of it as `forward`, whose tensors come out in one list."""
+
+    def __init__(self, inner, function):
+        super().__init__()
+        self.inner, self.function = inner, function
+
+    def forward(self, *given):
+        return leaves(self.function(self.inner, *given))
+
+
+def export(module, *given, opened=(), dynamo=True):
+    """The graph as bytes, and how many nodes of each kind it has; `opened`: the axes of each input that stay open."""
+    shapes = (tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in opened),) if opened else None
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's own
+        program = torch.onnx.export(
+            module, given, None if dynamo else io.BytesIO(), dynamo=dynamo, verbose=False, dynamic_shapes=shapes
+        )
+    kinds = Counter(node.op_type for node in program.model_proto.graph.node)
+    return program.model_proto.SerializeToString(), {kind: kinds[kind] for kind in ("LSTM", "GRU", "RNN", "Scan")}
+
+
+def assert_same(graph, module, batches, bound=1e-5):
+    """Through ONNX Runtime and through torch the same comes out of every batch."""
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    for batch in batches:
+        found = session.run(None, dict(zip(names, (part.numpy() for part in batch), strict=True)))
+        with torch.no_grad():
+            wanted = module(*batch)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other.numpy(), rtol=0, atol=bound)
+
+
+def normal_weights(module, scale):
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, 0.0, scale)
+
+
+class Own(snn.Cell):
+    """With submodules, and a state of two parts of which one passes through."""
+
+    state_names = ("h", "kept")
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.inputs, self.norm = torch.nn.Linear(input_size, hidden_size), torch.nn.LayerNorm(hidden_size)
+        self.back = torch.nn.Linear(hidden_size, hidden_size)
+
+    def project(self, x, prepared):
+        return self.inputs(x)
+
+    def step(self, projected, state, prepared):
+        h = torch.tanh(projected + self.norm(self.back(state[0])) + state[1])
+        return (h, state[1]), {}
+
+
+VARIANTS = {
+    "layer_norm": True,
+    "cell_clip": 0.5,
+    "peephole": True,
+    "proj_size": 3,
+    "zoneout": 0.2,
+    "zoneout_cell": 0.3,
+}
+# Cell, options, whether initial states are given, whether lengths are, and the nodes.
+COMBINATIONS = [
+    ("lstm", {"bidirectional": True, "num_layers": 2}, True, True, {"LSTM": 4}),
+    ("lstm", {"peephole": True, "batch_first": True}, True, True, {"LSTM": 1}),
+    ("lstm", {"peephole": True, "coupled": True, "bidirectional": True}, True, True, {"LSTM": 2}),
+    ("lstm", {"cell_activation": "sigmoid", "output_activation": "identity", "bias": False}, True, True, {"LSTM": 1}),
+    ("lstm", {"num_layers": 2, "residual": True, "learn_initial_state": True}, False, True, {"LSTM": 2}),
+    ("gru", {"bidirectional": True}, True, True, {"GRU": 2}),
+    ("gru", {"bias": False, "backend": "reference"}, False, False, {"GRU": 1}),
+    ("rnn", {"bidirectional": True}, True, True, {"RNN": 2}),
+    ("rnn", {"nonlinearity": "identity"}, True, True, {"RNN": 1}),
+    ("rnn", {"nonlinearity": "relu", "bias": False}, True, True, {"RNN": 1}),
+    ("lstm", {**VARIANTS, "bidirectional": True}, True, True, {"Scan": 2}),
+    ("gru", {"layer_norm": True}, True, False, {"Scan": 1}),
+    (Own, {}, True, True, {"Scan": 1}),
+]
+
+
+def call_all(modules, x, lengths, h, c):
+    for module, (_, _, with_state, with_lengths, _) in zip(modules, COMBINATIONS, strict=True):
+        sizes = module.state_sizes
+        states = tuple(part[: len(module.cells), :, :size] for part, size in zip((h, c), sizes, strict=False))
+        yield module(
+            x.transpose(0, 1) if module.batch_first else x,
+            states if with_state else None,
+            lengths=lengths if with_lengths else None,
+        )
+
+
+def ragged(steps, rows):
+    return torch.randn(steps, rows, 5), torch.randint(0, steps + 1, (rows,)), *torch.randn(2, 4, rows, 4)
+
+
+def test_export_of_modules(exporter):
+    """All in one graph, since most of an export's time is the exporter's own."""
+    torch.manual_seed(0)
+    modules = torch.nn.ModuleList(snn.Recurrent(kind, 5, 4, **options) for kind, options, *_ in COMBINATIONS)
+    normal_weights(modules, 0.4)
+    module = Calls(modules, lambda inner, *given: list(call_all(inner, *given))).eval()
+    graph, kinds = export(module, *ragged(4, 3), opened=[(0, 1), (0,), (1,), (1,)])
+    assert kinds == sum((Counter(nodes) for *_, nodes in COMBINATIONS), Counter())
+    batches = [ragged(int(torch.randint(1, 12, ())), int(torch.randint(1, 6, ()))) for _ in range(50)]
+    x, _, *states = ragged(3, 2)
+    assert_same(graph, module, [*batches, (x, torch.zeros(2, dtype=torch.long), *states)])
+
+
+def test_export_in_float64(exporter):
+    """ONNX Runtime's own nodes lack it."""
+    torch.manual_seed(0)
+    module = Calls(snn.GRU(5, 4, dtype=torch.float64), lambda inner, x: inner(x)).eval()
+    graph, kinds = export(module, torch.randn(3, 2, 5, dtype=torch.float64))
+    assert kinds["Scan"] == 1
+    assert_same(graph, module, [[torch.randn(3, 2, 5, dtype=torch.float64)]], 1e-14)
+
+
+def test_export_of_a_decoders_step(exporter):
+    torch.manual_seed(0)
+    options = {"num_layers": 2, "attention": "general", "input_feeding": True}
+    decoder = snn.AttentionalRecurrent(5, 6, "lstm", 4, **options).eval()
+
+    def step(inner, x, h, c, fed, memory, lengths):
+        layers = tuple((h[:, :, number], c[:, :, number]) for number in range(2))
+        return inner.step(x, (layers, fed), inner.remember(memory, lengths))
+
+    def batch(rows, hypotheses, steps):
+        states = torch.randn(2, rows, hypotheses, 2, 4)
+        fed, lengths = torch.randn(rows, hypotheses, 4), torch.randint(0, steps + 1, (rows,))
+        return torch.randn(rows, hypotheses, 5), *states, fed, torch.randn(rows, steps, 6), lengths
+
+    module = Calls(decoder, step).eval()
+    graph, kinds = export(module, *batch(3, 2, 4), opened=[(0, 1)] * 5 + [(0,)])
+    assert kinds == {"LSTM": 2, "GRU": 0, "RNN": 0, "Scan": 0}
+    assert_same(graph, module, [batch(1, 5, 1), batch(4, 1, 7), batch(2, 3, 2)])
+
+
+def test_export_of_models(exporter):
+    """Embedding, character encoder, every pooling, scores for a CRF."""
+    torch.manual_seed(0)
+
+    def encoder(size):
+        return models.Encoder(models.Embedding(9, 5), snn.LSTM(size, 4, bidirectional=True, batch_first=True))
+
+    words = models.CharacterEncoder(encoder(5))
+    pooling = tuple(models.POOLINGS)
+    inner = models.Tagger(encoder(13), 3, 2, characters=words, intent_pooling=pooling).eval()
+    module = Calls(inner, lambda tagger, ids, lengths, *spelling: tagger(ids, lengths, models.Spelling(*spelling)))
+
+    def batch(rows, steps):
+        ids, lengths = torch.randint(9, (rows, steps)), torch.randint(0, steps + 1, (rows,))
+        spelled, places = torch.randint(9, (rows * steps, 6)), torch.randint(rows * steps, (rows, steps))
+        return ids, lengths, spelled, torch.randint(1, 7, (rows * steps,)), places
+
+    graph, kinds = export(module.eval(), *batch(3, 4), opened=[(0, 1), (0,), (0, 1), (0,), (0, 1)])
+    assert kinds["LSTM"] == 4
+    assert_same(graph, module, [batch(1, 1), batch(2, 7), batch(5, 3)])
+
+
+def test_what_cannot_be_exported_is_refused(exporter, monkeypatch):
+    class Packs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = snn.LSTM(5, 4)
+
+        def forward(self, x, lengths):
+            return self.inner(pack_padded_sequence(x, lengths, enforce_sorted=False))[0].data
+
+    x, lengths, *_ = ragged(4, 3)
+    with pytest.raises(RuntimeError, match=r"cannot take a PackedSequence; give the padded input and lengths="):
+        export(Packs(), x, lengths.clamp(min=1))
+    old = Calls(snn.LSTM(5, 4), lambda inner, x: inner(x))
+    with pytest.raises(RuntimeError, match=r"dynamo=False\) cannot take a module of type LSTM; pass dynamo=True"):
+        export(old, x, dynamo=False)
+    for options in ({"num_layers": 2, "dropout": 0.5}, {"weight_drop": 0.5}, {"zoneout": 0.1}):
+        with pytest.raises(RuntimeError, match=r"draws dropout masks in training mode.*call eval\(\)"):
+            export(Calls(snn.LSTM(5, 4, **options).train(), lambda inner, x: inner(x)), x)
+    with pytest.raises(RuntimeError, match="compute with real numbers"):
+        check_exportable(snn.LSTM(5, 4).network(), x.to(torch.complex64))
+    monkeypatch.setattr("seqkit.nn.onnx.MIN_TORCH", (99, 1))
+    with pytest.raises(RuntimeError, match=r"GRU in torch\.onnx\.export needs torch 99\.1 or later, got 2\."):
+        check_exportable(snn.GRU(5, 4).network(), x)
