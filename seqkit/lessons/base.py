@@ -172,27 +172,27 @@ class Lesson:
                 shown += ["", *lines]
         return shown
 
-    def write_page(self, path: Path, blocks: Iterable[Block]) -> None:
+    def write_page(self, to: Path, blocks: Iterable[Block]) -> None:
         """Write the lesson as an HTML page that needs no other file.
 
         Raises:
             UserError: see `check_page`.
         """
-        check_page(path)
-        write_text(path, drawing.page(self.title, self.summary, [block.html() for block in blocks]))
+        check_page(to)
+        write_text(to, drawing.page(self.title, self.summary, [block.html() for block in blocks]))
 
 
-def check_page(path: Path) -> None:
+def check_page(to: Path) -> None:
     """Check, before a lesson runs, that a page can be written there.
 
     Raises:
         UserError: its name is not that of an HTML file, its folder does not exist, or an extra is missing.
     """
-    to = Option("to", str(path))
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(to, ": expected the name of an HTML file, such as ", path.with_suffix(".html").name)
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(to, ": is a folder" if path.is_dir() else f": no folder {path.parent}")
+    option = Option("to", str(to))
+    if to.suffix.lower() not in (".html", ".htm"):
+        raise UserError(option, ": expected the name of an HTML file, such as ", to.with_suffix(".html").name)
+    if to.is_dir() or not to.parent.is_dir():
+        raise UserError(option, ": is a folder" if to.is_dir() else f": no folder {to.parent}")
     for module, extra in (("jinja2", "html"), ("matplotlib", "plot")):
         require(module, extra)
 
