@@ -68,6 +68,8 @@ def test_a_key_that_fits_nowhere_is_one_error(kind: str, use: Use, text: str, me
 
 def test_python_values_are_checked_as_texts_are(home: Path) -> None:
     assert open_with_options(home / "translation", "predict", (), {"beam_size": 4}).options == {"beam_size": 4}
+    chosen = open_with_options(home / "translation", "evaluate", (), {"reference": Path("news.en")})
+    assert chosen.options == {"reference": "news.en"}
     with pytest.raises(UserError, match="sample: input should be a valid boolean"):
         run.load_predictor(home / "language_model", sample=3)
 
@@ -100,6 +102,13 @@ def test_a_flag_of_earlier_versions_is_told_its_new_spelling(cli: Callable[..., 
         assert done.returncode == 2
         assert done.stderr.decode().startswith(f"seqkit: {flag}: ")
         assert done.stderr.decode().rstrip().endswith(spelling)
+
+
+def test_a_flag_that_is_no_option_of_the_run_is_not_spelled_as_one(cli: Callable[..., Any], home: Path) -> None:
+    for kind, flag in (("slots", "--sample"), ("language_model", "--beam-size"), ("translation", "--foo")):
+        done = cli(home, "predict", kind, flag, *CPU, text="a\n")
+        assert done.returncode == 2
+        assert f"{flag}: neither a flag of this command nor an option of this run" in done.stderr.decode()
 
 
 def test_an_argument_with_a_sign_is_a_file_where_there_is_one(cli: Callable[..., Any], home: Path) -> None:

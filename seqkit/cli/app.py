@@ -156,7 +156,9 @@ def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     if name == "no_unknown":
         return f"{flag}: write allow_unknown=false"
-    return f"{flag}: no such flag; options of a run are written like {run.spelling(run_path, use, name, trust=trust)}"
+    if written := run.spelling(run_path, use, name, trust=trust):
+        return f"{flag}: no such flag; options of a run are written like {written}"
+    return f"{flag}: neither a flag of this command nor an option of this run; --help and --help-options list them"
 
 
 def tell_options(run_path: Path, use: Use, trust: bool) -> None:

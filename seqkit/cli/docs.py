@@ -28,7 +28,7 @@ def docs(
     elif page in pages:
         put(plain(pages[page].read_text("utf-8")).rstrip("\n"))
     else:
-        raise UserError(f"docs: no page {page!r}{nearest(page, pages)}; `seqkit docs` lists all pages")
+        raise UserError(f"docs: no page {page!r} (`seqkit docs` lists all pages){nearest(page, pages)}")
 
 
 def summary(text: str) -> str:

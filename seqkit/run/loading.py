@@ -9,7 +9,7 @@ from typing import Any
 from seqkit.distributed import on_all, start
 from seqkit.errors import UserError
 from seqkit.run.config_files import open_run
-from seqkit.run.options import open_with_options
+from seqkit.run.options import lay_options, open_with_options
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder, pick_device
 from seqkit.training.checkpoint import load_finite
@@ -168,7 +168,7 @@ def load_translator(
             kind = opened[2].kind
             raise UserError(f"{one}: this is a {kind} run, not a translation run; `seqkit predict {one}` uses it")
         tasks.append((str(one), opened))
-    chosen = open_with_options(path, "predict", options, values, trust=trust)
+    chosen = lay_options(tasks[0][1], "predict", options, values, trust=trust)
     tasks[0] = (str(path), chosen[:3])
     loaded = [(name, load_task(*opened, device)) for name, opened in tasks]
     first: Any = loaded[0][1]

@@ -48,9 +48,23 @@ def open_with_options(
     Raises:
         UserError: see `open_run`; a key that this kind of run lacks, or that several sections have; a bad value.
     """
-    folder, checked, kind = open_run(path, trust=trust)
+    return lay_options(open_run(path, trust=trust), use, texts, values, trust=trust)
+
+
+def lay_options(
+    opened: tuple[RunFolder, RunConfig, type[RunTask]],
+    use: Use,
+    texts: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+    *,
+    trust: bool = False,
+) -> OpenedRun:
+    """Lay options over a run that `open_run` has opened; see `open_with_options`."""
+    folder, checked, kind = opened
+    path = folder.path
     schema = declared(kind, checked, use)
-    texts = [*texts, *(f"{key}={json.dumps(value)}" for key, value in (values or {}).items())]
+    # In values a path stands for its text.
+    texts = [*texts, *(f"{key}={json.dumps(value, default=str)}" for key, value in (values or {}).items())]
     own, overrides = list[str](), list[str]()
     for text in texts:
         key, sign, value = text.partition("=")
@@ -87,10 +101,11 @@ def describe_options(path: str | Path, use: Use, *, trust: bool = False) -> list
 
 
 def spelling(path: str | Path, use: Use, name: str, *, trust: bool = False) -> str:
-    """Return how to write an option: `name=true` for a switch, else `name=VALUE`."""
+    """Return how to write an option: `name=true` for a switch, else `name=VALUE`; "" for what a run does not take."""
     _, checked, kind = open_run(path, trust=trust)
-    field = declared(kind, checked, use).model_fields.get(name)
-    return f"{name}={'true' if field is not None and field.annotation is bool else 'VALUE'}"
+    fields = {**getattr(type(getattr(checked, kind.options_section, None)), "model_fields", {})}
+    fields |= declared(kind, checked, use).model_fields
+    return f"{name}={'true' if fields[name].annotation is bool else 'VALUE'}" if name in fields else ""
 
 
 def _written(value: Any) -> str:
