@@ -247,8 +247,8 @@ class TranslationTask(RunTask):
         return CorpusScores(lowercase=self.lowercase, tokenize=self.tokenize(references), ter=ter)
 
     def tokenize(self, references: Sequence[str]) -> str:
-        """Return the tokenizer that BLEU splits by; a run has a name since it began, and may be asked for `auto`
-        again."""
+        """Return the name of the tokenizer that BLEU splits by: the run's own, or the one that fits the references
+        where `auto` is asked for again."""
         chosen: str = self.config.scoring.tokenize
         return fitting_tokenizer(references).name if chosen == "auto" else chosen
 
@@ -294,8 +294,8 @@ class TranslationTask(RunTask):
         return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
-        """Return a file or two, or the configuration's test data, or else its dev data; and which of the parts that
-        is."""
+        """Return where the pairs to score are, and which part they are: `data` (with `reference` two files), or the
+        configuration's test data, or else its dev data."""
         own = self.config.data
         like = own.test or own.dev or own.train
         if reference is not None:
