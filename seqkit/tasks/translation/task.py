@@ -212,8 +212,10 @@ class TranslationTask(RunTask):
         return Scores(measured(outcome, metrics, training.metric), count, dev.origin.skipped)
 
     def why_zero(self, scores: Sequence[str]) -> str:
-        corpus = self._corpus_scores(())
-        why = why_bleu_is_zero(self.splits["dev"], self.config.scoring.tokenize, corpus) if "bleu" in scores else ""
+        why = ""
+        if "bleu" in scores:
+            tokenize, corpus = self.config.scoring.tokenize, self._corpus_scores(())
+            why = why_bleu_is_zero(self.splits["dev"], tokenize, corpus)
         return why or super().why_zero(scores)
 
     def samples(self) -> list[dict[str, str]]:
