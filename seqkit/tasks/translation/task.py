@@ -21,7 +21,16 @@ from seqkit.distributed import spread
 from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, no_data, vocabulary_line, word_rows
+from seqkit.tasks.common import (
+    beside,
+    column,
+    make_tokenizer,
+    named_rows,
+    no_data,
+    open_parts,
+    vocabulary_line,
+    word_rows,
+)
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
@@ -85,11 +94,8 @@ class TranslationTask(RunTask):
 
     @classmethod
     def create(cls, config: TranslationConfig, folder: Path | None = None, *, fresh: bool = True) -> TranslationTask:
-        parts = [part for part in ("train", "dev", "test") if getattr(config.data, part) is not None]
         stream = PairStream(config.data, config.seed) if config.data.window else None
-        origins = {
-            part: open_pairs(getattr(config.data, part), part) for part in parts if part != "train" or stream is None
-        }
+        origins = open_parts(config.data.model_copy(update={"train": None}) if stream else config.data, open_pairs)
         texts = stream.texts if stream else partial(column, origins["train"])
         source, target = cls._read(folder) if folder else cls._vocabularies(config, texts)
         text = config.text.model_copy(update={"source": source.config, "target": target.config})
