@@ -396,7 +396,7 @@ def function_gaps(
         elif str(argument.annotation).startswith("Tensor") and not _SHAPE.search(text or doc):
             yield f"{prefix}no shape of {argument.name}"
     verbs = "Return|Make|Compute|Find|Score|Tell|Say|Read|Look|Encode|Build|Run|Drop|Replace|Pool|Classify|Add|Write"
-    says = re.search(r"^(Returns|Yields):" + (rf"|->|^({verbs}|The|Whether)\b" if name else ""), doc, re.MULTILINE)
+    says = re.search(r"^(Returns|Yields):" + (rf"|->|^({verbs})\b" if name else ""), doc, re.MULTILINE)
     nothing = (None, "None", "Iterator[None]", inspect.Signature.empty)
     if constructor is None and signature.return_annotation not in nothing and not says:
         yield f"{prefix}what it returns is not described"

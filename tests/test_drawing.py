@@ -16,7 +16,7 @@ from seqkit.drawing import Line, Step
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-HOSTILE = '<script>alert("x")</script>&\'$\\frac'
+HOSTILE = '<script>alert("x")</script>&\'$\\frac$'
 SHADES = [place / 100 for place in range(101)]
 
 

@@ -140,7 +140,7 @@ def test_the_product_of_the_jacobians_is_that_of_all_steps_at_once() -> None:
     steps = gradients.step_by_step(rnn, x)
     product = torch.linalg.multi_dot(list(steps.flip(0)))
     torch.testing.assert_close(product, gradients.end_to_end(rnn, x), rtol=1e-9, atol=1e-12)
-    (hidden,) = (rnn.trace(x).records[0]["h"].detach(),)
+    hidden = rnn.trace(x).records[0]["h"].detach()
     formula = (1 - hidden.square()).unsqueeze(2) * rnn.get_parameter("weight_hh_l0")
     torch.testing.assert_close(steps, formula.detach())
 
@@ -193,7 +193,7 @@ def test_a_lesson_fits_a_terminal_of_any_encoding(computed: dict[str, list[Block
     assert all(line.isascii() for line in lines)
 
 
-VOID = {"meta", "path", "use", "rect"}
+VOID = {"meta"}
 
 
 class Outline(HTMLParser):
@@ -208,14 +208,14 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        if tag not in VOID or tag == "path":
+        if tag not in VOID:
             self.open.append(tag)
         self.ids += [value or "" for name, value in attrs if name == "id"]
         self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
-        if self.open and self.open[-1] == tag:
+        if tag not in VOID:
             self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ def _cells(row: Sequence[float], colour_of: Callable[[float], str]) -> list[dict
     return [{"text": text, "colour": colour, "ink": readable_on(colour)} for text, colour in pairs]
 
 
+@cache
 def _templates() -> Any:
     jinja = require("jinja2", "html")
     loader = jinja.FileSystemLoader(Path(__file__).parent)

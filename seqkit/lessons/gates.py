@@ -33,7 +33,7 @@ def build() -> LSTM:
 
 
 def run(inputs: Sequence[Sequence[float]] = INPUTS) -> dict[str, list[float]]:
-    """Run the LSTM; returns each input, gate and state by name, a number for each step."""
+    """Run the LSTM, and return each input, gate and state by name, a number for each step."""
     x = torch.tensor(inputs, dtype=torch.float64)
     with torch.no_grad():
         record = {name: value[:, 0].tolist() for name, value in build().trace(x).records[0].items()}

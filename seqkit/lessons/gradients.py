@@ -56,10 +56,9 @@ def power(weight: float, steps: int = STEPS) -> Power:
 
 def many_units(weight: float, nonlinearity: str) -> RNN:
     """Make an RNN whose recurrent matrix is `weight` times a random orthogonal one: a rotation, scaled."""
-    torch_state = torch.get_rng_state()
-    torch.manual_seed(0)
-    rnn = RNN(UNITS, UNITS, nonlinearity=nonlinearity, init="orthogonal", dtype=_DOUBLE)  # type: ignore[arg-type]
-    torch.set_rng_state(torch_state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rnn = RNN(UNITS, UNITS, nonlinearity=nonlinearity, init="orthogonal", dtype=_DOUBLE)  # type: ignore[arg-type]
     set_weights(rnn, weight_hh_l0=weight * rnn.get_parameter("weight_hh_l0"))
     return rnn
 
@@ -101,18 +100,18 @@ def step_by_step(module: Recurrent, x: Tensor, part: int = 0) -> Tensor:
 
 
 def _rows(values: Tensor, wanted: Tensor) -> Tensor:
-    """The gradient of each of several values (or of the sum of each row of them), stacked."""
+    """Return the gradients of several values, or of the sums of their rows, stacked."""
     sums = values.reshape(len(values), -1).sum(1)
     return torch.stack([torch.autograd.grad(value, wanted, retain_graph=True)[0] for value in sums])
 
 
 def norms(steps: Tensor) -> list[float]:
-    """Multiply step Jacobians (T, H, H) up; returns the largest singular value of the product after each step."""
-    product, found = torch.eye(steps.size(-1), dtype=steps.dtype), []
+    """Multiply step Jacobians (T, H, H) up, and return the largest singular value of the product after each step."""
+    product, products = torch.eye(steps.size(-1), dtype=steps.dtype), []
     for step in steps:
         product = step @ product
-        found.append(product)
-    return [float(value) for value in torch.linalg.matrix_norm(torch.stack(found), 2)]
+        products.append(product)
+    return [float(value) for value in torch.linalg.matrix_norm(torch.stack(products), 2)]
 
 
 def carousel(forget_bias: float) -> LSTM:

@@ -40,17 +40,16 @@ class RunTask(Task):
 
     @classmethod
     def predict_options(cls, config: Any) -> type[Section]:
-        """Return what `adjust` takes, and `seqkit predict RUN key=value`: the schema, whose defaults are those of a
-        run.
+        """Return the schema of the options of `adjust`, which `seqkit predict RUN key=value` takes.
 
         Args:
-            config: of the run.
+            config: of the run, whose values are the defaults.
         """
         return Section
 
     @classmethod
     def score_options(cls, config: Any) -> type[Section]:
-        """Return what `score` takes beside `data`, and `seqkit evaluate RUN key=value`: the schema."""
+        """Return the schema of the options of `score` beside `data`, which `seqkit evaluate RUN key=value` takes."""
         return Section
 
     @classmethod
@@ -100,7 +99,7 @@ class RunTask(Task):
 
     @abstractmethod
     def score(self, data: str | None = None, **options: Any) -> tuple[dict[str, float], list[str]]:
-        """Scores and a report on a file of the same columns, or on the configuration's test data (or else dev).
+        """Return scores and a report on a file of the same columns, or on the configuration's test data (or else dev).
 
         `options` are those of `score_options`.
 
@@ -110,10 +109,10 @@ class RunTask(Task):
 
     @abstractmethod
     def predict(self, texts: Iterable[str]) -> Sequence[Any]:
-        """One prediction for each text, in their order; `seqkit.text.take_texts` says what is taken for texts."""
+        """Return one prediction for each text, in their order; `seqkit.text.take_texts` says what counts as texts."""
 
     def adjust(self, **options: Any) -> None:
-        """Settings of `predict` from now on: those of `predict_options`.
+        """Change the settings of `predict` from now on: those of `predict_options`.
 
         Raises:
             UserError: one is out of range, or they contradict each other.
@@ -136,8 +135,8 @@ class RunTask(Task):
         return f"seqkit evaluate {shlex.quote(str(folder))}"
 
     def fingerprint(self, part: str = "train") -> str:
-        """Return a digest of the data of a part (train, dev), "" without: a run is resumed on the data it was started
-        with."""
+        """Return a digest of the data of a part (train, dev), "" where there are none: a run is resumed on the data
+        that it was started with."""
         return self.splits[part].fingerprint() if part in self.splits else ""
 
     def rows(self) -> Mapping[str, Rows]:

@@ -16,7 +16,7 @@ _SHOWN, _WIDEST = 40, 40  # lines of a table, and characters of a name in it
 def command_on(text: str, folder: Path, command: str = "predict", options: str = "") -> str:
     """Return a command line that gives a text to a run, to be typed as it stands; a long text is cut after a word."""
     text = textwrap.shorten(one_line(text), _LONGEST_EXAMPLE, placeholder="") or one_line(text)[:_LONGEST_EXAMPLE]
-    # `echo` takes -n for itself, and in some shells \\n.
+    # `echo` takes -n for itself, and some shells take \n in its text for a line end.
     say = "printf '%s\\n'" if text.startswith("-") or "\\" in text else "echo"
     return f"{say} {shlex.quote(text)} | seqkit {command} {shlex.quote(str(folder))}{options and ' '}{options}"
 

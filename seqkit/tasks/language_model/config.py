@@ -137,7 +137,7 @@ def make_language_model(config: Any, encoder: Encoder) -> LanguageModel:
 
 
 def build(config: Any, tokenizer: Tokenizer, *, load: bool) -> tuple[LanguageModel, list[str]]:
-    """Return the same for a vocabulary.
+    """Return the model that a `model:` section describes, for a vocabulary.
 
     Args:
         config: the section.

@@ -202,7 +202,7 @@ class LanguageModelTask(RunTask):
         return replace(batch, inputs=send(batch.inputs, device), targets=self._targets(batch.targets, device))
 
     def _targets(self, targets: Tensor, device: torch.device) -> Tensor:
-        """Return where the loss wants them: the clusters of an adaptive softmax are chosen on the CPU."""
+        """Send targets to where the loss wants them: the clusters of an adaptive softmax are chosen on the CPU."""
         return targets if self.model.adaptive is not None else send(targets, device)
 
     def loss(self, batch: StreamBatch, carry: Any) -> tuple[dict[str, Loss], Any]:

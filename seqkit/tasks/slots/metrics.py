@@ -51,14 +51,14 @@ class SpanCounts:
         self.right.update(span.type for span in here & there)
 
     def scores(self, type: str | None = None) -> tuple[float, float, float]:
-        """Precision, recall and F1 of a type, or of all slots together; 0 where there is nothing to divide by."""
+        """Return precision, recall and F1 of a type, or of all slots; 0 where there is nothing to divide by."""
         right, found, gold = (
             count.total() if type is None else count[type] for count in (self.right, self.found, self.gold)
         )
         return right / max(found, 1), right / max(gold, 1), 2 * right / max(found + gold, 1)
 
     def report(self) -> list[str]:
-        """Return a line a type, as text; of very many types those with the most mistakes."""
+        """Return a line for each type; of very many types those with the most mistakes."""
         types = sorted({*self.gold, *self.found})
         chosen, more = most_wrong(
             [self.gold[name] + self.found[name] - 2 * self.right[name] for name in types], "types"
@@ -78,7 +78,7 @@ class Outcome:
     Attributes:
         tags, predicted_tags: the names of the tags of each.
         intents, predicted_intents: the name of the intent of each; "" where none is learned.
-        loss: cross-entropy of the tags, a token, and that of the intents, a sentence, as in training.
+        loss: as in training: the tags' cross-entropy per token plus the weighted one of the intents per sentence.
     """
 
     tags: Sequence[Sequence[str]]

@@ -169,8 +169,8 @@ class Translator:
         )
 
     def _copied(self, piece: str) -> str:
-        """Return a stretch of the source as a token of the target; whether white space stands before it the model has
-        said."""
+        """Return a stretch of the source as a token of the target, without a mark: the model writes one before an
+        unknown word that no white space precedes."""
         if self.target.config.marked and self.systems[0][1].config.kind in ("bpe", "unigram"):
             piece = piece.replace(SPACE, " ").strip()
         return self.target.written(piece, joined=False)

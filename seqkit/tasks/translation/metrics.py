@@ -102,11 +102,11 @@ class CorpusScores:
             self._metrics["ter"] = metrics.TER(case_sensitive=not lowercase, normalized=asian, asian_support=asian)
 
     def __call__(self, outputs: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        """Scores by name."""
+        """Return scores by name."""
         return self.report(outputs, references)[0]
 
     def report(self, outputs: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], list[str]]:
-        """Scores by name, and a line a score, as sacreBLEU writes it, with its signature."""
+        """Return scores by name, and a line for each as sacreBLEU writes it, with its signature."""
         found, lines = {}, []
         for name, metric in self._metrics.items():
             score = metric.corpus_score(list(outputs), [list(references)])

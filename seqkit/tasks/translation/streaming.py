@@ -91,5 +91,5 @@ class PairStream:
         return f"train: {self._stream.name}, read in windows of {self._config.window:,} pairs"
 
     def fingerprint(self) -> str:
-        """Return what is learned: a digest of the file's name, size and time of change, and of how it is read."""
+        """Return a digest of the file's name, size and time of change, and of how it is read."""
         return self._key

@@ -21,7 +21,16 @@ from seqkit.distributed import spread
 from seqkit.errors import Option, UserError
 from seqkit.models import Seq2Seq
 from seqkit.tasks.base import RunConfig, RunTask
-from seqkit.tasks.common import beside, column, make_tokenizer, named_rows, no_data, vocabulary_line, word_rows
+from seqkit.tasks.common import (
+    beside,
+    column,
+    make_tokenizer,
+    named_rows,
+    no_data,
+    open_parts,
+    vocabulary_line,
+    word_rows,
+)
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
@@ -85,11 +94,8 @@ class TranslationTask(RunTask):
 
     @classmethod
     def create(cls, config: TranslationConfig, folder: Path | None = None, *, fresh: bool = True) -> TranslationTask:
-        parts = [part for part in ("train", "dev", "test") if getattr(config.data, part) is not None]
         stream = PairStream(config.data, config.seed) if config.data.window else None
-        origins = {
-            part: open_pairs(getattr(config.data, part), part) for part in parts if part != "train" or stream is None
-        }
+        origins = open_parts(config.data.model_copy(update={"train": None}) if stream else config.data, open_pairs)
         texts = stream.texts if stream else partial(column, origins["train"])
         source, target = cls._read(folder) if folder else cls._vocabularies(config, texts)
         text = config.text.model_copy(update={"source": source.config, "target": target.config})
@@ -212,8 +218,10 @@ class TranslationTask(RunTask):
         return Scores(measured(outcome, metrics, training.metric), count, dev.origin.skipped)
 
     def why_zero(self, scores: Sequence[str]) -> str:
-        corpus = self._corpus_scores(())
-        why = why_bleu_is_zero(self.splits["dev"], self.config.scoring.tokenize, corpus) if "bleu" in scores else ""
+        why = ""
+        if "bleu" in scores:
+            tokenize, corpus = self.config.scoring.tokenize, self._corpus_scores(())
+            why = why_bleu_is_zero(self.splits["dev"], tokenize, corpus)
         return why or super().why_zero(scores)
 
     def samples(self) -> list[dict[str, str]]:
@@ -247,8 +255,8 @@ class TranslationTask(RunTask):
         return CorpusScores(lowercase=self.lowercase, tokenize=self.tokenize(references), ter=ter)
 
     def tokenize(self, references: Sequence[str]) -> str:
-        """Return the tokenizer that BLEU splits by; a run has a name since it began, and may be asked for `auto`
-        again."""
+        """Return the name of the tokenizer that BLEU splits by: the run's own, or the one that fits the references
+        where `auto` is asked for again."""
         chosen: str = self.config.scoring.tokenize
         return fitting_tokenizer(references).name if chosen == "auto" else chosen
 
@@ -294,8 +302,8 @@ class TranslationTask(RunTask):
         return scores, [pairs.counted(), *lines, corpus.by_length(outputs, references, pairs.source_lengths)]
 
     def where(self, data: str | None = None, reference: str | None = None) -> tuple[PairConfig, str]:
-        """Return a file or two, or the configuration's test data, or else its dev data; and which of the parts that
-        is."""
+        """Return where the pairs to score are, and which part they are: `data` (with `reference` two files), or the
+        configuration's test data, or else its dev data."""
         own = self.config.data
         like = own.test or own.dev or own.train
         if reference is not None:
