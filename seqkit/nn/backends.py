@@ -70,20 +70,13 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
     Raises:
         RuntimeError: the backend that was asked for cannot run this call.
     """
-    backend, kind = network.backend, x.device.type
+    backend = network.backend
     if exporting_onnx():
         return Route("reference", "one node of ONNX for each layer and direction", onnx=True)
     if backend == "reference":
         return Route("reference", "asked for")
-    traced = tracing()
-    # In torch.export, where dynamo is not at work, ATen's operators fix the number of steps.
-    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-    fixed = exported and isinstance(packing.num_steps, int)
-    if (traced or fixed) and not open_lengths and backend in ("auto", "vendor"):
-        mode = _whole_mode(network, _mode(network, kind), x, packing)
-        if mode is not None:
-            place = "torch.export of a fixed length" if exported else "torch.jit.trace, where it is open to any size"
-            return Route("vendor", f"ATen's own operator inside {place}", mode)
+    if not open_lengths and (route := _recorded_whole(network, x, packing)) is not None:
+        return route
     if x.is_complex():
         if backend != "auto":
             raise RuntimeError(
@@ -91,6 +84,7 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
                 "take 'auto' or 'reference'"
             )
         return Route("reference", "complex numbers, whose gradients only the step loop has")
+    traced = tracing()
     if traced or torch.compiler.is_compiling():
         if by_operator(network, x):
             return Route(
@@ -113,7 +107,7 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
         if (why := triton_refuses(network.cells, x)) is not None:
             raise RuntimeError(f"backend 'triton' cannot run this call: {why}; take 'auto' or 'fused'")
         return Route("triton", "asked for")
-    mode = _mode(network, kind)
+    mode = _mode(network, x.device.type)
     name: Name = "vendor"
     reason = "asked for"
     if backend == "auto":
@@ -121,6 +115,20 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
     elif check_choice("backend", backend, ("vendor",)) and mode is None:
         raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
     return Route(name, reason, _whole_mode(network, mode, x, packing) if name == "vendor" else None)
+
+
+def _recorded_whole(network: Network, x: Tensor, packing: Packing) -> Route | None:
+    """Return ATen's own operator for all layers where a trace or an export can hold it, else None."""
+    # In torch.export, where dynamo is not at work, ATen's operators fix the number of steps.
+    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    fixed = exported and isinstance(packing.num_steps, int)
+    if not (tracing() or fixed) or network.backend not in ("auto", "vendor"):
+        return None
+    mode = _whole_mode(network, _mode(network, x.device.type), x, packing)
+    if mode is None:
+        return None
+    place = "torch.export of a fixed length" if exported else "torch.jit.trace, where it is open to any size"
+    return Route("vendor", f"ATen's own operator inside {place}", mode)
 
 
 def by_operator(network: Network, x: Tensor) -> bool:
