@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.kernels.tuning import MIN_REACH, MIN_TANH
+from seqkit.nn.kernels.tuning import MIN_EXPM1, MIN_REACH, MIN_TANH
 
 Tensors = dict[str, Tensor]
 
@@ -116,9 +116,6 @@ def apply_(name: str, source: Tensor, out: Tensor, *, exact: bool = False) -> Te
 
 
 _MINUS_ONE = torch.tensor(-1.0, device="cpu")
-# Elements from which expm1(2x) / (expm1(2x) + 2) stands in where `exact` is asked for: us for 8,192 and 16,384 elements
-# of ATen's tanh 17.9 and 35.1, of expm1's form 11.8 and 19.4, of sigmoid's 6.8 and 9.7.
-MIN_EXPM1 = 16384
 _TWO = torch.tensor(2.0, device="cpu")
 
 
