@@ -87,7 +87,7 @@ def split(rows: Tensor, packing: Packing) -> list[Tensor]:
 
 
 def step_views(buffer: Tensor, packing: Packing) -> list[Tensor]:
-    """`split`, or of a buffer (b_0, size) that every step uses anew its first rows for each step."""
+    """Return `split`, or the first rows of a buffer (b_0, size) for each step, where every step uses it anew."""
     if buffer.size(0) == packing.batch_sizes[0]:
         return [buffer[:size] for size in packing.batch_sizes]
     return split(buffer, packing)
@@ -120,8 +120,7 @@ _TWO = torch.tensor(2.0, device="cpu")
 
 
 def quick(source: Tensor) -> bool:
-    """Return whether tanh may be 2 sigmoid(2x) - 1 for tensors like this: float32 on the CPU, where ATen's tanh is
-    slow."""
+    """Return whether tanh may be 2 sigmoid(2x) - 1 here: float32 on the CPU, where ATen's tanh is slow."""
     return source.dtype == torch.float32 and source.device.type == "cpu"
 
 
