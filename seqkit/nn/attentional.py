@@ -195,19 +195,11 @@ class AttentionalRecurrent(nn.Module):
             )
 
     def _build_layers(self, cell: Any, hidden_size: int, between: dict[str, Any], options: dict[str, Any]) -> None:
-        self.lower = Recurrent(
-            cell,
-            self.input_size + self.feed_size,
-            hidden_size,
-            self.attention_layer,
-            batch_first=True,
-            **(between | {"dropout": self.rate} if self.attention_layer > 1 else {}),
-            **options,
-        )
-        above = self.query_size + self.context_size
+        k, below, above = self.attention_layer, self.input_size + self.feed_size, self.query_size + self.context_size
+        between = between | {"dropout": self.rate} if k > 1 else {}
+        self.lower = Recurrent(cell, below, hidden_size, k, batch_first=True, **between, **options)
         self.upper = nn.ModuleList(
-            Recurrent(cell, above, hidden_size, batch_first=True, **options)
-            for _ in range(self.num_layers - self.attention_layer)
+            Recurrent(cell, above, hidden_size, batch_first=True, **options) for _ in range(self.num_layers - k)
         )
 
     def _build_vector(self) -> None:
