@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -292,5 +292,5 @@ def scan(
             kernel = counterparts.triton_kernel(kernel)
         if kernel is not None:
             return kernel_scan(cell, kernel, rows, packing, state, prepared)
-    check_choice("backend", backend, ("reference", "fused", "vendor", "triton"))
+    check_choice("backend", backend, get_args(Name))
     return reference_scan(cell, cell.project(rows, prepared), packing.batch_sizes, state, prepared)
