@@ -93,10 +93,15 @@ def outers() -> Iterator[tuple[str, Work]]:
     yield "6,400 rows, 2,048 x 812", partial(outer, torch.randn(6_400, 2_048), torch.randn(6_400, 812))
 
 
-def tanhs() -> Iterator[tuple[str, Work]]:
-    for size in (256, 512, 1_024, 2_048, 4_096, 16_384):
-        source = torch.randn(size)
-        yield f"{size} elements", partial(tanh_, source, torch.empty_like(source))
+def tanhs(exact: bool, *sizes: int) -> Any:
+    """A row for each number of elements."""
+
+    def rows() -> Iterator[tuple[str, Work]]:
+        for size in sizes:
+            source = torch.randn(size)
+            yield f"{size} elements", partial(tanh_, source, torch.empty_like(source), exact=exact)
+
+    return rows
 
 
 def scores() -> Iterator[tuple[str, Work]]:
@@ -154,7 +159,8 @@ CONSTANTS: dict[str, tuple[tuple[float, ...], Callable[[], Iterator[tuple[str, W
     "PRODUCT_ROWS": ((1, 8, 128), networks(True, True, "lstm", MIDDLE, LARGE, backend="fused")),
     "STEP_ROWS": ((1, 4, 16), networks(True, True, "lstm", MIDDLE, LARGE, backend="fused")),
     "OUTER_ROWS": ((256, 1_024, 2_048, 8_192), outers),
-    "MIN_TANH": ((0, NEVER), tanhs),
+    "MIN_TANH": ((0, NEVER), tanhs(False, 256, 512, 1_024, 2_048, 4_096, 16_384)),
+    "MIN_EXPM1": ((0, NEVER), tanhs(True, 4_096, 8_192, 16_384, 32_768)),
     "ADDITIVE_TERMS": ((65_536, 1_048_576, NEVER), scores),
     "LOGIT_ROWS": ((64, 128, 256, 832), losses),
     "MIN_DECODE_ROWS": ((0, NEVER), decode_steps),

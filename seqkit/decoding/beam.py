@@ -243,8 +243,7 @@ class Loop:
             front.past = torch.cat([front.past, tokens.unsqueeze(2)], dim=2)
 
     def _read(self, done: Tensor, parents: Tensor | None) -> tuple[int, Tensor | None]:
-        """Return how many sentences are done; and the parents, or None where each slot goes on by itself. It reads
-        once."""
+        """Read, once, how many sentences are done; give the parents too, or None where each slot goes on by itself."""
         if parents is None or self._front.tokens.size(1) != parents.size(1):
             return int(done.sum()), parents
         moved = (parents != torch.arange(parents.size(1), device=parents.device)).sum()

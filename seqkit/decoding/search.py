@@ -101,7 +101,7 @@ class Search:
         self._check(min_length, max_length, min_ratio, max_ratio)
 
     def _check(self, min_length: int, max_length: int | None, min_ratio: float, max_ratio: float | None) -> None:
-        """What no argument can say alone."""
+        """Refuse arguments that contradict each other."""
         if self.length_penalty_kind not in get_args(LengthPenaltyKind):
             kinds = ", ".join(get_args(LengthPenaltyKind))
             raise ValueError(f"length_penalty_kind: must be one of {kinds}, got {self.length_penalty_kind!r}")

@@ -15,7 +15,7 @@ def replace_unknown(
     unknown: str = "<unk>",
     dictionary: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Put for each unknown word the source word it was most aligned with (Jean et al. 2015, section 3.3).
+    """Replace each unknown word by the source word it is most aligned with (Jean et al. 2015, section 3.3).
 
     Args:
         tokens: T words of an output.

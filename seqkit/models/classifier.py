@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from seqkit.models.encoder import Encoder
+from seqkit.models.encoder import Encoder, last_output
 from seqkit.models.pooling import Pooling, Poolings
 
 
@@ -48,8 +48,7 @@ class SequenceClassifier(nn.Module):
     def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
         """Classify: ids (B, T) int64 padded at the end, lengths (B,), shift (B, T, E) or None -> logits (B, C)."""
         output, state = self.encoder(ids, lengths, shift)
-        directions = 2 if self.encoder.recurrent.bidirectional else 1
-        last = torch.cat(list(state[0][-directions:]), dim=1)  # (B, H)
+        last = last_output(self.encoder.recurrent, state)
         vector = self.dropout(self.pooling(output, last, lengths))
         if self.hidden is not None:
             vector = self.dropout(torch.tanh(self.hidden(vector)))

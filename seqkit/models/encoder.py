@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seqkit.nn import EmbeddingDropout, LockedDropout, Recurrent, WordDropout, padding_mask, send
+from seqkit.nn import EmbeddingDropout, LockedDropout, Recurrent, State, WordDropout, padding_mask, send
 
 
 class Embedding(nn.Module):
@@ -121,6 +121,11 @@ def embed(embedding: Embedding, ids: Tensor, shift: Tensor | None, extra: Tensor
     """(B, T, E) of the embedding, with the features of `extra` (B, T, C), if any, behind them."""
     vectors: Tensor = embedding(ids, shift)
     return vectors if extra is None else torch.cat((vectors, extra), dim=2)
+
+
+def last_output(recurrent: Recurrent, state: State) -> Tensor:
+    """Join the final outputs of the top layer's directions: the final state -> (B, output_size)."""
+    return torch.cat(list(state[0][-recurrent.num_directions :]), dim=1)
 
 
 def valid_rows(lengths: Tensor, steps: int, device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from seqkit.models.bridge import BRIDGES, Bridge
 from seqkit.models.decoder import Decoder, Memory
-from seqkit.models.encoder import Encoder, valid_rows
+from seqkit.models.encoder import Encoder, last_output, valid_rows
 from seqkit.nn import LOGIT_ROWS, State, from_table, linear_cross_entropy, padding_mask, send, send_together
 
 
@@ -80,8 +80,7 @@ class Seq2Seq(nn.Module):
     def _read(self, source: Tensor, lengths: Tensor) -> tuple[State, Memory]:
         """Return the decoder's first state, each (L, B, size), and its memory."""
         output, state = self.encoder(source, lengths)
-        top = state[0][-self.encoder.recurrent.num_directions :]
-        last = top.transpose(0, 1).flatten(1)  # (B, M)
+        last = last_output(self.encoder.recurrent, state)  # (B, M)
         lengths = send(lengths, source.device)
         memory = self.decoder.remember(output, lengths, last)
         return self.bridge(output, state, lengths), memory

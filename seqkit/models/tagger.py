@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqkit.models.encoder import Encoder, valid_rows
+from seqkit.models.encoder import Encoder, last_output, valid_rows
 from seqkit.models.pooling import Pooling, Poolings
 from seqkit.models.window import WindowEncoder
 from seqkit.nn import CRF
@@ -51,7 +50,7 @@ class CharacterEncoder(nn.Module):
     def forward(self, spelling: Spelling) -> Tensor:
         """Encode: spelling with W words of L characters -> (B, T, output_size)."""
         _, state = self.encoder(spelling.ids, spelling.lengths)
-        vectors = torch.cat(list(state[0][-self.encoder.recurrent.num_directions :]), dim=1)  # (W, C)
+        vectors = last_output(self.encoder.recurrent, state)  # (W, C)
         dropped: Tensor = self.dropout(vectors[spelling.words])
         return dropped
 
@@ -129,7 +128,7 @@ class Tagger(nn.Module):
             return tags, None
         last = output[:, 0]  # not looked at where pooling does not ask for it
         if self.encoder.recurrent is not None:
-            last = torch.cat(list(state[0][-self.encoder.recurrent.num_directions :]), dim=1)
+            last = last_output(self.encoder.recurrent, state)
         return tags, self.intent_scores(self.dropout(self.pooling(output, last, lengths)))
 
     def tag_loss(self, scores: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:

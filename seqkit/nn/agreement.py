@@ -34,8 +34,7 @@ _BOUNDS = {torch.float32: 5e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 
 def agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether the Triton counterpart of a kernel gives its results and gradients on a device; False if it has
-    none.
+    """Return whether a kernel has a Triton counterpart that gives its results and gradients on a device.
 
     The answer is kept for the process. A kernel that does not agree is named in a warning.
     """
@@ -70,8 +69,7 @@ def _agrees(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _difference(kernel: Kernel, counterpart: Kernel, device: torch.device, dtype: torch.dtype) -> float:
-    """Return the largest difference between two kernels, as a share of the largest value of that result (at least
-    1)."""
+    """Return the largest difference of two kernels, as a share of the largest value (at least 1) of that result."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         problem = _problem(kernel, device, dtype)
         pairs = list(zip(_results(counterpart, *problem), _results(kernel, *problem), strict=True))

@@ -98,8 +98,8 @@ class OneDNNKernel(Kernel):
 
 
 def _ends(packing: Packing, like: Tensor) -> Tensor:
-    """Return where each living sequence's last step lies in the packed outputs (`last_rows` counts initial states
-    first)."""
+    """Return where each living sequence's last step lies in the packed outputs."""
+    # `last_rows` counts the initial states first.
     return packing.last_rows[: packing.batch_sizes[0]].to(like.device) - packing.batch_size
 
 

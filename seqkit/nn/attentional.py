@@ -157,20 +157,7 @@ class AttentionalRecurrent(nn.Module):
             self.context_size = self.attention.context_size
         # Features of what goes into the first layer beside the input.
         self.feed_size = self.feature_size if input_feeding else self.memory_size if feed_context else 0
-        self.lower = Recurrent(
-            cell,
-            self.input_size + self.feed_size,
-            hidden_size,
-            self.attention_layer,
-            batch_first=True,
-            **(between | {"dropout": self.rate} if self.attention_layer > 1 else {}),
-            **options,
-        )
-        above = self.query_size + self.context_size
-        self.upper = nn.ModuleList(
-            Recurrent(cell, above, hidden_size, batch_first=True, **options)
-            for _ in range(self.num_layers - self.attention_layer)
-        )
+        self._build_layers(cell, hidden_size, between, options)
         self.memory_dropout = LockedDropout(memory_dropout)
         if memory_dropout and not self.context_size:
             raise ValueError(f"memory_dropout needs an attention or feed_context, got {memory_dropout} with neither")
@@ -206,6 +193,14 @@ class AttentionalRecurrent(nn.Module):
                 UserWarning,
                 stacklevel=3 if type(self) is AttentionalRecurrent else 4,
             )
+
+    def _build_layers(self, cell: Any, hidden_size: int, between: dict[str, Any], options: dict[str, Any]) -> None:
+        k, below, above = self.attention_layer, self.input_size + self.feed_size, self.query_size + self.context_size
+        between = between | {"dropout": self.rate} if k > 1 else {}
+        self.lower = Recurrent(cell, below, hidden_size, k, batch_first=True, **between, **options)
+        self.upper = nn.ModuleList(
+            Recurrent(cell, above, hidden_size, batch_first=True, **options) for _ in range(self.num_layers - k)
+        )
 
     def _build_vector(self) -> None:
         deep = self.output_kind == "deep"

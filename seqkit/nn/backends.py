@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -70,20 +70,13 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
     Raises:
         RuntimeError: the backend that was asked for cannot run this call.
     """
-    backend, kind = network.backend, x.device.type
+    backend = network.backend
     if exporting_onnx():
         return Route("reference", "one node of ONNX for each layer and direction", onnx=True)
     if backend == "reference":
         return Route("reference", "asked for")
-    traced = tracing()
-    # In torch.export, where dynamo is not at work, ATen's operators fix the number of steps.
-    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-    fixed = exported and isinstance(packing.num_steps, int)
-    if (traced or fixed) and not open_lengths and backend in ("auto", "vendor"):
-        mode = _whole_mode(network, _mode(network, kind), x, packing)
-        if mode is not None:
-            place = "torch.export of a fixed length" if exported else "torch.jit.trace, where it is open to any size"
-            return Route("vendor", f"ATen's own operator inside {place}", mode)
+    if not open_lengths and (route := _recorded_whole(network, x, packing)) is not None:
+        return route
     if x.is_complex():
         if backend != "auto":
             raise RuntimeError(
@@ -91,6 +84,7 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
                 "take 'auto' or 'reference'"
             )
         return Route("reference", "complex numbers, whose gradients only the step loop has")
+    traced = tracing()
     if traced or torch.compiler.is_compiling():
         if by_operator(network, x):
             return Route(
@@ -113,7 +107,7 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
         if (why := triton_refuses(network.cells, x)) is not None:
             raise RuntimeError(f"backend 'triton' cannot run this call: {why}; take 'auto' or 'fused'")
         return Route("triton", "asked for")
-    mode = _mode(network, kind)
+    mode = _mode(network, x.device.type)
     name: Name = "vendor"
     reason = "asked for"
     if backend == "auto":
@@ -121,6 +115,20 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
     elif check_choice("backend", backend, ("vendor",)) and mode is None:
         raise RuntimeError("backend 'vendor' serves plain cells only, and this one has a variant that is active")
     return Route(name, reason, _whole_mode(network, mode, x, packing) if name == "vendor" else None)
+
+
+def _recorded_whole(network: Network, x: Tensor, packing: Packing) -> Route | None:
+    """Return ATen's own operator for all layers where a trace or an export can hold it, else None."""
+    # In torch.export, where dynamo is not at work, ATen's operators fix the number of steps.
+    exported = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    fixed = exported and isinstance(packing.num_steps, int)
+    if not (tracing() or fixed) or network.backend not in ("auto", "vendor"):
+        return None
+    mode = _whole_mode(network, _mode(network, x.device.type), x, packing)
+    if mode is None:
+        return None
+    place = "torch.export of a fixed length" if exported else "torch.jit.trace, where it is open to any size"
+    return Route("vendor", f"ATen's own operator inside {place}", mode)
 
 
 def by_operator(network: Network, x: Tensor) -> bool:
@@ -267,7 +275,7 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[N
         return "vendor", "a few steps: ATen's loop has less overhead"
     if not training and living * hidden_size < SMALL_STEP:
         return "vendor", "inference with small steps: ATen's loop has less overhead"
-    return "fused", "no vendor kernel on this device; hand-derived backward"
+    return "fused", "faster than ATen's loop; hand-derived backward"
 
 
 def scan(
@@ -284,5 +292,5 @@ def scan(
             kernel = counterparts.triton_kernel(kernel)
         if kernel is not None:
             return kernel_scan(cell, kernel, rows, packing, state, prepared)
-    check_choice("backend", backend, ("reference", "fused", "vendor", "triton"))
+    check_choice("backend", backend, get_args(Name))
     return reference_scan(cell, cell.project(rows, prepared), packing.batch_sizes, state, prepared)

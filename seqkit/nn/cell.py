@@ -197,7 +197,7 @@ class Cell(nn.Module):
         return None
 
     def cudnn_mode(self) -> str | None:
-        """Return the same for cuDNN, which computes more kinds of cells than ATen does well on the CPU."""
+        """Return cuDNN's name of this cell: cuDNN computes more kinds of cells than ATen does well on the CPU."""
         return self.vendor_mode()
 
     def initial_state(self, batch_size: int, like: Tensor) -> State:

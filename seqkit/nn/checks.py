@@ -155,9 +155,8 @@ def autocast_dtype(*values: Tensor) -> torch.dtype | None:
 
 
 def autocast_enabled(device_type: str) -> bool:
-    """Return whether autocast is on for the device type; torch 2.3 has no argument to ask with, and some have no
-    autocast."""
-    if not _ASKED_BY_DEVICE:
+    """Return whether autocast is on for the device type, which may have none."""
+    if not _ASKED_BY_DEVICE:  # torch 2.3 has no argument to ask with
         if device_type not in ("cpu", "cuda"):
             return False
         return torch.is_autocast_cpu_enabled() if device_type == "cpu" else torch.is_autocast_enabled()
@@ -191,7 +190,7 @@ def tracing() -> bool:
 
 
 def exporting_onnx() -> bool:
-    """Whether `torch.onnx.export` looks at this call."""
+    """Return whether `torch.onnx.export` looks at this call."""
     return (torch.compiler.is_compiling() or tracing()) and _in_onnx_export()
 
 

@@ -219,7 +219,7 @@ class CRF(nn.Module):
         return sent_back(paths.posterior(weights).tags.transpose(0, 1), device)
 
     def _check(self, emissions: Tensor, lengths: Tensor | Sequence[int], tags: Tensor | None = None) -> Tensor:
-        """Return the lengths as int64 where they lie; raises for arguments that do not go together."""
+        """Return the lengths as int64 on their own device; raise for arguments that do not go together."""
         for name, value in (("emissions", emissions), ("transitions", self.transitions)):
             if value.is_complex():
                 raise TypeError(f"{name} must be real scores, got {dtype_name(value)}")

@@ -39,7 +39,7 @@ def network(
     states: State,
     weights: Sequence[Sequence[Tensor]],
 ) -> tuple[Tensor, State]:
-    """Return a stack of plain cells without anything between the layers.
+    """Run a stack of plain cells without anything between the layers.
 
     Args:
         cells: one for each layer and direction.

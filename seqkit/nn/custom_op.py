@@ -57,8 +57,10 @@ def describe(cell: Cell) -> Operator | None:
 
 
 def must_run_outside(network: Network, input: Any, lengths: Any) -> str | None:
-    """Return what of a call `torch.compile` cannot take, since its steps are known from the data alone and no operator
-    serves it; None where it can take it."""
+    """Return which part of a call `torch.compile` cannot take; None where it can take the call.
+
+    The steps of such a call are known from the data alone, and no operator serves it.
+    """
     if not torch.compiler.is_compiling():
         return None
     if isinstance(input, PackedSequence):

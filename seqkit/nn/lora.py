@@ -105,7 +105,7 @@ class Adapted:
     total: int
 
     def lines(self) -> list[str]:
-        """Return a report."""
+        """Return a report, line by line."""
         share = f"{self.trained:,} of {self.total:,} parameters train ({self.trained / self.total:.1%})"
         reasons: dict[str, list[str]] = {}
         for name, reason in self.left_out.items():

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 from seqkit.nn.aten import whole_network
-from seqkit.nn.backends import Choice, Route, choose, scan
+from seqkit.nn.backends import Choice, Name, Route, choose, scan
 from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.checks import (
@@ -37,7 +37,7 @@ from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.trace import Recorder, Trace
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
-Backend = Literal["auto", "reference", "fused", "vendor", "triton"]
+Backend = Literal["auto", Name]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
@@ -206,7 +206,7 @@ class Recurrent(nn.Module):
 
     def network(self) -> Network:
         """Return the options, cells and weights of this moment, for one call."""
-        # Not self.cells[index]: that takes 2 us, which several uses a call make felt at small sizes.
+        # Past the attribute, as in `cell_at`.
         cells: list[Cell] = list(self._modules["cells"]._modules.values())  # type: ignore[union-attr,arg-type]
         # The module's own parameters first: walking all submodules takes longer than all else here.
         example = next(iter(self._parameters.values()), None)

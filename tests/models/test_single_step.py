@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
 
 from seqkit.models import Decoder, Embedding, Encoder, Seq2Seq
-from seqkit.nn import Recurrent
+from seqkit.nn import AttentionalRecurrent, Recurrent
 from seqkit.nn.kernels.decode_step import SingleStep
 from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 
@@ -61,3 +62,18 @@ def test_a_search_sees_new_weights_and_a_model_that_has_searched_can_be_copied()
     after = _many_rows(model, source)
     assert (after - before).abs().max() > 1e-3
     assert (after - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_decoder_whose_weights_are_packed_can_be_copied(copied: Any) -> None:
+    """Only large float32 weights are packed, into tensors that can neither be copied nor pickled."""
+    torch.manual_seed(1)
+    decoder = AttentionalRecurrent(64, 128, "gru", 128).eval()
+    x = torch.randn(1, MIN_DECODE_ROWS, 64)
+    with torch.no_grad():
+        memory = decoder.remember(torch.randn(1, 3, 128), [3])
+        (layer,), _ = decoder.start(decoder.initial_state(1))
+        state = (tuple(part.expand(-1, MIN_DECODE_ROWS, -1) for part in layer),), None
+        expected = decoder.step(x, state, memory)[0]
+        assert decoder._single
+        assert torch.equal(copied(decoder).step(x, state, memory)[0], expected)

@@ -65,9 +65,7 @@ OPTIONS: list[dict[str, Any]] = [{}, {"dropout": 0.5, "residual": True}, {"check
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(
-    "options", [{}, {"dropout": 0.5, "residual": True}, {"checkpoint_chunks": 2}, {"zoneout": 0.1}], ids=str
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn", "jordan"])
 def test_eager(kind: str, options: dict[str, Any], call: str, training: bool, ran: list[str]) -> None:
     if kind == "jordan" and "zoneout" in options:

@@ -244,9 +244,9 @@ def test_initialisation():
 
 
 def test_defaults_live_once():
-    """The faces and cells name the same options with the same defaults and types, all of them resolvable."""
-    for face, cell in ((snn.LSTM, snn.LSTMCell), (snn.GRU, snn.GRUCell), (snn.RNN, snn.RNNCell)):
-        outer = inspect.signature(face).parameters
+    """Modules and cells name the same options with the same defaults and types, all of them resolvable."""
+    for module, cell in ((snn.LSTM, snn.LSTMCell), (snn.GRU, snn.GRUCell), (snn.RNN, snn.RNNCell)):
+        outer = inspect.signature(module).parameters
         known = {**inspect.signature(snn.Recurrent).parameters, **inspect.signature(cell).parameters}
         hints = {**typing.get_type_hints(snn.Recurrent.__init__), **typing.get_type_hints(cell.__init__)}
         known.pop("cell")
@@ -254,7 +254,7 @@ def test_defaults_live_once():
         assert set(outer) == set(known)
         for name, one in outer.items():
             assert one.default == known[name].default
-            assert typing.get_type_hints(face.__init__)[name] == hints[name]
+            assert typing.get_type_hints(module.__init__)[name] == hints[name]
 
 
 @settings(max_examples=25, deadline=None)

@@ -128,8 +128,7 @@ def through_graph(
     wanted: Sequence[bool],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Return the gradients of `function(tensors)` by autograd, themselves differentiable where gradients are
-    enabled."""
+    """Return the gradients of `function(tensors)` by autograd, differentiable themselves where grad mode is on."""
     twice = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that the gradients are taken with respect to this call's inputs and not to what they came from.

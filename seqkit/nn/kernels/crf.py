@@ -187,8 +187,7 @@ def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
 
 
 def sum_paths(chain: Chain) -> _Scaled | _Logarithms:
-    """Return the forward pass; its `log_partition` is (B,), its `posterior(weights)` takes a weight (B, 1) a
-    sequence."""
+    """Run the forward pass: `log_partition` of the result is (B,), its `posterior(weights)` takes weights (B, 1)."""
     if chain.emissions.device.type != "cpu" or tracing() or torch.compiler.is_compiling():
         return _Logarithms.run(chain)
     scaled = _Scaled.run(chain)
@@ -202,8 +201,7 @@ _IMPOSSIBLE = -1e30
 def differentiable_log_partition(
     emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
 ) -> Tensor:
-    """Return the log partition (B,) by the forward algorithm under autograd, for derivatives of any order and
-    `torch.func`.
+    """Compute the log partition (B,) under autograd, for derivatives of any order and `torch.func`.
 
     Takes the arguments of `LogPartition`. Slower, and it keeps (B, K, K) terms for every step.
     """
@@ -262,7 +260,7 @@ class LogPartition(torch.autograd.Function):
 def best_path(
     emissions: Tensor, lengths: Tensor, transitions: Tensor, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the most probable sequence of each chain (Viterbi 1967).
+    """Find the most probable sequence of each chain (Viterbi 1967).
 
     Args:
         emissions: (B, T, K).

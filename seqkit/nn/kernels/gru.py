@@ -43,8 +43,7 @@ class GRUKernel(Kernel):
         return self.layer_norm
 
     def _drive(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
-        """Return what every step adds to W_hh h: (N, 3H) for r, z, m, (N, 2H) if normed; and the input part of n, (N,
-        H)."""
+        """Return what each step adds to W_hh h, (N, 3H) for r, z, m or (N, 2H) if normed; and n's input part (N, H)."""
         H = tensors["h0"].size(1)
         bias_hh = tensors.get("bias_hh")
         if self.layer_norm:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.kernels.tuning import MIN_REACH, MIN_TANH
+from seqkit.nn.kernels.tuning import MIN_EXPM1, MIN_REACH, MIN_TANH
 
 Tensors = dict[str, Tensor]
 
@@ -87,7 +87,7 @@ def split(rows: Tensor, packing: Packing) -> list[Tensor]:
 
 
 def step_views(buffer: Tensor, packing: Packing) -> list[Tensor]:
-    """`split`, or of a buffer (b_0, size) that every step uses anew its first rows for each step."""
+    """Return `split`, or the first rows of a buffer (b_0, size) for each step, where every step uses it anew."""
     if buffer.size(0) == packing.batch_sizes[0]:
         return [buffer[:size] for size in packing.batch_sizes]
     return split(buffer, packing)
@@ -116,15 +116,11 @@ def apply_(name: str, source: Tensor, out: Tensor, *, exact: bool = False) -> Te
 
 
 _MINUS_ONE = torch.tensor(-1.0, device="cpu")
-# Elements from which expm1(2x) / (expm1(2x) + 2) stands in where `exact` is asked for: us for 8,192 and 16,384 elements
-# of ATen's tanh 17.9 and 35.1, of expm1's form 11.8 and 19.4, of sigmoid's 6.8 and 9.7.
-MIN_EXPM1 = 16384
 _TWO = torch.tensor(2.0, device="cpu")
 
 
 def quick(source: Tensor) -> bool:
-    """Return whether tanh may be 2 sigmoid(2x) - 1 for tensors like this: float32 on the CPU, where ATen's tanh is
-    slow."""
+    """Return whether tanh may be 2 sigmoid(2x) - 1 here: float32 on the CPU, where ATen's tanh is slow."""
     return source.dtype == torch.float32 and source.device.type == "cpu"
 
 

@@ -72,7 +72,7 @@ class CellSteps:
         self.news = split(outputs, self.packing)
 
     def forward(self, t: int, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the sums (b, G), which may be those of `rows[t]`, and the state before to the state after."""
+        """Compute the state after step t from the sums (b, G), which may be `rows[t]`, and the state before."""
         raise NotImplementedError
 
     def saved(self) -> Tensors:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from seqkit.nn.kernels.gemm import StepProduct, product
 from seqkit.nn.kernels.kernel import (
-    MIN_EXPM1,
     SLOPES,
     Kernel,
     Tensors,
@@ -24,6 +23,7 @@ from seqkit.nn.kernels.kernel import (
 from seqkit.nn.kernels.norm import StepNorm, StepNormBackward
 from seqkit.nn.kernels.output_grads import Incoming, weight_gradients
 from seqkit.nn.kernels.packing import Packing
+from seqkit.nn.kernels.tuning import MIN_EXPM1
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def step_loop(
     combine: Callable[[Tensor, Tensor | None, Tensor], Tensor],
     feed_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the steps one by one under autograd; it defines what `feed_scan` computes.
+    """Run the steps one by one under autograd; it defines what `feed_scan` computes.
 
     Args:
         read: from a query (b, H) and `memory` to the context (b, C) and the weights (b, 1, S).

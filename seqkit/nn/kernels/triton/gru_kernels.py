@@ -89,7 +89,8 @@ def gru_step(s_r, s_z, s_n, m, h, update):
     return r, z, n, n * update + z * (h - n * update)
 
 
-# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
+# Long by its parameters, each on a line with its shape: Triton compiles one function for a launch, and a launch takes
+# tensors and numbers, not an object that holds them. The parts of a step are functions above and in `parts.py`.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def gru_forward(
     sums,  # (N, 3H): W_ih x + b_ih, or its norm
@@ -197,7 +198,8 @@ def back_through_gru_norm(
     )
 
 
-# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
+# Long by its parameters, each on a line with its shape: Triton compiles one function for a launch, and a launch takes
+# tensors and numbers, not an object that holds them. The parts of a step are functions above and in `parts.py`.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def gru_backward(
     gates,  # (N, 3H): r, z, n

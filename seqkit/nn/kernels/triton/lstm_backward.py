@@ -148,7 +148,8 @@ def back_through_peepholes(
     return dc
 
 
-# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
+# Long by its parameters, each on a line with its shape: Triton compiles one function for a launch, and a launch takes
+# tensors and numbers, not an object that holds them. The parts of a step are functions above and in `parts.py`.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def lstm_backward(
     gates,  # (N, GATES H), activated

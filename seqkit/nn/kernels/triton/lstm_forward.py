@@ -144,7 +144,8 @@ def normed_memory(
     return value
 
 
-# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
+# Long by its parameters, each on a line with its shape: Triton compiles one function for a launch, and a launch takes
+# tensors and numbers, not an object that holds them. The parts of a step are functions above and in `parts.py`.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def lstm_forward(
     sums,  # (N, GATES H): W_ih x + b_ih, or all but LN(W_hh h) * gain if PARTS

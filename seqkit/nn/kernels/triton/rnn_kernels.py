@@ -33,7 +33,8 @@ from seqkit.nn.kernels.triton.parts import (
 )
 
 
-# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
+# Long by its parameters, each on a line with its shape: Triton compiles one function for a launch, and a launch takes
+# tensors and numbers, not an object that holds them. The parts of a step are functions above and in `parts.py`.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def rnn_forward(
     sums,  # (N, H): W_ih x + b_ih, without the bias if PARTS; the activation replaces it if KEEP
@@ -111,7 +112,8 @@ def rnn_forward(
         leave(counter, unit_blocks)
 
 
-# Long by its parameters, each on a line with its shape: the arguments of a launch are no object.
+# Long by its parameters, each on a line with its shape: Triton compiles one function for a launch, and a launch takes
+# tensors and numbers, not an object that holds them. The parts of a step are functions above and in `parts.py`.
 @triton.jit(do_not_specialize=["first", "end", "row_block0", "steps", "B"])
 def rnn_backward(
     active,  # (N, H): the activation at each step

@@ -32,8 +32,7 @@ def recent() -> bool:
 
 @lru_cache(maxsize=1)
 def available() -> bool:
-    """Return whether Triton kernels can run here: a recent Triton, and a CUDA card from Ampere on (or the
-    interpreter)."""
+    """Return whether Triton kernels can run: a recent Triton, and a CUDA card from Ampere on (or the interpreter)."""
     if not recent():
         return False
     if interpreted():

@@ -110,7 +110,7 @@ def tuning(
 
 
 def step_time(tile: Tile, terms: int, slots: int, itemsize: int, precision: Precision) -> float:
-    """Return the model: us for a step of one kernel; see `tuning` for the arguments."""
+    """Predict the time (us) of a step of one kernel by the model above; see `tuning` for the arguments."""
     columns = tile.units * slots
     loaded = (tile.rows + (0 if tile.hold else columns)) * terms * itemsize
     work = tile.rows * columns * terms / WORK[precision if itemsize == 4 else "half"]
@@ -154,8 +154,7 @@ def _power(number: int) -> int:
 
 
 def precision() -> Precision:
-    """Return how float32 products are taken: in TF32 where torch may, else in three products of TF32, which err as IEEE
-    does.
+    """Return how float32 products are computed: in TF32 where torch may, else in three TF32 products, as exact as IEEE.
 
     The error of "tf32x3" is that of "ieee" to two digits (3e-7 of a gradient's norm), on tensor cores; "ieee" itself
     can be forced.
