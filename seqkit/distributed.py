@@ -84,7 +84,7 @@ def gathered(values: Sequence[T]) -> list[T]:
 
 
 def add(values: Sequence[float]) -> list[float]:
-    """Numbers added up over all processes, in double precision."""
+    """Add up each number over all processes, in double precision."""
     if world() == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64, device="cpu")
@@ -161,7 +161,7 @@ def on_all(call: Callable[[], T], *, in_turn: bool = False) -> T:
 
 @contextmanager
 def held(context: AbstractContextManager[Any]) -> Iterator[None]:
-    """A context that the first process enters for all, such as a lock."""
+    """Hold a context, such as a lock, that the first process enters for all."""
     with ExitStack() as stack:
 
         def enter() -> None:
@@ -172,7 +172,7 @@ def held(context: AbstractContextManager[Any]) -> Iterator[None]:
 
 
 def spread(items: Sequence[T], compute: Callable[[T], R]) -> list[R]:
-    """`compute` of every item, in their order; each is computed by one process, and all get the whole list.
+    """Call `compute` on every item, each in one process; all processes get the whole list, in order.
 
     The results travel between processes: they should be small, and on the CPU.
     """

@@ -93,7 +93,7 @@ def at_key(key: str, value: str = "") -> Iterator[None]:
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the choice nearest to `name`, or an empty string where none is near."""
+    """Return `"; did you mean 'x'?"` for the choice nearest to `name`, or an empty string where none is near."""
     found = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
 

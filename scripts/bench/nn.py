@@ -25,17 +25,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import seqkit.nn as snn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from bench import timing
 from bench.timing import fresh, geometric, goal, in_turn, parser_for, resident, setting, write
 
-SHAPES = [  # (T, B, I, H)
-    (50, 32, 128, 128),
-    (50, 32, 256, 256),
-    (100, 64, 256, 256),
-    (200, 32, 300, 512),
-    (30, 64, 512, 1024),
-    (400, 1, 128, 128),
-    (64, 16, 64, 64),
-]
+SHAPES = [*timing.SHAPES[:5], (400, 1, 128, 128), *timing.SHAPES[5:]]
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "LSTM": [
         {"peephole": True},

@@ -18,6 +18,14 @@ import torch
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 CONFIGS = SCRIPTS.parent / "configs"
+SHAPES = [  # (T, B, I, H)
+    (50, 32, 128, 128),
+    (50, 32, 256, 256),
+    (100, 64, 256, 256),
+    (200, 32, 300, 512),
+    (30, 64, 512, 1024),
+    (64, 16, 64, 64),
+]
 
 
 def synchronise(device: str) -> None:

@@ -28,14 +28,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import seqkit.nn as snn
 from seqkit.training.update import Updater
 
-SHAPES = [  # (T, B, I, H)
-    (50, 32, 128, 128),
-    (50, 32, 256, 256),
-    (100, 64, 256, 256),
-    (200, 32, 300, 512),
-    (30, 64, 512, 1024),
-    (64, 16, 64, 64),
-]
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("LSTM", {"peephole": True}),
     ("LSTM", {"coupled": True}),
@@ -57,15 +49,15 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 def check(report: Report) -> None:
     """Measures; nothing here fails for being slow."""
     warnings.simplefilter("ignore")
-    _against_torch(report, torch.float32, SHAPES)
+    _against_torch(report, torch.float32, timing.SHAPES)
     _variants(report)
     if not report.warming:
         _tasks(report)
     if not report.quick:
-        _against_torch(report, torch.bfloat16, SHAPES[1:4])
+        _against_torch(report, torch.bfloat16, timing.SHAPES[1:4])
         # What torch does where nothing is set: cuDNN's float32 in TF32. And with nothing but float32:
         torch.backends.cudnn.allow_tf32 = False
-        _against_torch(report, torch.float32, SHAPES[1:3])
+        _against_torch(report, torch.float32, timing.SHAPES[1:3])
 
 
 def in_turn(candidates: dict[str, Callable[[], Any]], report: Report, budget: float) -> dict[str, float]:

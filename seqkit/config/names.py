@@ -237,8 +237,7 @@ def _file(module: str, folder: Path, names: Names) -> str | None:
 
 
 def _plain_name(module: str, file: str) -> bool:
-    """Return whether the file is what `import module` means in this process, so that its classes are the caller's
-    own."""
+    """Return whether `import module` means this file in this process, so that its classes are the caller's own."""
     loaded = sys.modules.get(module)
     if loaded is not None:
         return os.path.realpath(getattr(loaded, "__file__", None) or "/") == os.path.realpath(file)

@@ -137,7 +137,7 @@ def _records(reader: Any, feed: _Feed) -> Iterator[list[str] | BadRow]:
 
 
 def _whole(sep: str) -> re.Pattern[str]:
-    """Return a line that a record begins with, by the letter of RFC 4180; its last field may go on in the next line."""
+    """Return a pattern of a record's first line, by the letter of RFC 4180; its last field may go on in the next."""
     plain, quoted = f'[^"{re.escape(sep)}]*', '"(?:[^"]|"")*"'
     return re.compile(f'(?:(?:{quoted}|{plain}){re.escape(sep)})*(?:{quoted}|{plain}|"(?:[^"]|"")*)')
 

@@ -88,8 +88,11 @@ def _name(dataset: Dataset) -> str:
 
 
 def _write(parts: Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]], rows: int, file: IO[bytes]) -> int:
-    """Return the file: where each row begins, and the last one ends (rows + 1, int64); its tokens (rows, int32); all
-    ids (int32). Returns the number of the latter."""
+    """Write the file, and return the number of ids in it.
+
+    It holds where each row begins and the last one ends (rows + 1, int64), the number of ids in each row (rows, int32),
+    and all ids (int32).
+    """
     row, tokens = 0, 0
     file.write(bytes(8))
     for values, lengths in parts:

@@ -46,7 +46,7 @@ def load_torchtext() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without torchtext's and torchdata's warnings that they have ended."""
+    """Silence the warnings of torchtext and torchdata that they have ended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*(Torchtext is deprecated|torchdata)")
         yield

@@ -94,7 +94,7 @@ def normalising(foreign: bool) -> list[Any]:
 
 
 def marking(foreign: bool) -> list[Any]:
-    """Steps of a splitter that mark pieces, which begin with white space where that stands before them.
+    """Return steps of a splitter that mark pieces, which begin with white space where that stands before them.
 
     Args:
         foreign: whether another library has split, so that further white space belongs to the word.
@@ -120,7 +120,7 @@ def parting(kept: Iterable[str]) -> Any:
 
 
 def decoder() -> Any:
-    """`join` in the library's components."""
+    """Return `join` as components of the library."""
     spaces = [decoders.Replace(Regex(rf"\A(?!{MARK})"), " "), decoders.Replace(Regex(rf"\A{MARK}(?!\z)"), "")]
     alone = [decoders.Replace(Regex(f"{MARK} ?"), "")]
     own = [decoders.Replace(code, own) for own, code in reversed(_OWN.items())]

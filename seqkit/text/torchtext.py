@@ -16,7 +16,7 @@ from seqkit.text.train_tokenizer import assemble
 
 
 def from_vocab(vocab: Any, config: TextConfig | None = None, special: Mapping[str, str] | None = None) -> Tokenizer:
-    """Our tokenizer with the words of a torchtext `Vocab`, in its order behind our four special tokens.
+    """Return our tokenizer with the words of a torchtext `Vocab`, in its order behind our four special tokens.
 
     A word's number differs from that in the vocab unless this begins with our special tokens, too. The rows of an
     embedding table that go with it are put in our order by `table[vocab.lookup_indices(tokenizer.vocabulary)]`, where

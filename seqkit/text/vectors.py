@@ -231,7 +231,7 @@ def _check_utf8(path: Path, line: int, raw: bytes) -> None:
 
 
 def _odd(path: Path, line: int, text: bytes, width: int) -> tuple[bytes, bytes]:
-    """Return a line with another number of fields: a word with spaces in it (glove.840B has some), or a mistake."""
+    """Return word and numbers of a line with more fields, whose word has spaces in it (glove.840B has some)."""
     fields = text.split(b" ")
     extra = len(fields) - 1 - width
     if extra > 0 and not any(_is_number(field) for field in fields[1 : 1 + extra]):

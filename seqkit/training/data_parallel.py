@@ -21,7 +21,7 @@ _REDUCES_EACH = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 4)
 
 
 def own_part(batches: Iterable[Any]) -> Iterable[Any]:
-    """This process's part of each batch.
+    """Return this process's part of each batch.
 
     Args:
         batches: what `Task.batches` returned.
@@ -54,14 +54,14 @@ class Learner:
         self._trained: list[int] = []
 
     def part(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward of one batch: gradients travel with the last one of an update."""
+        """Return a context for forward and backward of one batch: gradients travel with the last one of an update."""
         if distributed.world() == 1:
             return nullcontext()
         engine = self._ready()
         return nullcontext() if last or _REDUCES_EACH else engine.no_sync()
 
     def __call__(self, batch: Any, carry: Any) -> tuple[Mapping[str, Loss], Any]:
-        """As `Task.loss`. What is differentiated must be multiplied by `world`: the engine takes means."""
+        """Compute what `Task.loss` does. Multiply what is differentiated by `world`: the engine takes means."""
         if distributed.world() == 1:
             return self._task.loss(batch, carry)
         engine = self._ready()

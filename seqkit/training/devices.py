@@ -110,7 +110,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def own_device(name: str) -> torch.device:
-    """This process's device of a kind.
+    """Return this process's device of a kind.
 
     Raises:
         UserError: there are more processes on this machine than such devices, or several processes cannot use them.

@@ -55,9 +55,10 @@ class Logger:
         """
 
     def position(self) -> Any:
-        """Return what a resumed training needs to go on from here: anything that can be pickled.
+        """Return what a resumed training needs to go on from here.
 
-        What has been logged so far must be safe on the disk then.
+        What has been logged so far must be safe on the disk then. A checkpoint can hold None, numbers, text, tensors,
+        and lists, tuples and dicts of these.
         """
 
     def resumed(self, step: int, position: Any) -> None:

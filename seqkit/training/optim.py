@@ -108,7 +108,7 @@ class OptimizerConfig(Section):
             raise UserError(f"{self.name}: {error}", key="training.optimizer") from error
         for key, wanted in (("lr", True), ("weight_decay", self.weight_decay)):
             if wanted and key not in made.defaults:
-                raise UserError(f"training.optimizer.{key}: {self.name} has no such setting")
+                raise UserError(f"{self.name} has no such setting", key=f"training.optimizer.{key}")
         return made
 
 

@@ -93,8 +93,7 @@ def set_device_random(states: Mapping[str, list[Tensor]]) -> None:
 
 @contextmanager
 def kept_random(device: torch.device) -> Iterator[None]:
-    """A context after which the random generators of torch (the CPU's and this device's), numpy and Python stand where
-    they stood."""
+    """Put the random generators of torch (the CPU's and this device's), numpy and Python back when the block ends."""
     module = module_of(device.type)
     own = device.type != "cpu" and hasattr(module, "get_rng_state")
     indexed = (device,) if device.type != "mps" else ()

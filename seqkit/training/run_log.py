@@ -91,7 +91,7 @@ class Progress:
             logger.artifact(item, name)
 
     def moved(self, folder: Path) -> None:
-        """The run folder has another name."""
+        """Tell the loggers that the run folder has another name."""
         for logger in self._loggers.values():
             logger.moved(folder)
 
@@ -100,7 +100,7 @@ class Progress:
         return {name: logger.position() for name, logger in self._loggers.items()}
 
     def close(self, result: Result | None = None) -> None:
-        """End; `result` is that of a training that came to its end."""
+        """End the bar and the loggers; `result` is None where training did not come to its end."""
         self._bar.close()
         for logger in self._loggers.values():
             logger.end(result)

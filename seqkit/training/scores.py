@@ -81,7 +81,7 @@ class Scores(dict[str, float]):
 
 
 def counted(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores with the numbers of examples, where they are known (a task of yours may return a plain dict)."""
+    """Return scores with the numbers of examples, where they are known (a task of yours may return a plain dict)."""
     return {**scores, **(scores.counts() if isinstance(scores, Scores) else {})}
 
 

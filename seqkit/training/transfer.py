@@ -123,16 +123,7 @@ def transfer_weights(
             report.tied[name] = mate.name
         elif mate is not None:
             report.left_out[name] = f"tied here with {mate.name}"
-        elif name in not_finite({name: one.given}, own) and (name in asked or not one.problem()):
-            called = name if name == there else f"{name} (there {there})"
-            raise UserError(
-                f"{given.name}: {called} holds numbers there that are NaN or infinite: the weights are damaged, "
-                f"or the training that made them diverged; init.leave: ['{name}'] leaves it out",
-                key="init",
-            )
-        elif problem := one.problem():
-            if name in asked or one.is_vocabulary:
-                raise UserError(f"{given.name}: {problem}; init.leave: ['{name}'] leaves it out", key="init")
+        elif problem := _checked(one, given.name, name in asked, own):
             report.left_out[name] = problem
         else:
             one.take({"mean": True, "fresh": False}[choice.new_rows], report)
@@ -154,6 +145,20 @@ def transfer_weights(
     placed = set(offered.values())
     report.unused = {name: _homeless(name, choice, own) for name in given.weights if name not in placed}
     return report
+
+
+def _checked(weight: _Weight, source: str, asked: bool, own: Mapping[str, Tensor]) -> str:
+    """Return why a weight is left out, or nothing; refuse one that may not be left out."""
+    problem, remedy = weight.problem(), f"init.leave: ['{weight.name}'] leaves it out"
+    if (asked or not problem) and not_finite({weight.name: weight.given}, own):
+        raise UserError(
+            f"{source}: {weight.called} holds numbers there that are NaN or infinite: the weights are damaged, "
+            f"or the training that made them diverged; {remedy}",
+            key="init",
+        )
+    if problem and (asked or weight.is_vocabulary):
+        raise UserError(f"{source}: {problem}; {remedy}", key="init")
+    return problem
 
 
 def _homeless(name: str, choice: Choice, own: Collection[str]) -> str:
@@ -210,10 +215,14 @@ class _Weight:
         """Its rows are words."""
         return self.rows is not None and self.rows.words
 
+    @property
+    def called(self) -> str:
+        """Its name for a message, with its name there if it has another one."""
+        return self.name if self.name == self.there else f"{self.name} (there {self.there})"
+
     def problem(self) -> str:
         """Return why the given weight does not fit, or nothing."""
-        here, there = self.value.shape, self.given.shape
-        called = self.name if self.name == self.there else f"{self.name} (there {self.there})"
+        here, there, called = self.value.shape, self.given.shape, self.called
         if self.value.is_floating_point() != self.given.is_floating_point():
             return f"{called} holds {self.given.dtype} there, {self.value.dtype} here"
         if self.rows is not None and self.theirs is not None:

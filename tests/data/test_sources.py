@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from seqkit.config import Names
 from seqkit.data import readers, sources
 from seqkit.data.source import Source, SourceConfig
 from seqkit.data.sources import open_source
@@ -207,6 +208,34 @@ def test_a_damaged_cache_is_rebuilt(tmp_path: Path, cache: Path, part: str) -> N
     file = next(cache.glob(f"*.{part}"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert pairs(load(path)) == ROWS
+
+
+def test_data_are_read_again_when_a_reader_of_the_users_or_its_options_change(tmp_path: Path, cache: Path) -> None:
+    path, code = tmp_path / "a.bars", tmp_path / "bars_of_mine.py"
+    path.write_text("a|b\n")
+    text = """
+from seqkit.data import Reader
+class Bars(Reader):
+    def __init__(self, *, upper: bool = False):
+        self.upper = upper
+    def read(self, path, columns, form):
+        for number, line in enumerate(path.read_text().split("|"), 1):
+            yield number, [line.strip().upper() if self.upper else line.strip()]
+"""
+
+    def texts(**options: Any) -> list[str]:
+        with Names(folders=(tmp_path,)).rule():
+            form = {"name": "bars_of_mine:Bars", **options}
+            config = SourceConfig.model_validate({"path": str(path), "format": form})
+            return list(open_source(config, {"text": str}, "train").dataset["text"])
+
+    code.write_text(text)
+    assert texts() == ["a", "b"]
+    assert texts(upper=True) == ["A", "B"]
+    code.write_text(text.replace("else line.strip()", "else line.strip() + '!'"))
+    for name in [name for name in sys.modules if name.endswith("bars_of_mine")]:
+        del sys.modules[name]
+    assert texts() == ["a!", "b!"]
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, cache: Path) -> None:

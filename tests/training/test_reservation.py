@@ -30,6 +30,18 @@ from seqkit.training.run_folder import RunFolder
 from seqkit.training.update import NotFinite, Updater
 
 
+def test_a_folder_of_runs_that_vanishes_while_it_is_swept_has_nothing_to_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanished(path: Path, pattern: str) -> Iterator[Path]:
+        raise FileNotFoundError(path)
+        yield path
+
+    monkeypatch.setattr(Path, "glob", vanished)
+    with reserve("r", "slots", root=tmp_path) as reservation:
+        assert reservation.path == tmp_path / "r"
+
+
 def test_run_folders(tmp_path: Path) -> None:
     def create(name: str | None, overwrite: bool = False) -> RunFolder:
         with reserve(name, "sentiment", root=tmp_path, overwrite=overwrite) as reserved:

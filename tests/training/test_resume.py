@@ -15,7 +15,9 @@ from seqkit import run
 from seqkit.errors import Stopped, UserError
 from seqkit.training import RunFolder
 from seqkit.training.checkpoint import Checkpoints
+from seqkit.training.loggers import JsonlLogger
 from seqkit.training.signals import SignalWatch
+from seqkit.training.trainer_state import log_positions
 
 SETTINGS = {"epochs": 2, "log_every": 3, "keep_best": 2, "optimizer": {"lr": 0.02}}
 
@@ -305,3 +307,13 @@ def test_a_stop_after_the_last_checkpoint_loses_nothing(
     assert not (folder / "scores.json").exists()
     run.resume(folder)
     assert content(folder) == content(whole)
+
+
+def test_a_log_is_cut_back_to_a_checkpoint_of_an_earlier_version(tmp_path: Path) -> None:
+    path = RunFolder(tmp_path).metrics
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    logger = JsonlLogger()
+    logger.resumed(1, log_positions({"sizes": {"metrics": 12, "timing": 0}})["jsonl"])
+    logger.start(tmp_path, {})
+    logger.end(None)
+    assert path.read_text() == '{"step": 1}\n'

@@ -12,6 +12,7 @@ import torch
 from seqkit.config import from_mapping
 from seqkit.errors import UserError
 from seqkit.training import TrainingConfig
+from seqkit.training.optim import OptimizerConfig
 from seqkit.training.schedules import ScheduleConfig, schedule_factor
 
 # Key, the least and the greatest value it takes (None: no bound), and those just beyond.
@@ -91,3 +92,12 @@ def test_what_is_spread_over_the_updates_needs_their_number(name: Any, warmup: f
     else:
         with pytest.raises(UserError, match="needs to know the number of updates"):
             schedule_factor(config, 9, None)
+
+
+def test_options_of_other_optimisers_may_be_there_at_their_defaults() -> None:
+    """Earlier versions wrote those of all."""
+    written = {"name": "sgd", "momentum": 0.5, "betas": [0.9, 0.999], "eps": 1e-8}
+    optimizer = from_mapping({"optimizer": written}).check(TrainingConfig).optimizer
+    assert optimizer.model_dump() == {**OptimizerConfig(name="sgd").model_dump(), "momentum": 0.5, "nesterov": False}
+    with pytest.raises(UserError, match="betas is for adamw and adam, not for sgd"):
+        from_mapping({"optimizer": {**written, "betas": [0.8, 0.999]}}).check(TrainingConfig)
