@@ -193,5 +193,5 @@ def is_lost(error: BaseException) -> bool:
 
 
 def quiet(error: Stopped) -> Stopped:
-    """Return the same for a reason that all processes have: only the first one tells it."""
+    """Return the error on the first process, and on the others one without its message, as all have the reason."""
     return error if first() else Stopped("", error.exit_code)

@@ -108,7 +108,7 @@ def resolve(key: str, name: str, kind: type[T], table: Mapping[str, type[T] | st
 
 
 def lookup(word: str, name: str, kind: Any, table: Mapping[str, Any]) -> Any:
-    """Return the same for a key that the caller knows; also a function, where `kind` is `collections.abc.Callable`.
+    """Return what `resolve` does, or a function where `kind` is `collections.abc.Callable`; errors name no key.
 
     Args:
         word: what an unknown name is one of, such as `cell`.

@@ -124,7 +124,8 @@ class TensorBoardLogger(Logger):
         self._step = step
 
     def start(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self._writer = self._module.SummaryWriter(str(folder / "tensorboard"), purge_step=self._step)
+        # From this step on TensorBoard drops what an earlier writer wrote; the checkpoint's own step stays.
+        self._writer = self._module.SummaryWriter(str(folder / "tensorboard"), purge_step=self._step + 1)
 
     def log(self, record: Mapping[str, Any]) -> None:
         self._step = record["step"]

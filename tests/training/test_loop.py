@@ -19,6 +19,7 @@ from seqkit.errors import Stopped, UserError
 from seqkit.training import Loss, Task, Trainer, TrainingConfig
 from seqkit.training import trainer as trainer_module
 from seqkit.training.checkpoint import Checkpoints, load_weights
+from seqkit.training.loggers import TensorBoardLogger
 
 
 class Regression(Task):
@@ -427,6 +428,27 @@ def test_tensorboard_files_hold_the_scores(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("dev/loss")] == [8, 16]
+
+
+def test_tensorboard_shows_a_resumed_run_from_its_checkpoint_on_and_all_before(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for checkpoint, steps, loss in ((None, (1, 2, 3), 1.0), (2, (3, 4), 9.0)):
+        logger = TensorBoardLogger()
+        if checkpoint is not None:
+            logger.resumed(checkpoint, None)
+        logger.start(tmp_path, {})
+        for step in steps:
+            logger.log({"split": "train", "step": step, "loss": loss})
+        logger.end(None)
+        if checkpoint is None:  # files are read in the order of their names, which hold the second and a number
+            (file,) = (tmp_path / "tensorboard").iterdir()
+            file.rename(file.with_name("events.out.tfevents.0"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert found == [(1, 1.0), (2, 1.0), (3, 9.0), (4, 9.0)]
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
