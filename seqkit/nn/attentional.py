@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
-from seqkit.nn.backends import Choice, choose, scan
+from seqkit.nn.backends import choose, scan
+from seqkit.nn.backends.backend import Choice
 from seqkit.nn.cell import Cell, Prepared, State, drop_mask
 from seqkit.nn.checks import (
     autocast_enabled,

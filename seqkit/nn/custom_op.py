@@ -18,7 +18,8 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.backends import by_operator, operator_kernel
+from seqkit.nn.backends import by_operator
+from seqkit.nn.backends.triton import operator_kernel
 from seqkit.nn.cell import Cell, State
 from seqkit.nn.checks import tracing
 from seqkit.nn.kernels.gru import GRUKernel

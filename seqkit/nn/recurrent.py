@@ -6,15 +6,15 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
-from seqkit.nn.aten import whole_network
-from seqkit.nn.backends import Choice, Name, Route, choose, scan
+from seqkit.nn.backends import BACKENDS, backend_named, choose, scan
+from seqkit.nn.backends.backend import Choice, Route
 from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, resolve_cell
 from seqkit.nn.checks import (
@@ -37,8 +37,11 @@ from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.trace import Recorder, Trace
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
-Backend = Literal["auto", Name]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+CHOICES = ("auto", *BACKENDS)
+if TYPE_CHECKING:
+    Backend = str
+else:
+    Backend = Literal[CHOICES]
 
 
 class Recurrent(nn.Module):
@@ -102,7 +105,7 @@ class Recurrent(nn.Module):
         self.residual = check_flag("residual", residual)
         self.learn_initial_state = check_flag("learn_initial_state", learn_initial_state)
         self.checkpoint_chunks = check_size("checkpoint_chunks", checkpoint_chunks)
-        self.backend = check_choice("backend", backend, BACKENDS)
+        self.backend = check_choice("backend", backend, ("auto", *BACKENDS))
         self._check_layers()
         self.num_directions = 2 if bidirectional else 1
         factory = resolve_cell(cell)
@@ -142,14 +145,8 @@ class Recurrent(nn.Module):
             )
 
     def _check_backend(self, cells: list[Cell]) -> None:
-        if self.backend in ("fused", "triton") and any(cell.kernel() is None for cell in cells):
-            raise ValueError(
-                f"backend {self.backend!r} needs a cell with a fused kernel, {type(cells[0]).__name__} has none"
-            )
-        if self.backend == "vendor" and any(cell.cudnn_mode() is None for cell in cells):
-            raise ValueError(
-                "backend 'vendor' serves plain RNN, LSTM and GRU only; take 'auto' or 'fused' for variants"
-            )
+        if self.backend != "auto" and (why := backend_named(self.backend).unfit(cells)) is not None:
+            raise ValueError(f"backend {self.backend!r} {why}")
 
     def _check_layers(self) -> None:
         if self.num_layers > 1:
@@ -372,7 +369,8 @@ def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
         x, packing = entered.x, entered.packing
         if packing.is_full != (x.dim() == 3):
             x = packing.unpack(x) if packing.is_full else entered.data
-        return leave(network, *whole_network(network, route.whole, x, entered.states, packing), entered)
+        outputs = backend_named(route.name).whole(network, route.whole, x, entered.states, packing)
+        return leave(network, *outputs, entered)
     if route.onnx:
         return _over_layers(network, entered, partial(onnx_direction, network, lengths=entered.padded_lengths))
     if route.operator:

@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 import seqkit.nn as snn
-from seqkit.nn import backends, recurrent
+from seqkit.nn import recurrent
+from seqkit.nn.backends import fused, reference, vendor
 from seqkit.nn.custom_op import AVAILABLE
 
 # Where each backend's work is done.
 WORKERS = [
-    (recurrent, "whole_network", "vendor"),
+    (vendor, "whole_network", "vendor"),
     (recurrent, "compiled_direction", "fused"),
-    (backends, "vendor_scan", "vendor"),
-    (backends, "kernel_scan", "fused"),
-    (backends, "reference_scan", "reference"),
+    (vendor, "vendor_scan", "vendor"),
+    (fused, "kernel_scan", "fused"),
+    (reference, "reference_scan", "reference"),
 ]
 LENGTHS = [6, 2, 4, 5]
 
