@@ -39,9 +39,9 @@ from seqkit.nn.trace import Recorder, Trace
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
 CHOICES = ("auto", *BACKENDS)
 if TYPE_CHECKING:
-    Backend = str
+    BackendName = str
 else:
-    Backend = Literal[CHOICES]
+    BackendName = Literal[CHOICES]  # the choices of YAML files are made from it
 
 
 class Recurrent(nn.Module):
@@ -89,7 +89,7 @@ class Recurrent(nn.Module):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **cell_options: Any,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.recurrent import Backend, Recurrent
+from seqkit.nn.recurrent import BackendName, Recurrent
 
 Device = torch.device | str | None
 
@@ -75,7 +75,7 @@ class RNN(Recurrent):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__(
             "rnn", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
@@ -171,7 +171,7 @@ class GRU(Recurrent):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__(
             "gru", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
@@ -284,7 +284,7 @@ class LSTM(Recurrent):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__(
             "lstm", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
