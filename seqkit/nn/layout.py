@@ -145,3 +145,14 @@ def arranged(network: Network, padded: Tensor, entered: Entered) -> Tensor:
     if not entered.batched:
         return padded.squeeze(1)
     return padded.transpose(0, 1) if network.batch_first and entered.packed is None else padded
+
+
+def lowered(network: Network, entered: Entered) -> Entered | None:
+    """Return the arguments in autocast's precision, None where it is off or leaves them alone.
+
+    As in torch, the whole recurrence runs in the lower precision, not product by product.
+    """
+    low = autocast_dtype(entered.x)
+    if low is None or not network.cells[0].flat:
+        return None
+    return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))

@@ -16,22 +16,21 @@ from torch.utils.checkpoint import checkpoint
 from seqkit.nn.backends import BACKENDS, backend_named, choose, scan
 from seqkit.nn.backends.backend import Choice, Route
 from seqkit.nn.cell import Prepared
-from seqkit.nn.cells import Cell, State, resolve_cell
+from seqkit.nn.cells import Cell, State, build_cell, resolve_cell
 from seqkit.nn.checks import (
-    autocast_dtype,
     check_choice,
     check_flag,
     check_probability,
     check_size,
-    did_you_mean,
     exporting_onnx,
     tracing,
 )
 from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
+from seqkit.nn.direct import Plain, run_plain, step_plain
 from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.layout import Entered, enter, leave
+from seqkit.nn.layout import Entered, enter, leave, lowered
 from seqkit.nn.network import Network, no_output, prepare
 from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.trace import Recorder, Trace
@@ -112,7 +111,7 @@ class Recurrent(nn.Module):
         cells, size = [], input_size
         for _ in range(num_layers):
             layer = [
-                _build(factory, size, hidden_size, cell_options, device, dtype) for _ in range(self.num_directions)
+                build_cell(factory, size, hidden_size, cell_options, device, dtype) for _ in range(self.num_directions)
             ]
             size = sum(built.output_size for built in layer)
             cells += layer
@@ -126,6 +125,7 @@ class Recurrent(nn.Module):
         if "cells" in self.__dict__.get("_modules", ()):
             self._refuse(name, value)
         super().__setattr__(name, value)
+        self.__dict__.pop("_plan", None)
 
     def _refuse(self, name: str, value: Any) -> None:
         """Raise AttributeError where setting an attribute would have no effect."""
@@ -227,6 +227,34 @@ class Recurrent(nn.Module):
             self.checkpoint_chunks,
         )
 
+    def _plain(self) -> tuple[Plain, list[Tensor]] | None:
+        """Return what ATen can run in one call, with its weights of this moment, or None if it cannot."""
+        plain: Plain | None = self.__dict__.get("_plan")
+        cells: Any = self._modules["cells"]._modules.values()  # type: ignore[union-attr]
+        if plain is None or any(cell._single != plain.mode for cell in cells):
+            plain = self.__dict__["_plan"] = self._make_plan(cells)
+        if plain.mode is None:
+            return None
+        held = self._parameters
+        try:
+            return plain, [held[name] for name in plain.names]  # type: ignore[misc]
+        except KeyError:  # parametrized
+            return plain, [getattr(self, name) for name in plain.names]
+
+    def _make_plan(self, cells: Sequence[Cell]) -> Plain:
+        mode, *others = dict.fromkeys([cell.single_mode() for cell in cells])
+        first = next(iter(BACKENDS)) if self.backend == "auto" else self.backend
+        fits = first == "vendor" and not (self.locked_dropout and self.training)
+        if others or not fits or self.residual or self.learn_initial_state or self.checkpoint_chunks > 1:
+            mode = None
+        if mode is None:
+            return Plain(None)
+        names = [full for pairs in self._full_names for _, full in pairs]
+        return Plain(
+            mode, names, self.num_layers, self.bidirectional, self.batch_first, self.training, self.dropout,
+            self.input_size, self.state_sizes, "bias_ih" in self.cell_at(0).weight_names, self.backend == "vendor",
+        )  # fmt: skip
+
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """Parameters of flat cells, one list per layer and direction, as in torch."""
@@ -276,18 +304,55 @@ class Recurrent(nn.Module):
         output, state = self._run(input, hx, lengths)
         return output, state
 
+    def step(self, input: Tensor, hx: Any = None) -> Any:
+        """Run one step of all layers, for input that comes a step at a time.
+
+        The same as `forward` on one step, without its axis of time, and faster.
+
+        Args:
+            input: (B, I), or unbatched (I,).
+            hx: the state that `step` or `forward` returned, as `forward` takes it; None: zero, or learned.
+
+        Returns:
+            output (B, F), or (F,), and the tuple of states, shaped like hx.
+
+        Raises:
+            ValueError: a bidirectional module, whose reverse direction begins at the last step; wrong rank.
+            RuntimeError, TypeError: see `forward`.
+
+        Example:
+            >>> state = None
+            >>> for x in stream:
+            ...     output, state = lstm.step(x, state)
+        """
+        if self.bidirectional:
+            raise ValueError(f"{type(self).__name__}.step needs bidirectional=False: the reverse direction begins last")
+        if isinstance(input, Tensor) and input.dim() not in (1, 2):
+            raise ValueError(f"{type(self).__name__}.step: expected input of 1 or 2 dimensions, got {input.dim()}")
+        if self.num_layers == 1 and not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
+            result = step_plain(*plain, input, hx)
+            if result is not None:
+                return result
+        time = 1 if self.batch_first and isinstance(input, Tensor) and input.dim() == 2 else 0
+        output, state = self._run(input.unsqueeze(time), hx, None)
+        return output.squeeze(time), state
+
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
+        if lengths is None and not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
+            result = run_plain(*plain, input, hx)
+            if result is not None:
+                return result
         network = self.network()
         if exporting_onnx():
             check_exportable(network, input)
         if (what := must_run_outside(network, input, lengths)) is not None:
             return outside(what, self._run, input, hx, lengths)  # type: ignore[no-any-return]
         entered = enter(network, input, hx, lengths)
-        lowered = _lowered(network, entered)
-        if lowered is None:
+        low = lowered(network, entered)
+        if low is None:
             return _layers(network, entered)
         with torch.autocast(entered.x.device.type, enabled=False):
-            return _layers(network, lowered)
+            return _layers(network, low)
 
     def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
         """Fix the weights and sample the masks of one layer-direction for a call.
@@ -333,7 +398,7 @@ class Recurrent(nn.Module):
         if (what := must_run_outside(network, input, lengths)) is not None:
             return outside(what, partial(self.backend_for, lengths=lengths), input, hx)  # type: ignore[no-any-return]
         entered = enter(network, input, hx, lengths)
-        route = _route(network, _lowered(network, entered) or entered)
+        route = _route(network, lowered(network, entered) or entered)
         return Choice(route.name, route.reason)
 
     def extra_repr(self) -> str:
@@ -345,17 +410,6 @@ class Recurrent(nn.Module):
             if getattr(self, name) != parameter.default:
                 parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts)
-
-
-def _lowered(network: Network, entered: Entered) -> Entered | None:
-    """Return the arguments in autocast's precision, None where it is off or leaves them alone.
-
-    As in torch, the whole recurrence runs in the lower precision, not product by product.
-    """
-    low = autocast_dtype(entered.x)
-    if low is None or not network.cells[0].flat:
-        return None
-    return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
 
 
 def _route(network: Network, entered: Entered) -> Route:
@@ -441,21 +495,3 @@ def _checkpointed(
         output, state = checkpoint(run, rows[first:end], *state, use_reentrant=False, preserve_rng_state=False)
         outputs.append(output)
     return torch.cat(outputs), state
-
-
-def _build(
-    factory: Callable[..., Cell], input_size: int, hidden_size: int, options: dict[str, Any], device: Any, dtype: Any
-) -> Cell:
-    """One cell; options are checked against the factory's signature."""
-    parameters = inspect.signature(factory).parameters
-    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    where = {name: value for name, value in (("device", device), ("dtype", dtype)) if name in parameters}
-    known = [name for name in parameters if name not in ("input_size", "hidden_size", "device", "dtype")]
-    for name in options:
-        if name not in known and not free:
-            cell_name = getattr(factory, "__name__", factory)
-            raise TypeError(f"{name} is not an option of cell {cell_name!s}{did_you_mean(name, known)}")
-    cell = factory(input_size, hidden_size, **options, **where)
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell must make a seqkit.nn.Cell, got {type(cell).__name__}")
-    return cell if len(where) == 2 else cell.to(device=device, dtype=dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -108,7 +108,11 @@ class RNN(Recurrent):
         Returns:
             output shaped like the input with `output_size` features, and the final state, shaped like hx.
         """
-        return _bare(self, input, hx, lengths)
+        return _bare(super().forward, input, hx, lengths=lengths)
+
+    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run one step of all layers; the state is one tensor, not a tuple. See `Recurrent.step`."""
+        return _bare(super().step, input, hx)
 
 
 class GRU(Recurrent):
@@ -200,7 +204,11 @@ class GRU(Recurrent):
         Returns:
             output shaped like the input with `output_size` features, and the final state, shaped like hx.
         """
-        return _bare(self, input, hx, lengths)
+        return _bare(super().forward, input, hx, lengths=lengths)
+
+    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run one step of all layers; the state is one tensor, not a tuple. See `Recurrent.step`."""
+        return _bare(super().step, input, hx)
 
 
 class LSTM(Recurrent):
@@ -300,9 +308,9 @@ class LSTM(Recurrent):
         self.proj_size = proj_size
 
 
-def _bare(module: Recurrent, input: Any, hx: Any, lengths: Any) -> tuple[Any, Tensor]:
+def _bare(run: Callable[..., Any], input: Any, hx: Any, **options: Any) -> tuple[Any, Tensor]:
     """Run a module whose state is one tensor, given and returned without its tuple."""
     if hx is not None and not isinstance(hx, Tensor):
         raise RuntimeError(f"hx must be a tensor, got a {type(hx).__name__}")
-    output, (state,) = Recurrent.forward(module, input, None if hx is None else (hx,), lengths=lengths)
+    output, (state,) = run(input, None if hx is None else (hx,), **options)
     return output, state

@@ -130,12 +130,23 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[b
         if living * hidden_size >= LARGE_STEP and not packing.is_rectangle:
             return False, "LSTM with large steps on uneven lengths: no work is spent on padding"
         return True, "oneDNN's LSTM"
-    training = trains(network, x)
-    if packing.num_steps <= (FEW_STEPS_TRAINING if training else FEW_STEPS):
-        return True, "a few steps: ATen's loop has less overhead"
-    if not training and living * hidden_size < SMALL_STEP:
-        return True, "inference with small steps: ATen's loop has less overhead"
-    return False, "faster than ATen's loop; hand-derived backward"
+    reason = few_or_small_steps(packing.num_steps, living * hidden_size, trains(network, x))
+    return (True, reason) if reason else (False, "faster than ATen's loop; hand-derived backward")
+
+
+def few_or_small_steps(num_steps: int, step: int, training: bool) -> str | None:
+    """Return why ATen's loop is faster on the CPU than the fused kernel; None: it is not.
+
+    Args:
+        num_steps: T.
+        step: rows times units of a step.
+        training: whether a gradient will be asked for.
+    """
+    if num_steps <= (FEW_STEPS_TRAINING if training else FEW_STEPS):
+        return "a few steps: ATen's loop has less overhead"
+    if not training and step < SMALL_STEP:
+        return "inference with small steps: ATen's loop has less overhead"
+    return None
 
 
 def _on_cuda(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[bool, str]:
