@@ -64,7 +64,7 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
     steps, rows, features = x.shape
     if batch_first:
         steps, rows = rows, steps
-    if features != plain.input_size or not steps or not rows or not _is_ordinary(weights[0]):
+    if features != plain.input_size or not steps or not rows or x.is_complex() or not _is_ordinary(weights[0]):
         return None
     if not (plain.always or uses_onednn(mode, x)):
         trained = torch.is_grad_enabled() and (x.requires_grad or any(value.requires_grad for value in weights))

@@ -95,6 +95,7 @@ def _pretended(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(room, "cudnn_serves", lambda mode, data: mode in cudnn.MODES)
         monkeypatch.setattr(room, "uses_onednn", lambda mode, data: False)
     monkeypatch.setattr(snn.LSTMCell, "vendor_mode", snn.LSTMCell.cudnn_mode)  # as on CUDA
+    monkeypatch.setattr("seqkit.nn.recurrent.run_plain", lambda *_: None)  # it serves the CPU
     cudnn._order.cache_clear()
     calls.clear()
 
