@@ -28,7 +28,11 @@ def best_continuations(log_probs: Tensor, sums: Tensor, width: int) -> tuple[Ten
         scores (B, K) in descending order, parents (B, K) and tokens (B, K) int64; where there are fewer than K
         continuations, the rest has -inf, parent 0 and token 0.
     """
-    batch, _, size = log_probs.shape
+    batch, slots, size = log_probs.shape
+    if width == slots == 1:  # greedy
+        best, tokens = log_probs.max(2)
+        scores = best + sums
+        return scores, torch.zeros_like(tokens), tokens.masked_fill(scores == -torch.inf, 0)
     chunks = -(-size // _CHUNK)
     if width * _CHUNK * 4 > sums.size(1) * size:
         totals = (log_probs + sums.unsqueeze(2)).flatten(1)  # (B, J * V)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqkit.models.encoder import Encoder, last_output
 from seqkit.models.pooling import Pooling, Poolings
+from seqkit.nn import State
 
 
 class SequenceClassifier(nn.Module):
@@ -48,6 +49,10 @@ class SequenceClassifier(nn.Module):
     def forward(self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None) -> Tensor:
         """Classify: ids (B, T) int64 padded at the end, lengths (B,), shift (B, T, E) or None -> logits (B, C)."""
         output, state = self.encoder(ids, lengths, shift)
+        return self.classify(output, state, lengths)
+
+    def classify(self, output: Tensor, state: State, lengths: Tensor) -> Tensor:
+        """Classify what the encoder returned: output (B, T, H), its final state, lengths (B,) -> logits (B, C)."""
         last = last_output(self.encoder.recurrent, state)
         vector = self.dropout(self.pooling(output, last, lengths))
         if self.hidden is not None:

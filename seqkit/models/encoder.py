@@ -99,21 +99,28 @@ class Encoder(nn.Module):
         return self.recurrent.output_size
 
     def forward(
-        self, ids: Tensor, lengths: Tensor, shift: Tensor | None = None, extra: Tensor | None = None
+        self,
+        ids: Tensor,
+        lengths: Tensor | None,
+        shift: Tensor | None = None,
+        extra: Tensor | None = None,
+        hx: State | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encode a padded batch.
 
         Args:
             ids: (B, T) int64, padded at the end.
             lengths: (B,) int64, 0 allowed. They are used on the CPU: from elsewhere they are read back, which waits.
+                None: all are T.
             shift: (B, T, E) added to the embedded input, for adversarial training.
             extra: (B, T, C) more features of each token.
+            hx: the state to go on from, as returned; None: the initial one.
 
         Returns:
             output (B, T, output_size), zero past each length; and the final state, each part
             (num_layers * num_directions, B, size).
         """
-        output, state = self.recurrent(embed(self.embedding, ids, shift, extra), lengths=lengths)
+        output, state = self.recurrent(embed(self.embedding, ids, shift, extra), hx, lengths=lengths)
         return output, state
 
 

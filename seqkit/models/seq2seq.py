@@ -80,8 +80,12 @@ class Seq2Seq(nn.Module):
     def _read(self, source: Tensor, lengths: Tensor) -> tuple[State, Memory]:
         """Return the decoder's first state, each (L, B, size), and its memory."""
         output, state = self.encoder(source, lengths)
+        return self._from(output, state, lengths)
+
+    def _from(self, output: Tensor, state: State, lengths: Tensor) -> tuple[State, Memory]:
+        """`_read` from what the encoder returned: output (B, S, M) and its final state."""
         last = last_output(self.encoder.recurrent, state)  # (B, M)
-        lengths = send(lengths, source.device)
+        lengths = send(lengths, output.device)
         memory = self.decoder.remember(output, lengths, last)
         return self.bridge(output, state, lengths), memory
 
@@ -96,8 +100,13 @@ class Seq2Seq(nn.Module):
             state, a tree of tensors (B, 1, ...) that belong to a hypothesis; and memory, a tuple of tensors (B, ...)
             that belong to a sentence.
         """
-        state, memory = self._read(source, source_lengths)
-        return self.decoder.start(state), memory
+        output, state = self.encoder(source, source_lengths)
+        return self.begin(output, state, source_lengths)
+
+    def begin(self, output: Tensor, state: State, source_lengths: Tensor) -> tuple[Any, Memory]:
+        """Return what `encode` does, from what the encoder returned: output (B, S, M) and its final state."""
+        first, memory = self._from(output, state, source_lengths)
+        return self.decoder.start(first), memory
 
     def step(self, tokens: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """Run one step of decoding with K hypotheses a sentence; evaluation only.

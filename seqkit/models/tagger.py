@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from seqkit.models.encoder import Encoder, last_output, valid_rows
 from seqkit.models.pooling import Pooling, Poolings
 from seqkit.models.window import WindowEncoder
-from seqkit.nn import CRF
+from seqkit.nn import CRF, State
 
 OutputName = Literal["crf", "softmax"]
 
@@ -123,6 +123,10 @@ class Tagger(nn.Module):
         """
         extra = self.characters(spelling) if self.characters is not None else None
         output, state = self.encoder(ids, lengths, shift, extra)
+        return self.classify(output, state, lengths)
+
+    def classify(self, output: Tensor, state: State, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Score, as `forward`, what the encoder returned: output (B, T, H) and its final state; lengths (B,)."""
         tags = self.tag_scores(self.dropout(output))
         if self.pooling is None:
             return tags, None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import transformed
+from seqkit.nn.checks import autocast_enabled, tracing, transformed
 
 ATEN_STEPS: dict[str, Callable[..., Any]] = {
     "LSTM": torch.lstm_cell,
@@ -17,6 +17,37 @@ ATEN_STEPS: dict[str, Callable[..., Any]] = {
     "RNN_RELU": torch.rnn_relu_cell,
 }
 """ATen's name of a cell (see `Cell.vendor_mode`) -> its function."""
+
+ONE_BIAS = ("LSTM", "RNN_TANH", "RNN_RELU")
+"""Cells that add both biases in one place. ATen's GRU mixes the old state and the new in another order of operations
+than ours, with other last bits."""
+
+
+def serves_one_bias(mode: str | None, x: Tensor) -> bool:
+    """Tell whether `OneBiasStep` may run a step of such a cell here: without gradient, on the CPU, nothing recorded."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cpu or tracing() or transformed():
+        return False
+    return not autocast_enabled("cpu") and mode in ONE_BIAS
+
+
+class OneBiasStep:
+    """Steps of a plain cell without gradient and with weights that stay: the cell's own step, bit for bit, in one call.
+
+    Args:
+        mode: of `ONE_BIAS`.
+        weights: the cell's, by name, as they are now.
+    """
+
+    def __init__(self, mode: str, weights: Mapping[str, Tensor]) -> None:
+        self._mode, bias = mode, None
+        if "bias_ih" in weights:
+            bias = weights["bias_ih"] + weights["bias_hh"]
+        self._weights = weights["weight_ih"], weights["weight_hh"], bias, None
+
+    def __call__(self, x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x (N, I) and the state, each (N, H), to the output (N, H) and the state after."""
+        new = ATEN_STEPS[self._mode](x, *([state] if len(state) > 1 else state), *self._weights)
+        return (new[0], tuple(new)) if len(state) > 1 else (new, (new,))
 
 
 def aten_step(mode: str, weights: Sequence[Tensor], x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...] | None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from seqkit.nn.aten_step import OneBiasStep, serves_one_bias
 from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
 from seqkit.nn.backends import choose, scan
 from seqkit.nn.backends.backend import Choice
@@ -145,6 +146,7 @@ class AttentionalRecurrent(nn.Module):
         self.attention_layer = attention_layer or num_layers
         self._check(attention, attention_layer, attention_size, heads, options)
         self._single: dict[int, SingleStep] = {}  # by layer, for `step`
+        self._few: dict[int, OneBiasStep] = {}
         between: dict[str, Any] = {"locked_dropout": locked_dropout, "residual": residual}
         probe = Recurrent(cell, 1, hidden_size, num_layers, device="meta", **between, **options)
         self.locked_rate, self.residual = probe.locked_dropout, probe.residual
@@ -205,8 +207,7 @@ class AttentionalRecurrent(nn.Module):
 
     def _build_vector(self) -> None:
         deep = self.output_kind == "deep"
-        size = self.query_size
-        self.combines = deep or self.attention is not None
+        size, self.combines = self.query_size, deep or self.attention is not None
         if self.combines:
             size += self.context_size + (self.input_size if deep else 0)
         self.vector = Linear(size, self.feature_size) if self.combines or size != self.feature_size else None
@@ -346,7 +347,7 @@ class AttentionalRecurrent(nn.Module):
 
     def start(self, state: State) -> tuple[tuple[State, ...], Tensor | None]:
         """Return the state of a first `step`: state, each (L, B, size), to layers of (B, 1, size) and what is fed."""
-        self._single = {}  # the weights may have changed since the last search
+        self._single, self._few = {}, {}  # the weights may have changed since the last search
         layers = tuple(tuple(part[number].unsqueeze(1) for part in state) for number in range(self.num_layers))
         fed = state[0].new_zeros(state[0].size(1), 1, self.feed_size) if self.input_feeding else None
         return layers, fed
@@ -368,9 +369,8 @@ class AttentionalRecurrent(nn.Module):
         if self.training:
             raise RuntimeError("step serves evaluation only; call eval() first")
         self._check_call(input, memory)
-        (layers, fed), shape = state, input.shape[:2]
+        (layers, fed), shape, context = state, input.shape[:2], None
         x = rows = input.flatten(0, 1)
-        context: Tensor | None = None
         if fed is not None:
             x = torch.cat([rows, fed.flatten(0, 1)], 1)
         elif self.feed_context:
@@ -398,6 +398,10 @@ class AttentionalRecurrent(nn.Module):
             check_exportable(network, x)
             return onnx_direction(network, index, x, packing, state, None)
         few = torch.compiler.is_compiling() or x.size(0) < MIN_DECODE_ROWS  # a compiler's rows are a symbol
+        if few and serves_one_bias(mode := cell.single_mode(), x):
+            if number not in self._few:
+                self._few[number] = OneBiasStep(str(mode), module.prepare(index, x, packing.batch_sizes).weights)
+            return self._few[number](x, state)
         backend = "reference" if few else choose(network, x, packing).name
         if backend == "reference" or torch.is_grad_enabled() or not SingleStep.serves(cell):
             return scan(backend, cell, x, packing, state, module.prepare(index, x, packing.batch_sizes))
@@ -407,7 +411,7 @@ class AttentionalRecurrent(nn.Module):
         return self._single[number](x, state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_single": {}}  # packed weights can neither be copied nor pickled
+        return {**self.__dict__, "_single": {}, "_few": {}}  # packed weights can neither be copied nor pickled
 
     def _fed(self, input: Tensor, lengths: Any, state: State, memory: Memory) -> tuple[Tensor, Tensor]:
         """All steps with input feeding. Sentences are sorted by falling length and leave the batch as they end.

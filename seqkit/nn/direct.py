@@ -19,6 +19,8 @@ from seqkit.nn.backends.vendor import few_or_small_steps
 from seqkit.nn.cell import State
 from seqkit.nn.checks import autocast_enabled, tracing, transformed
 
+_FEW_ROWS = 4  # a larger batch is ragged more often than not, and spends its time in arithmetic
+
 
 class Plain(NamedTuple):
     """What a network is that ATen can run in one call; `Recurrent` keeps it until an option changes.
@@ -94,6 +96,22 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
         batch_first,
     )
     return output, tuple(finals)
+
+
+def is_full(lengths: Any, x: Any, batch_first: bool) -> bool:
+    """Tell whether every sequence of a small padded batch is as long as the batch, so that lengths say nothing.
+
+    Args:
+        lengths: of the call; anything else than a vector of them on the CPU has to go the long way, which checks it.
+        x: (T, B, I), or (B, T, I) with batch_first.
+        batch_first: which of them.
+    """
+    if type(lengths) is not Tensor or type(x) is not Tensor or x.dim() != 3 or tracing() or transformed():
+        return False
+    steps, rows = (x.size(1), x.size(0)) if batch_first else (x.size(0), x.size(1))
+    if rows > _FEW_ROWS or lengths.dtype is not torch.int64 or not lengths.is_cpu or lengths.shape != (rows,):
+        return False
+    return lengths.tolist() == [steps] * rows
 
 
 def step_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple[Tensor, State] | None:

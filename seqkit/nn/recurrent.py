@@ -26,7 +26,7 @@ from seqkit.nn.checks import (
     tracing,
 )
 from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
-from seqkit.nn.direct import Plain, run_plain, step_plain
+from seqkit.nn.direct import Plain, is_full, run_plain, step_plain
 from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.packing import Packing
@@ -338,8 +338,9 @@ class Recurrent(nn.Module):
         return output.squeeze(time), state
 
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
-        if lengths is None and not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
-            result = run_plain(*plain, input, hx)
+        if not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
+            full = lengths is None or is_full(lengths, input, self.batch_first)
+            result = run_plain(*plain, input, hx) if full else None
             if result is not None:
                 return result
         network = self.network()

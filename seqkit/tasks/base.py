@@ -14,10 +14,11 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from seqkit.config import Names, OneOf, Section
-from seqkit.errors import require
+from seqkit.errors import UserError, require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.sending import sent
 from seqkit.tasks.start_config import InitConfig, LoraConfig
+from seqkit.tasks.stream import Stream
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
 from seqkit.training.transfer import Rows
@@ -110,6 +111,14 @@ class RunTask(Task):
     @abstractmethod
     def predict(self, texts: Iterable[str]) -> Sequence[Any]:
         """Return one prediction for each text, in their order; `seqkit.text.take_texts` says what counts as texts."""
+
+    def stream(self) -> Stream[Any]:
+        """Return a stream: it takes a text bit by bit and gives the prediction for what is there.
+
+        Raises:
+            UserError: this model cannot, and why.
+        """
+        raise UserError(f"a {self.kind} run cannot stream; call predict on each text")
 
     def adjust(self, **options: Any) -> None:
         """Change the settings of `predict` from now on: those of `predict_options`.

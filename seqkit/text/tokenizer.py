@@ -6,6 +6,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -212,16 +213,22 @@ class Tokenizer:
         """The vocabulary as it stands in texts: without marks, so that a word may come twice."""
         return list(map(marks.plain, self.vocabulary)) if self.config.marked else self.vocabulary
 
-    def lookup(self, words: Iterable[str]) -> list[int]:
-        """Return the id of each of `words`, a text that is split already.
-
-        A word is normalised and looked up as it stands, with a mark only where the vocabulary has no other form.
-        """
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Word -> id; made once, for it takes longer than tagging a sentence."""
         entries = list(enumerate(self.vocabulary))[len(pipeline.SPECIAL_TOKENS) :]
         numbers = {token: number for number, token in entries}
         if self.config.marked:
             joined = ((token, number) for token, number in numbers.items() if marks.is_marked(token))
             numbers = {token.removeprefix(marks.MARK): number for token, number in joined} | numbers
+        return numbers
+
+    def lookup(self, words: Iterable[str]) -> list[int]:
+        """Return the id of each of `words`, a text that is split already.
+
+        A word is normalised and looked up as it stands, with a mark only where the vocabulary has no other form.
+        """
+        numbers = self._numbers
         normal = self._backend.normalizer
         normalised = words if normal is None else map(normal.normalize_str, words)
         if self.config.marked:

@@ -63,14 +63,14 @@ class Continuation:
     finished: bool = True
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
 
 
 @torch.no_grad()
 def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
     """Return the score of each line, whatever stands around it."""
-    rows, found = _encode(tokenizer, texts), [LineScore() for _ in texts]
+    rows, found = encode(tokenizer, texts), [LineScore() for _ in texts]
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
     sizes = np.array([len(rows[number]) + 1 for number in kept], dtype=np.int64)
@@ -85,10 +85,14 @@ def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
         log_probs = torch.zeros(valid.shape, dtype=torch.float64, device="cpu")
         log_probs[valid] = model.token_log_probs(read, wanted).cpu().double()
         for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths.tolist(), strict=True):
-            characters = len(texts[number]) + 1
-            perplexity = math.exp(min(-total / size, 700.0))
-            found[number] = LineScore(total, size, perplexity, -total / math.log(2) / characters)
+            found[number] = line_score(total, size, len(texts[number]) + 1)
     return found
+
+
+def line_score(total: float, size: int, characters: int) -> LineScore:
+    """Return the score of `size` tokens with this log-probability, written in so many characters."""
+    perplexity = math.exp(min(-total / size, 700.0))
+    return LineScore(total, size, perplexity, -total / math.log(2) / characters)
 
 
 class SamplingOptions(Section):
@@ -152,7 +156,7 @@ class Sampler:
 
     def _batch(self, texts: Sequence[str]) -> list[Continuation]:
         tokenizer = self.tokenizer
-        prompts = _encode(tokenizer, texts)
+        prompts = encode(tokenizer, texts)
         seeds = [
             int(np.random.default_rng([self.seed, self._count + number]).integers(2**62))
             for number in range(len(texts))

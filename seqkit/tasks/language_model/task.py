@@ -40,8 +40,10 @@ from seqkit.tasks.language_model.predictions import (
     format_line,
     score_lines,
 )
+from seqkit.tasks.language_model.stream import LineStream
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
+from seqkit.tasks.stream import Stream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
@@ -323,6 +325,9 @@ class LanguageModelTask(RunTask):
         texts = take_texts(texts)
         self.model.eval()
         return self.sampler(texts) if self.sampler else score_lines(self.model, self.tokenizer, texts)
+
+    def stream(self) -> Stream[LineScore | Continuation]:
+        return LineStream(self)
 
     def format(self, prediction: LineScore | Continuation, form: str, **options: Any) -> str:
         return format_line(prediction, form)

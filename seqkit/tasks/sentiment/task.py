@@ -43,6 +43,9 @@ from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
 from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
+from seqkit.tasks.sentiment.predictions import Prediction
+from seqkit.tasks.sentiment.stream import SentimentStream
+from seqkit.tasks.stream import Stream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.joining import one_line
 from seqkit.training import Loss
@@ -84,14 +87,6 @@ class Split:
         """Return a digest of what is learned."""
         unknown = "\n".join(self.names.unknown).encode()
         return hashlib.sha256(self.ids.digest().encode() + self.labels.tobytes() + unknown).hexdigest()
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The classes' probabilities for a text; label and probabilities are None and empty for a blank text."""
-
-    label: str | None
-    probabilities: dict[str, float]
 
 
 class SentimentTask(RunTask):
@@ -352,10 +347,24 @@ class SentimentTask(RunTask):
         ids = Ragged.from_lists(cut(self.tokenizer.encode(written), written, _LONGEST))
         plan = plan_batches(ids.lengths, _SCORED)
         for part, logits in zip(plan, spread(plan, partial(self._logits, ids)), strict=True):
-            for number, shares in zip(part.tolist(), torch.softmax(logits, dim=1).tolist(), strict=True):
-                best = max(range(len(shares)), key=shares.__getitem__)
-                found[kept[number]] = Prediction(self.classes[best], dict(zip(self.classes, shares, strict=True)))
+            for number, prediction in zip(part.tolist(), self.predictions(logits), strict=True):
+                found[kept[number]] = prediction
         return found
+
+    def predictions(self, logits: Tensor) -> list[Prediction]:
+        """Return what logits (B, C) on the CPU say."""
+        found = []
+        for shares in torch.softmax(logits, dim=1).tolist():
+            best = max(range(len(shares)), key=shares.__getitem__)
+            found.append(Prediction(self.classes[best], dict(zip(self.classes, shares, strict=True))))
+        return found
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return the ids that the model reads of a text."""
+        return cut(self.tokenizer.encode([text]), [text], _LONGEST)[0]
+
+    def stream(self) -> Stream[Prediction]:
+        return SentimentStream(self)
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if not as_json(form):

@@ -50,6 +50,8 @@ from seqkit.tasks.slots.inputs import looks_like_tokens, read_tokens, refuse_lon
 from seqkit.tasks.slots.metrics import METRICS, Outcome, SpanCounts
 from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots.split_fit import fit_lines, fitted, split_of
+from seqkit.tasks.slots.stream import SlotsStream
+from seqkit.tasks.stream import Stream
 from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
@@ -319,6 +321,9 @@ class SlotsTask(RunTask):
                 number = kept[row]
                 found[number] = make_tagging(whole[number], offsets[number], tags, intent)
         return found
+
+    def stream(self) -> Stream[Tagging]:
+        return SlotsStream(self)
 
     def format(self, prediction: Tagging, form: str, **options: Any) -> str:
         return format_tagging(prediction, form)

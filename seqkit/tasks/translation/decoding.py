@@ -53,9 +53,7 @@ class Translator:
 
     def __call__(self, texts: Sequence[str]) -> list[Translation]:
         """Return a translation for each text; a blank text gets an empty one."""
-        blank = Translation("")
-        several = self.search.n_best > 1
-        found = [replace(blank, n_best=(blank,) if several else ()) for _ in texts]
+        found = [self.blank() for _ in texts]
         kept = [number for number, text in enumerate(texts) if text.strip()]
         if kept:
             sentences = [texts[number] for number in kept]
@@ -65,6 +63,29 @@ class Translator:
                 found[number] = self._translation(texts[number], hypotheses)
         self._count += len(texts)
         return found
+
+    def blank(self) -> Translation:
+        """Return the translation of a text of nothing but white space."""
+        blank = Translation("")
+        return replace(blank, n_best=(blank,) if self.search.n_best > 1 else ())
+
+    @staticmethod
+    def encode(tokenizer: Tokenizer, text: str) -> Sequence[int]:
+        """Return the ids that a model reads of a text."""
+        return cut(tokenizer.encode([text]), [text], LONGEST)[0]
+
+    def translate_one(self, text: str, starts: list[tuple[Tree, Tree]], lengths: Tensor, *, count: bool) -> Translation:
+        """Translate a text that has been read.
+
+        Args:
+            text: the source.
+            starts: of each system what `Seq2Seq.encode` returns.
+            lengths: (1,) of the first system's source.
+            count: the text is one of those that seeds of sampling are numbered by.
+        """
+        (hypotheses,) = self._search(starts, lengths, [self._seed(self._count)])
+        self._count += count
+        return self._translation(text, hypotheses)
 
     @staticmethod
     def _encode(tokenizer: Tokenizer, texts: list[str]) -> Ragged:
@@ -108,6 +129,9 @@ class Translator:
             device = next(model.parameters()).device
             starts.append(model.encode(send(source, device), own))
             lengths = lengths if len(starts) > 1 else own
+        return self._search(starts, lengths, seeds)
+
+    def _search(self, starts: list[tuple[Tree, Tree]], lengths: Tensor, seeds: list[int]) -> list[list[Hypothesis]]:
         if self.prefix:
             self._check_prefix(lengths)
         steps: list[StepFunction] = [model.step for model, _ in self.systems]
@@ -128,7 +152,7 @@ class Translator:
                 unk_id=self.target.unk_id,
                 words=self.target.vocabulary,
                 forbidden=(self.target.pad_id, self.target.bos_id),
-                prefix=[self.prefix] * len(rows) if self.prefix else None,
+                prefix=[self.prefix] * len(lengths) if self.prefix else None,
                 seeds=seeds,
                 keep_attention=self.attention or self.copy_unknown,
             )

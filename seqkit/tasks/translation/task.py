@@ -35,6 +35,7 @@ from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.sending import sent
+from seqkit.tasks.stream import Stream
 from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
 from seqkit.tasks.translation.config import (
     TranslationConfig,
@@ -49,6 +50,7 @@ from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, 
 from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions, translation_options
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
 from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zero
+from seqkit.tasks.translation.stream import TranslationStream
 from seqkit.tasks.translation.streaming import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
@@ -390,6 +392,9 @@ class TranslationTask(RunTask):
             TypeError, ValueError: see `take_texts`.
         """
         return self.translator(take_texts(texts))
+
+    def stream(self) -> Stream[Translation]:
+        return TranslationStream(self.translator)
 
     def format(self, prediction: Translation, form: str, **options: Any) -> str:
         """See `format_translation`, which takes the options."""
