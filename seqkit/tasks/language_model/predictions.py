@@ -64,6 +64,7 @@ class Continuation:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids that the model reads of each line."""
     return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
 
 
