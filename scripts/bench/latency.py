@@ -3,9 +3,9 @@
     SEQKIT_DATA=/folder/of/the/data python scripts/bench/latency.py          # about 3 minutes
     python scripts/bench/latency.py --clock cpu --rounds 30                  # on a machine that others use
 
-predict    one text through `predict` of a sentiment and a slots run of one update (quickstart configurations), from text
-           to a typed prediction; the peer of sentiment is a split at spaces, a dict, an embedding, nn.LSTM, maximum and
-           linear layer of the same sizes
+predict    one text through `predict` of a sentiment and a slots run of one update (shipped configurations), from
+           text to a typed prediction; the peer of sentiment is a split at spaces, a dict, an embedding, nn.LSTM,
+           maximum and linear layer of the same sizes
 token      one token through a language model of one layer, embedding to logits, state carried
 translate  one sentence through the models of `scripts/bench/translation.py`, untrained, with the same weights on both
            sides: greedy and a beam of 5
@@ -29,6 +29,8 @@ from bench.translation import our_decode
 from bench.translation_sides import copy_weights, ours, read_data
 from peers import translation as peer
 
+SHIPPED = {"sentiment": "sentiment/quickstart.yaml", "slots": "slots/travel.yaml"}
+LONGEST = 15
 TEXT = "the film is far from brilliant and the plot is anything but new ."
 
 
@@ -51,11 +53,11 @@ class Peer(nn.Module):
 
 
 def quick_run(task: str, folder: str) -> Any:
-    """The quickstart of a task after one update, loaded."""
+    """A shipped configuration after one update, loaded."""
     import seqkit
 
-    changes = ["training.epochs=null", "training.steps=1", "training.samples=0"][: 2 if task != "translation" else 3]
-    run = seqkit.train(str(CONFIGS / task / "quickstart.yaml"), f"name={task}", *changes, root=folder)
+    changes = [f"name={task}", "training.epochs=null", "training.steps=1"]
+    run = seqkit.train(str(CONFIGS / SHIPPED[task]), *changes, root=folder)
     return seqkit.load(run.folder, device="cpu")
 
 
@@ -99,16 +101,18 @@ def bench_translate() -> dict[str, dict[str, Callable[[], object]]]:
     _, test, words, _ = read_data()
     torch.manual_seed(1)
     theirs, _ = peer.build(*words, True)
+    with torch.no_grad():  # untrained, both sides are to take the same steps: LONGEST of them, of words alone
+        theirs.output.bias[[peer.PAD, peer.BOS, peer.EOS]] = -1e4
     mine = ours(words, True).eval()
     copy_weights(theirs.eval(), mine)
     source, lengths = test[0][0].unsqueeze(0), torch.tensor([len(test[0][0])])
     found = {}
     for width in (1, 5):
         decode = partial(peer.greedy, theirs) if width == 1 else partial(peer.beam, theirs, width=width)
-        search = Search(beam_size=width, max_length=60)
+        search = Search(beam_size=width, max_length=LONGEST)
         found[f"translate, beam {width}"] = {
             "ours": partial(our_decode, mine, search, source, lengths),
-            "peer": partial(decode, source=source, lengths=lengths),
+            "peer": partial(decode, source=source, lengths=lengths, max_length=LONGEST),
         }
     return found
 
