@@ -92,6 +92,17 @@ def at_key(key: str, value: str = "") -> Iterator[None]:
         raise UserError(*((f"{value}: ",) if value else ()), *error.parts, key=key) from None
 
 
+def argument_of(error: Exception) -> tuple[str, str]:
+    """Return the argument that an error of nn, models or decoding is about, and the message.
+
+    Those rooms cannot raise a `UserError`. Their messages begin with the argument's name, as a sentence or before a
+    colon.
+    """
+    message = str(error)
+    name = re.split(r"\W", message, maxsplit=1)[0]
+    return name, message.removeprefix(f"{name}: ")
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the choice nearest to `name`, or an empty string where none is near."""
     found = difflib.get_close_matches(str(name), [str(choice) for choice in choices], n=1, cutoff=0.6)

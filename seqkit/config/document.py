@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from seqkit.config.names import Untrusted
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
-from seqkit.errors import UserError, nearest, shown
+from seqkit.errors import UserError, argument_of, nearest, shown
 
 S = TypeVar("S", bound=BaseModel)
 _BASES = 20  # files in a chain of `base:`
@@ -144,12 +144,11 @@ class Document:
             choices = re.findall(r"'([^']*)'", str(context.get("expected", "")))
             return path, f"expected {context.get('expected')}, got {given}{nearest(item['input'], choices)}"
         if item["type"] in ("value_error", "assertion_error"):
-            message = str(context.get("error", item["msg"]))
-            word = re.match(r"[A-Za-z_]+", message)
-            # A constructor's error names its argument first: point at the line of that argument.
-            if word and (*path, word.group()) in self.places:
-                return (*path, word.group()), message.removeprefix(f"{word.group()}: ")
-            return path, message
+            mistake = context.get("error", item["msg"])
+            name, says = argument_of(mistake)
+            if (*path, name) in self.places:  # point at the line of the argument
+                return (*path, name), says
+            return path, str(mistake)
         if item["type"] in _NO_SECTION:
             example = ".".join((*path, "KEY=VALUE"))
             return path, f"expected a section with keys of its own ({example}), got {given}"

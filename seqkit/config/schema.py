@@ -59,6 +59,11 @@ class Section(BaseModel):
         return value
 
 
+def as_list(value: object) -> object:
+    """Return the list that a value alone is short for, where the key takes several; for a `BeforeValidator`."""
+    return [value] if isinstance(value, (str, Mapping)) else value
+
+
 def _section_summary(annotation: Any) -> str | None:
     """Return the first paragraph of the docstring of the section in a type such as `Section | None`, or None."""
     for kind in (annotation, *typing.get_args(annotation)):

@@ -170,9 +170,9 @@ class AttentionalRecurrent(nn.Module):
         for name in ("bidirectional", "batch_first", "learn_initial_state"):
             if name in options:
                 raise TypeError(f"{name} is not an option of a decoder")
-        if isinstance(attention_layer, bool) or not 0 <= attention_layer <= self.num_layers:
+        if type(attention_layer) is not int or not 0 <= attention_layer <= self.num_layers:
             raise ValueError(
-                f"attention_layer must be between 0 and num_layers {self.num_layers}, got {attention_layer}"
+                f"attention_layer must be an int from 0 to num_layers {self.num_layers}, got {attention_layer!r}"
             )
         if self.feed_context and attention != "none":
             raise ValueError(f"feed_context needs attention 'none', got {attention!r}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import Named, OneOf, Section, arguments, from_signature, resolve
+from seqkit.config import Named, OneOf, Section, arguments, as_list, from_signature, resolve
 from seqkit.console import say
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.formats import detect, reader
@@ -166,12 +166,8 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
             raise ValueError(f"training.{what} needs data.dev")
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, (str, Mapping)) else value
-
-
 _Way = Annotated[str, OneOf("pooling", POOLINGS, Pooling, supplied=("size",))]
-Ways = Annotated[list[_Way], BeforeValidator(_as_list, json_schema_input_type=_Way | list[_Way])]
+Ways = Annotated[list[_Way], BeforeValidator(as_list, json_schema_input_type=_Way | list[_Way])]
 """The type of a key that says how outputs are pooled."""
 
 

@@ -8,18 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from seqkit.config import Named, OneOf, Section, WithOptions, maker
+from seqkit.config import Named, OneOf, Section, WithOptions, as_list, maker
 from seqkit.training.loggers import LOGGERS, Logger
 from seqkit.training.optim import OptimizerConfig
 from seqkit.training.schedules import ScheduleConfig
 from seqkit.training.scores import more_is_better
 
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Patterns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+Patterns = Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str])]
 
 
 class EarlyStoppingConfig(Section):
