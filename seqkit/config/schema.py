@@ -45,7 +45,7 @@ class Section(BaseModel):
         for name, entry in handler.resolve_ref_schema(schema).get("properties", {}).items():
             if name in cls.model_fields:
                 taker = {"$comment": f"argument {name} of {cls._takers[name]}"} if name in cls._takers else {}
-                entry.update({"description": cls.model_fields[name].description or "", **taker})
+                entry.update({"description": " ".join((cls.model_fields[name].description or "").split()), **taker})
         return schema
 
     @model_validator(mode="before")
