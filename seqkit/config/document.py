@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from seqkit.config.names import Untrusted
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
-from seqkit.errors import UserError, argument_of, nearest, shown
+from seqkit.errors import UserError, argument_of, nearest, opening, shown
 
 S = TypeVar("S", bound=BaseModel)
 _BASES = 20  # files in a chain of `base:`
@@ -251,22 +251,11 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
 
 
 def _text(path: Path) -> str:
-    try:
+    with opening(path, "a YAML file", "*.yaml"):
         data = _bytes(path)
         if len(data) > LARGEST:
             raise UserError(f"{path}: more than {LARGEST:,} bytes; this is not a configuration")
         return data.decode("utf-8-sig")
-    except FileNotFoundError:
-        known = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file{nearest(str(path), known)}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: this is a directory; expected a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # a NUL or half of a surrogate pair in the name
-        raise UserError(f"{str(path)!r}: no such file ({error})") from None
 
 
 def _bytes(path: Path) -> bytes:

@@ -104,7 +104,7 @@ def _parallel_job(config: PairConfig) -> Job:
 
 
 def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows:
-    """Line i of both files, from line `first` on; what is wrong with one of them names that file.
+    """Yield line i of both files, from line `first` on; what is wrong with one of them names that file.
 
     Blank lines at the end of one that the other lacks are bad rows.
 
@@ -140,7 +140,7 @@ def _unlike(source: Path, target: Path, encoding: str) -> str:
 
 
 def _sizes(path: Path, encoding: str) -> array[int]:
-    """Characters of each line."""
+    """Return the characters of each line."""
     with closing(read_lines(path, 1, encoding)) as lines:  # type: ignore[type-var]
         return array("q", (len(text.strip()) for _, text, _ in lines))
 

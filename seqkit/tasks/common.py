@@ -82,7 +82,7 @@ class LabelledData(SplitData):
 
     @property
     def refuses_unknown(self) -> bool:
-        """Whether any label that the training data lack is an error."""
+        """Return whether any label that the training data lack is an error."""
         return REFUSES[self.on_unknown_label]
 
 
@@ -330,7 +330,7 @@ def cut(rows: Sequence[Sequence[T]], texts: Sequence[str], longest: int, unit: s
 
 
 def vocabulary_line(tokenizer: Tokenizer, note: str = "") -> str:
-    """Line of the report on a vocabulary."""
+    """Return a line of the report on a vocabulary."""
     return f"vocabulary: {len(tokenizer):,} entries ({tokenizer.config.tokenizer}){note}"
 
 
@@ -345,7 +345,7 @@ def named_rows(tokenizer: Tokenizer, **options: Any) -> Rows:
 
 
 def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load: bool) -> tuple[Encoder, list[str]]:
-    """Embedding and recurrent module for a vocabulary.
+    """Return embedding and recurrent module for a vocabulary.
 
     Args:
         embedding: an `EmbeddingConfig`.

@@ -86,17 +86,17 @@ class TextConfig(Section):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether another library splits the texts."""
+        """Return whether another library splits the texts."""
         return self.tokenizer.startswith(FOREIGN)
 
     @property
     def kind(self) -> str:
-        """What the tokens are: word, bpe, unigram or char."""
+        """Return what the tokens are: word, bpe, unigram or char."""
         return "word" if self.is_foreign else self.tokenizer
 
     @property
     def marked(self) -> bool:
-        """Whether words without white space before them are marked."""
+        """Return whether words without white space before them are marked."""
         return bool(self.mark_joined)
 
     def for_writing(self) -> TextConfig:
