@@ -127,8 +127,17 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
         yield lines
 
 
-def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool) -> tuple[Path | None, list[str]]:
+def split_arguments(
+    run_path: Path, use: Use, arguments: list[str] | None, trust: bool, help_options: bool = False
+) -> tuple[Path | None, list[str]]:
     """Tell the input file from options: what has a `=` and names no file is an option of the run.
+
+    Args:
+        run_path: of the run.
+        use: whose options they are.
+        arguments: of the command line.
+        trust: see `seqkit.load`.
+        help_options: print the options, a line each, and end the command.
 
     Returns:
         the file, None for standard input, and the `KEY=VALUE` texts.
@@ -136,8 +145,14 @@ def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool)
     Raises:
         UserError: two files; a flag that no command has, with how to write it.
     """
+    from seqkit import run
+
+    if help_options:
+        for line in run.describe_options(run_path, use, trust=trust):
+            tell(line)
+        raise typer.Exit
     files, options = list[Path](), list[str]()
-    for text in arguments:
+    for text in arguments or []:
         if text.startswith("-") and text != "-" and not Path(text).exists():
             raise UserError(_as_option(run_path, use, text, trust))
         if "=" in text and not Path(text).exists():
@@ -159,11 +174,3 @@ def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
     if written := run.spelling(run_path, use, name, trust=trust):
         return f"{flag}: no such flag; options of a run are written like {written}"
     return f"{flag}: neither a flag of this command nor an option of this run; --help and --help-options list them"
-
-
-def tell_options(run_path: Path, use: Use, trust: bool) -> None:
-    """Print the options of a run, a line each."""
-    from seqkit import run
-
-    for line in run.describe_options(run_path, use, trust=trust):
-        tell(line)

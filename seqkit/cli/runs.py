@@ -21,7 +21,6 @@ from seqkit.cli.app import (
     app,
     line_groups,
     split_arguments,
-    tell_options,
 )
 from seqkit.config import dump
 from seqkit.console import finish, put, tell, tell_scores
@@ -112,10 +111,7 @@ def evaluate(
     """Score a run on its test data (or else dev), or on a file."""
     from seqkit import run
 
-    if help_options:
-        tell_options(run_path, "evaluate", trust)
-        return
-    file, texts = split_arguments(run_path, "evaluate", options or [], trust)
+    file, texts = split_arguments(run_path, "evaluate", options, trust, help_options)
     if file is not None:
         raise UserError(f"{file}: expected an option, KEY=VALUE; a file of data is given with --data {file}")
     scores, lines = run.evaluate(run_path, data, device, texts, trust=trust)
@@ -144,10 +140,7 @@ def predict(
     """One line out for each line in, blank lines included."""
     from seqkit import run
 
-    if help_options:
-        tell_options(run_path, "predict", trust)
-        return
-    file, texts = split_arguments(run_path, "predict", given or [], trust)
+    file, texts = split_arguments(run_path, "predict", given, trust, help_options)
     with line_groups(file) as groups:
         task = run.load_predictor(run_path, device, texts, trust=trust)
         for rows in _rows(groups, task.read_line, str(file or "standard input")):

@@ -170,9 +170,9 @@ class AttentionalRecurrent(nn.Module):
         for name in ("bidirectional", "batch_first", "learn_initial_state"):
             if name in options:
                 raise TypeError(f"{name} is not an option of a decoder")
-        if isinstance(attention_layer, bool) or not 0 <= attention_layer <= self.num_layers:
+        if type(attention_layer) is not int or not 0 <= attention_layer <= self.num_layers:
             raise ValueError(
-                f"attention_layer must be between 0 and num_layers {self.num_layers}, got {attention_layer}"
+                f"attention_layer must be an int from 0 to num_layers {self.num_layers}, got {attention_layer!r}"
             )
         if self.feed_context and attention != "none":
             raise ValueError(f"feed_context needs attention 'none', got {attention!r}")
@@ -282,7 +282,7 @@ class AttentionalRecurrent(nn.Module):
             raise ValueError(f"memory must hold {input.size(0)} sources, one per row of input, got {memory[0].size(0)}")
 
     def _whole(self, input: Tensor, lengths: Any, state: State, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """All steps at once, layer after layer; `lower` is one call."""
+        """Run all steps at once, layer after layer; `lower` is one call."""
 
         def layer(number: int, parts: list[Tensor]) -> Tensor:
             module, _ = self.layer(number)
@@ -391,7 +391,7 @@ class AttentionalRecurrent(nn.Module):
         return features, (tuple(new), features if self.input_feeding else None), weights
 
     def _step_layer(self, number: int, x: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
-        """One step of one layer without gradient: x (N, F), state each (N, size)."""
+        """Run one step of one layer without gradient: x (N, F), state each (N, size)."""
         module, index = self.layer(number)
         cell, network = module.cell_at(index), module.network()
         if exporting_onnx():
@@ -410,7 +410,7 @@ class AttentionalRecurrent(nn.Module):
         return {**self.__dict__, "_single": {}}  # packed weights can neither be copied nor pickled
 
     def _fed(self, input: Tensor, lengths: Any, state: State, memory: Memory) -> tuple[Tensor, Tensor]:
-        """All steps with input feeding. Sentences are sorted by falling length and leave the batch as they end.
+        """Run all steps with input feeding. Sentences are sorted by falling length and leave the batch as they end.
 
         Features and weights are zero past a length.
         """

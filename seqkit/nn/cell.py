@@ -118,7 +118,7 @@ class Cell(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of the output, which is `state[0]`."""
+        """Return the features of the output, which is `state[0]`."""
         return self.state_sizes[0]
 
     def declare(
@@ -316,7 +316,7 @@ def _real(like: Tensor) -> torch.dtype:
 
 
 def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
-    """Inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
+    """Draw an inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
     mask = torch.empty(rows, size, dtype=_real(like), device=like.device)
     return mask.zero_() if rate == 1 else mask.bernoulli_(1 - rate).div_(1 - rate)
 
@@ -338,17 +338,17 @@ def gated_masks(
 
 
 def dropped(value: Tensor, rate: float) -> Tensor:
-    """Inverted dropout, drawn for each element; torch's own takes no complex numbers."""
+    """Apply inverted dropout, drawn for each element; torch's own takes no complex numbers."""
     if not value.is_complex():
         return F.dropout(value, rate)
     return value * F.dropout(torch.ones_like(value, dtype=_real(value)), rate)
 
 
 def keep_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
-    """Zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
+    """Draw a zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
     return torch.empty(rows, size, dtype=_real(like), device=like.device).bernoulli_(rate)
 
 
 def zone(new: Tensor, old: Tensor, keep: Tensor | float) -> Tensor:
-    """Zoneout: `old` where keep is 1, `new` where it is 0, and their mean weighted by keep in between."""
+    """Apply zoneout: `old` where keep is 1, `new` where it is 0, and their mean weighted by keep in between."""
     return new + keep * (old - new)

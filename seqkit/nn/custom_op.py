@@ -130,7 +130,7 @@ def _scan(
 
 
 def _no_outputs(named: Tensors, packing: Packing, output_size: int) -> Tensor:
-    """Outputs (T, B, output_size) where no sequence has a step."""
+    """Return outputs (T, B, output_size) where no sequence has a step."""
     return named["h0"].new_zeros(packing.num_steps, packing.batch_size, output_size)
 
 
@@ -244,7 +244,7 @@ if AVAILABLE:
 
 
 def held(x: Tensor, dim: int, what: str) -> Tensor:
-    """x itself; in a trace, which unrolls loops over `dim`, with a check that its size is still the same."""
+    """Return x itself; in a trace, which unrolls loops over `dim`, with a check that its size is still the same."""
     if not (AVAILABLE and tracing()):
         return x
     same: Tensor = torch.ops.seqkit.held(x, dim, int(x.size(dim)), what)
@@ -254,7 +254,7 @@ def held(x: Tensor, dim: int, what: str) -> Tensor:
 def compiled_direction(
     network: Network, index: int, x_RI: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
-    """One layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
+    """Run one layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
     cell = network.cells[index]
     operator: Operator | None = cell.operator
     assert operator is not None

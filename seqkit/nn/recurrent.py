@@ -257,12 +257,12 @@ class Recurrent(nn.Module):
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
-        """Parameters of flat cells, one list per layer and direction, as in torch."""
+        """Return the parameters of flat cells, one list per layer and direction, as in torch."""
         return [list(self._weights(index).values()) for index in range(len(self.cells))]
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
-        """Features of each tensor of the state."""
+        """Return the features of each tensor of the state."""
         return self.cell_at(0).state_sizes
 
     def flatten_parameters(self) -> None:
@@ -417,7 +417,7 @@ def _route(network: Network, entered: Entered) -> Route:
 
 
 def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
-    """All layers and directions on the route that `choose` picks."""
+    """Run all layers and directions on the route that `choose` picks."""
     route = _route(network, entered)
     if route.whole is not None:
         x, packing = entered.x, entered.packing
@@ -467,7 +467,7 @@ def _over_layers(
 def _direction(
     network: Network, index: int, rows: Tensor, packing: Packing, state: State, backend: str
 ) -> tuple[Tensor, State]:
-    """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
+    """Run one layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
     cell, reverse = network.cells[index], index % network.num_directions == 1
     if not packing.batch_sizes:
         return no_output(cell, network.weights(index), rows), state
@@ -484,7 +484,7 @@ def _direction(
 def _checkpointed(
     cell: Cell, rows: Tensor, packing: Packing, state: State, prepared: Prepared, backend: str, chunks: int
 ) -> tuple[Tensor, State]:
-    """`scan` in chunks of time, each recomputed in the backward pass. All masks are drawn before."""
+    """Run `scan` in chunks of time, each recomputed in the backward pass. All masks are drawn before."""
     outputs = []
     for part, first, end in packing.chunks(chunks):
         here = prepared.cut(first, end)

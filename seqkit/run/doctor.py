@@ -56,7 +56,7 @@ class Report:
         return all(one.good for one in self.checks) and all(one["good"] for one in self.machine["packages"])
 
     def as_json(self) -> str:
-        """All of it."""
+        """Return all of it."""
         tree = {"good": self.good, "machine": self.machine, "run": self.run, "checks": [asdict(c) for c in self.checks]}
         return to_json(tree, indent=2)
 
@@ -144,7 +144,7 @@ def _config(folder: RunFolder) -> str:
 
 
 def _model(folder: RunFolder, task: list[RunTask]) -> str:
-    """Reads what lies beside config.yaml: tokenizers, classes."""
+    """Read what lies beside config.yaml: tokenizers, classes."""
     checked, kind = read_config(folder.config, folder=folder)
     with torch.random.fork_rng(devices=[]):
         task.append(kind.restore(checked, folder.path))
@@ -165,7 +165,7 @@ def _weights(folder: RunFolder, task: list[RunTask], weights: list[dict[str, Ten
 
 
 def _last(checkpoints: Checkpoints, logs: dict[str, Any]) -> str:
-    """Reads all of the newest whole checkpoint; `logs` gets the positions of the loggers at that moment."""
+    """Read all of the newest whole checkpoint; `logs` gets the positions of the loggers at that moment."""
     step = checkpoints.latest()
     if step is None:
         return "none is whole; `seqkit resume` would start over"

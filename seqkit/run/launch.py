@@ -180,7 +180,7 @@ def _record(folder: RunFolder, checked: RunConfig, changes: list[str]) -> None:
 
 
 def _fingerprints(task: RunTask) -> dict[str, str]:
-    """Digests of the data that decide a run, under their names in run.json."""
+    """Return digests of the data that decide a run, under their names in run.json."""
     return {"data": task.fingerprint("train"), "dev": task.fingerprint("dev")}
 
 

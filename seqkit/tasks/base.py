@@ -85,7 +85,7 @@ class RunTask(Task):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Return where the model lies."""
         return next(self.model.parameters()).device
 
     def data_lines(self) -> list[str]:

@@ -196,7 +196,12 @@ class Trainer:
         for name, logger in self.config.make_loggers().items():
             if self._restored:
                 logger.resumed(self.state.step, self.state.logs.get(name))
-            logger.start(self.folder.path, settings)
+            try:
+                logger.start(self.folder.path, settings)
+            except BaseException:
+                for started in loggers.values():
+                    started.end(None)
+                raise
             loggers[name] = logger
 
     def _finished(self) -> bool:

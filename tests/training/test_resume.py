@@ -118,8 +118,9 @@ def test_what_is_done_cannot_be_shortened(copy: Path, change: str) -> None:
     other = "training.epochs=null" if "steps" in change else "training.steps=null"
     with pytest.raises(
         UserError, match=rf"{change.split('=')[0]}: \d is less than the \d+ that .* has trained already"
-    ):
+    ) as mistake:
         run.resume(copy, other, change)
+    assert mistake.value.key == change.partition("=")[0]
     assert before == (content(copy), (copy / "config.yaml").read_bytes())
 
 

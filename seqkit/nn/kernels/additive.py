@@ -40,7 +40,7 @@ def _blocks(query: Tensor, keys: Tensor) -> int:
 
 
 def _terms(query: Tensor, keys: Tensor) -> Tensor:
-    """tanh(query + keys) of a block: (B, q, S, A)."""
+    """Return tanh(query + keys) of a block: (B, q, S, A)."""
     total = query.unsqueeze(2) + keys.unsqueeze(1)
     return tanh_(total, total)
 

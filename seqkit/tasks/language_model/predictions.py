@@ -13,7 +13,7 @@ from pydantic import Field
 from seqkit.config import Section
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
-from seqkit.errors import UserError
+from seqkit.errors import UserError, argument_of
 from seqkit.files import to_json
 from seqkit.models import LanguageModel
 from seqkit.models.encoder import valid_rows
@@ -139,7 +139,7 @@ class Sampler:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
-            name, _, message = str(error).partition(": ")
+            name, message = argument_of(error)
             raise UserError(message, key=name) from None
         self._count = 0  # texts so far
 

@@ -337,7 +337,7 @@ class SentimentTask(RunTask):
 
     @torch.no_grad()
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
-        """Label and probabilities for each text; a text of nothing but white space gets no label.
+        """Return the label and probabilities for each text; a text of nothing but white space gets no label.
 
         Raises:
             TypeError, ValueError: see `take_texts`.

@@ -203,7 +203,7 @@ class SlotsTask(RunTask):
         return self._judge(self.splits["dev"])[0] if "dev" in self.splits else {}
 
     def _judge(self, data: Tagged) -> tuple[Scores, SpanCounts]:
-        """All scores, and slots counted by type."""
+        """Return all scores, and slots counted by type."""
         losses = {"tags": 0.0, "intent": 0.0}
         tags: list[list[str]] = [[] for _ in range(len(data))]
         intents = [""] * len(data)
@@ -241,7 +241,7 @@ class SlotsTask(RunTask):
         return Scores(scores, len(data), data.source.skipped), outcome.counts
 
     def _names(self, found: Tensor, lengths: NDArray[np.int32]) -> list[list[str]]:
-        """Numbers of tags (B, T) as their names, without padding."""
+        """Return numbers of tags (B, T) as their names, without padding."""
         rows = zip(found.tolist(), lengths.tolist(), strict=True)
         return [[self.tags[tag] for tag in row[:length]] for row, length in rows]
 
@@ -281,7 +281,7 @@ class SlotsTask(RunTask):
         return line
 
     def predict(self, texts: Iterable[Any], *, is_split_into_words: bool | None = None) -> list[Tagging]:
-        """Slots and intent of each text; one without tokens gets neither.
+        """Return slots and intent of each text; one without tokens gets neither.
 
         Args:
             texts: each a str, which is split into tokens.

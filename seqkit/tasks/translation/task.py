@@ -262,7 +262,7 @@ class TranslationTask(RunTask):
 
     @property
     def lowercase(self) -> bool:
-        """Whether scores compare without case."""
+        """Return whether scores compare without case."""
         chosen = self.config.scoring.lowercase
         return self.target.config.lowercase if chosen is None else chosen
 
