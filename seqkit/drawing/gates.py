@@ -127,9 +127,7 @@ def _map(map_: Map, order: list[int]) -> dict[str, Any]:
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     shares = map_.shares
     level = values if shares else values / (largest or 1.0) / 2 + 0.5
-    picture = png(
-        np.round(np.nan_to_num(level, nan=0.5) * (_LEVELS - 1)).clip(0, _LEVELS - 1).astype(np.uint8), shares=shares
-    )
+    picture = png(np.round(np.nan_to_num(level, nan=0.5).clip(0, 1) * (_LEVELS - 1)).astype(np.uint8), shares=shares)
     low, high = ("0", "1") if shares else (number(-largest), number(largest))
     return {
         "name": map_.name,

@@ -20,7 +20,7 @@ def colours(html: str) -> list[str]:
 
 def test_words_stand_as_in_the_text_and_are_coloured_by_sign_and_size() -> None:
     html = drawing.marked_words([Word("don"), Word("'t", True), Word("go")], [1.0, -0.5, 0.0], "caption")
-    assert re.sub("<[^>]*>", "", html).split("caption")[0].strip() == "don't go"
+    assert re.sub("<[^>]*>", "", html).split("caption")[0].strip() == "don&#39;t go"
     assert colours(html) == [drawing.diverging(1), drawing.diverging(-0.5), drawing.diverging(0)]
     assert 'title="don: 1"' in html
     assert colours(drawing.marked_words([Word("a")], [1.0], "", largest=2.0)) == [drawing.diverging(0.5)]
