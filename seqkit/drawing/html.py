@@ -88,8 +88,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
         rows: texts, as many in each row as there are columns; columns of numbers are aligned on the right.
         caption: what is seen.
     """
-    kinds = ["number" if all(map(_is_numeric, column)) else "text" for column in list(zip(*rows, strict=True))[1:]]
-    return _part("table", header, rows, ["text", *kinds], caption)
+    return _part("table", header, rows, column_kinds(header, rows), caption)
+
+
+def column_kinds(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return `number` or `text` for each column of a table; the first one names the rows."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
+    return ["text", *("number" if all(map(_is_numeric, column)) else "text" for column in columns[1:])]
 
 
 def heat_map(
@@ -127,7 +132,7 @@ def chart(svg: str, caption: str) -> str:
 
 
 def _is_numeric(text: str) -> bool:
-    return text.lstrip("-(")[:1].isdigit()
+    return text in ("", "–") or text.lstrip("-(")[:1].isdigit()
 
 
 def _scaled(row: Sequence[float]) -> Callable[[float], str]:
@@ -150,4 +155,13 @@ def _templates() -> Any:
 
 
 def _part(name: str, *values: Any) -> str:
-    return str(getattr(_templates().get_template("parts.html").module, name)(*values))
+    return fragment("parts.html", name, *values)
+
+
+def fragment(template: str, macro: str, *values: Any) -> str:
+    """Return what a macro of a template in this folder makes of values: all text is escaped.
+
+    Raises:
+        UserError: jinja2 is not installed.
+    """
+    return str(getattr(_templates().get_template(template).module, macro)(*values))
