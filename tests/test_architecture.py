@@ -42,18 +42,35 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"tensorboard"},
     ),
     "tasks": (
-        {"config", "files", "errors", "console", "distributed", "text", "data", "models", "decoding", "training", "nn"},
+        {
+            "config",
+            "files",
+            "errors",
+            "console",
+            "distributed",
+            "text",
+            "data",
+            "models",
+            "decoding",
+            "training",
+            "nn",
+            "drawing",
+        },
         {"torch", "numpy", "pydantic"},
         {"sacrebleu", "matplotlib", "pyarrow"},
     ),
     "run": (
-        {"config", "files", "errors", "console", "distributed", "nn", "data", "tasks", "training"},
+        {"config", "files", "errors", "console", "distributed", "nn", "data", "tasks", "training", "drawing"},
         {"torch", "packaging"},
         set(),
     ),
-    "drawing": ({"errors"}, set(), set()),
+    "drawing": ({"errors"}, {"numpy"}, set()),
     "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
-    "cli": ({"run", "lessons", "config", "files", "errors", "console"}, {"typer"}, {"distributed", "training"}),
+    "cli": (
+        {"run", "lessons", "drawing", "config", "files", "errors", "console"},
+        {"typer"},
+        {"distributed", "training"},
+    ),
 }
 
 

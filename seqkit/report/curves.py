@@ -134,4 +134,8 @@ def samples(run: StoredRun) -> list[str]:
         shown.append(Example("", "", [(name, [Piece(text)]) for name, text in lines]))
     if not shown:
         return []
-    return [section("Samples over time"), paragraph("The same dev examples, answered at several times."), example_list(shown)]
+    return [
+        section("Samples over time"),
+        paragraph("The same dev examples, answered at several times."),
+        example_list(shown),
+    ]

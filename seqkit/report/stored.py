@@ -97,7 +97,9 @@ class StoredRun:
     @property
     def speed(self) -> float | None:
         """Tokens in a second of training, if they were counted."""
-        known = [one for one in self.timing if is_number(one.get("seconds")) and is_number(one.get("tokens_per_second"))]
+        known = [
+            one for one in self.timing if is_number(one.get("seconds")) and is_number(one.get("tokens_per_second"))
+        ]
         seconds = math.fsum(one["seconds"] for one in known)
         return math.fsum(one["seconds"] * one["tokens_per_second"] for one in known) / seconds if seconds else None
 

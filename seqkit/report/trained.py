@@ -26,7 +26,9 @@ def score_table(runs: Sequence[StoredRun]) -> str:
                 first = split if len(runs) == 1 else f"{run.name}, {split}"
                 rows.append([first, *values, f"{count:,}" if count is not None else "–"])
     if not rows:
-        return paragraph("There are no scores: the run has no dev and no test data, or stopped before its first evaluation.")
+        return paragraph(
+            "There are no scores: the run has no dev and no test data, or stopped before its first evaluation."
+        )
     return table(["", *names, "examples"], rows, "Scores of the kept weights.")
 
 
@@ -43,7 +45,9 @@ def trained(run: StoredRun) -> list[str]:
     rows = [["model", _model(run)]]
     if run.seconds:
         speed = f", {run.speed:,.0f} tokens a second" if run.speed else ""
-        rows.append(["training time", f"{duration(run.seconds)} for {run.steps:,} updates, evaluations left out{speed}"])
+        rows.append(
+            ["training time", f"{duration(run.seconds)} for {run.steps:,} updates, evaluations left out{speed}"]
+        )
     rows += [
         ["seed and device", f"{config.get('seed', '–')}, {config.get('device', '–')}"],
         ["versions", f"seqkit {run.about.get('seqkit', '–')}, torch {run.about.get('torch', '–')}"],
