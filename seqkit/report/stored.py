@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from seqkit.files import read_bytes, read_json
 from seqkit.training import RunFolder
@@ -114,7 +114,7 @@ class StoredRun:
         return f"stopped; its last checkpoint is of step {step:,}" if step else "stopped before its first checkpoint"
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value of a JSON file is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -37,7 +37,7 @@ def score_text(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 100 else number(value)
 
 
-def trained(run: StoredRun) -> list[str]:
+def trained(run: StoredRun, heading: str = "What was trained") -> list[str]:
     """Return the section on what was trained."""
     config = part(run.about, "config")
     lines = run.about.get("report")
@@ -56,9 +56,9 @@ def trained(run: StoredRun) -> list[str]:
     folder = shlex.quote(str(run.folder))
     again = f"seqkit train {folder}/config.yaml name=again{run.folder.flag}"
     return [
-        section("What was trained"),
+        section(heading),
         paragraph(f"The command that repeats it: `{again.replace('`', '')}`"),
-        table(["", ""], rows, "The run."),
+        table(["", ""], rows, f"The run {run.name}."),
         *([paragraph("Data and model, as reported before training:")] if told else []),
         *(paragraph(line) for line in told),
         paragraph(

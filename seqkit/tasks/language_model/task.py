@@ -243,28 +243,34 @@ class LanguageModelTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return on_first(lambda: self._measure(self.splits["dev"])) if "dev" in self.splits else {}
 
+    def read_dev(self, data: str) -> None:
+        where, part = scored(self.config.data, data)
+        self.splits["dev"] = self._read((open_source(where, _FIELDS, part),))
+
     def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
         """See `Task.dev_outputs`; each line is read alone, after a line end. `log_probs` are those of the `tokens`, and
-        last of the line's end; `counts` say how often the training data has each."""
+        last of the line's end; `counts` say how often the training data, where they are there, have each."""
         if "dev" not in self.splits:
             return []
         dev, eos = self.splits["dev"], self.tokenizer.eos_id
         source = dev.sources[0]
         rows = spread_rows(np.flatnonzero(dev.ids.lengths > 0), limit).tolist()
         texts = source.dataset.select_columns(["text"])[rows]["text"]
-        counts = self._train_counts()
+        counts = self._train_counts() if "train" in self.splits else None
         found = zip(rows, source.places(rows), texts, token_log_probs(self.model, self.tokenizer, texts), strict=True)
-        return [
-            {
+        records = []
+        for row, place, text, log_probs in found:
+            record = {
                 "place": place,
                 "text": kept_text(text),
                 "confidence": mean_probability(log_probs),
                 "tokens": self.tokenizer.pieces(text)[: len(log_probs) - 1],
                 "log_probs": list(map(kept_number, log_probs)),
-                "counts": [int(counts[token]) for token in (*dev.ids[row][: len(log_probs) - 1].tolist(), eos)],
             }
-            for row, place, text, log_probs in found
-        ]
+            if counts is not None:
+                record["counts"] = counts[[*dev.ids[row][: len(log_probs) - 1].tolist(), eos]].tolist()
+            records.append(record)
+        return records
 
     def _train_counts(self) -> NDArray[np.int64]:
         """(V,) how often each token stands in the training data."""

@@ -274,6 +274,10 @@ class SentimentTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return self._measure(self.splits["dev"])[0] if "dev" in self.splits else {}
 
+    def read_dev(self, data: str) -> None:
+        source, part = scored(self.config.data, data)
+        self.splits["dev"] = self._split(open_source(source, _FIELDS, part), part)
+
     def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
         """See `Task.dev_outputs`; `probabilities` are those of the most probable classes, the best first."""
         if "dev" not in self.splits:

@@ -203,6 +203,10 @@ class SlotsTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return self._judge(self.splits["dev"])[0] if "dev" in self.splits else {}
 
+    def read_dev(self, data: str) -> None:
+        where, part = scored(self.config.data, data)
+        self.splits["dev"] = self._split(open_tagged(where, part, intent=bool(self.intents)), part)
+
     def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
         """See `Task.dev_outputs`; `gold` and `prediction` are the tags of the `tokens`, `confidence` is the probability
         of all predicted tags together, and `gold_intent` and `intent` are there where intents are learned."""

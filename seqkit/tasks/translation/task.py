@@ -231,6 +231,9 @@ class TranslationTask(RunTask):
     def samples(self) -> list[dict[str, str]]:
         return self._samples
 
+    def read_dev(self, data: str) -> None:
+        self.splits["dev"] = self.open(*self.where(data))
+
     def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
         """See `Task.dev_outputs`; those that `evaluate` has decoded. `confidence` is the geometric mean of the tokens'
         probabilities."""
