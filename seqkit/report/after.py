@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from seqkit.report.stored import part
 from seqkit.run import Run
 from seqkit.training import RunFolder
 
+_OFF = ("0", "false")
 _told = False  # that something is not installed
 
 
@@ -33,9 +35,12 @@ def resume(*arguments: Any, **options: Any) -> Run:
 
 
 def summarise(path: Path) -> None:
-    """Write the report of a run that is whole, unless `training.report` is false; whatever fails is one line."""
+    """Write the report of a run that is whole, unless `training.report` or the environment variable SEQKIT_REPORT is
+    false; whatever fails is one line."""
     global _told
-    if not first() or part(RunFolder(path).settings(), "training").get("report") is not True:
+    if not first() or os.environ.get("SEQKIT_REPORT", "").lower() in _OFF:
+        return
+    if part(RunFolder(path).settings(), "training").get("report") is not True:
         return
     try:
         check_extras()
@@ -45,6 +50,6 @@ def summarise(path: Path) -> None:
         _told = True
         return
     try:
-        write_summary(path)
+        say(f"report: {write_summary(path)}")
     except Exception as error:
         say(f"{path}: no report.html ({type(error).__name__}: {error}); `seqkit report {path}` tries again")
