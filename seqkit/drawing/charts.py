@@ -80,6 +80,10 @@ def line_chart(
         axes.set(xlabel=_plain(x_label), ylabel=_plain(y_label))
         if log:
             axes.set_yscale("log")
+            if axes.get_ylim()[1] < 1000 * axes.get_ylim()[0]:  # plain numbers, not powers of 10
+                ticker = require("matplotlib.ticker", "plot")
+                axes.yaxis.set_major_formatter(ticker.LogFormatter())
+                axes.yaxis.set_minor_formatter(ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
         if y_range is not None:
             axes.set_ylim(*y_range)
         axes.grid(lw=0.6)
