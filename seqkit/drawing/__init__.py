@@ -9,6 +9,7 @@ from seqkit.drawing.html import (
     embedded,
     folded,
     heat_map,
+    notebook,
     number,
     numbered,
     page,
@@ -19,7 +20,7 @@ from seqkit.drawing.html import (
     table,
     unrolled,
 )
-from seqkit.drawing.words import Word, marked_words, word_matrix
+from seqkit.drawing.words import Word, labelled_text, marked_words, word_matrix
 
 __all__ = [
     "Example",
@@ -37,10 +38,12 @@ __all__ = [
     "folded",
     "gate_viewer",
     "heat_map",
+    "labelled_text",
     "line_chart",
     "link_table",
     "luminance",
     "marked_words",
+    "notebook",
     "number",
     "numbered",
     "page",

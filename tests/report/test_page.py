@@ -213,7 +213,8 @@ def test_a_run_that_lacks_something_has_a_page(spoil: str, copied: Callable[[str
     wanted = {
         "no logs": "There are no curves", "one point": "Curves", "damaged": "There are no curves",
         "no outputs": "There are no examples", "killed": "stopped; its last checkpoint is of step 12",
-        "strange outputs": "no texts that could be shown", "old": "There are no examples", "own task": "confidence 0.500",
+        "strange outputs": "no texts that could be shown", "old": "There are no examples",
+        "own task": "confidence 0.500",
     }  # fmt: skip
     assert wanted[spoil] in text
 
