@@ -66,8 +66,13 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "drawing": ({"errors"}, {"numpy"}, set()),
     "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
+    "report": (
+        {"config", "files", "errors", "console", "distributed", "training", "tasks", "run", "drawing"},
+        {"torch", "numpy"},
+        set(),
+    ),
     "cli": (
-        {"run", "lessons", "drawing", "config", "files", "errors", "console"},
+        {"run", "report", "lessons", "drawing", "config", "files", "errors", "console"},
         {"typer"},
         {"distributed", "training"},
     ),

@@ -154,10 +154,12 @@ class Tagger(nn.Module):
         """Compute the log-probability (nats) of each sequence of tags; of a softmax, the tags are independent.
 
         Args:
-            scores, tags, lengths: see `tag_loss`.
+            scores: (B, T, K) from `forward`.
+            tags: (B, T) int64; any legal number on padding.
+            lengths: (B,) int64.
 
         Returns:
-            (B,)
+            (B,), float64 with a crf.
         """
         if self.output == "crf":
             losses: Tensor = self.crf(scores, tags, lengths)

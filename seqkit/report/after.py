@@ -22,6 +22,7 @@ _told = False  # that something is not installed
 
 @wraps(runs.train)
 def train(*arguments: Any, **options: Any) -> Run:
+    """Train, and write the report; see `seqkit.run.train`."""
     made = runs.train(*arguments, **options)
     summarise(made.folder)
     return made
@@ -29,6 +30,7 @@ def train(*arguments: Any, **options: Any) -> Run:
 
 @wraps(runs.resume)
 def resume(*arguments: Any, **options: Any) -> Run:
+    """Go on with a run, and write the report; see `seqkit.run.resume`."""
     made = runs.resume(*arguments, **options)
     summarise(made.folder)
     return made

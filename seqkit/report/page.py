@@ -185,6 +185,14 @@ def _no_outputs(run: StoredRun) -> str:
 
 
 def write_page(path: Path, text: str) -> Path:
+    """Write a page, whole or not at all.
+
+    Returns:
+        the file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         write_text(path, text)
     except (OSError, ValueError) as error:

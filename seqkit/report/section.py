@@ -20,12 +20,12 @@ _EXPLAINED = 2000  # characters of a text that is explained: the gates of a long
 
 @dataclass
 class Explainer:
-    """Explains texts by a run's model, as many as the page has room for.
+    """Explains texts by a run's model, as many as the page has room for, and none twice.
 
     Args:
         task: the run's model; None: nothing is explained.
         left: how many texts may still be explained.
-        units: most units of a layer that are shown; None: as many as `TextTrace.html` shows by itself.
+        room: how many characters of HTML that may still take.
 
     Attributes:
         failed: why nothing is explained, in a line; "" where something is.
@@ -33,28 +33,30 @@ class Explainer:
 
     task: RunTask | None = None
     left: int = 0
+    room: int = 3_400_000
     failed: str = ""
-    _known: dict[str, str] = field(default_factory=dict)
+    _done: set[str] = field(default_factory=set)
 
     def __call__(self, text: str) -> str:
         """Return explanation and gates of a text as HTML; "" where there is no room for it."""
-        if text in self._known:
-            return self._known[text]
-        if self.task is None or self.left < 1 or self.failed or not text.strip() or len(text) > _EXPLAINED:
+        task, blank = self.task, not text.strip()
+        if task is None or self.left < 1 or self.failed or blank or len(text) > _EXPLAINED or text in self._done:
             return ""
-        task = self.task
         makers: list[Callable[[], str]] = [lambda: task.explain([text])[0].html(), lambda: task.trace(text).html()]
-        parts = []
+        parts, failed = [], ""
         for make in makers:
             try:
                 parts.append(make())
             except UserError as error:
-                self.failed = self.failed if parts else str(error)
-        self.left -= bool(parts)
-        self._known[text] = "".join(parts)
-        if parts:
-            self.failed = ""
-        return self._known[text]
+                failed = str(error)
+        self._done.add(text)
+        html = "".join(parts)
+        if not parts:
+            self.failed = failed
+        if len(html) > self.room:
+            return ""
+        self.left, self.room = self.left - 1, self.room - len(html)
+        return html
 
 
 def shown_text(text: object) -> str:
