@@ -64,7 +64,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"torch", "packaging"},
         set(),
     ),
-    "drawing": ({"errors"}, {"numpy"}, set()),
+    "drawing": ({"errors"}, set(), {"numpy"}),
     "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
     "report": (
         {"config", "files", "errors", "console", "distributed", "training", "tasks", "run", "drawing"},

@@ -165,7 +165,7 @@ def chart(svg: str, caption: str) -> str:
 
 
 def _is_numeric(text: str) -> bool:
-    return text in ("", "–") or text.lstrip("-(")[:1].isdigit()
+    return text in ("", "–") or text.lstrip("-+(")[:1].isdigit()
 
 
 def _scaled(row: Sequence[float]) -> Callable[[float], str]:
