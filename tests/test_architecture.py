@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Room -> (rooms of seqkit it may import, third parties at the top of a file, third parties inside functions).
 TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     "_version": (set(), set(), set()),
-    "__init__": ({"_version"}, set(), {"run"}),
+    "__init__": ({"_version"}, set(), {"run", "report"}),
     "__main__": ({"cli"}, set(), set()),
     "nn": (set(), {"torch"}, set()),
     "decoding": (set(), {"torch"}, set()),
@@ -66,8 +66,13 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "drawing": ({"errors"}, set(), {"numpy"}),
     "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
+    "report": (
+        {"config", "files", "errors", "console", "distributed", "training", "tasks", "run", "drawing"},
+        {"torch", "numpy"},
+        set(),
+    ),
     "cli": (
-        {"run", "lessons", "drawing", "config", "files", "errors", "console"},
+        {"run", "report", "lessons", "drawing", "config", "files", "errors", "console"},
         {"typer"},
         {"distributed", "training"},
     ),

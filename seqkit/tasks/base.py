@@ -139,6 +139,14 @@ class RunTask(Task):
     def format(self, prediction: Any, form: str, **options: Any) -> str:
         """Return a prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
 
+    def read_dev(self, data: str) -> None:
+        """Let `evaluate` and `dev_outputs` be about a file, which has the columns of the run's own dev data.
+
+        Raises:
+            UserError: this kind of run cannot, or the file is bad.
+        """
+        raise UserError(f"a {self.kind} run shows no other data")
+
     def explain(self, texts: Iterable[str], *, method: Method = "auto") -> list[Explanation]:
         """Return for each text why `predict` answers as it does.
 
