@@ -17,16 +17,17 @@ from seqkit.tasks.sentiment.task import LONGEST
 _MODEL = "model.onnx"
 
 
-def check_splitting(task: Any) -> None:
-    """Refuse a tokenizer that is Python.
+def check_splitting(task: Any, side: str = "") -> None:
+    """Refuse a tokenizer that is Python; `side`: the one of two tokenizers that reads.
 
     Raises:
         UserError: another library splits the texts.
     """
-    if task.tokenizer.config.is_foreign:
-        name = task.tokenizer.config.tokenizer
+    config = getattr(task, side or "tokenizer").config
+    if config.is_foreign:
         raise UserError(
-            f"{name} is Python code, which cannot be exported; use word, bpe, unigram or char", key="text.tokenizer"
+            f"{config.tokenizer} is Python code, which cannot be exported; use word, bpe, unigram or char",
+            key=".".join(["text", *[side] * bool(side), "tokenizer"]),
         )
 
 

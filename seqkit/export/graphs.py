@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqkit.errors import UserError, require
 from seqkit.export.base import Graph
@@ -49,7 +50,7 @@ def write_graph(graph: Graph, path: Path) -> None:
             graph.module,
             tuple(graph.inputs.values()),
             dynamo=True,
-            dynamic_shapes=open_sizes,
+            dynamic_shapes=(open_sizes,) if _takes_any(graph.module) else open_sizes,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             verbose=False,
@@ -57,6 +58,12 @@ def write_graph(graph: Graph, path: Path) -> None:
     _name_sizes(program, graph)
     program.save(str(path), external_data=size > _INLINE)
     require("onnx", _EXTRA).checker.check_model(str(path))
+
+
+def _takes_any(module: nn.Module) -> bool:
+    """Return whether `forward` has one parameter, `*inputs`, which torch.export counts as one input."""
+    kinds = [one.kind for one in inspect.signature(module.forward).parameters.values()]
+    return kinds == [inspect.Parameter.VAR_POSITIONAL]
 
 
 def _name_sizes(program: Any, graph: Graph) -> None:

@@ -9,6 +9,8 @@ from seqkit.tasks import RunTask
 
 EXPORTERS: dict[str, str | type[Exporter]] = {
     "sentiment": "seqkit.export.classes:ClassesExporter",
+    "translation": "seqkit.export.translation:TranslationExporter",
+    "language_model": "seqkit.export.language_model:LanguageModelExporter",
 }
 """`kind` of a task -> its exporter, as a class or `package.module:Name`. The module of a task of your own adds a row."""
 

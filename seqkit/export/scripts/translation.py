@@ -1,0 +1,257 @@
+"""Translate each line: python predict.py [FILE] [--format text|jsonl]
+
+Needs numpy, onnxruntime and tokenizers; reads what lies beside it. How it searches stands in settings.json under
+predict, decoding: beam_size, length_penalty and so on may be changed there.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+LONGEST_LINE = 1 << 25  # bytes
+UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # JSON allows them, readers of lines do not
+UNK, BOS, EOS = 1, 2, 3
+NEVER = np.float32(-np.inf)
+OWN = {"￮": "￮0", "￭": "￮1", " ": "￮2"}  # how a marked vocabulary writes characters that mean something in it
+# Words without marks that stand close to the one before, to the one after, or to both; Chinese characters.
+LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
+RIGHT, BOTH = re.compile(r"[(\[{$€£#«„]+"), re.compile(r"[-/]")
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+class Predictor:
+    """The model in a folder: a list of texts -> [{"translation": ..., "score": ..., ...}, ...]."""
+
+    def __init__(self, folder=Path(__file__).resolve().parent):
+        self.settings = json.loads(Path(folder, "settings.json").read_text("utf-8"))["predict"]
+        self.source = Tokenizer.from_file(f"{folder}/tokenizer.source.json")
+        self.target = Tokenizer.from_file(f"{folder}/tokenizer.target.json")
+        self.encoder, self.decoder = (
+            onnxruntime.InferenceSession(f"{folder}/{name}.onnx", providers=["CPUExecutionProvider"])
+            for name in ("encoder", "decoder_step")
+        )
+        self.reads, self.gives = ([one.name for one in run.get_outputs()] for run in (self.encoder, self.decoder))
+        self.takes = [one.name for one in self.decoder.get_inputs()]
+
+    def __call__(self, texts):
+        found = [{"translation": "", "score": None, "finished": True, "tokens": [], "log_probs": []} for _ in texts]
+        kept = [number for number, text in enumerate(texts) if text.strip()]  # a blank text has a blank translation
+        encodings, longest = self.source.encode_batch([texts[number] for number in kept]), self.settings["longest"]
+        for number, one in zip(kept, encodings):
+            if len(one) > longest:
+                print(f"a text of {len(one):,} tokens is cut: {texts[number][:40]!r}...", file=sys.stderr)
+        order = sorted(range(len(kept)), key=lambda place: -len(encodings[place]))
+        while order:
+            size = min(64, max(1, 6400 // max(1, len(encodings[order[0]]))))
+            batch, order = order[:size], order[size:]
+            for place, best in zip(batch, Beam(self, [encodings[place].ids[:longest] for place in batch]).run()):
+                found[kept[place]] = self.written(texts[kept[place]], encodings[place], *best)
+        return found
+
+    def read(self, rows, lengths):
+        """Rows of token ids -> what the decoder starts from and what it reads, by name, a row for each sentence."""
+        tokens = np.zeros((len(rows), max(1, lengths.max())), np.int64)
+        for place, row in enumerate(rows):
+            tokens[place, : len(row)] = row
+        parts = dict(zip(self.reads, self.encoder.run(None, {"tokens": tokens, "lengths": lengths})))
+        return {name: parts.pop(name) for name in self.reads if f"next_{name}" in self.gives}, parts
+
+    def step(self, last, state, memory):
+        """The last tokens (b, J) -> log-probabilities (b, J, V) of the next ones, the new state, attention."""
+        inputs = {"tokens": last, **state, **memory}
+        parts = dict(zip(self.gives, self.decoder.run(None, {name: inputs[name] for name in self.takes})))
+        return parts["log_probs"], {name: parts[f"next_{name}"] for name in state}, parts.get("attention")
+
+    def written(self, text, encoding, finished, score, ids, log_probs, looked):
+        """A translation as it is shown."""
+        tokens, words = [self.target.id_to_token(number) for number in ids], self.settings["target"]["words"]
+        for place, at in enumerate(looked):
+            if ids[place] == UNK and at >= 0:
+                tokens[place] = self.copied(text, encoding, at)
+        joined = self.target.decoder.decode(tokens) if words is None else join_words(tokens, **words)
+        joined, log_probs = " ".join(joined.splitlines()), [round(value, 6) for value in log_probs]
+        return {"translation": joined, "score": score, "finished": finished, "tokens": tokens, "log_probs": log_probs}
+
+    def copied(self, text, encoding, at):
+        """A stretch of the source as a token of the target."""
+        source, marked, token = self.settings["source"], self.settings["target"]["marked"], encoding.tokens[at]
+        piece = "" if source["marked"] and token == "￭" else text[slice(*encoding.offsets[at])]
+        if source["spaces"]:
+            piece = " " if token == "▁" else piece
+            piece = piece.replace("▁", " ").strip() if marked else piece.replace(" ", "▁")
+        return "".join(OWN.get(character, character) for character in piece) if marked else piece
+
+
+class Beam:
+    """The search for the translations of a batch; a beam of 1 is greedy decoding."""
+
+    def __init__(self, model, rows):
+        self.model, self.rules, count = model, model.settings["decoding"], len(rows)
+        self.lengths, self.live = np.array([len(row) for row in rows], np.int64), np.arange(count)
+        self.shortest, self.longest = limits(self.lengths, self.rules)
+        self.state, self.memory = model.read(rows, self.lengths)
+        # Of each hypothesis (b, J): its log-probability, the attention so far; token, log-probability, look of each step
+        self.sums, self.covered = np.zeros((count, 1), np.float32), np.zeros((count, 1, 1), np.float32)
+        self.past = [np.zeros((count, 1, 0), kind) for kind in (np.int64, np.float32, np.int64)]
+        self.found, self.ended = [(False, NEVER, [], [], [])] * count, np.zeros(count, np.int64)
+
+    def run(self):
+        """Return of each sentence: whether it is finished, its score, ids, their log-probabilities, where they looked."""
+        banned = [0, BOS, EOS] + [UNK] * (not self.rules["allow_unknown"])
+        last = np.full((len(self.live), 1), BOS, np.int64)
+        while self.live.size:
+            log_probs, self.state, attention = self.model.step(last, self.state, self.memory)
+            end = log_probs[:, :, EOS].copy()
+            log_probs[:, :, banned] = NEVER
+            short = (self.past[0].shape[2] < self.shortest[self.live])[:, None]
+            for size in self.rules["no_repeat_ngram"]:
+                ban_repeats(log_probs, self.past[0], size)
+                short = short & (log_probs.max(2) > NEVER)  # where nothing else is allowed, it may end
+            scores, parents, last = continuations(log_probs, self.sums, self.rules["beam_size"])
+            covered = self.covered + attention if self.rules["coverage_penalty"] else self.covered
+            done = self.collect(np.where(short, NEVER, self.sums + end), end, scores, covered)
+            slots = np.arange(len(done))[:, None]
+            new = last, log_probs[slots, parents, last], self.looks(attention, end)[slots, parents]
+            self.past = [np.dstack([part[slots, parents], more]) for part, more in zip(self.past, new)]
+            self.state = {name: part[slots, parents] for name, part in self.state.items()}
+            self.covered, self.sums = covered[slots, parents], np.where(done[:, None], NEVER, scores)
+            if done.sum() >= len(done) / 8:  # a copy of the memory is not free
+                self.live, self.sums, self.covered, last, *self.past = (
+                    part[~done] for part in (self.live, self.sums, self.covered, last, *self.past)
+                )
+                self.state, self.memory = (
+                    {name: part[~done] for name, part in tree.items()} for tree in (self.state, self.memory)
+                )
+        return self.found
+
+    def collect(self, ends, end, scores, covered):
+        """Take in the hypotheses that end here, with the sums (b, J) of their log-probabilities; which sentences are
+        done."""
+        live, time, width = self.live, self.past[0].shape[2], self.rules["beam_size"]
+        both, full = np.sort(np.concatenate([scores, ends], 1), 1), self.longest[live] <= time
+        stops = (ends >= both[:, -min(width, both.shape[1]), None]) & (ends > NEVER)
+        self.ended[live] += stops.sum(1)
+        self.offer(stops, ends, time + 1, covered, end)
+        self.offer(full[:, None] & ~stops & (self.sums > NEVER), self.sums, time, self.covered, None)
+        # What goes on can score no higher than its sum over the greatest penalty.
+        best = np.array([self.found[place][1] if self.found[place][0] else NEVER for place in live])
+        return full | (self.ended[live] >= width) | ~(scores[:, 0] / self.penalty(self.longest[live] + 1) > best)
+
+    def offer(self, chosen, sums, length, covered, end):
+        """Keep the best of the hypotheses chosen (b, J); end: log-probabilities of <eos>, None where they are cut."""
+        if not chosen.any():
+            return
+        values = sums / self.penalty(length)
+        if self.rules["coverage_penalty"]:
+            inside = np.arange(covered.shape[2]) < self.lengths[self.live][:, None, None]
+            values += (self.rules["coverage_penalty"] * np.log(covered.clip(1e-10, 1)) * inside).sum(2, np.float32)
+        values = np.where(chosen, values, NEVER)
+        for row in np.flatnonzero(chosen.any(1)):
+            slot, place = values[row].argmax(), self.live[row]
+            ids, log_probs, looked = (part[row, slot].tolist() for part in self.past)
+            log_probs += [] if end is None else [float(end[row, slot])]
+            if (end is not None, values[row, slot]) > self.found[place][:2]:
+                self.found[place] = end is not None, float(values[row, slot]), ids, log_probs, looked
+
+    def penalty(self, length):
+        """What the log-probability of so many tokens is divided by."""
+        base = (5 + length) / 6 if self.rules["length_penalty_kind"] == "gnmt" else np.maximum(length, 1)
+        return np.float32(base ** self.rules["length_penalty"])
+
+    def looks(self, attention, like):
+        """The word of the source with the most attention (b, J), -1: none, or none is wanted."""
+        if not self.rules["replace_unknown"]:
+            return np.full(like.shape, -1)
+        source, place = self.model.settings["source"], np.arange(attention.shape[2])
+        words = (place >= source["before"]) & (place < (self.lengths[self.live] - source["after"])[:, None])
+        return np.where(words.any(1)[:, None], np.where(words[:, None], attention, -1).argmax(2), -1)
+
+
+def continuations(log_probs, sums, width, chunk=64):
+    """The best of all next tokens (b, J, V): scores (b, K) in falling order, parents and tokens."""
+    batch, slots, size = log_probs.shape
+    if width == 1:
+        tokens = log_probs.argmax(2)
+        return sums + np.take_along_axis(log_probs, tokens[:, :, None], 2)[:, :, 0], np.zeros_like(tokens), tokens
+    # The chunks of the vocabulary with the highest maxima hold them.
+    maxima = np.maximum.reduceat(log_probs, np.arange(0, size, chunk), 2) + sums[:, :, None]
+    count, row = maxima[0].size, np.arange(batch)[:, None]
+    some = np.argpartition(-maxima.reshape(batch, -1), min(width, count) - 1)[:, :width]
+    tokens = ((some % maxima.shape[2] * chunk)[:, :, None] + np.arange(chunk)).reshape(batch, -1)
+    parents, inside = np.repeat(some // maxima.shape[2], chunk, 1), tokens < size
+    tokens = np.minimum(tokens, size - 1)
+    totals = np.where(inside, log_probs[row, parents, tokens] + sums[row, parents], NEVER)
+    at = np.argsort(-totals, axis=1, kind="stable")[:, : min(width, slots * size)]
+    return totals[row, at], parents[row, at], tokens[row, at]
+
+
+def ban_repeats(log_probs, past, size):
+    """Set to -inf each token that would complete an n-gram which its hypothesis holds: (b, J, V) by (b, J, steps)."""
+    for row, slot in np.ndindex(past.shape[:2]):
+        ids = past[row, slot].tolist()
+        for start in range(len(ids) - size + 1):
+            if ids[start : start + size - 1] == ids[len(ids) - size + 1 :]:
+                log_probs[row, slot, ids[start + size - 1]] = NEVER
+
+
+def limits(lengths, rules):
+    """Fewest and most tokens of a translation, by the lengths of the sources."""
+    least = np.maximum(rules["min_length"], np.ceil(lengths * rules["min_ratio"] - 1e-9))
+    most = np.full(len(lengths), rules["max_length"] or np.inf)
+    if rules["max_ratio"] is not None:
+        most = np.minimum(most, np.floor(lengths * rules["max_ratio"] + 1e-9))
+    most = np.where(most == np.inf, np.maximum(2 * lengths + 20, least), np.maximum(most, 1))
+    return np.minimum(least, most), most
+
+
+def join_words(tokens, rules, chinese):
+    """Words without marks as a text, by rules for European languages."""
+    text, close, quoted, han = "", True, False, False
+    for token in tokens:
+        quote, was_han = rules and set(token) == {'"'}, han
+        han = chinese and bool(HAN.fullmatch(token))
+        left = rules and (LEFT.fullmatch(token) or BOTH.fullmatch(token) or (quote and quoted))
+        text += token if close or left or (han and was_han) else f" {token}"
+        close = rules and bool(RIGHT.fullmatch(token) or BOTH.fullmatch(token) or (quote and not quoted))
+        quoted ^= quote
+    return text
+
+
+def line_groups(file, name):
+    """Yield the lines of a file, in groups that grow: the first answer comes soon, and a long file goes fast."""
+    size, lines = 1, []
+    for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+        try:
+            if len(raw) > LONGEST_LINE:
+                raise ValueError(f"a line of more than {LONGEST_LINE:,} bytes")
+            lines.append(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
+        except ValueError as error:
+            yield lines
+            sys.exit(f"{name}:{number}: {error}")
+        if len(lines) >= size:
+            yield lines
+            size, lines = 1 if file.isatty() else min(2 * size, 2048), []
+    yield lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Translate each line.")
+    parser.add_argument("file", nargs="?", help="one text a line; without it standard input")
+    parser.add_argument("--format", choices=["text", "jsonl"], default="text")
+    options, predict = parser.parse_args(), Predictor()
+    with open(options.file, "rb") if options.file else sys.stdin.buffer as file:
+        for lines in line_groups(file, options.file or "standard input"):
+            for one in predict(lines):
+                shown = UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(one, ensure_ascii=False))
+                print(one["translation"] if options.format == "text" else shown)
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
