@@ -173,22 +173,15 @@ class Beam:
         return np.where(words.any(1)[:, None], np.where(words[:, None], attention, -1).argmax(2), -1)
 
 
-def continuations(log_probs, sums, width, chunk=64):
+def continuations(log_probs, sums, width):
     """The best of all next tokens (b, J, V): scores (b, K) in falling order, parents and tokens."""
-    batch, slots, size = log_probs.shape
     if width == 1:
         tokens = log_probs.argmax(2)
         return sums + np.take_along_axis(log_probs, tokens[:, :, None], 2)[:, :, 0], np.zeros_like(tokens), tokens
-    # The chunks of the vocabulary with the highest maxima hold them.
-    maxima = np.maximum.reduceat(log_probs, np.arange(0, size, chunk), 2) + sums[:, :, None]
-    count, row = maxima[0].size, np.arange(batch)[:, None]
-    some = np.argpartition(-maxima.reshape(batch, -1), min(width, count) - 1)[:, :width]
-    tokens = ((some % maxima.shape[2] * chunk)[:, :, None] + np.arange(chunk)).reshape(batch, -1)
-    parents, inside = np.repeat(some // maxima.shape[2], chunk, 1), tokens < size
-    tokens = np.minimum(tokens, size - 1)
-    totals = np.where(inside, log_probs[row, parents, tokens] + sums[row, parents], NEVER)
-    at = np.argsort(-totals, axis=1, kind="stable")[:, : min(width, slots * size)]
-    return totals[row, at], parents[row, at], tokens[row, at]
+    totals = (log_probs + sums[:, :, None]).reshape(len(sums), -1)
+    best = np.argpartition(totals, -min(width, totals.shape[1]), 1)[:, -width:]
+    best = np.take_along_axis(best, np.argsort(-np.take_along_axis(totals, best, 1), axis=1), 1)
+    return np.take_along_axis(totals, best, 1), best // log_probs.shape[2], best % log_probs.shape[2]
 
 
 def ban_repeats(log_probs, past, size):
