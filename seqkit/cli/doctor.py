@@ -14,7 +14,8 @@ from seqkit.console import put, tell
 @app.command(epilog="Example: seqkit doctor runs/first")
 def doctor(
     run_path: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run or exported folder to check; without it only the machine.")
+        Path | None,
+        typer.Argument(metavar="RUN", help="A run or exported folder to check; without it only the machine."),
     ] = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
 ) -> None:
