@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,3 @@ def on_dev(config: RunConfig) -> RunConfig | None:
     if getattr(data, "dev", None) is None or not hasattr(data, "test"):
         return None
     return config.model_copy(update={"data": data.model_copy(update={"test": None})})
-
-
-def score_line(scores: Mapping[str, float]) -> str:
-    """Return scores as one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in scores.items())

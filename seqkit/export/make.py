@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from seqkit._version import __version__
-from seqkit.console import say
+from seqkit.console import say, scores_line
 from seqkit.errors import UserError, listed, shown
 from seqkit.export.base import Exporter
-from seqkit.export.evaluate import on_dev, restore, score_line
+from seqkit.export.evaluate import on_dev, restore
 from seqkit.export.files import FORMAT, SETTINGS, describe_files, new_folder, write_settings
 from seqkit.export.graphs import check_exporter, write_graph
 from seqkit.export.int8 import quantise
@@ -129,8 +129,8 @@ def _tell_loss(task: RunTask, folder: Path) -> None:
     except UserError as error:
         say(f"dev cannot be scored ({error}): what int8 costs is not known")
         return
-    say(f"dev, run:  {score_line(before)}")
-    say(f"dev, int8: {score_line(after)}")
+    say(scores_line("dev, run", before))
+    say(scores_line("dev, int8", after))
 
 
 def script_of(exporter: Exporter) -> bytes:

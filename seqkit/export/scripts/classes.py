@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -28,10 +29,9 @@ class Predictor:
 
     def __init__(self, folder: str | Path = "") -> None:
         folder = Path(folder or Path(__file__).parent)
-        self.settings = json.loads((folder / "settings.json").read_text("utf-8"))["predict"]
+        self.settings, self.model = load(folder)
         self.classes = json.loads((folder / "classes.json").read_text("utf-8"))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.model = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
     def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = [{"label": None, "probabilities": {}} for _ in texts]
@@ -56,6 +56,22 @@ class Predictor:
         return shares
 
 
+def load(folder: Path) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
+    """Return the settings and the model in a folder.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    try:
+        settings = json.loads((folder / "settings.json").read_text("utf-8"))
+        for name, about in settings["files"].items():
+            if (folder / name).stat().st_size != about["bytes"]:
+                raise ValueError(f"{name} is damaged")
+        return settings["predict"], onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    except Exception as error:  # those of onnxruntime have no common base
+        raise ValueError(f"{folder}: {error}; export the run again") from None
+
+
 def padded(rows: list[list[int]], pad: int) -> NDArray[np.int64]:
     """Return rows as one rectangle of at least one column."""
     ids = np.full((len(rows), max(1, *map(len, rows))), pad, np.int64)
@@ -78,22 +94,36 @@ def batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def line_groups(file: IO[bytes], name: str, read: Callable[[str], Any] = str) -> Iterator[list[Any]]:
+def line_groups(source: IO[bytes], read: Callable[[str], Any]) -> Iterator[list[Any]]:
     """Yield the lines of a file, in groups that grow: the first answer comes soon, and a long file goes fast."""
     size, lines = 1, list[Any]()
-    for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+    for number, raw in enumerate(iter(lambda: source.readline(LONGEST_LINE + 1), b""), 1):
         try:
             if len(raw) > LONGEST_LINE:
-                raise ValueError(f"a line of more than {LONGEST_LINE:,} bytes")
+                raise ValueError(f"more than {LONGEST_LINE:,} bytes")
             lines.append(read(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")))
         except (ValueError, RecursionError) as error:
             yield lines
-            print(f"{name}:{number}: {error}", file=sys.stderr)
-            sys.exit(2)
+            raise ValueError(f"line {number}: {error}") from None
         if len(lines) >= size:
             yield lines
-            size, lines = 1 if file.isatty() else min(2 * size, 2048), []
+            size, lines = 1 if source.isatty() else min(2 * size, 2048), []
     yield lines
+
+
+def answer(file: str | None, make: Callable[[], Any], shown: Callable[[Any], str], read: Callable[[str], Any]) -> None:
+    """Print what a predictor finds in each line of a file or of standard input; a mistake ends it with status 2."""
+    try:
+        with open(file, "rb") if file else sys.stdin.buffer as source:
+            predict = make()
+            for lines in line_groups(source, read):
+                sys.stdout.buffer.write("".join(shown(found) + "\n" for found in predict(lines)).encode())
+                sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError) as error:
+        print(f"{file or 'standard input'}: {error}" if str(error).startswith("line ") else error, file=sys.stderr)
+        sys.exit(2)
 
 
 def line(found: dict[str, Any], form: str) -> str:
@@ -111,12 +141,7 @@ def main() -> None:
     parser.add_argument("file", nargs="?", help="one text a line; without it standard input")
     parser.add_argument("--format", choices=["text", "jsonl"], default="text")
     options = parser.parse_args()
-    predict = Predictor()
-    with open(options.file, "rb") if options.file else sys.stdin.buffer as file:
-        for lines in line_groups(file, options.file or "standard input"):
-            out = "".join(line(found, options.format) + "\n" for found in predict(lines))
-            sys.stdout.buffer.write(out.encode())
-            sys.stdout.buffer.flush()
+    answer(options.file, Predictor, lambda found: line(found, options.format), str)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -34,7 +35,7 @@ class Predictor:
 
     def __init__(self, folder: str | Path = "") -> None:
         folder = Path(folder or Path(__file__).parent)
-        self.settings = json.loads((folder / "settings.json").read_text("utf-8"))["predict"]
+        self.settings, self.model = load(folder)
         self.labels = json.loads((folder / "labels.json").read_text("utf-8"))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         letters = folder / "tokenizer.characters.json"
@@ -50,7 +51,6 @@ class Predictor:
             )
             self.transitions[crf["forbidden_transitions"]] = -np.inf
             self.start[crf["forbidden_start"]] = -np.inf
-        self.model = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
     def __call__(self, texts: Sequence[str | list[str]]) -> list[dict[str, Any]]:
         whole = [text if isinstance(text, str) else " ".join(text) for text in texts]
@@ -148,6 +148,22 @@ def slots_of(tags: list[str], places: list[Place], text: str) -> list[dict[str, 
     return slots
 
 
+def load(folder: Path) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
+    """Return the settings and the model in a folder.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    try:
+        settings = json.loads((folder / "settings.json").read_text("utf-8"))
+        for name, about in settings["files"].items():
+            if (folder / name).stat().st_size != about["bytes"]:
+                raise ValueError(f"{name} is damaged")
+        return settings["predict"], onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    except Exception as error:  # those of onnxruntime have no common base
+        raise ValueError(f"{folder}: {error}; export the run again") from None
+
+
 def padded(rows: list[list[int]], pad: int) -> NDArray[np.int64]:
     """Return rows as one rectangle of at least one column."""
     ids = np.full((len(rows), max(1, *map(len, rows))), pad, np.int64)
@@ -170,22 +186,36 @@ def batches(lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def line_groups(file: IO[bytes], name: str, read: Callable[[str], Any] = str) -> Iterator[list[Any]]:
+def line_groups(source: IO[bytes], read: Callable[[str], Any]) -> Iterator[list[Any]]:
     """Yield the lines of a file, in groups that grow: the first answer comes soon, and a long file goes fast."""
     size, lines = 1, list[Any]()
-    for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+    for number, raw in enumerate(iter(lambda: source.readline(LONGEST_LINE + 1), b""), 1):
         try:
             if len(raw) > LONGEST_LINE:
-                raise ValueError(f"a line of more than {LONGEST_LINE:,} bytes")
+                raise ValueError(f"more than {LONGEST_LINE:,} bytes")
             lines.append(read(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")))
         except (ValueError, RecursionError) as error:
             yield lines
-            print(f"{name}:{number}: {error}", file=sys.stderr)
-            sys.exit(2)
+            raise ValueError(f"line {number}: {error}") from None
         if len(lines) >= size:
             yield lines
-            size, lines = 1 if file.isatty() else min(2 * size, 2048), []
+            size, lines = 1 if source.isatty() else min(2 * size, 2048), []
     yield lines
+
+
+def answer(file: str | None, make: Callable[[], Any], shown: Callable[[Any], str], read: Callable[[str], Any]) -> None:
+    """Print what a predictor finds in each line of a file or of standard input; a mistake ends it with status 2."""
+    try:
+        with open(file, "rb") if file else sys.stdin.buffer as source:
+            predict = make()
+            for lines in line_groups(source, read):
+                sys.stdout.buffer.write("".join(shown(found) + "\n" for found in predict(lines)).encode())
+                sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError) as error:
+        print(f"{file or 'standard input'}: {error}" if str(error).startswith("line ") else error, file=sys.stderr)
+        sys.exit(2)
 
 
 def read_tokens(line: str) -> list[str]:
@@ -219,12 +249,8 @@ def main() -> None:
     parser.add_argument("--format", choices=["text", "jsonl"], default="text")
     parser.add_argument("--tokens", action="store_true", help='lines are like {"tokens": ["to", "Rome"]}')
     options = parser.parse_args()
-    predict = Predictor()
-    with open(options.file, "rb") if options.file else sys.stdin.buffer as file:
-        for lines in line_groups(file, options.file or "standard input", read_tokens if options.tokens else str):
-            out = "".join(line(found, options.format) + "\n" for found in predict(lines))
-            sys.stdout.buffer.write(out.encode())
-            sys.stdout.buffer.flush()
+    read = read_tokens if options.tokens else str
+    answer(options.file, Predictor, lambda found: line(found, options.format), read)
 
 
 if __name__ == "__main__":
