@@ -11,8 +11,9 @@ EXPORTERS: dict[str, str | type[Exporter]] = {
     "sentiment": "seqkit.export.classes:ClassesExporter",
     "translation": "seqkit.export.translation:TranslationExporter",
     "language_model": "seqkit.export.language_model:LanguageModelExporter",
+    "slots": "seqkit.export.tags:TagsExporter",
 }
-"""`kind` of a task -> its exporter, as a class or `package.module:Name`. The module of a task of your own adds a row."""
+"""`kind` of a task -> its exporter, a class or `package.module:Name`. The module of a task of your own adds a row."""
 
 
 def find_exporter(kind: type[RunTask]) -> Exporter:
