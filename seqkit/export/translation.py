@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,8 @@ class TranslationExporter(Exporter):
         }
 
     def attach(self, task: Any, folder: Path, run: Mapping[str, Any]) -> None:
-        model: Seq2Seq = task.model
-        names = sum(_names(model), [])
+        model: Any = task.model
+        names = [*itertools.chain(*_names(model))]
         encoder, step = run[_ENCODER], run[_STEP]
 
         def encode(source: Tensor, lengths: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
@@ -134,7 +135,7 @@ class TranslationExporter(Exporter):
                 total -= found[lengths > time].double().sum()
             return total, total
 
-        model.encode, model.step, model.loss = encode, one_step, loss  # type: ignore[method-assign]
+        model.encode, model.step, model.loss = encode, one_step, loss
 
 
 def search_settings(search: Search) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def search_settings(search: Search) -> dict[str, Any]:
     for one in search.constraints:
         if type(one) not in values:
             raise UserError(
-                f"{type(one).__name__} is Python code, which cannot be exported; leave it out, or use `seqkit translate`",
+                f"{type(one).__name__} is Python code, which cannot be exported; it stays in `seqkit translate`",
                 key="decoding.constraints",
             )
         values[type(one)].append(one)

@@ -4,20 +4,29 @@ Needs numpy, onnxruntime and tokenizers; reads what lies beside it. How it searc
 predict, decoding: beam_size, length_penalty and so on may be changed there.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
+import os
 import re
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 LONGEST_LINE = 1 << 25  # bytes
 UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # JSON allows them, readers of lines do not
 UNK, BOS, EOS = 1, 2, 3
 NEVER = np.float32(-np.inf)
+BLANK: dict[str, Any] = {"translation": "", "score": None, "finished": True, "tokens": [], "log_probs": []}
+Array = NDArray[Any]
+Tree = dict[str, NDArray[Any]]
 OWN = {"￮": "￮0", "￭": "￮1", " ": "￮2"}  # how a marked vocabulary writes characters that mean something in it
 # Words without marks that stand close to the one before, to the one after, or to both; Chinese characters.
 LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
@@ -28,19 +37,17 @@ HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]
 class Predictor:
     """The model in a folder: a list of texts -> [{"translation": ..., "score": ..., ...}, ...]."""
 
-    def __init__(self, folder=Path(__file__).resolve().parent):
-        self.settings = json.loads(Path(folder, "settings.json").read_text("utf-8"))["predict"]
-        self.source = Tokenizer.from_file(f"{folder}/tokenizer.source.json")
-        self.target = Tokenizer.from_file(f"{folder}/tokenizer.target.json")
-        self.encoder, self.decoder = (
-            onnxruntime.InferenceSession(f"{folder}/{name}.onnx", providers=["CPUExecutionProvider"])
-            for name in ("encoder", "decoder_step")
+    def __init__(self, folder: str | Path = "") -> None:
+        folder = Path(folder or Path(__file__).parent)
+        self.settings, self.encoder, self.decoder = load(folder)
+        self.source, self.target = (
+            Tokenizer.from_file(str(folder / f"tokenizer.{side}.json")) for side in ("source", "target")
         )
         self.reads, self.gives = ([one.name for one in run.get_outputs()] for run in (self.encoder, self.decoder))
         self.takes = [one.name for one in self.decoder.get_inputs()]
 
-    def __call__(self, texts):
-        found = [{"translation": "", "score": None, "finished": True, "tokens": [], "log_probs": []} for _ in texts]
+    def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        found = [{**BLANK} for _ in texts]
         kept = [number for number, text in enumerate(texts) if text.strip()]  # a blank text has a blank translation
         encodings, longest = self.source.encode_batch([texts[number] for number in kept]), self.settings["longest"]
         for number, one in zip(kept, encodings):
@@ -51,10 +58,10 @@ class Predictor:
             size = min(64, max(1, 6400 // max(1, len(encodings[order[0]]))))
             batch, order = order[:size], order[size:]
             for place, best in zip(batch, Beam(self, [encodings[place].ids[:longest] for place in batch]).run()):
-                found[kept[place]] = self.written(texts[kept[place]], encodings[place], *best)
+                found[kept[place]] = self.written(texts[kept[place]], encodings[place], best)
         return found
 
-    def read(self, rows, lengths):
+    def read(self, rows: list[list[int]], lengths: Array) -> tuple[Tree, Tree]:
         """Rows of token ids -> what the decoder starts from and what it reads, by name, a row for each sentence."""
         tokens = np.zeros((len(rows), max(1, lengths.max())), np.int64)
         for place, row in enumerate(rows):
@@ -62,23 +69,23 @@ class Predictor:
         parts = dict(zip(self.reads, self.encoder.run(None, {"tokens": tokens, "lengths": lengths})))
         return {name: parts.pop(name) for name in self.reads if f"next_{name}" in self.gives}, parts
 
-    def step(self, last, state, memory):
+    def step(self, last: Array, state: Tree, memory: Tree) -> tuple[Array, Tree, Any]:
         """The last tokens (b, J) -> log-probabilities (b, J, V) of the next ones, the new state, attention."""
         inputs = {"tokens": last, **state, **memory}
         parts = dict(zip(self.gives, self.decoder.run(None, {name: inputs[name] for name in self.takes})))
         return parts["log_probs"], {name: parts[f"next_{name}"] for name in state}, parts.get("attention")
 
-    def written(self, text, encoding, finished, score, ids, log_probs, looked):
+    def written(self, text: str, encoding: Any, best: Best) -> dict[str, Any]:
         """A translation as it is shown."""
-        tokens, words = [self.target.id_to_token(number) for number in ids], self.settings["target"]["words"]
-        for place, at in enumerate(looked):
-            if ids[place] == UNK and at >= 0:
+        tokens, words = [str(self.target.id_to_token(number)) for number in best.ids], self.settings["target"]["words"]
+        for place, at in enumerate(best.looked):
+            if best.ids[place] == UNK and at >= 0:
                 tokens[place] = self.copied(text, encoding, at)
         joined = self.target.decoder.decode(tokens) if words is None else join_words(tokens, **words)
-        joined, log_probs = " ".join(joined.splitlines()), [round(value, 6) for value in log_probs]
-        return {"translation": joined, "score": score, "finished": finished, "tokens": tokens, "log_probs": log_probs}
+        shown = {"translation": " ".join(joined.splitlines()), "score": best.score, "finished": best.finished}
+        return {**shown, "tokens": tokens, "log_probs": best.log_probs}
 
-    def copied(self, text, encoding, at):
+    def copied(self, text: str, encoding: Any, at: int) -> str:
         """A stretch of the source as a token of the target."""
         source, marked, token = self.settings["source"], self.settings["target"]["marked"], encoding.tokens[at]
         piece = "" if source["marked"] and token == "￭" else text[slice(*encoding.offsets[at])]
@@ -88,21 +95,32 @@ class Predictor:
         return "".join(OWN.get(character, character) for character in piece) if marked else piece
 
 
+class Best(NamedTuple):
+    """The best translation of a sentence: ids, and of each its log-probability (last that of <eos>, where it is
+    finished) and the place of the source with the most attention, -1: none."""
+
+    finished: bool = False
+    score: float = -np.inf
+    ids: list[int] = []
+    log_probs: list[float] = []
+    looked: list[int] = []
+
+
 class Beam:
     """The search for the translations of a batch; a beam of 1 is greedy decoding."""
 
-    def __init__(self, model, rows):
+    def __init__(self, model: Predictor, rows: list[list[int]]) -> None:
         self.model, self.rules, count = model, model.settings["decoding"], len(rows)
         self.lengths, self.live = np.array([len(row) for row in rows], np.int64), np.arange(count)
         self.shortest, self.longest = limits(self.lengths, self.rules)
         self.state, self.memory = model.read(rows, self.lengths)
-        # Of each hypothesis (b, J): its log-probability, the attention so far; token, log-probability, look of each step
+        # Of each hypothesis (b, J): its log-probability, its attention so far, and token and more of each step.
         self.sums, self.covered = np.zeros((count, 1), np.float32), np.zeros((count, 1, 1), np.float32)
         self.past = [np.zeros((count, 1, 0), kind) for kind in (np.int64, np.float32, np.int64)]
-        self.found, self.ended = [(False, NEVER, [], [], [])] * count, np.zeros(count, np.int64)
+        self.found, self.ended = [Best()] * count, np.zeros(count, np.int64)
 
-    def run(self):
-        """Return of each sentence: whether it is finished, its score, ids, their log-probabilities, where they looked."""
+    def run(self) -> list[Best]:
+        """Return the best translation of each sentence."""
         banned = [0, BOS, EOS] + [UNK] * (not self.rules["allow_unknown"])
         last = np.full((len(self.live), 1), BOS, np.int64)
         while self.live.size:
@@ -122,17 +140,17 @@ class Beam:
             self.state = {name: part[slots, parents] for name, part in self.state.items()}
             self.covered, self.sums = covered[slots, parents], np.where(done[:, None], NEVER, scores)
             if done.sum() >= len(done) / 8:  # a copy of the memory is not free
-                self.live, self.sums, self.covered, last, *self.past = (
-                    part[~done] for part in (self.live, self.sums, self.covered, last, *self.past)
-                )
-                self.state, self.memory = (
-                    {name: part[~done] for name, part in tree.items()} for tree in (self.state, self.memory)
-                )
+                keep = ~done
+                self.live, self.sums, self.covered = self.live[keep], self.sums[keep], self.covered[keep]
+                self.past, last = [part[keep] for part in self.past], last[keep]
+                self.state = {name: part[keep] for name, part in self.state.items()}
+                self.memory = {name: part[keep] for name, part in self.memory.items()}
+        if any(best.score == NEVER for best in self.found):
+            raise ValueError("this model gives a text no finite score")
         return self.found
 
-    def collect(self, ends, end, scores, covered):
-        """Take in the hypotheses that end here, with the sums (b, J) of their log-probabilities; which sentences are
-        done."""
+    def collect(self, ends: Array, end: Array, scores: Array, covered: Array) -> Array:
+        """Take in the hypotheses that end here, of log-probabilities `ends` (b, J); tell which sentences are done."""
         live, time, width = self.live, self.past[0].shape[2], self.rules["beam_size"]
         both, full = np.sort(np.concatenate([scores, ends], 1), 1), self.longest[live] <= time
         stops = (ends >= both[:, -min(width, both.shape[1]), None]) & (ends > NEVER)
@@ -140,10 +158,13 @@ class Beam:
         self.offer(stops, ends, time + 1, covered, end)
         self.offer(full[:, None] & ~stops & (self.sums > NEVER), self.sums, time, self.covered, None)
         # What goes on can score no higher than its sum over the greatest penalty.
-        best = np.array([self.found[place][1] if self.found[place][0] else NEVER for place in live])
-        return full | (self.ended[live] >= width) | ~(scores[:, 0] / self.penalty(self.longest[live] + 1) > best)
+        found = [self.found[place] for place in live]
+        best = np.array([one.score if one.finished else NEVER for one in found], np.float32)
+        hopeless = ~(scores[:, 0] / self.penalty(self.longest[live] + 1) > best)
+        done: Array = hopeless | full | (self.ended[live] >= width)
+        return done
 
-    def offer(self, chosen, sums, length, covered, end):
+    def offer(self, chosen: Array, sums: Array, length: int, covered: Array, end: Array | None) -> None:
         """Keep the best of the hypotheses chosen (b, J); end: log-probabilities of <eos>, None where they are cut."""
         if not chosen.any():
             return
@@ -157,14 +178,14 @@ class Beam:
             ids, log_probs, looked = (part[row, slot].tolist() for part in self.past)
             log_probs += [] if end is None else [float(end[row, slot])]
             if (end is not None, values[row, slot]) > self.found[place][:2]:
-                self.found[place] = end is not None, float(values[row, slot]), ids, log_probs, looked
+                self.found[place] = Best(end is not None, float(values[row, slot]), ids, log_probs, looked)
 
-    def penalty(self, length):
+    def penalty(self, length: Any) -> Any:
         """What the log-probability of so many tokens is divided by."""
         base = (5 + length) / 6 if self.rules["length_penalty_kind"] == "gnmt" else np.maximum(length, 1)
         return np.float32(base ** self.rules["length_penalty"])
 
-    def looks(self, attention, like):
+    def looks(self, attention: Array, like: Array) -> Array:
         """The word of the source with the most attention (b, J), -1: none, or none is wanted."""
         if not self.rules["replace_unknown"]:
             return np.full(like.shape, -1)
@@ -173,7 +194,7 @@ class Beam:
         return np.where(words.any(1)[:, None], np.where(words[:, None], attention, -1).argmax(2), -1)
 
 
-def continuations(log_probs, sums, width):
+def continuations(log_probs: Array, sums: Array, width: int) -> tuple[Array, Array, Array]:
     """The best of all next tokens (b, J, V): scores (b, K) in falling order, parents and tokens."""
     if width == 1:
         tokens = log_probs.argmax(2)
@@ -184,7 +205,7 @@ def continuations(log_probs, sums, width):
     return np.take_along_axis(totals, best, 1), best // log_probs.shape[2], best % log_probs.shape[2]
 
 
-def ban_repeats(log_probs, past, size):
+def ban_repeats(log_probs: Array, past: Array, size: int) -> None:
     """Set to -inf each token that would complete an n-gram which its hypothesis holds: (b, J, V) by (b, J, steps)."""
     for row, slot in np.ndindex(past.shape[:2]):
         ids = past[row, slot].tolist()
@@ -193,7 +214,7 @@ def ban_repeats(log_probs, past, size):
                 log_probs[row, slot, ids[start + size - 1]] = NEVER
 
 
-def limits(lengths, rules):
+def limits(lengths: Array, rules: dict[str, Any]) -> tuple[Array, Array]:
     """Fewest and most tokens of a translation, by the lengths of the sources."""
     least = np.maximum(rules["min_length"], np.ceil(lengths * rules["min_ratio"] - 1e-9))
     most = np.full(len(lengths), rules["max_length"] or np.inf)
@@ -203,7 +224,7 @@ def limits(lengths, rules):
     return np.minimum(least, most), most
 
 
-def join_words(tokens, rules, chinese):
+def join_words(tokens: list[str], rules: bool, chinese: bool) -> str:
     """Words without marks as a text, by rules for European languages."""
     text, close, quoted, han = "", True, False, False
     for token in tokens:
@@ -212,38 +233,77 @@ def join_words(tokens, rules, chinese):
         left = rules and (LEFT.fullmatch(token) or BOTH.fullmatch(token) or (quote and quoted))
         text += token if close or left or (han and was_han) else f" {token}"
         close = rules and bool(RIGHT.fullmatch(token) or BOTH.fullmatch(token) or (quote and not quoted))
-        quoted ^= quote
+        quoted ^= bool(quote)
     return text
 
 
-def line_groups(file, name):
+def load(folder: Path) -> tuple[dict[str, Any], onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
+    """Return the settings and the two graphs in a folder.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, and threads would wait
+    try:
+        settings = json.loads((folder / "settings.json").read_text("utf-8"))
+        for name, about in settings["files"].items():
+            if (folder / name).stat().st_size != about["bytes"]:
+                raise ValueError(f"{name} is damaged")
+        paths = [str(folder / name) for name in ("encoder.onnx", "decoder_step.onnx")]
+        return settings["predict"], *(onnxruntime.InferenceSession(path, options) for path in paths)
+    except Exception as error:  # those of onnxruntime have no common base
+        raise ValueError(f"{folder}: {error}; export the run again") from None
+
+
+def line_groups(source: IO[bytes], read: Callable[[str], Any]) -> Iterator[list[Any]]:
     """Yield the lines of a file, in groups that grow: the first answer comes soon, and a long file goes fast."""
-    size, lines = 1, []
-    for number, raw in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+    size, lines = 1, list[Any]()
+    for number, raw in enumerate(iter(lambda: source.readline(LONGEST_LINE + 1), b""), 1):
         try:
             if len(raw) > LONGEST_LINE:
-                raise ValueError(f"a line of more than {LONGEST_LINE:,} bytes")
-            lines.append(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"))
-        except ValueError as error:
+                raise ValueError(f"more than {LONGEST_LINE:,} bytes")
+            lines.append(read(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")))
+        except (ValueError, RecursionError) as error:
             yield lines
-            sys.exit(f"{name}:{number}: {error}")
+            raise ValueError(f"line {number}: {error}") from None
         if len(lines) >= size:
             yield lines
-            size, lines = 1 if file.isatty() else min(2 * size, 2048), []
+            size, lines = 1 if source.isatty() else min(2 * size, 2048), []
     yield lines
 
 
-def main():
+def answer(file: str | None, make: Callable[[], Any], shown: Callable[[Any], str], read: Callable[[str], Any]) -> None:
+    """Print what a predictor finds in each line of a file or of standard input; a mistake ends it with status 2."""
+    try:
+        with open(file, "rb") if file else sys.stdin.buffer as source:
+            predict = make()
+            for lines in line_groups(source, read):
+                sys.stdout.buffer.write("".join(shown(found) + "\n" for found in predict(lines)).encode())
+                sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError) as error:
+        print(f"{file or 'standard input'}: {error}" if str(error).startswith("line ") else error, file=sys.stderr)
+        sys.exit(2)
+
+
+def line(found: dict[str, Any], form: str) -> str:
+    """Return a prediction as one line."""
+    if form == "text":
+        return str(found["translation"])
+    rounded = [round(value, 6) for value in found["log_probs"]]
+    out = json.dumps({**found, "log_probs": rounded}, ensure_ascii=False)
+    return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", out)
+
+
+def main() -> None:
+    """Read the command line, and answer each line."""
     parser = argparse.ArgumentParser(description="Translate each line.")
     parser.add_argument("file", nargs="?", help="one text a line; without it standard input")
     parser.add_argument("--format", choices=["text", "jsonl"], default="text")
-    options, predict = parser.parse_args(), Predictor()
-    with open(options.file, "rb") if options.file else sys.stdin.buffer as file:
-        for lines in line_groups(file, options.file or "standard input"):
-            for one in predict(lines):
-                shown = UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(one, ensure_ascii=False))
-                print(one["translation"] if options.format == "text" else shown)
-            sys.stdout.flush()
+    options = parser.parse_args()
+    answer(options.file, Predictor, lambda found: line(found, options.format), str)
 
 
 if __name__ == "__main__":
