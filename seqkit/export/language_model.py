@@ -46,8 +46,10 @@ class LanguageModelExporter(Exporter):
         names, start = _start(task.model)
         inputs = {"tokens": torch.full((2, 7), 1)}
         inputs |= {name: part.repeat(1, 2, 1) for name, part in zip(names, start, strict=True)}
-        sizes = {"tokens": {0: "lines", 1: "time"}, **dict.fromkeys(names, {1: "lines"})}
-        return {_MODEL: Graph(_Model(task.model).eval(), inputs, sizes, ["log_probs", *(NEXT + name for name in names)])}
+        sizes = {"tokens": {0: "lines", 1: "time"}, **{name: {1: "lines"} for name in names}}
+        return {
+            _MODEL: Graph(_Model(task.model).eval(), inputs, sizes, ["log_probs", *(NEXT + name for name in names)])
+        }
 
     def settings(self, task: Any) -> dict[str, Any]:
         learned = {name: part[:, 0].tolist() for name, part in zip(*_start(task.model), strict=True) if part.any()}

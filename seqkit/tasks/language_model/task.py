@@ -94,7 +94,7 @@ class LanguageModelTask(RunTask):
     """
 
     kind = "language_model"
-    # Steps of a window in which dev and test are read; the state goes on, so that the number does not show in the scores.
+    # Steps of a window in which dev and test are read; the state goes on, so that the number shows in no score.
     evaluated = 256
     model: LanguageModel
 
