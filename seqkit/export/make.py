@@ -92,7 +92,9 @@ def _named(run: str | Path, config: RunConfig) -> Iterator[None]:
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = " ".join(str(_innermost(error)).split())
         own = [
-            f"{key}: {value}" for key, value in _leaves(config.model_dump(mode="json")) if _OWN.fullmatch(str(value))
+            f"{key}: {value}"
+            for key, value in _leaves(config.model_dump(mode="json", include={"task", "model"}))
+            if _OWN.fullmatch(str(value))
         ]
         hint = f"; code of your own: {listed(own)}" if own else ""
         raise UserError(f"{run}: no graph of ONNX can hold this model{hint} ({shown(reason, 300)})") from error

@@ -29,8 +29,18 @@ class _Scores(nn.Module):
         super().__init__()
         self.tagger = tagger
 
-    def forward(self, ids: Tensor, lengths: Tensor, *spelling: Tensor) -> tuple[Tensor, ...]:
-        tags, intents = self.tagger(ids, lengths, Spelling(*spelling) if spelling else None)
+    def forward(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        letters: Tensor | None = None,
+        letter_counts: Tensor | None = None,
+        words: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        spelling = None
+        if letters is not None and letter_counts is not None and words is not None:
+            spelling = Spelling(letters, letter_counts, words)
+        tags, intents = self.tagger(ids, lengths, spelling)
         return (tags,) if intents is None else (tags, intents)
 
 
