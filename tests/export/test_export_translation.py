@@ -106,7 +106,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, dict[str, Any], dict
         "linear",
         {},
         PIECES,
-        {"beam_size": 120, "max_length": 5, "no_repeat_ngram": 1},
+        {"beam_size": 120, "max_length": 5, "min_length": 3, "no_repeat_ngram": 1},
     ),
 }
 

@@ -114,10 +114,12 @@ class Beam:
         self.lengths, self.live = np.array([len(row) for row in rows], np.int64), np.arange(count)
         self.shortest, self.longest = limits(self.lengths, self.rules)
         self.state, self.memory = model.read(rows, self.lengths)
-        # Of each hypothesis (b, J): its log-probability, its attention so far, and token and more of each step.
+        # Of each hypothesis (b, J): its log-probability, its attention so far, and of each step the token, its
+        # log-probability and where it looked.
         self.sums, self.covered = np.zeros((count, 1), np.float32), np.zeros((count, 1, 1), np.float32)
-        self.past = [np.zeros((count, 1, 0), kind) for kind in (np.int64, np.float32, np.int64)]
+        self.past: Array = np.zeros((count, 1, 0, 3))
         self.found, self.ended = [Best()] * count, np.zeros(count, np.int64)
+        self.best = np.full(count, NEVER)
 
     def run(self) -> list[Best]:
         """Return the best translation of each sentence."""
@@ -127,22 +129,25 @@ class Beam:
             log_probs, self.state, attention = self.model.step(last, self.state, self.memory)
             end = log_probs[:, :, EOS].copy()
             log_probs[:, :, banned] = NEVER
-            short = (self.past[0].shape[2] < self.shortest[self.live])[:, None]
+            short = (self.past.shape[2] < self.shortest[self.live])[:, None]
             for size in self.rules["no_repeat_ngram"]:
-                ban_repeats(log_probs, self.past[0], size)
+                ban_repeats(log_probs, self.past[..., 0], size)
                 short = short & (log_probs.max(2) > NEVER)  # where nothing else is allowed, it may end
             scores, parents, last = continuations(log_probs, self.sums, self.rules["beam_size"])
             covered = self.covered + attention if self.rules["coverage_penalty"] else self.covered
             done = self.collect(np.where(short, NEVER, self.sums + end), end, scores, covered)
             slots = np.arange(len(done))[:, None]
-            new = last, log_probs[slots, parents, last], self.looks(attention, end)[slots, parents]
-            self.past = [np.dstack([part[slots, parents], more]) for part, more in zip(self.past, new)]
-            self.state = {name: part[slots, parents] for name, part in self.state.items()}
-            self.covered, self.sums = covered[slots, parents], np.where(done[:, None], NEVER, scores)
+            looked = self.looks(attention)[slots, parents] if self.rules["replace_unknown"] else np.full(last.shape, -1)
+            new = np.stack([last, log_probs[slots, parents, last], looked], 2)[:, :, None]
+            if self.rules["beam_size"] > 1:
+                self.past, covered = self.past[slots, parents], covered[slots, parents]
+                self.state = {name: part[slots, parents] for name, part in self.state.items()}
+            self.past = np.concatenate([self.past, new], 2)
+            self.covered, self.sums = covered, np.where(done[:, None], NEVER, scores)
             if done.sum() >= len(done) / 8:  # a copy of the memory is not free
                 keep = ~done
                 self.live, self.sums, self.covered = self.live[keep], self.sums[keep], self.covered[keep]
-                self.past, last = [part[keep] for part in self.past], last[keep]
+                self.past, last = self.past[keep], last[keep]
                 self.state = {name: part[keep] for name, part in self.state.items()}
                 self.memory = {name: part[keep] for name, part in self.memory.items()}
         if any(best.score == NEVER for best in self.found):
@@ -151,23 +156,23 @@ class Beam:
 
     def collect(self, ends: Array, end: Array, scores: Array, covered: Array) -> Array:
         """Take in the hypotheses that end here, of log-probabilities `ends` (b, J); tell which sentences are done."""
-        live, time, width = self.live, self.past[0].shape[2], self.rules["beam_size"]
-        both, full = np.sort(np.concatenate([scores, ends], 1), 1), self.longest[live] <= time
-        stops = (ends >= both[:, -min(width, both.shape[1]), None]) & (ends > NEVER)
-        self.ended[live] += stops.sum(1)
-        self.offer(stops, ends, time + 1, covered, end)
-        self.offer(full[:, None] & ~stops & (self.sums > NEVER), self.sums, time, self.covered, None)
+        live, time, width = self.live, self.past.shape[2], self.rules["beam_size"]
+        full = self.longest[live] <= time
+        stops = (ends > NEVER) & (ends >= scores[:, -1:])
+        if stops.any() or scores.shape[1] < width:  # it is complete if <eos>, too, is among the K best
+            both = np.sort(np.concatenate([scores, ends], 1), 1)
+            stops = (ends > NEVER) & (ends >= both[:, -min(width, both.shape[1]), None])
+            self.ended[live] += stops.sum(1)
+            self.offer(stops, ends, time + 1, covered, end)
+        if full.any():
+            self.offer(full[:, None] & ~stops & (self.sums > NEVER), self.sums, time, self.covered, None)
         # What goes on can score no higher than its sum over the greatest penalty.
-        found = [self.found[place] for place in live]
-        best = np.array([one.score if one.finished else NEVER for one in found], np.float32)
-        hopeless = ~(scores[:, 0] / self.penalty(self.longest[live] + 1) > best)
+        hopeless = ~(scores[:, 0] / self.penalty(self.longest[live] + 1) > self.best[live])
         done: Array = hopeless | full | (self.ended[live] >= width)
         return done
 
     def offer(self, chosen: Array, sums: Array, length: int, covered: Array, end: Array | None) -> None:
         """Keep the best of the hypotheses chosen (b, J); end: log-probabilities of <eos>, None where they are cut."""
-        if not chosen.any():
-            return
         values = sums / self.penalty(length)
         if self.rules["coverage_penalty"]:
             inside = np.arange(covered.shape[2]) < self.lengths[self.live][:, None, None]
@@ -175,30 +180,30 @@ class Beam:
         values = np.where(chosen, values, NEVER)
         for row in np.flatnonzero(chosen.any(1)):
             slot, place = values[row].argmax(), self.live[row]
-            ids, log_probs, looked = (part[row, slot].tolist() for part in self.past)
-            log_probs += [] if end is None else [float(end[row, slot])]
             if (end is not None, values[row, slot]) > self.found[place][:2]:
-                self.found[place] = Best(end is not None, float(values[row, slot]), ids, log_probs, looked)
+                ids, log_probs, looked = self.past[row, slot].T.tolist()
+                log_probs += [] if end is None else [float(end[row, slot])]
+                best = Best(end is not None, float(values[row, slot]), [*map(int, ids)], log_probs, [*map(int, looked)])
+                self.found[place], self.best[place] = best, NEVER if end is None else values[row, slot]
 
     def penalty(self, length: Any) -> Any:
         """What the log-probability of so many tokens is divided by."""
         base = (5 + length) / 6 if self.rules["length_penalty_kind"] == "gnmt" else np.maximum(length, 1)
         return np.float32(base ** self.rules["length_penalty"])
 
-    def looks(self, attention: Array, like: Array) -> Array:
-        """The word of the source with the most attention (b, J), -1: none, or none is wanted."""
-        if not self.rules["replace_unknown"]:
-            return np.full(like.shape, -1)
+    def looks(self, attention: Array) -> Array:
+        """The word of the source with the most attention (b, J), -1: there is none."""
         source, place = self.model.settings["source"], np.arange(attention.shape[2])
         words = (place >= source["before"]) & (place < (self.lengths[self.live] - source["after"])[:, None])
-        return np.where(words.any(1)[:, None], np.where(words[:, None], attention, -1).argmax(2), -1)
+        most = np.where(words[:, None], attention, -1).argmax(2)
+        return np.where(words.any(1)[:, None], most, -1)
 
 
 def continuations(log_probs: Array, sums: Array, width: int) -> tuple[Array, Array, Array]:
     """The best of all next tokens (b, J, V): scores (b, K) in falling order, parents and tokens."""
     if width == 1:
         tokens = log_probs.argmax(2)
-        return sums + np.take_along_axis(log_probs, tokens[:, :, None], 2)[:, :, 0], np.zeros_like(tokens), tokens
+        return sums + log_probs.max(2), np.zeros_like(tokens), tokens
     totals = (log_probs + sums[:, :, None]).reshape(len(sums), -1)
     best = np.argpartition(totals, -min(width, totals.shape[1]), 1)[:, -width:]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(totals, best, 1), axis=1), 1)
@@ -208,7 +213,7 @@ def continuations(log_probs: Array, sums: Array, width: int) -> tuple[Array, Arr
 def ban_repeats(log_probs: Array, past: Array, size: int) -> None:
     """Set to -inf each token that would complete an n-gram which its hypothesis holds: (b, J, V) by (b, J, steps)."""
     for row, slot in np.ndindex(past.shape[:2]):
-        ids = past[row, slot].tolist()
+        ids = past[row, slot].astype(int).tolist()
         for start in range(len(ids) - size + 1):
             if ids[start : start + size - 1] == ids[len(ids) - size + 1 :]:
                 log_probs[row, slot, ids[start + size - 1]] = NEVER
