@@ -2,8 +2,8 @@
 
     python scripts/bench/export.py RUN FILE [--clock cpu]        # FILE holds texts, one a line
 
-one       p50 of one line at a time, in one process: predict.py's class, the run's `predict`, and for translation the
-          greedy loop of `scripts/peers/translation.py`, a model of the run's sizes that takes as many steps
+one       p50 of one line at a time, each side by itself: predict.py's class, the run's `predict`, and for translation
+          the greedy loop of `scripts/peers/translation.py`, a model of the run's sizes that takes as many steps
 lines     a process for --lines lines, from its start to its end: predict.py, and `seqkit translate` or `predict`
 start     from the start of a process to the first answer of predict.py, less the same for the imports alone
 
@@ -73,10 +73,11 @@ def one_line(run: Path, folder: Path, texts: Sequence[str], clock: str) -> dict[
         )
         sides["torch script"] = lambda text: script(text, max(1, steps[text]))
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for text in [*texts[:5], *texts]:
-        for name, side in sides.items():
-            found[name].append(seconds(partial(side, text), clock=clock))
-    return {name: values[5:] for name, values in found.items()}
+    for turn in range(4):  # each side by itself, as it would be used; the first turn does not count
+        for name, side in list(sides.items())[:: 1 if turn % 2 else -1]:
+            values = [seconds(partial(side, text), clock=clock) for text in texts]
+            found[name] += values if turn else []
+    return found
 
 
 def process(arguments: Sequence[str], clock: str) -> float:
