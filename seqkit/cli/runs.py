@@ -109,13 +109,16 @@ def evaluate(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Score a run on its test data (or else dev), or on a file."""
-    from seqkit import run
+    """Score a run, or an exported folder, on its test data (or else dev), or on a file."""
+    from seqkit import export, run
 
-    file, texts = split_arguments(run_path, "evaluate", options, trust, help_options)
+    exported = export.is_exported(run_path)
+    how: dict[str, Any] = {"opener": export.open_exported} if exported else {}
+    file, texts = split_arguments(run_path, "evaluate", options, trust, help_options, **how)
     if file is not None:
         raise UserError(f"{file}: expected an option, KEY=VALUE; a file of data is given with --data {file}")
-    scores, lines = run.evaluate(run_path, data, device, texts, trust=trust)
+    evaluate_it = export.evaluate if exported else run.evaluate
+    scores, lines = evaluate_it(run_path, data, device, texts, trust=trust)
     if form == "json":
         put(to_json(run.counted(scores)))
         return

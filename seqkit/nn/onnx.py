@@ -86,6 +86,9 @@ def onnx_direction(
     node = None if rows.dtype == torch.float64 else _node(cell)  # ONNX Runtime's nodes have float32 and less
     if node is None:
         projected = cell.project(rows, prepared)
+        if packing.num_steps == 1 and lengths is None:  # a decoder's step
+            final, _ = cell.step(projected, state, prepared)
+            return final[0], final
         output, final = _scan(cell, projected.view(*shape, projected.size(-1)), state, prepared, lengths, reverse)
     else:
         output, final = _symbol(node, rows.view(*shape, rows.size(-1)), state, prepared, lengths, reverse)

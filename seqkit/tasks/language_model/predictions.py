@@ -28,8 +28,8 @@ from seqkit.tasks.lines import as_json
 from seqkit.text import Tokenizer
 from seqkit.text.joining import join_tokens, one_line
 
-# Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states.
-_LONGEST = 50_000
+LONGEST = 50_000
+"""Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states."""
 _TOGETHER = 64
 
 
@@ -100,7 +100,7 @@ class Continuation:
 
 def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of each line, without the end of the line."""
-    return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
+    return [list(row) for row in cut(tokenizer.encode(texts), texts, LONGEST, "line")]
 
 
 @torch.no_grad()

@@ -54,8 +54,6 @@ from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str}
-# Steps of a window in which dev and test are read; the state goes on, so that the number does not show in the scores.
-_EVALUATED = 256
 _BLOCK = 65_536  # lines whose tokens are counted together
 
 
@@ -103,6 +101,8 @@ class LanguageModelTask(RunTask):
     """
 
     kind = "language_model"
+    # Steps of a window in which dev and test are read; the state goes on, so that the number shows in no score.
+    evaluated = 256
     model: LanguageModel
 
     def __init__(self, config: LanguageModelConfig, tokenizer: Tokenizer, *, load_vectors: bool) -> None:
@@ -291,7 +291,7 @@ class LanguageModelTask(RunTask):
         stream = TokenStream(text.ids, self.tokenizer.eos_id)
         streams = min(self.config.data.eval_batch_size, len(stream))
         length, total, state = len(stream) // streams, 0.0, None
-        for first, count in plan_windows(length, _EVALUATED):
+        for first, count in plan_windows(length, self.evaluated):
             nats, state = self._nats(stream.window(streams, int(first), int(count)), state)
             total += nats
         if rest := len(stream) - streams * length:  # the last stream goes on to the end

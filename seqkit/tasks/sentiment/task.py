@@ -56,7 +56,7 @@ from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
 # Tokens in a text. A longer one is a broken file, not a sentence, and would take gigabytes for its states.
-_LONGEST = 50_000
+LONGEST = 50_000
 _KEPT = 5  # classes whose probabilities a record of dev.jsonl has
 _SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
 _BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
@@ -200,11 +200,11 @@ class SentimentTask(RunTask):
             source, "label", self.classes, "texts", refuse=refuse, learned=part == "train", left_out=blank
         )
         ids = encode_column(source.dataset, "text", self.tokenizer)
-        if len(ids) and ids.lengths.max() > _LONGEST:
+        if len(ids) and ids.lengths.max() > LONGEST:
             row = int(ids.lengths.argmax())
             raise UserError(
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
-                f"cut texts, or remove it (the limit is {_LONGEST:,})"
+                f"cut texts, or remove it (the limit is {LONGEST:,})"
             )
         return Split(ids, labels, names, source, blank)
 
@@ -406,7 +406,7 @@ class SentimentTask(RunTask):
         if not kept:
             return found
         written = [texts[number] for number in kept]
-        ids = Ragged.from_lists(cut(self.tokenizer.encode(written), written, _LONGEST))
+        ids = Ragged.from_lists(cut(self.tokenizer.encode(written), written, LONGEST))
         plan = plan_batches(ids.lengths, _SCORED)
         for part, logits in zip(plan, spread(plan, partial(self._logits, ids)), strict=True):
             for number, shares in zip(part.tolist(), torch.softmax(logits, dim=1).tolist(), strict=True):
@@ -430,7 +430,7 @@ class SentimentTask(RunTask):
 
     def _ids(self, text: str) -> list[int]:
         """Ids of a text; none for a blank one, which gets no label."""
-        return list(cut(self.tokenizer.encode([text]), [text], _LONGEST)[0]) if text.strip() else []
+        return list(cut(self.tokenizer.encode([text]), [text], LONGEST)[0]) if text.strip() else []
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if not as_json(form):
