@@ -32,6 +32,7 @@ from seqkit.nn.checks import (
 )
 from seqkit.nn.custom_op import outside
 from seqkit.nn.dropout import LockedDropout, between_layers
+from seqkit.nn.exported_loops import draws, fed_loop, loops_exported
 from seqkit.nn.kernels.decode_step import SingleStep
 from seqkit.nn.kernels.input_feeding import feed_scan
 from seqkit.nn.kernels.kernel import tanh_
@@ -213,7 +214,7 @@ class AttentionalRecurrent(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """Return a first state of zeros (or what the cell begins with) for batch_size sources, each (L, B, size)."""
         like = next(self.lower.parameters())
-        each = [self._cell(number).initial_state(batch_size, like) for number in range(self.num_layers)]
+        each = [cell.initial_state(batch_size, like) for cell in self._cells]
         return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
 
     def remember(self, memory: Tensor, lengths: Tensor | Sequence[int], vector: Tensor | None = None) -> Memory:
@@ -327,9 +328,9 @@ class AttentionalRecurrent(nn.Module):
         k = self.attention_layer
         return (self.lower, number) if number < k else (self.upper[number - k], 0)  # type: ignore[return-value]
 
-    def _cell(self, number: int) -> Cell:
-        module, index = self.layer(number)
-        return module.cell_at(index)
+    @property
+    def _cells(self) -> list[Cell]:
+        return [module.cell_at(index) for module, index in map(self.layer, range(self.num_layers))]
 
     def prepare(self, rows: Tensor, batch_sizes: Sequence[int]) -> list[Prepared]:
         """Fix weights and sample masks of every layer for a call.
@@ -418,6 +419,12 @@ class AttentionalRecurrent(nn.Module):
                 "torch.jit.trace cannot record the loop of a decoder with input feeding, which would be right for "
                 "these lengths alone; trace its `step`, or take input_feeding=False"
             )
+        if loops_exported():
+            if self.training:
+                raise RuntimeError(draws("decoder"))
+            prepared = self.prepare(input.flatten(0, 1), [input.size(0), input.size(0) * (input.size(1) - 1)])
+            parts = prepared, self._cells, self._read, self.combine, self.feed_size
+            return fed_loop(self.stack, input, lengths, state, memory, *parts)
         if torch.compiler.is_compiling():
             what = "a decoder with input feeding (export its `step`, or take input_feeding=False)"
             return outside(what, self._fed, input, lengths, state, memory)  # type: ignore[no-any-return]
@@ -448,7 +455,7 @@ class AttentionalRecurrent(nn.Module):
         masks = [self._input_mask(rows, packing) if number else None for number in range(self.num_layers)]
         states = [tuple(part[number] for part in state) for number in range(self.num_layers)]
         call = FedSteps(self.stack, rows, packing, states, memory, prepared, masks)
-        cells = [self._cell(number) for number in range(self.num_layers)]
+        cells = self._cells
         if self.step_backend(rows, prepared).name == "reference":
             return step_loop(call, cells, self._read, self.combine, self.feed_size)
         reader = None if self.attention is None else self.attention.kernel()
@@ -473,7 +480,7 @@ class AttentionalRecurrent(nn.Module):
             rows: the input (N, E), for its device and dtype.
             prepared: weights and masks of each layer for this call.
         """
-        cells = [self._cell(number) for number in range(self.num_layers)]
+        cells = self._cells
         attention, vector = self.attention, self.vector
         unserved = [type(cell).__name__ for cell in cells if cell_steps(cell.kernel()) is None]
         linear = vector is not None and type_before_parametrizations(vector) in (Linear, nn.Linear)

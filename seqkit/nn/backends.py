@@ -13,6 +13,7 @@ from seqkit.nn.aten import uses_onednn, vendor_scan
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import check_choice, dtype_name, exporting_onnx, tracing, transformed
 from seqkit.nn.cudnn import serves as cudnn_serves
+from seqkit.nn.exported_loops import loops_exported
 from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.kernel import Kernel
 from seqkit.nn.kernels.packing import Packing
@@ -51,6 +52,7 @@ class Route(NamedTuple):
         whole: ATen's name of the network where one call serves all layers and directions; None: one after another.
         operator: whether a layer-direction is one opaque operator, for a compiler or a trace.
         onnx: whether a layer-direction is one node of ONNX.
+        loop: whether a layer-direction is one loop of an exported program.
     """
 
     name: Name
@@ -58,6 +60,7 @@ class Route(NamedTuple):
     whole: str | None = None
     operator: bool = False
     onnx: bool = False
+    loop: bool = False
 
 
 def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool = False) -> Route:
@@ -73,6 +76,8 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
     backend = network.backend
     if exporting_onnx():
         return Route("reference", "one node of ONNX for each layer and direction", onnx=True)
+    if by_loop(network, x) and (open_lengths or not isinstance(packing.num_steps, int)):
+        return Route("reference", "one loop for each layer and direction inside torch.export", loop=True)
     if backend == "reference":
         return Route("reference", "asked for")
     if not open_lengths and (route := _recorded_whole(network, x, packing)) is not None:
@@ -141,6 +146,11 @@ def by_operator(network: Network, x: Tensor) -> bool:
         and not x.is_complex()
         and all(cell.operator is not None for cell in network.cells)
     )
+
+
+def by_loop(network: Network, x: Tensor) -> bool:
+    """Tell whether `torch.export` looks at this call, no operator serves it, and a loop of torch's own does."""
+    return loops_exported() and not exporting_onnx() and not by_operator(network, x)
 
 
 def operator_kernel(kernel: Kernel, like: Tensor) -> Kernel:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqkit.nn.checks import check_flag, check_size, dtype_name, tracing, transformed
 from seqkit.nn.custom_op import held
+from seqkit.nn.exported_loops import best_path_loop, loops_exported
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.crf import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
 from seqkit.nn.kernels.packing import check_lengths, length_vector
@@ -197,7 +198,8 @@ class CRF(nn.Module):
         lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         emissions = held(emissions, 1, "CRF")
-        tags, scores = best_path(emissions, lengths, *self._scores(True))
+        find = best_path_loop if loops_exported() else best_path
+        tags, scores = find(emissions, lengths, *self._scores(True))
         return sent_back(tags, device), sent_back(scores, device)
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ from seqkit.nn.checks import (
 )
 from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
 from seqkit.nn.dropout import between_layers
+from seqkit.nn.exported_loops import loop_direction
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.layout import Entered, enter, leave
@@ -122,6 +123,8 @@ class Recurrent(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if "cells" in self.__dict__.get("_modules", ()):
             self._refuse(name, value)
+            if name == "qconfig":
+                self._say_unquantised()
         super().__setattr__(name, value)
 
     def _refuse(self, name: str, value: Any) -> None:
@@ -140,6 +143,16 @@ class Recurrent(nn.Module):
             raise AttributeError(
                 f"{name} is an option of the cells, so set it there: for cell in module.cells: cell.{name} = {value!r}"
             )
+
+    def _say_unquantised(self) -> None:
+        """Warn where torch's quantiser, which gives every module a `qconfig`, is about to pass this one by."""
+        kind = type(self).__name__
+        warnings.warn(
+            f"torch.ao.quantization leaves {kind} of seqkit.nn in floating point; quantise "
+            "seqkit.nn.to_torch(model), which makes torch.nn's modules of plain cells, or export to ONNX",
+            UserWarning,
+            stacklevel=3,
+        )
 
     def _check_backend(self, cells: list[Cell]) -> None:
         if self.backend in ("fused", "triton") and any(cell.kernel() is None for cell in cells):
@@ -279,6 +292,12 @@ class Recurrent(nn.Module):
         output, state = self._run(input, hx, lengths)
         return output, state
 
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
+        """`forward` while torch.jit.trace records; the old exporter gives keyword-only arguments by position."""
+        if exporting_onnx():
+            check_exportable(self.network(), input[0] if input else None)
+        return super()._slow_forward(*input, **kwargs)  # type: ignore[no-untyped-call]
+
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
         network = self.network()
         if exporting_onnx():
@@ -375,6 +394,8 @@ def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
         return leave(network, *whole_network(network, route.whole, x, entered.states, packing), entered)
     if route.onnx:
         return _over_layers(network, entered, partial(onnx_direction, network, lengths=entered.padded_lengths))
+    if route.loop:
+        return _over_layers(network, entered, partial(loop_direction, network, lengths=entered.padded_lengths))
     if route.operator:
         return _over_layers(network, entered, partial(compiled_direction, network, lengths=entered.padded_lengths))
     entered = entered._replace(x=held(entered.x, 0, network.name))
