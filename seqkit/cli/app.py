@@ -127,8 +127,17 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
         yield lines
 
 
-def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool) -> tuple[Path | None, list[str]]:
+def split_arguments(
+    run_path: Path, use: Use, arguments: list[str], trust: bool, **how: Any
+) -> tuple[Path | None, list[str]]:
     """Tell the input file from options: what has a `=` and names no file is an option of the run.
+
+    Args:
+        run_path: the run folder.
+        use: of the run.
+        arguments: the texts.
+        trust: see `seqkit.load`.
+        how: see `seqkit.run.spelling`.
 
     Returns:
         the file, None for standard input, and the `KEY=VALUE` texts.
@@ -139,7 +148,7 @@ def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool)
     files, options = list[Path](), list[str]()
     for text in arguments:
         if text.startswith("-") and text != "-" and not Path(text).exists():
-            raise UserError(_as_option(run_path, use, text, trust))
+            raise UserError(_as_option(run_path, use, text, trust, **how))
         if "=" in text and not Path(text).exists():
             options.append(text)
         else:
@@ -149,21 +158,21 @@ def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool)
     return (files[0] if files else None), options
 
 
-def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
+def _as_option(run_path: Path, use: Use, flag: str, trust: bool, **how: Any) -> str:
     """Return what to say of a flag that the command lacks."""
     from seqkit import run
 
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     if name == "no_unknown":
         return f"{flag}: write allow_unknown=false"
-    if written := run.spelling(run_path, use, name, trust=trust):
+    if written := run.spelling(run_path, use, name, trust=trust, **how):
         return f"{flag}: no such flag; options of a run are written like {written}"
     return f"{flag}: neither a flag of this command nor an option of this run; --help and --help-options list them"
 
 
-def tell_options(run_path: Path, use: Use, trust: bool) -> None:
-    """Print the options of a run, a line each."""
+def tell_options(run_path: Path, use: Use, trust: bool, **how: Any) -> None:
+    """Print the options of a run, a line each; `how` see `seqkit.run.describe_options`."""
     from seqkit import run
 
-    for line in run.describe_options(run_path, use, trust=trust):
+    for line in run.describe_options(run_path, use, trust=trust, **how):
         tell(line)

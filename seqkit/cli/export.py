@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -28,4 +29,4 @@ def export(
 
     made = export_run(run_path, to, int8, trust, overwrite)
     tell(f"exported: {made}")
-    tell(f"try it: python {made}/predict.py FILE")
+    tell(f"try it: python {shlex.quote(str(made / 'predict.py'))} FILE")

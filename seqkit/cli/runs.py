@@ -109,16 +109,19 @@ def evaluate(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Score a run on its test data (or else dev), or on a file."""
-    from seqkit import run
+    """Score a run, or an exported folder, on its test data (or else dev), or on a file."""
+    from seqkit import export, run
 
+    exported = export.is_exported(run_path)
+    how: dict[str, Any] = {"opener": export.open_exported} if exported else {}
     if help_options:
-        tell_options(run_path, "evaluate", trust)
+        tell_options(run_path, "evaluate", trust, **how)
         return
-    file, texts = split_arguments(run_path, "evaluate", options or [], trust)
+    file, texts = split_arguments(run_path, "evaluate", options or [], trust, **how)
     if file is not None:
         raise UserError(f"{file}: expected an option, KEY=VALUE; a file of data is given with --data {file}")
-    scores, lines = run.evaluate(run_path, data, device, texts, trust=trust)
+    evaluate_it = export.evaluate if exported else run.evaluate
+    scores, lines = evaluate_it(run_path, data, device, texts, trust=trust)
     if form == "json":
         put(to_json(run.counted(scores)))
         return

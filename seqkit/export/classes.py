@@ -53,7 +53,7 @@ class ClassesExporter(Exporter):
 
     def attach(self, task: RunTask, folder: Path, run: Mapping[str, Any]) -> None:
         def forward(ids: Tensor, lengths: Tensor, shift: None = None) -> Tensor:
-            (logits,) = run[_MODEL](ids=ids, lengths=lengths)
+            logits: Tensor = run[_MODEL](ids=ids, lengths=lengths)[0]
             return logits
 
         task.model.forward = forward

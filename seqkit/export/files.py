@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seqkit.errors import Option, UserError
-from seqkit.files import exchange, flush, to_json, write_text
+from seqkit.errors import Option, UserError, shown
+from seqkit.files import exchange, flush, read_json, to_json, write_text
 from seqkit.training.checkpoint import digest
 from seqkit.training.locks import Held
 from seqkit.training.reservation import Reservation
@@ -87,6 +87,50 @@ def _place(new: Path, path: Path) -> None:
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and digest of each file of a folder."""
     return {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in sorted(folder.iterdir())}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return what settings.json says.
+
+    Raises:
+        UserError: it is missing or damaged, or a newer seqkit wrote it.
+    """
+    path = folder / SETTINGS
+    try:
+        about = read_json(path)
+        version, graphs, files = about["format"], about["graphs"], about["files"]
+        if not isinstance(version, int) or not isinstance(about["config"], dict):
+            raise ValueError
+        names = [*files, *graphs]
+        whole = all({"bytes", "sha256"} <= file.keys() for file in files.values()) and graphs.keys() <= files.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise UserError(f"{path}: missing or damaged{why}: not a folder of `seqkit export`") from None
+    if version > FORMAT:
+        raise UserError(f"{path}: written by a newer seqkit (format {version}, this one reads up to {FORMAT}): upgrade")
+    if outside := [name for name in names if not name or name != Path(name).name or name == ".."]:
+        raise UserError(f"{path}: {shown(outside[0])} is not the plain name of a file")
+    if not whole:
+        raise UserError(f"{path}: damaged: a file lacks its size or digest")
+    return dict(about)
+
+
+def damage(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Compare the files of a folder with the sizes and digests in its settings: name -> what is wrong with it."""
+    return {name: why for name, about in settings["files"].items() if (why := _damage(folder / name, about))}
+
+
+def _damage(path: Path, about: dict[str, Any]) -> str:
+    try:
+        if path.is_symlink() or not path.is_file():
+            path.stat()
+            return "not a regular file"
+        size = path.stat().st_size
+        if size != about["bytes"]:
+            return f"{size:,} bytes, where {shown(about['bytes'])} were written"
+        return "" if digest(path) == about["sha256"] else "the digest differs from settings.json"
+    except OSError as error:
+        return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
 
 
 def write_settings(path: Path, about: dict[str, Any]) -> None:

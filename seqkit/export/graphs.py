@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,3 @@ class Runner:
                 raise ValueError(f"{name} is empty, which ONNX Runtime does not take")
         kept = {name: arrays[name] for name in self.inputs}  # a graph lacks the inputs that it does not look at
         return [torch.from_numpy(value) for value in self.session.run(None, kept)]
-
-
-def open_runners(folder: Path, names: Mapping[str, Any]) -> dict[str, Runner]:
-    """Return the graphs of a folder by the names of their files."""
-    return {name: Runner(folder / name) for name in names}

@@ -9,8 +9,9 @@ from seqkit.tasks import RunTask
 
 EXPORTERS: dict[str, str | type[Exporter]] = {
     "sentiment": "seqkit.export.classes:ClassesExporter",
+    "slots": "seqkit.export.tags:TagsExporter",
 }
-"""`kind` of a task -> its exporter, as a class or `package.module:Name`. The module of a task of your own adds a row."""
+"""`kind` of a task -> its exporter, a class or `package.module:Name`. The module of a task of your own adds a row."""
 
 
 def find_exporter(kind: type[RunTask]) -> Exporter:

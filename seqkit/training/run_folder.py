@@ -162,7 +162,10 @@ class RunFolder:
         try:
             version = cls(path).about()["format"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: not a run folder, or half-written: run.json is missing or damaged") from None
+            what = "not a run folder, or half-written: run.json is missing or damaged"
+            if (path / "settings.json").exists() and (path / "predict.py").exists():
+                what = "an exported folder; it is used with its predict.py, `seqkit evaluate` and `seqkit doctor`"
+            raise UserError(f"{path}: {what}") from None
         if not isinstance(version, int) or version > FORMAT:
             raise UserError(
                 f"{path}: written by a newer seqkit (run format {version}, this one reads up to {FORMAT}): upgrade"

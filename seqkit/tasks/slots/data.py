@@ -21,8 +21,8 @@ from seqkit.text import Tokenizer
 
 LONGEST = 10_000
 """Tokens in a sentence. A longer one is a broken file, not a sentence."""
-# Characters of a token that are read; a longer one is not a word.
-_LONGEST_WORD = 64
+LONGEST_WORD = 64
+"""Characters of a token that are read; a longer one is not a word."""
 
 Lists = tuple[NDArray[np.int32], NDArray[np.int32], list[str]]
 """Values as numbers, where each list begins and ends in them, and what the numbers stand for."""
@@ -65,7 +65,7 @@ class Words:
         values, offsets, distinct = lists
         spelling = None
         if letters is not None:
-            cut = [word[:_LONGEST_WORD] for word in distinct]
+            cut = [word[:LONGEST_WORD] for word in distinct]
             spelling = Ragged.from_lists(letters.encode(cut))
         ids = np.array(tokenizer.lookup(distinct), np.int64)
         return cls(Ragged([(values, offsets)]), ids, spelling)
