@@ -321,7 +321,8 @@ class AttentionalRecurrent(nn.Module):
         if self.output_kind == "deep":
             parts.append(input)
         inner: Tensor = self.vector(torch.cat(parts, -1))
-        return torch.tanh(inner) if inner.requires_grad else tanh_(inner, inner)
+        plain = inner.requires_grad or tracing() or torch.compiler.is_compiling()  # tanh_ looks at values
+        return torch.tanh(inner) if plain else tanh_(inner, inner)
 
     def layer(self, number: int) -> tuple[Recurrent, int]:
         """Return the module that holds layer `number`, and the layer's index in it."""

@@ -217,7 +217,8 @@ def test_export_in_float64(exporter):
 
 def test_export_of_a_decoders_step(exporter):
     torch.manual_seed(0)
-    options = {"num_layers": 2, "attention": "general", "input_feeding": True}
+    # So many features that tanh would look at its values.
+    options = {"num_layers": 2, "attention": "general", "input_feeding": True, "feature_size": 300}
     decoder = snn.AttentionalRecurrent(5, 6, "lstm", 4, **options).eval()
 
     def step(inner, x, h, c, fed, memory, lengths):
@@ -226,7 +227,7 @@ def test_export_of_a_decoders_step(exporter):
 
     def batch(rows, hypotheses, steps):
         states = torch.randn(2, rows, hypotheses, 2, 4)
-        fed, lengths = torch.randn(rows, hypotheses, 4), torch.randint(0, steps + 1, (rows,))
+        fed, lengths = torch.randn(rows, hypotheses, 300), torch.randint(0, steps + 1, (rows,))
         return torch.randn(rows, hypotheses, 5), *states, fed, torch.randn(rows, steps, 6), lengths
 
     module = Calls(decoder, step).eval()
@@ -240,13 +241,13 @@ def test_export_of_loops(exporter):
     torch.manual_seed(0)
     crf = snn.CRF(5, allowed_start=torch.tensor([True, True, False, True, True]))
     torch.nn.init.normal_(crf.transitions)
-    decoder = snn.AttentionalRecurrent(5, 5, "lstm", 4, 2, attention="general", input_feeding=True, output="deep")
+    decoder = snn.AttentionalRecurrent(5, 5, "lstm", 4, input_feeding=True, output="deep")
 
     def run(inner, x, lengths, memory, source_lengths):
         crf, decoder = inner
         state = decoder.initial_state(len(x))
         fed = decoder(x, lengths, state, decoder.remember(memory, source_lengths))
-        return crf.decode(x, lengths), crf.decode(memory, source_lengths), fed
+        return crf.decode(x, lengths), fed
 
     def batch(rows, steps, source):
         lengths = torch.randint(0, steps + 1, (rows,)), torch.randint(0, source + 1, (rows,))
@@ -254,7 +255,7 @@ def test_export_of_loops(exporter):
 
     module = Calls(torch.nn.ModuleList([crf, decoder]), run).eval()
     graph, kinds = export(module, *batch(3, 4, 5), opened=[(0, 1), (0,), (0, 1), (0,)])
-    assert kinds == {"LSTM": 0, "GRU": 0, "RNN": 0, "Scan": 5}
+    assert kinds == {"LSTM": 0, "GRU": 0, "RNN": 0, "Scan": 3}
     assert_same(graph, module, [batch(1, 1, 2), batch(4, 9, 1), batch(2, 3, 6)])
 
 
