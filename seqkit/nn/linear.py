@@ -52,7 +52,7 @@ def _served(input: Tensor, weight: Tensor, work: int) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and not transformed()
-        and onednn() is not None  # last: it computes, and a graph that is being recorded would hold that
+        and onednn() is not None  # the last, since it tries a product, which would stand in what is traced
     )
 
 

@@ -46,7 +46,7 @@ class Reader(torch.nn.Module):
         return (*outputs, self.scores(outputs[0][..., :SIZE]))
 
 
-def write(model, path):
+def write(model, path, *, external=False):
     free = torch.export.Dim.DYNAMIC
     given = (torch.randint(WORDS, (3, 5)), torch.tensor([5, 2, 0]))
     with warnings.catch_warnings(), torch.no_grad():
@@ -54,7 +54,7 @@ def write(model, path):
         program = torch.onnx.export(
             model, given, dynamo=True, verbose=False, dynamic_shapes=({0: free, 1: free}, {0: free})
         )
-    program.save(str(path), external_data=False)
+    program.save(str(path), external_data=external)
 
 
 def results(path, ids, lengths):
@@ -109,7 +109,7 @@ def rounded(weight):
 def test_others_compute_in_float32_with_rounded_weights(tmp_path):
     torch.manual_seed(0)
     model = Reader(*OTHERS, tied=False).eval()
-    write(model, tmp_path / "model.onnx")
+    write(model, tmp_path / "model.onnx", external=True)
     done = quantise(tmp_path / "model.onnx", tmp_path / "model.onnx")
     assert done.after <= 0.35 * done.before
     # The input of a Scan is projected before it, by a product.

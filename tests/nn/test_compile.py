@@ -10,7 +10,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import seqkit.nn as snn
 from seqkit.nn.custom_op import AVAILABLE
 from seqkit.nn.exported_loops import MIN_TORCH, TORCH
-from seqkit.nn.kernels.gemm import onednn
 from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 
 needs_operators = pytest.mark.skipif(not AVAILABLE, reason="torch.library.custom_op needs torch 2.4")
@@ -344,10 +343,3 @@ def test_exported_loops_draw_no_masks(make):
     given = torch.randn(3, 3, 4), torch.tensor([3, 1, 2])
     with pytest.raises(Exception, match=r"draws dropout masks in training mode.*call eval\(\) first"):
         torch.export.export(module, given, dynamic_shapes=({0: free, 1: free}, {0: free}))
-
-
-def test_export_does_not_hold_what_linear_asks_of_onednn():
-    """In a process that has not asked yet."""
-    onednn.cache_clear()
-    program = torch.export.export(snn.Linear(64, 512), (torch.randn(2000, 64),))
-    assert "mkldnn" not in program.graph_module.code

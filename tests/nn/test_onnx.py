@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.models as models
 import seqkit.nn as snn
+from seqkit.nn.kernels.gemm import onednn
+from seqkit.nn.linear import Linear
 from seqkit.nn.onnx import MIN_TORCH, check_exportable
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
@@ -310,3 +312,12 @@ def test_what_cannot_be_exported_is_refused(exporter, monkeypatch):
     monkeypatch.setattr("seqkit.nn.onnx.MIN_TORCH", (99, 1))
     with pytest.raises(RuntimeError, match=r"GRU in torch\.onnx\.export needs torch 99\.1 or later, got 2\."):
         check_exportable(snn.GRU(5, 4).network(), x)
+
+
+def test_export_of_a_large_linear_layer_before_any_product(exporter):
+    """The first look for oneDNN tries a product, which must not stand in the graph."""
+    module = Calls(Linear(256, 256), lambda inner, x: inner(x))
+    x = torch.randn(2, 7, 256)
+    onednn.cache_clear()
+    graph, _ = export(module, x, opened=[(0, 1)])
+    assert_same(graph, module, [(torch.randn(3, 40, 256),)])
