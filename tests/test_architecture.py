@@ -184,7 +184,19 @@ FLOORS: list[set[str]] = [
     {"checks", "sending", "state", "initialise", "cell"},
     {"kernels"},
     {"cells"},
-    {"agreement", "aten", "backends", "cudnn", "custom_op", "dropout", "layout", "network", "onnx", "trace"},
+    {
+        "agreement",
+        "aten",
+        "backends",
+        "cudnn",
+        "custom_op",
+        "dropout",
+        "exported_loops",
+        "layout",
+        "network",
+        "onnx",
+        "trace",
+    },
     {"recurrent"},
 ]
 

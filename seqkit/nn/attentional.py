@@ -321,8 +321,7 @@ class AttentionalRecurrent(nn.Module):
         if self.output_kind == "deep":
             parts.append(input)
         inner: Tensor = self.vector(torch.cat(parts, -1))
-        plain = inner.requires_grad or tracing() or torch.compiler.is_compiling()  # tanh_ looks at values
-        return torch.tanh(inner) if plain else tanh_(inner, inner)
+        return torch.tanh(inner) if inner.requires_grad or tracing() or loops_exported() else tanh_(inner, inner)
 
     def layer(self, number: int) -> tuple[Recurrent, int]:
         """Return the module that holds layer `number`, and the layer's index in it."""
@@ -456,13 +455,12 @@ class AttentionalRecurrent(nn.Module):
         masks = [self._input_mask(rows, packing) if number else None for number in range(self.num_layers)]
         states = [tuple(part[number] for part in state) for number in range(self.num_layers)]
         call = FedSteps(self.stack, rows, packing, states, memory, prepared, masks)
-        cells = self._cells
         if self.step_backend(rows, prepared).name == "reference":
-            return step_loop(call, cells, self._read, self.combine, self.feed_size)
+            return step_loop(call, self._cells, self._read, self.combine, self.feed_size)
         reader = None if self.attention is None else self.attention.kernel()
         assert reader is not None
         assert self.vector is not None
-        steps = [factory for cell in cells if (factory := cell_steps(cell.kernel())) is not None]
+        steps = [factory for cell in self._cells if (factory := cell_steps(cell.kernel())) is not None]
         return feed_scan(call, steps, *reader, self.vector.weight, self.vector.bias)
 
     def _input_mask(self, rows: Tensor, packing: Packing) -> Tensor | None:
@@ -481,9 +479,8 @@ class AttentionalRecurrent(nn.Module):
             rows: the input (N, E), for its device and dtype.
             prepared: weights and masks of each layer for this call.
         """
-        cells = self._cells
         attention, vector = self.attention, self.vector
-        unserved = [type(cell).__name__ for cell in cells if cell_steps(cell.kernel()) is None]
+        unserved = [type(cell).__name__ for cell in self._cells if cell_steps(cell.kernel()) is None]
         linear = vector is not None and type_before_parametrizations(vector) in (Linear, nn.Linear)
         recorded = tracing() or torch.compiler.is_compiling() or transformed()
         reasons = (

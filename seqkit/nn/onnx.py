@@ -14,8 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import tracing
-from seqkit.nn.exported_loops import MIN_TORCH as MIN_TORCH
-from seqkit.nn.exported_loops import TORCH, draws, loop_direction, prepare_direction
+from seqkit.nn.exported_loops import MIN_TORCH, TORCH, draws, loop_direction, prepare_direction
 from seqkit.nn.kernels.gru import GRUKernel
 from seqkit.nn.kernels.lstm import LSTMKernel
 from seqkit.nn.kernels.packing import Packing
