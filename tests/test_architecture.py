@@ -202,7 +202,20 @@ FLOORS: list[set[str]] = [
     {"aten_step", "checks", "sending", "state", "initialise", "cell"},
     {"kernels"},
     {"cells"},
-    {"agreement", "aten", "backends", "cudnn", "custom_op", "direct", "dropout", "layout", "network", "onnx", "trace"},
+    {
+        "agreement",
+        "aten",
+        "backends",
+        "cudnn",
+        "custom_op",
+        "direct",
+        "dropout",
+        "exported_loops",
+        "layout",
+        "network",
+        "onnx",
+        "trace",
+    },
     {"recurrent"},
 ]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seqkit.errors import UserError, require
 from seqkit.export.base import Graph
-from seqkit.nn.onnx import MIN_TORCH
+from seqkit.nn.exported_loops import MIN_TORCH
 
 _EXTRA = "export"
 _INLINE = 1 << 30  # bytes of weights; a file of ONNX holds at most 2 GiB

@@ -56,7 +56,7 @@ def quantise(path: Path, to: Path) -> Quantised:
     the other sequences of the batch, whose range the inputs share.
 
     Args:
-        path: a file of ONNX, as `torch.onnx.export` writes it.
+        path: a file of ONNX, as `torch.onnx.export` writes it, of less than 2 GiB.
         to: the file to write; it may be `path`. It holds all weights.
 
     Returns:
@@ -81,12 +81,13 @@ def _by_library(path: Path, scratch: Path) -> Any:
     """Return the graph after ONNX Runtime's quantiser, which wants weights as they are, not computed from others."""
     runtime, onnx = require("onnxruntime", _EXTRA), require("onnx", _EXTRA)
     quantization = require("onnxruntime.quantization", _EXTRA)
-    folded, quantised = scratch / "folded.onnx", scratch / "quantised.onnx"
+    whole, folded, quantised = (scratch / f"{name}.onnx" for name in ("whole", "folded", "quantised"))
+    onnx.save(onnx.load(str(path)), str(whole))  # with what a second file beside it holds
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # folds; nothing of one machine
     options.optimized_model_filepath = str(folded)
     options.log_severity_level = 3
-    runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    runtime.InferenceSession(str(whole), options, providers=["CPUExecutionProvider"])
     model = onnx.load(str(folded))
     quantization.quant_utils.add_pre_process_metadata(model)
     quantization.quantize_dynamic(

@@ -28,11 +28,12 @@ from seqkit.nn.checks import (
     check_probability,
     check_size,
     exporting_onnx,
+    recorded,
     tracing,
-    transformed,
 )
 from seqkit.nn.custom_op import outside
 from seqkit.nn.dropout import LockedDropout, between_layers
+from seqkit.nn.exported_loops import draws, fed_loop, loops_exported
 from seqkit.nn.kernels.decode_step import SingleStep
 from seqkit.nn.kernels.input_feeding import feed_scan
 from seqkit.nn.kernels.kernel import tanh_
@@ -214,7 +215,7 @@ class AttentionalRecurrent(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """Return a first state of zeros (or what the cell begins with) for batch_size sources, each (L, B, size)."""
         like = next(self.lower.parameters())
-        each = [self._cell(number).initial_state(batch_size, like) for number in range(self.num_layers)]
+        each = [cell.initial_state(batch_size, like) for cell in self._cells]
         return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
 
     def remember(self, memory: Tensor, lengths: Tensor | Sequence[int], vector: Tensor | None = None) -> Memory:
@@ -321,17 +322,16 @@ class AttentionalRecurrent(nn.Module):
         if self.output_kind == "deep":
             parts.append(input)
         inner: Tensor = self.vector(torch.cat(parts, -1))
-        plain = inner.requires_grad or tracing() or torch.compiler.is_compiling()  # tanh_ looks at values
-        return torch.tanh(inner) if plain else tanh_(inner, inner)
+        return torch.tanh(inner) if inner.requires_grad or recorded() else tanh_(inner, inner)  # which looks at values
 
     def layer(self, number: int) -> tuple[Recurrent, int]:
         """Return the module that holds layer `number`, and the layer's index in it."""
         k = self.attention_layer
         return (self.lower, number) if number < k else (self.upper[number - k], 0)  # type: ignore[return-value]
 
-    def _cell(self, number: int) -> Cell:
-        module, index = self.layer(number)
-        return module.cell_at(index)
+    @property
+    def _cells(self) -> list[Cell]:
+        return [module.cell_at(index) for module, index in map(self.layer, range(self.num_layers))]
 
     def prepare(self, rows: Tensor, batch_sizes: Sequence[int]) -> list[Prepared]:
         """Fix weights and sample masks of every layer for a call.
@@ -420,6 +420,12 @@ class AttentionalRecurrent(nn.Module):
                 "torch.jit.trace cannot record the loop of a decoder with input feeding, which would be right for "
                 "these lengths alone; trace its `step`, or take input_feeding=False"
             )
+        if loops_exported():
+            if self.training:
+                raise RuntimeError(draws("decoder"))
+            prepared = self.prepare(input.flatten(0, 1), [input.size(0), input.size(0) * (input.size(1) - 1)])
+            parts = prepared, self._cells, self._read, self.combine, self.feed_size
+            return fed_loop(self.stack, input, lengths, state, memory, *parts)
         if torch.compiler.is_compiling():
             what = "a decoder with input feeding (export its `step`, or take input_feeding=False)"
             return outside(what, self._fed, input, lengths, state, memory)  # type: ignore[no-any-return]
@@ -450,13 +456,12 @@ class AttentionalRecurrent(nn.Module):
         masks = [self._input_mask(rows, packing) if number else None for number in range(self.num_layers)]
         states = [tuple(part[number] for part in state) for number in range(self.num_layers)]
         call = FedSteps(self.stack, rows, packing, states, memory, prepared, masks)
-        cells = [self._cell(number) for number in range(self.num_layers)]
         if self.step_backend(rows, prepared).name == "reference":
-            return step_loop(call, cells, self._read, self.combine, self.feed_size)
+            return step_loop(call, self._cells, self._read, self.combine, self.feed_size)
         reader = None if self.attention is None else self.attention.kernel()
         assert reader is not None
         assert self.vector is not None
-        steps = [factory for cell in cells if (factory := cell_steps(cell.kernel())) is not None]
+        steps = [factory for cell in self._cells if (factory := cell_steps(cell.kernel())) is not None]
         return feed_scan(call, steps, *reader, self.vector.weight, self.vector.bias)
 
     def _input_mask(self, rows: Tensor, packing: Packing) -> Tensor | None:
@@ -475,14 +480,12 @@ class AttentionalRecurrent(nn.Module):
             rows: the input (N, E), for its device and dtype.
             prepared: weights and masks of each layer for this call.
         """
-        cells = [self._cell(number) for number in range(self.num_layers)]
         attention, vector = self.attention, self.vector
-        unserved = [type(cell).__name__ for cell in cells if cell_steps(cell.kernel()) is None]
+        unserved = [type(cell).__name__ for cell in self._cells if cell_steps(cell.kernel()) is None]
         linear = vector is not None and type_before_parametrizations(vector) in (Linear, nn.Linear)
-        recorded = tracing() or torch.compiler.is_compiling() or transformed()
         reasons = (
             (self.lower.backend == "reference", "asked for"),
-            (recorded, "a compiler, torch.func or forward-mode differentiation needs the step loop"),
+            (recorded(), "a compiler, torch.func or forward-mode differentiation needs the step loop"),
             (rows.is_complex(), "complex numbers, whose gradients only the step loop has"),
             (autocast_enabled(rows.device.type), "under autocast, which chooses a precision for each product"),
             (unserved, f"{''.join(unserved[:1])} with these options has no steps with a hand-derived backward"),
