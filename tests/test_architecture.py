@@ -53,7 +53,16 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "drawing": ({"errors"}, set(), set()),
     "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
-    "cli": ({"run", "lessons", "config", "files", "errors", "console"}, {"typer"}, {"distributed", "training"}),
+    "serve": (
+        {"config", "console", "drawing", "errors", "report", "run", "tasks", "training"},
+        {"pydantic"},
+        {"starlette", "uvicorn"},
+    ),
+    "cli": (
+        {"run", "lessons", "serve", "config", "files", "errors", "console"},
+        {"typer"},
+        {"distributed", "training"},
+    ),
 }
 
 

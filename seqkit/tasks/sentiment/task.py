@@ -357,6 +357,9 @@ class SentimentTask(RunTask):
                 found[kept[number]] = Prediction(self.classes[best], dict(zip(self.classes, shares, strict=True)))
         return found
 
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
+
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if not as_json(form):
             return one_line(prediction.label or "")  # an old run may have a label with a line end

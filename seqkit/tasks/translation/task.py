@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -390,6 +391,20 @@ class TranslationTask(RunTask):
             TypeError, ValueError: see `take_texts`.
         """
         return self.translator(take_texts(texts))
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.source.encode([text])[0])
+
+    @property
+    def independent(self) -> bool:
+        return not self.translator.search.sample
+
+    def adjusted(self, **options: Any) -> TranslationTask:
+        twin = copy.copy(self)
+        twin.translator = self._translator(self.translator.search)
+        twin.translator.systems = self.translator.systems
+        twin.adjust(**options)
+        return twin
 
     def format(self, prediction: Translation, form: str, **options: Any) -> str:
         """See `format_translation`, which takes the options."""
