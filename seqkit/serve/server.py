@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import secrets
 import signal
 import socket
@@ -57,6 +58,8 @@ def serve(
         token = "" if hosts.loopback else secrets.token_urlsafe(18)
         limits = limits or Limits()
         app = make_app(open_models(runs, device, options, limits, trust=trust), hosts, limits, token)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: to look through it again would stop the server for tenths of a second
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -123,7 +123,7 @@ class RunTask(Task):
         """
 
     def adjusted(self, **options: Any) -> Self:
-        """Return a task with the same model and other settings of `predict`, as if loaded anew; this one stays as it is.
+        """Return a task with this model and other settings of `predict`, as if loaded anew; this one stays as it is.
 
         Raises:
             UserError: see `adjust`.
