@@ -197,7 +197,10 @@ def main() -> None:
     rates = {name: [one.rate for one in rounds] for name, rounds in found.items()}
     gain = ratio(rates["batching"], rates["no batching"])
     share = ratio(rates["batching"], rates["empty endpoint"])
-    lone = [one.percentile(0.5) - other.percentile(0.5) for one, other in zip(found["one client"], found["predict"], strict=True)]
+    lone = [
+        one.percentile(0.5) - other.percentile(0.5)
+        for one, other in zip(found["one client"], found["predict"], strict=True)
+    ]
     beside = goal("rate over the rate of an empty endpoint", share, 0.7)
     goals = [
         goal("rate over the rate without batching", gain, 4 if task.kind == "translation" else 3),

@@ -2,23 +2,49 @@
 
 from seqkit.drawing.charts import Line, line_chart
 from seqkit.drawing.colours import contrast, diverging, luminance, readable_on, sequential
-from seqkit.drawing.html import Step, heat_map, number, numbered, page, paragraph, section, table, unrolled
+from seqkit.drawing.gates import Map, Panel, gate_viewer
+from seqkit.drawing.html import (
+    Step,
+    embedded,
+    folded,
+    heat_map,
+    number,
+    numbered,
+    page,
+    paragraph,
+    script,
+    section,
+    style,
+    table,
+    unrolled,
+)
+from seqkit.drawing.words import Word, marked_words, word_matrix
 
 __all__ = [
     "Line",
+    "Map",
+    "Panel",
     "Step",
+    "Word",
     "contrast",
     "diverging",
+    "embedded",
+    "folded",
+    "gate_viewer",
     "heat_map",
     "line_chart",
     "luminance",
+    "marked_words",
     "number",
     "numbered",
     "page",
     "paragraph",
     "readable_on",
+    "script",
     "section",
     "sequential",
+    "style",
     "table",
     "unrolled",
+    "word_matrix",
 ]

@@ -55,14 +55,33 @@ def page(title: str, summary: str, parts: Iterable[str]) -> str:
     Raises:
         UserError: jinja2 is not installed.
     """
-    style = (Path(__file__).parent / "style.css").read_text("utf-8")
     markup = require("markupsafe", "html", "jinja2").Markup
-    text: str = (
-        _templates()
-        .get_template("page.html")
-        .render(title=title, summary=summary, style=markup(style), parts=[markup(part) for part in parts])
-    )
+    parts = [markup(part) for part in parts]
+    code = markup(script()) if any(MARK in part for part in parts) else ""
+    template = _templates().get_template("page.html")
+    text: str = template.render(title=title, summary=summary, style=markup(style()), parts=parts, script=code)
     return text
+
+
+MARK = "data-gates"
+"""The attribute of the elements that the script of a page serves."""
+
+
+def style() -> str:
+    """Return the style sheet of a page."""
+    return (Path(__file__).parent / "style.css").read_text("utf-8")
+
+
+def script() -> str:
+    """Return the script of a page, which holds no data; it may run more than once."""
+    return (Path(__file__).parent / "gates.js").read_text("utf-8")
+
+
+def embedded(*parts: str) -> str:
+    """Return parts with their style and script, to stand in a page of somebody else's, such as a notebook."""
+    own = style().replace(":root", "&").replace("body {", "& {").replace("main {", "& > main {")
+    code = f"<script>{script()}</script>" if any(MARK in part for part in parts) else ""
+    return f'<div class="seqkit"><style>.seqkit {{\n{own}}}</style>{"".join(parts)}{code}</div>'
 
 
 def section(heading: str) -> str:
@@ -121,6 +140,11 @@ def unrolled(steps: Sequence[Step], caption: str) -> str:
     return _part("unrolled", steps, caption)
 
 
+def folded(title: str, part: str) -> str:
+    """Return HTML of this room that is shown when its title is clicked."""
+    return _part("folded", title, require("markupsafe", "html", "jinja2").Markup(part))
+
+
 def chart(svg: str, caption: str) -> str:
     """Return an SVG picture, which is trusted, above its caption."""
     return _part("chart", require("markupsafe", "html", "jinja2").Markup(svg), caption)
@@ -150,4 +174,13 @@ def _templates() -> Any:
 
 
 def _part(name: str, *values: Any) -> str:
-    return str(getattr(_templates().get_template("parts.html").module, name)(*values))
+    return fragment("parts.html", name, *values)
+
+
+def fragment(template: str, macro: str, *values: Any) -> str:
+    """Return what a macro of a template in this folder makes of values: all text is escaped.
+
+    Raises:
+        UserError: jinja2 is not installed.
+    """
+    return str(getattr(_templates().get_template(template).module, macro)(*values))

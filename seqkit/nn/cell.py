@@ -188,6 +188,20 @@ class Cell(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state, prepared)")
 
+    def keeps(self, gates: Mapping[str, Tensor]) -> Tensor | None:
+        """Tell how much of its old memory, the last tensor of the state, the new one holds as it was.
+
+        It says what is left of a step after many others: with m' = k * m + w, where k is what this returns, the product
+        of the later k is the share of w in the last memory. Evaluation mode is meant.
+
+        Args:
+            gates: the gates that `step` returned and the new state, by name, each (..., size).
+
+        Returns:
+            k (..., size), or None for a cell that carries nothing over as it was, such as a vanilla one.
+        """
+        return None
+
     def kernel(self) -> Any:
         """Return the `seqkit.nn.kernels.kernel.Kernel` that computes exactly this cell, or None if there is none."""
         return None

@@ -24,6 +24,7 @@ _STATIC = {
     "page.js": "text/javascript",
 }
 _FOLDER = Path(__file__).parent / "static"
+_GONE = Refused(499, "the client has gone")
 _WATCH = 0.2  # seconds until a client that waits is looked after
 _Request = TypeVar("_Request", bound=Section)
 
@@ -40,6 +41,7 @@ class Server:
         self.models, self.limits = models, limits
         self.explainer = Batcher(explain_item, 1, limits.explain_queue, "explanations")
         self.response = require("starlette.responses", "serve").Response
+        self.move_on_after = require("anyio", "serve", "starlette").move_on_after
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
@@ -118,24 +120,25 @@ class Server:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refused(415, "expected the header content-type: application/json")
-        try:
-            body = await asyncio.wait_for(self._body(request), self.limits.read_seconds)
-        except asyncio.TimeoutError:
-            raise Refused(408, f"the request took longer than {self.limits.read_seconds:g} seconds to arrive") from None
-        return read_request(body, schema)
+        with self.move_on_after(self.limits.read_seconds):
+            return read_request(await self._body(request), schema)
+        raise Refused(408, f"the request took longer than {self.limits.read_seconds:g} seconds to arrive")
 
     async def _body(self, request: Any) -> bytes:
         too_large = Refused(413, f"the body is too large; this server takes {self.limits.body:,} bytes")
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > self.limits.body:
             raise too_large
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.limits.body:
+        body, more = b"", True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise _GONE
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self.limits.body:
                 raise too_large
-            parts.append(part)
-        return b"".join(parts)
+        return body
 
     async def _wait(self, request: Any, future: asyncio.Future[list[str]]) -> list[str]:
         """Wait for answers, as long as the client does."""
@@ -144,7 +147,7 @@ class Server:
             await asyncio.wait([future], timeout=patience)
             if not future.done() and await request.is_disconnected():
                 future.cancel()
-                raise Refused(499, "the client has gone")
+                raise _GONE
         return future.result()
 
 
@@ -163,7 +166,6 @@ def make_app(models: Mapping[str, Model], hosts: Hosts, limits: Limits | None = 
     applications = require("starlette.applications", "serve")
     exceptions = require("starlette.exceptions", "serve")
     route = require("starlette.routing", "serve").Route
-    disconnected = require("starlette.requests", "serve").ClientDisconnect
     server = Server(models, limits or Limits())
     routes = [
         route("/predict", server.predict, methods=["POST"]),
@@ -175,6 +177,6 @@ def make_app(models: Mapping[str, Model], hosts: Hosts, limits: Limits | None = 
         route("/static/{name}", server.static),
         route("/", server.page),
     ]
-    handlers = dict.fromkeys((Refused, exceptions.HTTPException, disconnected), server.refused)
+    handlers = dict.fromkeys((Refused, exceptions.HTTPException), server.refused)
     app = applications.Starlette(routes=routes, exception_handlers=handlers, lifespan=server.lifespan)
     return Guard(app, hosts, token)

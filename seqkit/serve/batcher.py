@@ -89,7 +89,8 @@ class Batcher:
                 raise Refused(429, f"busy: {self._waiting:,} {self._what} wait already; try again in a moment")
             self._jobs.append(Job(items, by, alone, future))
             self._waiting += len(items)
-            self._changed.notify()
+            if len(self._jobs) == 1 or self._all_here():  # to wake the thread for nothing costs a switch of threads
+                self._changed.notify()
         return future
 
     def _run(self) -> None:

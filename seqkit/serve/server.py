@@ -66,6 +66,7 @@ def serve(
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             ws="none",
             lifespan="on",
             limit_concurrency=_CONNECTIONS,

@@ -15,10 +15,14 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
 from seqkit.config import Names, OneOf, Section
-from seqkit.errors import require
+from seqkit.errors import UserError, require
 from seqkit.nn.lora import merge_lora, merged
+from seqkit.tasks.attribution import Method, check_method
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.sending import sent
 from seqkit.tasks.start_config import InitConfig, LoraConfig
+from seqkit.tasks.text_trace import TextTrace
+from seqkit.text import take_texts
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
 from seqkit.training.transfer import Rows
@@ -152,6 +156,40 @@ class RunTask(Task):
     @abstractmethod
     def format(self, prediction: Any, form: str, **options: Any) -> str:
         """Return a prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
+
+    def explain(self, texts: Iterable[str], *, method: Method = "auto") -> list[Explanation]:
+        """Return for each text why `predict` answers as it does.
+
+        Args:
+            texts: as in `predict`.
+            method: "gradients": integrated gradients beside occlusion, which needs captum (extra `explain`);
+                "occlusion": that alone; "auto": gradients where captum is installed.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+            UserError: this kind of run explains nothing; captum is missing; a text is too long.
+        """
+        gradients = check_method(method)
+        self.model.eval()
+        return [self.explain_one(text, gradients) for text in take_texts(texts)]
+
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        """Return why `predict` answers a text as it does; see `explain`."""
+        raise UserError(f"a {self.kind} run explains nothing")
+
+    def trace(self, text: str) -> TextTrace:
+        """Return what the gates of every layer did at every token of a text.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+            UserError: the model has no recurrent layers.
+        """
+        self.model.eval()
+        return self.trace_one(take_texts([text])[0])
+
+    def trace_one(self, text: str) -> TextTrace:
+        """Return the gates of a text; see `trace`."""
+        raise UserError(f"a {self.kind} run has no gates to show")
 
     def example(self, folder: Path) -> str:
         """Return a command line that uses this run, shown at the end of training."""

@@ -324,15 +324,15 @@ class LanguageModelTask(RunTask):
         self.model.eval()
         return self.sampler(texts) if self.sampler else score_lines(self.model, self.tokenizer, texts)
 
+    def format(self, prediction: LineScore | Continuation, form: str, **options: Any) -> str:
+        return format_line(prediction, form)
+
     def count_tokens(self, text: str) -> int:
         return len(self.tokenizer.encode([text])[0])
 
     @property
     def independent(self) -> bool:
         return self.sampler is None
-
-    def format(self, prediction: LineScore | Continuation, form: str, **options: Any) -> str:
-        return format_line(prediction, form)
 
     def example(self, folder: Path) -> str:
         source = self.splits["train"].sources[0]

@@ -38,11 +38,14 @@ from seqkit.tasks.common import (
     vocabulary_line,
     word_rows,
 )
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
+from seqkit.tasks.sentiment.explain import explain_label
 from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
+from seqkit.tasks.text_trace import TextTrace, one_row, tokens_of, trace_module
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.joining import one_line
 from seqkit.training import Loss
@@ -357,14 +360,32 @@ class SentimentTask(RunTask):
                 found[kept[number]] = Prediction(self.classes[best], dict(zip(self.classes, shares, strict=True)))
         return found
 
-    def count_tokens(self, text: str) -> int:
-        return len(self.tokenizer.encode([text])[0])
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        ids = self._ids(text)
+        if not ids:
+            return Explanation(text)
+        return explain_label(self.model, self.classes, text, tokens_of(self.tokenizer, text, ids), ids, gradients)
+
+    def trace_one(self, text: str) -> TextTrace:
+        ids = self._ids(text)
+        if not ids:
+            return TextTrace(text)
+        encoder = self.model.encoder
+        layers = trace_module(encoder.recurrent, lambda: encoder(*one_row(ids, self.device)))
+        return TextTrace(text, tokens_of(self.tokenizer, text, ids), layers)
+
+    def _ids(self, text: str) -> list[int]:
+        """Ids of a text; none for a blank one, which gets no label."""
+        return list(cut(self.tokenizer.encode([text]), [text], _LONGEST)[0]) if text.strip() else []
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if not as_json(form):
             return one_line(prediction.label or "")  # an old run may have a label with a line end
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
         return to_json({"label": prediction.label, "probabilities": probabilities})
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
 
     def example(self, folder: Path) -> str:
         split = self.splits.get("dev") or self.splits["train"]

@@ -320,11 +320,11 @@ class SlotsTask(RunTask):
                 found[number] = make_tagging(whole[number], offsets[number], tags, intent)
         return found
 
-    def count_tokens(self, text: str) -> int:
-        return len(self.tokenizer.encode([text])[0])
-
     def format(self, prediction: Tagging, form: str, **options: Any) -> str:
         return format_tagging(prediction, form)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
 
     def example(self, folder: Path) -> str:
         data = self.splits["train"]

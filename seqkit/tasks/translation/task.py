@@ -392,6 +392,19 @@ class TranslationTask(RunTask):
         """
         return self.translator(take_texts(texts))
 
+    def format(self, prediction: Translation, form: str, **options: Any) -> str:
+        """See `format_translation`, which takes the options."""
+        return format_translation(prediction, form, **options)
+
+    def check_plot(self, path: Path) -> None:
+        """Refuse a file that `plot` could not draw into, before anything is translated."""
+        check_plot(path)
+
+    def plot(self, prediction: Translation, path: Path) -> None:
+        """Draw the attention of a translation into a file; its tokens without marks."""
+        tokens = list(map(plain, prediction.tokens)) if self.target.config.marked else prediction.tokens
+        plot_attention(replace(prediction, tokens=tokens), path)
+
     def count_tokens(self, text: str) -> int:
         return len(self.source.encode([text])[0])
 
@@ -405,19 +418,6 @@ class TranslationTask(RunTask):
         twin.translator.systems = self.translator.systems
         twin.adjust(**options)
         return twin
-
-    def format(self, prediction: Translation, form: str, **options: Any) -> str:
-        """See `format_translation`, which takes the options."""
-        return format_translation(prediction, form, **options)
-
-    def check_plot(self, path: Path) -> None:
-        """Refuse a file that `plot` could not draw into, before anything is translated."""
-        check_plot(path)
-
-    def plot(self, prediction: Translation, path: Path) -> None:
-        """Draw the attention of a translation into a file; its tokens without marks."""
-        tokens = list(map(plain, prediction.tokens)) if self.target.config.marked else prediction.tokens
-        plot_attention(replace(prediction, tokens=tokens), path)
 
     def example(self, folder: Path) -> str:
         part = self.splits.get("dev") or self.splits.get("train")
