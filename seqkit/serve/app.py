@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seqkit.config import Section
+from seqkit.drawing.html import script, style
 from seqkit.errors import nearest, require
 from seqkit.serve.batcher import Batcher
 from seqkit.serve.explaining import explain_item
@@ -19,11 +20,13 @@ from seqkit.serve.models import Model, check_unicode
 from seqkit.serve.openapi import docs_page, openapi
 from seqkit.serve.requests import ExplainRequest, PredictRequest, asked_texts, read_request
 
-_STATIC = {
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-}
 _FOLDER = Path(__file__).parent / "static"
+_STATIC = {
+    "style.css": ("text/css", style),
+    "gates.js": ("text/javascript", script),
+    "page.css": ("text/css", (_FOLDER / "page.css").read_text),
+    "page.js": ("text/javascript", (_FOLDER / "page.js").read_text),
+}
 _GONE = Refused(499, "the client has gone")
 _WATCH = 0.2  # seconds until a client that waits is looked after
 _Request = TypeVar("_Request", bound=Section)
@@ -93,10 +96,10 @@ class Server:
 
     async def static(self, request: Any) -> Any:
         """GET /static/NAME: one of the package's files, which are listed."""
-        name = request.path_params["name"]
-        if name not in _STATIC:
+        if (name := request.path_params["name"]) not in _STATIC:
             raise Refused(404, "no such file")
-        return self.response((_FOLDER / name).read_bytes(), media_type=_STATIC[name])
+        kind, read = _STATIC[name]
+        return self.response(read(), media_type=kind)
 
     async def refused(self, request: Any, error: Exception) -> Any:
         """Tell a client why its request is not answered."""

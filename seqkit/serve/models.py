@@ -130,7 +130,11 @@ class Model:
     def about(self) -> dict[str, Any]:
         """What /runs tells of it."""
         options = {
-            key: {"default": self._options.get(key, field.get_default()), "description": _line(field.description or "")}
+            key: {
+                **_kind(field.annotation),
+                "default": self._options.get(key, field.get_default()),
+                "description": " ".join((field.description or "").split()),
+            }
             for key, field in self.options.items()
         }
         parameters = sum(value.numel() for value in self.task.model.parameters())
@@ -140,6 +144,7 @@ class Model:
             "parameters": parameters,
             "device": str(self.task.device),
             "options": options,
+            "examples": [],
         }
 
 
@@ -208,5 +213,10 @@ def _is_plain(kind: Any) -> bool:
     return origin is typing.Literal or kind in _PLAIN
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())
+def _kind(annotation: Any) -> dict[str, Any]:
+    """Return the type of a plain option as JSON Schema names it, with its choices where it has some."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return {"type": "string", "choices": list(typing.get_args(annotation))}
+    kinds = set(typing.get_args(annotation) or (annotation,))
+    names = {bool: "boolean", float: "number", int: "integer"}
+    return {"type": next((name for kind, name in names.items() if kind in kinds), "string")}
