@@ -39,12 +39,14 @@ class Surprisal:
         bits: minus the logarithm to base 2 of its probability.
         rank: 1 for the token that the model thought most probable.
         alternatives: the most probable tokens and their probabilities, best first.
+        joined: no white space stands before it.
     """
 
     token: str
     bits: float
     rank: int
     alternatives: list[tuple[str, float]]
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def _about(attribution: Attribution) -> list[str]:
         f"{attribution.baseline_score:.4f}, difference {difference:.4f}"
     )
     if attribution.gradients is None:
-        return [line, "integrated gradients need captum: pip install '.[explain]' in a checkout of seqkit"]
+        return [line, "no integrated gradients, which need captum: pip install '.[explain]' in a checkout of seqkit"]
     return [
         line,
         f"integrated gradients add up to {sum(attribution.gradients):.4f} (gap {attribution.gap:.1e}, "
@@ -312,7 +314,7 @@ def _surprise_rows(surprisals: Sequence[Surprisal]) -> list[list[str]]:
 
 
 def _surprise_parts(surprisals: Sequence[Surprisal]) -> list[str]:
-    words = [drawing.Word(one.token) for one in surprisals]
+    words = [drawing.Word(one.token, one.joined) for one in surprisals]
     caption = (
         "The darker a token, the more it surprised the model, in bits: 1 bit is a coin's toss, 10 bits one in 1,024."
     )

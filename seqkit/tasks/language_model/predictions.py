@@ -63,14 +63,15 @@ class Continuation:
     finished: bool = True
 
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each line, without the end of the line."""
     return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
 
 
 @torch.no_grad()
 def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
     """Return the score of each line, whatever stands around it."""
-    rows, found = _encode(tokenizer, texts), [LineScore() for _ in texts]
+    rows, found = encode_lines(tokenizer, texts), [LineScore() for _ in texts]
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
     sizes = np.array([len(rows[number]) + 1 for number in kept], dtype=np.int64)
@@ -152,7 +153,7 @@ class Sampler:
 
     def _batch(self, texts: Sequence[str]) -> list[Continuation]:
         tokenizer = self.tokenizer
-        prompts = _encode(tokenizer, texts)
+        prompts = encode_lines(tokenizer, texts)
         seeds = [
             int(np.random.default_rng([self.seed, self._count + number]).integers(2**62))
             for number in range(len(texts))
