@@ -43,10 +43,11 @@
     for (const [name, share] of rows.slice(0, SHOWN)) {
       const fill = make("i");
       fill.style.width = `${100 * share}%`;
-      list.append(make("div", {}, make("dt", { dir: "auto" }, name), make("dd", {}, make("span", { className: "bar" }, fill), percent(share))));
+      list.append(make("div", {}, make("dt", { dir: "auto" }, name), make("dd", {},
+        make("span", { className: "bar" }, fill), make("span", { className: "share" }, percent(share)))));
     }
     const left = rows.slice(SHOWN).reduce((sum, row) => sum + row[1], 0);
-    if (rows.length > SHOWN) list.append(make("div", {}, make("dt", {}, `${rows.length - SHOWN} more`), make("dd", {}, percent(left))));
+    if (rows.length > SHOWN) list.append(make("div", {}, make("dt", {}, `${rows.length - SHOWN} more`), make("dd", {}, make("span", { className: "bar" }), make("span", { className: "share" }, percent(left)))));
     return list;
   };
 
@@ -62,14 +63,15 @@
     return line;
   };
 
+  // ￭ in a token says that no space stands there.
   const tokens = (names, logProbs) => {
     const list = make("ol", { className: "tokens", dir: "auto" });
     names.forEach((name, place) => {
-      const share = Math.exp(logProbs[place] ?? 0), item = make("li", { title: `${percent(share)} likely` }, name);
+      const share = Math.exp(logProbs[place] ?? 0), item = make("li", { title: `${percent(share)} likely` }, name.replaceAll("￭", ""));
       item.dataset.sure = share > 0.8 ? "high" : share > 0.4 ? "middle" : "low";
       list.append(item);
     });
-    const key = make("p", { className: "note" }, "Tokens, with a line below those that the model found less likely: ");
+    const key = make("p", { className: "note" }, "Each token, with a line under those that the model was less sure of: ");
     key.append(make("span", { className: "key" }, "below 80 %"), ", ", make("span", { className: "key low" }, "below 40 %"), ".");
     return names.length ? [list, key] : [];
   };
@@ -170,7 +172,7 @@
   const setting = (name, option) => {
     const field = make(option.choices ? "select" : "input", { id: `option-${name}` });
     if (option.choices) field.append(...option.choices.map((choice) => make("option", { value: choice }, choice)));
-    field.type = { boolean: "checkbox", integer: "number", number: "number" }[option.type] ?? "text";
+    else field.type = { boolean: "checkbox", integer: "number", number: "number" }[option.type] ?? "text";
     if (option.type === "number") field.step = "any";
     if (option.type === "boolean") field.checked = option.default;
     else field.value = option.default ?? "";
