@@ -67,7 +67,9 @@ class Running:
         raw = body.encode() if isinstance(body, str) else body
         connection.request(method, path, raw, headers or {})
         found = connection.getresponse()
-        answer = Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read().decode())
+        answer = Answer(
+            found.status, {name.lower(): value for name, value in found.getheaders()}, found.read().decode()
+        )
         connection.close()
         return answer
 

@@ -22,7 +22,7 @@ TEXTS = [
     "quite a warm , witty film with a lovely scene of an actor",
     "Find the superb film.",
     "naïve 電影 فيلم \U0001f600",
-    "\"quotes\" \\ and\nlines",
+    '"quotes" \\ and\nlines',
 ]
 
 

@@ -44,7 +44,7 @@ JSON = {"content-type": "application/json"}
         ({"text": "x" * 5000}, "texts[0]: 5,000 characters are too long"),
         ({"text": "a", "options": {"beam_size": 2}}, "options.beam_size: no such option of sentiment-finished"),
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": 7}}, "beam_size: 7 is too many; this"),
-        ({"run": "translation-finished", "text": "a", "options": {"beam_size": 0}}, "options: beam_size"),
+        ({"run": "translation-finished", "text": "a", "options": {"beam_size": 0}}, "beam_size: must be at least 1"),
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": [1]}}, "options: beam_size"),
         ({"run": "translation-finished", "text": "a", "options": {"max_length": 61}}, "max_length: 61 is too many"),
         ({"run": "translation-finished", "text": "a", "options": {"constraints": ["os:system"]}}, "no such option"),
