@@ -49,13 +49,14 @@ def train(
     trust: Trust = False,
 ) -> None:
     """Train what a YAML file describes, and score it."""
-    from seqkit import run
+    from seqkit import report, run
 
     if seeds is None:
-        _show(run.train(config, *(overrides or []), overwrite=overwrite, trust=trust))
+        _show(report.train(config, *(overrides or []), overwrite=overwrite, trust=trust))
         return
 
     def ended(seed: int, made: Run) -> None:
+        report.summarise(made.folder)
         tell_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
 
     found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, trust=trust, ended=ended)
@@ -74,9 +75,9 @@ def resume(
     trust: Trust = False,
 ) -> None:
     """Go on with a run that was stopped or killed, from its last checkpoint."""
-    from seqkit import run
+    from seqkit import report
 
-    _show(run.resume(run_path, *(overrides or []), trust=trust))
+    _show(report.resume(run_path, *(overrides or []), trust=trust))
 
 
 def _show(finished: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -106,6 +107,11 @@ class Source:
     def place(self, index: int) -> str:
         """Return where row `index` of `dataset` stands: `file:line`, or `file: row N` for Parquet and built-in data."""
         return place(self.name, self.dataset.select_columns([LINE])[index][LINE], self.has_lines)
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """Return the same of several rows."""
+        lines = self.dataset.select_columns([LINE])[list(rows)][LINE]
+        return [place(self.name, line, self.has_lines) for line in lines]
 
 
 def check_text_form(config: SourceConfig, kind: str) -> None:

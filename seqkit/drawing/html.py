@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.drawing.colours import diverging, readable_on, sequential
-from seqkit.errors import require
+from seqkit.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,15 @@ def embedded(*parts: str) -> str:
     return f'<div class="seqkit"><style>.seqkit {{\n{own}}}</style>{"".join(parts)}{code}</div>'
 
 
+def notebook(make: Callable[[], Iterable[str]]) -> str | None:
+    """Return what `_repr_html_` returns: the parts that `make` returns, or None where a library for them is missing, so
+    that the notebook shows the text of the object instead."""
+    try:
+        return embedded(*make())
+    except UserError:
+        return None
+
+
 def section(heading: str) -> str:
     """Return a heading of a section."""
     return _part("section", heading)
@@ -107,8 +116,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
         rows: texts, as many in each row as there are columns; columns of numbers are aligned on the right.
         caption: what is seen.
     """
-    kinds = ["number" if all(map(_is_numeric, column)) else "text" for column in list(zip(*rows, strict=True))[1:]]
-    return _part("table", header, rows, ["text", *kinds], caption)
+    return _part("table", header, rows, column_kinds(header, rows), caption)
+
+
+def column_kinds(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return `number` or `text` for each column of a table; the first one names the rows."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
+    return ["text", *("number" if all(map(_is_numeric, column)) else "text" for column in columns[1:])]
 
 
 def heat_map(
@@ -151,7 +165,7 @@ def chart(svg: str, caption: str) -> str:
 
 
 def _is_numeric(text: str) -> bool:
-    return text.lstrip("-(")[:1].isdigit()
+    return text in ("", "–") or text.lstrip("-(")[:1].isdigit()
 
 
 def _scaled(row: Sequence[float]) -> Callable[[float], str]:

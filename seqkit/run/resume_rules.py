@@ -29,6 +29,8 @@ _HARMLESS = (
     "training.loggers*",
     "training.samples",
     "training.keep_best",
+    "training.keep_outputs",
+    "training.report",
     "training.average_best",
     "training.early_stopping*",
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 from seqkit.config import OneOf, from_mapping
 from seqkit.errors import UserError
+from seqkit.report import stored_outputs
 from seqkit.run.loading import load_task
 from seqkit.run.options import declared, open_with_options
 from seqkit.serve.batcher import Batcher
@@ -25,6 +26,7 @@ _PLAIN = (int, float, bool, str, NoneType)
 _OWNERS = ("batch_size", "min_ratio", "max_ratio", "attention")
 _WIDTHS = ("beam_size", "n_best")
 _LENGTHS = ("max_length", "min_length")
+_EXAMPLES, _LONGEST_EXAMPLE = 8, 200  # how many a page shows, and characters in one
 _KEPT = 16  # settings whose task is kept at hand
 
 
@@ -144,7 +146,7 @@ class Model:
             "parameters": parameters,
             "device": str(self.task.device),
             "options": options,
-            "examples": [],
+            "examples": _examples(self.path),
         }
 
 
@@ -198,6 +200,22 @@ def check_unicode(name: str, text: str) -> None:
 
 def _answer(task: RunTask, items: list[Any]) -> list[str]:
     return [task.format(one, "jsonl") for one in task.predict(items)]
+
+
+def _examples(path: Path) -> list[dict[str, Any]]:
+    """Return some of what a run's kept weights made of its dev data, from the records in its folder."""
+    rows = [row for row in stored_outputs(path) if isinstance(row.get("text"), str) and row["text"].strip()]
+    short = [row for row in rows if len(row["text"]) <= _LONGEST_EXAMPLE]
+    step = max(len(short) // _EXAMPLES, 1)
+    return [
+        {"text": row["text"], "gold": _as_text(row.get("gold")), "prediction": _as_text(row.get("prediction"))}
+        for row in short[::step][:_EXAMPLES]
+    ]
+
+
+def _as_text(value: Any) -> str | None:
+    """Return an answer for a line of the page; tags of each token as they are."""
+    return " ".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
 
 
 def _is_open(key: str, field: Any) -> bool:

@@ -21,7 +21,7 @@ LONGEST = 1_000
 """Tokens of a text that can be explained: the work grows with the square of the length."""
 
 _TOGETHER = 8192  # tokens in a batch
-_STEPS, _MOST_STEPS = 16, 1024  # points on a stretch of the path, and on all of it
+_STEPS, _MOST_STEPS = 16, 2048  # points on a stretch of the path, and on all of it
 _CLOSE = 1e-3  # share of the difference of the logits that the gap may be
 
 
@@ -202,7 +202,7 @@ def _gradients(
     found: list[tuple[list[float], int]] = []
     for start in range(0, len(targets), most):
         part = slice(start, start + most)
-        enough = [max(abs(difference), 1e-2) * _CLOSE for difference in differences[part]]
+        enough = [max(abs(difference), 0.1) * _CLOSE for difference in differences[part]]
         found += _adaptive(problem, vectors, targets[part], enough)
     return found
 

@@ -14,12 +14,14 @@ import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
+from seqkit import drawing
 from seqkit.config import Names, OneOf, Section
 from seqkit.errors import UserError, require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.attribution import Method, check_method
 from seqkit.tasks.explain import Explanation
 from seqkit.tasks.sending import sent
+from seqkit.tasks.showing import model_summary
 from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.tasks.text_trace import TextTrace
 from seqkit.text import take_texts
@@ -96,6 +98,9 @@ class RunTask(Task):
         """Where the model lies."""
         return next(self.model.parameters()).device
 
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(lambda: model_summary(self.kind, self.model))
+
     def data_lines(self) -> list[str]:
         """Return lines about the data, for the report."""
         return []
@@ -156,6 +161,14 @@ class RunTask(Task):
     @abstractmethod
     def format(self, prediction: Any, form: str, **options: Any) -> str:
         """Return a prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
+
+    def read_dev(self, data: str) -> None:
+        """Let `evaluate` and `dev_outputs` be about a file, which has the columns of the run's own dev data.
+
+        Raises:
+            UserError: this kind of run cannot, or the file is bad.
+        """
+        raise UserError(f"a {self.kind} run shows no other data")
 
     def explain(self, texts: Iterable[str], *, method: Method = "auto") -> list[Explanation]:
         """Return for each text why `predict` answers as it does.

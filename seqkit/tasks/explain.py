@@ -149,8 +149,8 @@ class Explanation:
         rounded: dict[str, Any] = digits(made)
         return rounded
 
-    def _repr_html_(self) -> str:
-        return drawing.embedded(self.html())
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(lambda: [self.html()])
 
     def plot(self) -> Any:
         """Return matplotlib axes: bars of what each token added, the attention, or the surprise of each token.
@@ -164,7 +164,6 @@ class Explanation:
             rows = [one.target for one in self.attributions]
             values = [one.best for one in self.attributions]
             return plot_matrix(rows, plain_words(self.tokens), values, "added to the logit", diverging=True)
-        axes = figure_axes(0.35 * len(self.tokens))
         if self.surprisals:
             names, heights, label = (
                 [one.token for one in self.surprisals],
@@ -174,10 +173,7 @@ class Explanation:
         else:
             best = self.attributions[0].best if self.attributions else []
             names, heights, label = plain_words(self.tokens), best, "added to the logit"
-        axes.bar(range(len(heights)), heights)
-        axes.set_xticks(range(len(heights)), [name.replace("$", r"\$") for name in names], rotation=90)
-        axes.set_ylabel(label)
-        return axes
+        return plot_bars(names, heights, label)
 
 
 def kept_of(layers: Sequence[LayerTrace]) -> list[Kept]:
@@ -194,6 +190,19 @@ def kept_of(layers: Sequence[LayerTrace]) -> list[Kept]:
             )
         )
     return found
+
+
+def plot_bars(names: Sequence[str], heights: Sequence[float], label: str) -> Any:
+    """Return matplotlib axes with a bar for each word.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    axes = figure_axes(0.35 * len(names))
+    axes.bar(range(len(heights)), heights)
+    axes.set_xticks(range(len(heights)), [name.replace("$", r"\$") for name in names], rotation=90)
+    axes.set_ylabel(label)
+    return axes
 
 
 def plot_matrix(

@@ -137,8 +137,8 @@ class TextTrace:
         rounded: dict[str, Any] = digits(made)
         return rounded
 
-    def _repr_html_(self) -> str:
-        return drawing.embedded(self.html())
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(lambda: [self.html()])
 
     def plot(self) -> Any:
         """Return matplotlib axes: how much of the memory after each token is still in the final state of each layer

@@ -121,6 +121,12 @@ class TrainingConfig(Section):
     loggers: list[Annotated[str, OneOf("logger", LOGGERS, Logger, supplied=())]] = ["jsonl"]
     """What follows the training: jsonl (metrics.jsonl and timing.jsonl), tensorboard (event files; needs the
     tensorboard extra), or `mypackage.module:MyLogger`."""
+    report: bool = True
+    """Write report.html into the run folder when training from the command line or by seqkit.train has ended: curves,
+    scores and examples from dev.jsonl (needs the extras html and plot). It holds texts of the dev data."""
+    keep_outputs: int = Field(default=2000, ge=0)
+    """How many dev examples dev.jsonl in the run folder holds at most, evenly spread over the dev data: text, right
+    answer, answer of the kept weights and its confidence. 0: no such file, for private data."""
     tensorboard: bool | None = Field(default=None, exclude=True)
     """Short for adding tensorboard to loggers (true), or for leaving it out (false)."""
 

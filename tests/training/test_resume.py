@@ -36,7 +36,7 @@ def configuration(data: Path, **training: Any) -> dict[str, Any]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a run that is a result; timings, the lock and the configuration are none."""
-    others = ("timing.jsonl", ".lock", "config.yaml", "run.json", "trainer.json", "manifest.json")
+    others = ("timing.jsonl", "report.html", ".lock", "config.yaml", "run.json", "trainer.json", "manifest.json")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))

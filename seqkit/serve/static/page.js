@@ -189,7 +189,10 @@
 
   const example = (one) => {
     const button = make("button", { type: "button", dir: "auto" }, one.text);
-    if (one.gold !== null) button.append(make("small", {}, one.gold === one.prediction ? `${one.gold}` : `${one.gold}, answered ${one.prediction}`));
+    if (one.gold !== null) {
+      const says = one.gold === one.prediction ? `${one.gold} ✓` : `expected: ${one.gold}; answered: ${one.prediction}`;
+      button.append(make("small", { dir: "auto" }, says));
+    }
     button.addEventListener("click", () => {
       at("text").value = one.text;
       scrollTo({ top: 0, behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqkit import drawing
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.skipped import counted_line
@@ -38,7 +39,8 @@ from seqkit.tasks.common import (
     vocabulary_line,
     word_rows,
 )
-from seqkit.tasks.explain import Explanation
+from seqkit.tasks.dev_outputs import kept_number, kept_text, spread_rows
+from seqkit.tasks.explain import Explanation, plot_bars
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on
@@ -55,6 +57,7 @@ from seqkit.training.transfer import Rows
 _FIELDS = {"text": str, "label": str}
 # Tokens in a text. A longer one is a broken file, not a sentence, and would take gigabytes for its states.
 _LONGEST = 50_000
+_KEPT = 5  # classes whose probabilities a record of dev.jsonl has
 _SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
 _BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
 
@@ -95,6 +98,25 @@ class Prediction:
 
     label: str | None
     probabilities: dict[str, float]
+
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
+
+    def _parts(self) -> list[str]:
+        if self.label is None:
+            return [drawing.paragraph("A blank text: no label.")]
+        names = sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)
+        values = [[self.probabilities[name] for name in names]]
+        caption = f"The label is {self.label}; the darker, the more probable."
+        return [drawing.heat_map(["probability"], names, values, caption, shares=True)]
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with a bar for the probability of each label.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        return plot_bars(list(self.probabilities), list(self.probabilities.values()), "probability")
 
 
 class SentimentTask(RunTask):
@@ -271,6 +293,38 @@ class SentimentTask(RunTask):
 
     def evaluate(self) -> dict[str, float]:
         return self._measure(self.splits["dev"])[0] if "dev" in self.splits else {}
+
+    def read_dev(self, data: str) -> None:
+        source, part = scored(self.config.data, data)
+        self.splits["dev"] = self._split(open_source(source, _FIELDS, part), part)
+
+    def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
+        """See `Task.dev_outputs`; `probabilities` are those of the most probable classes, the best first."""
+        if "dev" not in self.splits:
+            return []
+        split = self.splits["dev"]
+        rows = spread_rows(np.flatnonzero(~split.blank), limit)
+        shares = np.zeros((len(rows), len(self.classes)))
+        plan = plan_batches(split.ids.lengths[rows], _SCORED)
+        computed = spread(plan, lambda part: torch.softmax(self._logits(split.ids, rows[part]).double(), 1).numpy())
+        for part, some in zip(plan, computed, strict=True):
+            shares[part] = some
+        texts = split.source.dataset.select_columns(["text"])[rows.tolist()]["text"]
+        places = split.source.places(rows.tolist())
+        return [self._record(split, *one) for one in zip(rows.tolist(), places, texts, shares, strict=True)]
+
+    def _record(self, split: Split, row: int, place: str, text: str, shares: NDArray[np.float64]) -> dict[str, Any]:
+        gold, best = int(split.labels[row]), np.argsort(-shares, kind="stable")[:_KEPT]
+        return {
+            "place": place,
+            "text": kept_text(text),
+            "gold": split.names.names[gold],
+            "prediction": self.classes[best[0]],
+            "confidence": kept_number(shares[best[0]]),
+            "gold_probability": kept_number(shares[gold]) if gold < len(shares) else 0.0,
+            "probabilities": {self.classes[number]: kept_number(shares[number]) for number in best},
+            "tokens": int(split.ids.lengths[row]),
+        }
 
     def _measure(self, split: Split) -> tuple[Scores, Outcome]:
         """Return the scores of a part, and what they are made from."""
