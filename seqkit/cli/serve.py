@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from seqkit.cli.app import OPTIONS_OF_RUN, Device, Trust, app, split_runs
 from seqkit.console import put
+
+if TYPE_CHECKING:
+    from seqkit.serve import Model
 
 _DEFAULT = "127.0.0.1"
 
@@ -37,7 +41,8 @@ def serve(
     paths, options = split_runs(runs)
     limits = serving.Limits(max_body, max_texts, max_tokens, max_beam, max_queue, max_batch)
 
-    def ready(address: str) -> None:
-        put(f"serving {', '.join(str(path) for path in paths)} at {address} (Ctrl-C ends it)")
+    def ready(address: str, models: Mapping[str, Model]) -> None:
+        names = ", ".join(f"{name} ({model.task.kind})" for name, model in models.items())
+        put(f"serving {names} at {address} (Ctrl-C ends it)")
 
     serving.serve(paths, host, port, device=device, trust=trust, options=options, limits=limits, ready=ready)

@@ -8,7 +8,7 @@ import gc
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from seqkit.errors import Option, Stopped, UserError, require
 from seqkit.serve.app import make_app
 from seqkit.serve.guard import Hosts
 from seqkit.serve.limits import Limits
-from seqkit.serve.models import open_models
+from seqkit.serve.models import Model, open_models
 
 _CONNECTIONS = 1000  # more get 503
 
@@ -32,7 +32,7 @@ def serve(
     trust: bool = False,
     options: Iterable[str] = (),
     limits: Limits | None = None,
-    ready: Callable[[str], object] = lambda address: None,
+    ready: Callable[[str, Mapping[str, Model]], object] = lambda address, models: None,
 ) -> None:
     """Serve runs until a signal ends the server; what was begun is finished.
 
@@ -44,7 +44,7 @@ def serve(
         trust: see `seqkit.load`.
         options: `KEY=VALUE` texts: settings of `predict`.
         limits: see `Limits`.
-        ready: called with the address of the page, as soon as the server answers.
+        ready: called with the address of the page and the runs by name, as soon as the server answers.
 
     Raises:
         UserError: see `open_models`; the port is in use; an extra is missing.
@@ -57,7 +57,8 @@ def serve(
         hosts = Hosts(host, listener.getsockname()[1])
         token = "" if hosts.loopback else secrets.token_urlsafe(18)
         limits = limits or Limits()
-        app = make_app(open_models(runs, device, options, limits, trust=trust), hosts, limits, token)
+        models = open_models(runs, device, options, limits, trust=trust)
+        app = make_app(models, hosts, limits, token)
         gc.collect()
         gc.freeze()  # what was loaded stays: to look through it again would stop the server for tenths of a second
         config = uvicorn.Config(
@@ -74,7 +75,7 @@ def serve(
         server = uvicorn.Server(config)
         received: list[int] = []
         server.capture_signals = lambda: _signals(server, received)
-        asyncio.run(_run(server, listener, lambda: ready(_address(hosts, host, token))))
+        asyncio.run(_run(server, listener, lambda: ready(_address(hosts, host, token), models)))
     if received:
         raise Stopped("stopped", 128 + received[0])
 
