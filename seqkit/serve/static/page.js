@@ -56,7 +56,7 @@
     let place = 0;
     for (const slot of slots) {
       line.append(letters.slice(place, slot.start).join(""));
-      line.append(make("mark", {}, letters.slice(slot.start, slot.end).join(""), make("small", {}, slot.type)));
+      line.append(make("mark", {}, letters.slice(slot.start, slot.end).join(""), " ", make("small", {}, slot.type)));
       place = slot.end;
     }
     line.append(letters.slice(place).join(""));
