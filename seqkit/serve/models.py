@@ -208,14 +208,18 @@ def _examples(path: Path) -> list[dict[str, Any]]:
     short = [row for row in rows if len(row["text"]) <= _LONGEST_EXAMPLE]
     step = max(len(short) // _EXAMPLES, 1)
     return [
-        {"text": row["text"], "gold": _as_text(row.get("gold")), "prediction": _as_text(row.get("prediction"))}
+        {"text": row["text"], "gold": _as_text(row, "gold"), "prediction": _as_text(row, "prediction")}
         for row in short[::step][:_EXAMPLES]
     ]
 
 
-def _as_text(value: Any) -> str | None:
-    """Return an answer for a line of the page; tags of each token as they are."""
-    return " ".join(map(str, value)) if isinstance(value, list) else None if value is None else str(value)
+def _as_text(row: Mapping[str, Any], key: str) -> str | None:
+    """Return an answer for a line of the page; of tags those that say something, with their tokens."""
+    value = row.get(key)
+    if isinstance(value, list):
+        pairs = zip(row.get("tokens") or [], value, strict=False)
+        return ", ".join(f"{token} ({tag})" for token, tag in pairs if tag != "O") or "no slots"
+    return None if value is None else str(value)
 
 
 def _is_open(key: str, field: Any) -> bool:

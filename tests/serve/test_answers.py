@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,25 @@ def test_runs_and_health(served: Any, runs: dict[str, Path]) -> None:
     # What names code, what lets outputs grow without end, and what is the owner's.
     assert not options.keys() & {"constraints", "max_ratio", "min_ratio", "batch_size", "attention"}
     assert served.get("/health").json == {"status": "ok", "waiting": dict.fromkeys(served.models, 0)}
+
+
+def test_examples_come_from_stored_outputs(start: Any, runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs["slots"], tmp_path / "run"))
+    rows: list[Any] = [
+        {"text": "to Rome", "tokens": ["to", "Rome"], "gold": ["O", "B-city"], "prediction": ["O", "O"]},
+        {"text": "a film", "gold": "good", "prediction": "bad"},
+        {"text": "no gold"},
+        {"text": " "},
+        {"text": 3},
+        {"text": "long " * 100, "gold": "good"},
+    ]
+    (folder / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with start(folder) as server:
+        assert server.get("/runs").json["runs"][0]["examples"] == [
+            {"text": "to Rome", "gold": "Rome (B-city)", "prediction": "no slots"},
+            {"text": "a film", "gold": "good", "prediction": "bad"},
+            {"text": "no gold", "gold": None, "prediction": None},
+        ]
 
 
 def test_openapi_describes_what_there_is(served: Any) -> None:
