@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -414,8 +413,7 @@ class TranslationTask(RunTask):
         changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
         if "replace_unknown" in options:
             changes["copy_unknown"] = options["replace_unknown"]
-        for name, value in changes.items():
-            setattr(self.translator, name, value)
+        self.translator = replace(self.translator, _count=0, **changes)
 
     def _prefix(self, options: Mapping[str, Any]) -> list[int]:
         """Return the ids that every translation begins with."""
@@ -476,13 +474,6 @@ class TranslationTask(RunTask):
     @property
     def independent(self) -> bool:
         return not self.translator.search.sample
-
-    def adjusted(self, **options: Any) -> TranslationTask:
-        twin = copy.copy(self)
-        twin.translator = self._translator(self.translator.search)
-        twin.translator.systems = self.translator.systems
-        twin.adjust(**options)
-        return twin
 
     def example(self, folder: Path) -> str:
         part = self.splits.get("dev") or self.splits.get("train")
