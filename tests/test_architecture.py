@@ -66,6 +66,11 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "drawing": ({"errors"}, set(), {"numpy"}),
     "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
+    "serve": (
+        {"config", "console", "drawing", "errors", "report", "run", "tasks", "training"},
+        {"pydantic"},
+        {"starlette", "uvicorn"},
+    ),
     "report": (
         {"config", "files", "errors", "console", "distributed", "training", "tasks", "run", "drawing"},
         {"torch", "numpy"},
@@ -77,7 +82,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"onnx", "onnxruntime"},
     ),
     "cli": (
-        {"run", "report", "lessons", "export", "drawing", "config", "files", "errors", "console"},
+        {"run", "report", "lessons", "export", "serve", "drawing", "config", "files", "errors", "console"},
         {"typer"},
         {"distributed", "training"},
     ),

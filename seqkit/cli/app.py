@@ -165,6 +165,19 @@ def split_arguments(
     return (files[0] if files else None), options
 
 
+def split_runs(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Tell run folders from options of theirs, `KEY=VALUE`.
+
+    Raises:
+        UserError: a flag that no command has.
+    """
+    for text in arguments:
+        if text.startswith("-") and not Path(text).exists():
+            raise UserError(f"{text}: no such flag; --help lists them, and options of a run are written KEY=VALUE")
+    options = [text for text in arguments if "=" in text and not Path(text).exists()]
+    return [Path(text) for text in arguments if text not in options], options
+
+
 def _as_option(run_path: Path, use: Use, flag: str, trust: bool, **how: Any) -> str:
     """Return what to say of a flag that the command lacks."""
     from seqkit import run

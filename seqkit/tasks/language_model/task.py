@@ -387,6 +387,13 @@ class LanguageModelTask(RunTask):
     def format(self, prediction: LineScore | Continuation, form: str, **options: Any) -> str:
         return format_line(prediction, form)
 
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
+
+    @property
+    def independent(self) -> bool:
+        return self.sampler is None
+
     def example(self, folder: Path) -> str:
         source = self.splits["train"].sources[0]
         words = str(source.dataset[int(self.splits["train"].ids.lengths.argmax())]["text"]).split()

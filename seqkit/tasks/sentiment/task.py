@@ -438,6 +438,9 @@ class SentimentTask(RunTask):
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
         return to_json({"label": prediction.label, "probabilities": probabilities})
 
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
+
     def example(self, folder: Path) -> str:
         split = self.splits.get("dev") or self.splits["train"]
         row = int(np.where(split.blank, np.iinfo(np.int64).max, split.ids.lengths).argmin())

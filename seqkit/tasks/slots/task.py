@@ -395,6 +395,9 @@ class SlotsTask(RunTask):
     def format(self, prediction: Tagging, form: str, **options: Any) -> str:
         return format_tagging(prediction, form)
 
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
+
     def example(self, folder: Path) -> str:
         data = self.splits["train"]
         row = int(data.words.lengths.argmin())

@@ -413,8 +413,7 @@ class TranslationTask(RunTask):
         changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
         if "replace_unknown" in options:
             changes["copy_unknown"] = options["replace_unknown"]
-        for name, value in changes.items():
-            setattr(self.translator, name, value)
+        self.translator = replace(self.translator, _count=0, **changes)
 
     def _prefix(self, options: Mapping[str, Any]) -> list[int]:
         """Return the ids that every translation begins with."""
@@ -468,6 +467,13 @@ class TranslationTask(RunTask):
         """Draw the attention of a translation into a file; its tokens without marks."""
         tokens = list(map(plain, prediction.tokens)) if self.target.config.marked else prediction.tokens
         plot_attention(replace(prediction, tokens=tokens), path)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.source.encode([text])[0])
+
+    @property
+    def independent(self) -> bool:
+        return not self.translator.search.sample
 
     def example(self, folder: Path) -> str:
         part = self.splits.get("dev") or self.splits.get("train")
