@@ -65,7 +65,11 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         set(),
     ),
     "drawing": ({"errors"}, {"numpy"}, set()),
-    "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
+    "lessons": (
+        {"config", "nn", "data", "tasks", "training", "run", "drawing", "files", "errors", "console"},
+        {"torch"},
+        set(),
+    ),
     "cli": (
         {"run", "lessons", "drawing", "config", "files", "errors", "console"},
         {"typer"},
