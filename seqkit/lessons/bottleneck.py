@@ -182,7 +182,7 @@ def _conclusion(measured: Mapping[str, tuple[str, list[Length]]]) -> list[Block]
         Heading("What to remember"),
         Text(
             f"From the shortest sentences to the longest ones: {'; '.join(falls)}. A vector of a fixed size can only "
-            "hold so many words. Attention takes the sentence out of the vector: the state then only has to know where to "
-            "look. See `model.decoder.attention` in a configuration."
+            "hold so many words. Attention takes the sentence out of the vector: the state then only has to know where "
+            "to look. See `model.decoder.attention` in a configuration."
         ),
     ]

@@ -12,6 +12,7 @@ from typing import Any
 import seqkit.data.builtin
 from seqkit.config import read
 from seqkit.data.builtin import rows
+from seqkit.drawing import number
 from seqkit.errors import Option, UserError
 from seqkit.lessons.base import Block, Heading, HeatMap, MarkedWords, Table, Text
 from seqkit.lessons.trained import opened, trained, training
@@ -21,6 +22,7 @@ REVIEWS = (
     "the film that my sister chose for us is dull , but the play by the two brothers is charming .",
     "the film that my sister chose for us is dull , even though the play by the two brothers is charming .",
 )
+WORD = "dull"
 EXAMINED = 200
 _JUDGEMENTS = ("Praise", "Blame")
 
@@ -162,7 +164,8 @@ def _reviews(classifier: Any) -> list[Block]:
     return [
         Heading("Two reviews, word by word"),
         Text(
-            "What comes before `but` is outweighed by what comes after it; with `even though` it is the other way round."
+            "What stands before `but` no longer matters, what stands before `even though` decides."
+            + _compared(classifier)
         ),
         *marked,
         Heading("The gates"),
@@ -175,6 +178,19 @@ def _reviews(classifier: Any) -> list[Block]:
             shares=True,
         ),
     ]
+
+
+def _compared(classifier: Any) -> str:
+    """Say how the share of one word differs between the reviews, where the tokenizer left the word whole."""
+    shares = []
+    for review in REVIEWS:
+        words, share = _words(classifier, review), layer_of(classifier, review).share
+        if share is None or WORD not in words:
+            return ""
+        shares.append(float(share[words.index(WORD)]))
+    return (
+        f" In the second review, {WORD} has {number(shares[1] / shares[0])} times the share that it has in the first."
+    )
 
 
 def _words(classifier: Any, text: str) -> list[str]:

@@ -17,19 +17,18 @@ CITY = "Taipei"
 SENTENCES = (
     "I want to arrive at Taipei .",
     "I want to leave Taipei .",
-    "I have to leave Boston and then we plan to reach Taipei .",
-    "I have to reach Boston and then we plan to leave Taipei .",
-    "Taipei is the city we plan to reach .",
-    "Taipei is the city we plan to leave .",
+    "Taipei is the city I want to reach .",
+    "Taipei is the city I want to leave .",
 )
 ENCODERS: dict[str, tuple[dict[str, Any], float]] = {
     "feed-forward": ({"window": 1, "hidden_size": 64}, 5e-3),
     "RNN": ({"cell": "rnn", "hidden_size": 64, "init": "orthogonal"}, 2e-3),
     "LSTM": ({"cell": "lstm", "hidden_size": 64}, 5e-3),
-    "LSTM, both ways": ({"cell": "lstm", "hidden_size": 64, "bidirectional": True}, 5e-3),
+    "two-way LSTM": ({"cell": "lstm", "hidden_size": 64, "bidirectional": True}, 5e-3),
 }
 """The taggers: the encoder of each, and its learning rate."""
-SLOTS = ("origin", "destination", "depart_date", "arrive_date", "airline", "class")
+SLOTS = ("origin", "destination", "depart_date", "arrive_date", "airline")
+SHORT = {"destination": "to", "origin": "from"}
 ALL = "all slots"
 TESTED = 500
 
@@ -58,9 +57,11 @@ def scores(tagger: Any, examples: int = TESTED) -> dict[str, float]:
 
 
 def answers(tagger: Any, sentences: Sequence[str] = SENTENCES) -> list[str]:
-    """Return what a tagger takes the city for in each sentence."""
+    """Return what a tagger takes the city for in each sentence: `to`, `from`, another slot, or nothing."""
     found = tagger.predict(list(sentences))
-    return [next((slot.type for slot in one.slots if slot.text == CITY), "nothing") for one in found]
+    return [
+        next((SHORT.get(slot.type, slot.type) for slot in one.slots if slot.text == CITY), "nothing") for one in found
+    ]
 
 
 def blocks(runs: Sequence[Path] = (), *, trust: bool = False) -> list[Block]:
@@ -89,7 +90,7 @@ def _lesson(taggers: Mapping[str, Any], *, trained_here: bool) -> list[Block]:
         Table(
             ("sentence", *told),
             sentence_rows,
-            f"What each tagger takes {CITY} for: the sentences come in pairs that differ in the verb.",
+            f"What each tagger takes {CITY} for: a destination (to) or an origin (from).",
         ),
         *(_what_they_show() if trained_here else []),
         Heading("All sentences"),

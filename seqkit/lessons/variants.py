@@ -180,9 +180,9 @@ def _one_sequence() -> list[Block]:
         ),
         HeatMap(
             [str(place) for place in range(1, len(SEQUENCE) + 1)],
-            values,
-            "Outputs for the inputs in the first row. The darker a colour, the larger the number within its row: "
-            "purple is positive, orange negative.",
+            {name: [round(value, 3) for value in row] for name, row in values.items()},
+            "Outputs for the inputs in the first row, rounded to three decimals. The darker a colour, the larger "
+            "the number within its row: purple is positive, orange negative.",
         ),
     ]
 
@@ -206,7 +206,7 @@ def _exercises(learned: Mapping[str, Mapping[str, float]]) -> list[Block]:
         Text(
             "Nothing that reads from left to right can look ahead: only the bidirectional network does. A Jordan "
             "network hands on its answers alone, so it copies badly: to answer later, it would have to answer "
-            "something else now. Where it comes to counting further than in training, the gated networks go on: the "
+            "something else now. On sequences longer than those of training, the gated networks count best: the "
             "memory of an LSTM is a sum, while tanh squeezes what an Elman network counts."
         ),
     ]
@@ -219,8 +219,8 @@ def _gaps(kept: Mapping[str, Sequence[float]]) -> list[Block]:
         Heading("Long gaps"),
         Text(
             "Read a symbol, then others that do not matter, and say at the end which symbol came first. Each network "
-            f"is trained on gaps of every length up to the one at which it is tested, 500 updates, {len(SEEDS)} times "
-            "from other weights."
+            f"is trained on gaps of every length up to the one at which it is tested, 500 updates, {len(SEEDS)} times, "
+            "each from other weights."
         ),
         Chart(
             lines,
