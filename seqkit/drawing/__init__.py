@@ -8,6 +8,7 @@ from seqkit.drawing.html import (
     embedded,
     folded,
     heat_map,
+    notebook,
     number,
     numbered,
     page,
@@ -18,7 +19,7 @@ from seqkit.drawing.html import (
     table,
     unrolled,
 )
-from seqkit.drawing.words import Word, marked_words, word_matrix
+from seqkit.drawing.words import Word, labelled_text, marked_words, word_matrix
 
 __all__ = [
     "Line",
@@ -32,9 +33,11 @@ __all__ = [
     "folded",
     "gate_viewer",
     "heat_map",
+    "labelled_text",
     "line_chart",
     "luminance",
     "marked_words",
+    "notebook",
     "number",
     "numbered",
     "page",

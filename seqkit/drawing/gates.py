@@ -81,6 +81,7 @@ def unit_order(memory: Values, units: int) -> list[int]:
         memory: (T, H).
         units: how many; those that move most over time are chosen.
     """
+    memory = np.nan_to_num(memory, posinf=0.0, neginf=0.0)
     moves = np.abs(np.diff(memory, axis=0, prepend=0.0)).sum(0)
     chosen = np.sort(np.argsort(-moves, kind="stable")[:units])
     if memory.shape[0] < 2 or len(chosen) < 3:
@@ -123,10 +124,10 @@ def _panel(panel: Panel, length: int, units: int) -> dict[str, Any]:
 
 def _map(map_: Map, order: list[int]) -> dict[str, Any]:
     values = map_.values[:, order].T  # (units, T)
-    largest = float(np.abs(values).max()) if values.size else 0.0
+    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     shares = map_.shares
     level = values if shares else values / (largest or 1.0) / 2 + 0.5
-    picture = png(np.round(np.nan_to_num(level) * (_LEVELS - 1)).clip(0, _LEVELS - 1).astype(np.uint8), shares=shares)
+    picture = png(np.round(np.nan_to_num(level, nan=0.5).clip(0, 1) * (_LEVELS - 1)).astype(np.uint8), shares=shares)
     low, high = ("0", "1") if shares else (number(-largest), number(largest))
     return {
         "name": map_.name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.drawing.colours import diverging, readable_on, sequential
-from seqkit.errors import require
+from seqkit.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,15 @@ def embedded(*parts: str) -> str:
     own = style().replace(":root", "&").replace("body {", "& {").replace("main {", "& > main {")
     code = f"<script>{script()}</script>" if any(MARK in part for part in parts) else ""
     return f'<div class="seqkit"><style>.seqkit {{\n{own}}}</style>{"".join(parts)}{code}</div>'
+
+
+def notebook(make: Callable[[], Iterable[str]]) -> str | None:
+    """Return what `_repr_html_` returns: the parts that `make` returns, or None where a library for them is missing, so
+    that the notebook shows the text of the object instead."""
+    try:
+        return embedded(*make())
+    except UserError:
+        return None
 
 
 def section(heading: str) -> str:

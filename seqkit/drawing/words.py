@@ -38,6 +38,16 @@ def marked_words(
     return fragment("words.html", "marked_words", _cells(words, values, colours), caption)
 
 
+def labelled_text(pieces: Sequence[tuple[str, str]], caption: str) -> str:
+    """Return a text in which some stretches have labels.
+
+    Args:
+        pieces: the text, cut up: each stretch and its label, "" for none.
+        caption: what is seen.
+    """
+    return fragment("words.html", "labelled_text", pieces, caption)
+
+
 def word_matrix(
     rows: Sequence[str],
     columns: Sequence[str],

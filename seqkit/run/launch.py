@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from seqkit import config
+from seqkit import config, drawing
 from seqkit._version import __version__
 from seqkit.console import say
 from seqkit.distributed import held, on_all, on_first, start
 from seqkit.errors import Stopped, UserError, at_key
 from seqkit.files import to_json, write_text
 from seqkit.run.config_files import Trust, open_run, read_config
+from seqkit.run.curves import plot_run, run_parts
 from seqkit.run.resume_rules import read_change
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.tasks.init_weights import given_by_run, given_by_torch, initialise
@@ -48,6 +49,19 @@ class Run:
     test: dict[str, float]
     example: str = ""
     stopped: str = ""
+
+    def _repr_html_(self) -> str | None:
+        scores = {"dev": self.dev, "test": self.test}
+        notes = [f"Run folder: {self.folder}", *([self.stopped] if self.stopped else [])]
+        return drawing.notebook(lambda: run_parts(self.folder, scores, notes))
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with the losses over the updates.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        return plot_run(self.folder)
 
 
 def train(

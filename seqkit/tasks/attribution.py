@@ -21,8 +21,7 @@ LONGEST = 1_000
 """Tokens of a text that can be explained: the work grows with the square of the length."""
 
 _TOGETHER = 8192  # tokens in a batch
-_STEPS, _MOST_STEPS = 16, 1024  # points on a stretch of the path, and on all of it
-_SHORTEST = 2.0**-16  # share of the path that is not cut in two
+_STEPS, _MOST_STEPS = 16, 2048  # points on a stretch of the path, and on all of it
 _CLOSE = 1e-3  # share of the difference of the logits that the gap may be
 
 
@@ -68,11 +67,18 @@ class Problem:
         sites: modules whose outputs, (N, T, F) each, are the inputs that are explained, such as an embedding.
         scores: runs the model on N copies of the text, and returns its scores, (N, K).
         length: T, tokens of the text.
+        work: tokens that a copy costs; 0: T.
     """
 
     sites: Sequence[nn.Module]
     scores: Callable[[int], Tensor]
     length: int
+    work: int = 0
+
+    @property
+    def together(self) -> int:
+        """How many copies are run at once."""
+        return max(1, _TOGETHER // max(self.length, self.work, 1))
 
 
 def check_method(method: str) -> bool:
@@ -174,7 +180,7 @@ def _run(problem: Problem, vectors: Sequence[Tensor]) -> Tensor:
 def _occluded(problem: Problem, vectors: Sequence[Tensor]) -> Tensor:
     """Scores (T, K), row t without token t."""
     rows = []
-    size = max(1, _TOGETHER // max(problem.length, 1))
+    size = problem.together
     for start in range(0, problem.length, size):
         places = torch.arange(start, min(start + size, problem.length), device=vectors[0].device)
         copies = [value.repeat(len(places), 1, 1) for value in vectors]
@@ -192,37 +198,52 @@ def _gradients(
     The path is cut in two where the sum of a stretch is not the difference of its logits, as it is near the zero
     vectors with layer normalisation, which is steep there, and at the bends of max pooling.
     """
-    found = [[0.0] * problem.length for _ in targets]
-    steps = [0] * len(targets)
-    enough = [max(abs(difference), 1e-2) * _CLOSE for difference in differences]
-    most = max(1, _TOGETHER // (_STEPS * max(problem.length, 1)))
-    waiting = [(0.0, 1.0, list(range(len(targets)))[start : start + most]) for start in range(0, len(targets), most)]
-    ends: dict[float, list[float]] = {}
-    while waiting:
-        low, high, some = waiting.pop()
-        for end in {low, high} - ends.keys():
-            with torch.no_grad():
-                ends[end] = _run(problem, [value * end for value in vectors])[0, list(targets)].double().tolist()
-        sums = _integrate(problem, vectors, low, high, [targets[number] for number in some])
-        rough = []
-        for number, values in zip(some, sums, strict=True):
-            steps[number] += _STEPS
-            gap = abs(sum(values) - (ends[high][number] - ends[low][number]))
-            if gap > enough[number] / 8 and high - low > _SHORTEST and steps[number] < _MOST_STEPS:
-                rough.append(number)
-            else:
-                found[number] = [old + new for old, new in zip(found[number], values, strict=True)]
-        if rough:
-            middle = (low + high) / 2
-            waiting += [(middle, high, rough), (low, middle, rough)]
-    return list(zip(found, steps, strict=True))
+    most = max(1, problem.together // _STEPS)
+    found: list[tuple[list[float], int]] = []
+    for start in range(0, len(targets), most):
+        part = slice(start, start + most)
+        enough = [max(abs(difference), 0.1) * _CLOSE for difference in differences[part]]
+        found += _adaptive(problem, vectors, targets[part], enough)
+    return found
 
 
-def _integrate(
-    problem: Problem, vectors: Sequence[Tensor], low: float, high: float, targets: list[int]
-) -> list[list[float]]:
-    """Integrated gradients (targets, T) along the stretch of the path from `low` to `high`, by the Gauss-Legendre
-    rule."""
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """A stretch of the path: sums (K, T) of each target's gradients, and gaps (K,) to the differences of its logits."""
+
+    low: float
+    high: float
+    sums: Tensor
+    gaps: Tensor
+
+
+def _adaptive(
+    problem: Problem, vectors: Sequence[Tensor], targets: Sequence[int], enough: Sequence[float]
+) -> list[tuple[list[float], int]]:
+    """Integrated gradients of a few targets; of all stretches the one with the largest gap is cut in two next."""
+
+    def measure(low: float, high: float) -> _Stretch:
+        with torch.no_grad():
+            ends = [_run(problem, [value * end for value in vectors])[0, list(targets)] for end in (low, high)]
+        sums = _integrate(problem, vectors, low, high, list(targets))
+        return _Stretch(low, high, sums, sums.sum(1) - (ends[1].double() - ends[0].double()).cpu())
+
+    limits = torch.tensor(enough, dtype=torch.float64, device="cpu")
+    stretches, steps = [measure(0.0, 1.0)], _STEPS
+    while steps < _MOST_STEPS:
+        if bool((torch.stack([one.gaps for one in stretches]).sum(0).abs() <= limits).all()):
+            break
+        worst = max(stretches, key=lambda one: float((one.gaps.abs() / limits).max()))
+        stretches.remove(worst)
+        middle = (worst.low + worst.high) / 2
+        stretches += [measure(worst.low, middle), measure(middle, worst.high)]
+        steps += 2 * _STEPS
+    sums = torch.stack([one.sums for one in stretches]).sum(0)
+    return [(row, steps) for row in sums.tolist()]
+
+
+def _integrate(problem: Problem, vectors: Sequence[Tensor], low: float, high: float, targets: list[int]) -> Tensor:
+    """Integrated gradients (targets, T), on the CPU, on the path from `low` to `high`, by the Gauss-Legendre rule."""
     captum = require("captum.attr", "explain")
     copies = [value.repeat(len(targets), 1, 1) for value in vectors]
     with torch.enable_grad():
@@ -232,6 +253,6 @@ def _integrate(
             target=targets,
             n_steps=_STEPS,
             method="gausslegendre",
-            internal_batch_size=max(len(targets), _TOGETHER // max(problem.length, 1)),
+            internal_batch_size=max(len(targets), problem.together),
         )
-    return torch.stack([part.double().sum(2) for part in found]).sum(0).tolist()
+    return torch.stack([part.cpu().double().sum(2) for part in found]).sum(0)

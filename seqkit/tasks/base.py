@@ -13,12 +13,14 @@ import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
+from seqkit import drawing
 from seqkit.config import Names, OneOf, Section
 from seqkit.errors import UserError, require
 from seqkit.nn.lora import merge_lora, merged
 from seqkit.tasks.attribution import Method, check_method
 from seqkit.tasks.explain import Explanation
 from seqkit.tasks.sending import sent
+from seqkit.tasks.showing import model_summary
 from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.tasks.text_trace import TextTrace
 from seqkit.text import take_texts
@@ -91,6 +93,9 @@ class RunTask(Task):
     def device(self) -> torch.device:
         """Where the model lies."""
         return next(self.model.parameters()).device
+
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(lambda: model_summary(self.kind, self.model))
 
     def data_lines(self) -> list[str]:
         """Return lines about the data, for the report."""

@@ -39,12 +39,14 @@ class Surprisal:
         bits: minus the logarithm to base 2 of its probability.
         rank: 1 for the token that the model thought most probable.
         alternatives: the most probable tokens and their probabilities, best first.
+        joined: no white space stands before it.
     """
 
     token: str
     bits: float
     rank: int
     alternatives: list[tuple[str, float]]
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ class Explanation:
         rounded: dict[str, Any] = digits(made)
         return rounded
 
-    def _repr_html_(self) -> str:
-        return drawing.embedded(self.html())
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(lambda: [self.html()])
 
     def plot(self) -> Any:
         """Return matplotlib axes: bars of what each token added, the attention, or the surprise of each token.
@@ -162,7 +164,6 @@ class Explanation:
             rows = [one.target for one in self.attributions]
             values = [one.best for one in self.attributions]
             return plot_matrix(rows, plain_words(self.tokens), values, "added to the logit", diverging=True)
-        axes = figure_axes(0.35 * len(self.tokens))
         if self.surprisals:
             names, heights, label = (
                 [one.token for one in self.surprisals],
@@ -172,10 +173,7 @@ class Explanation:
         else:
             best = self.attributions[0].best if self.attributions else []
             names, heights, label = plain_words(self.tokens), best, "added to the logit"
-        axes.bar(range(len(heights)), heights)
-        axes.set_xticks(range(len(heights)), [name.replace("$", r"\$") for name in names], rotation=90)
-        axes.set_ylabel(label)
-        return axes
+        return plot_bars(names, heights, label)
 
 
 def kept_of(layers: Sequence[LayerTrace]) -> list[Kept]:
@@ -192,6 +190,19 @@ def kept_of(layers: Sequence[LayerTrace]) -> list[Kept]:
             )
         )
     return found
+
+
+def plot_bars(names: Sequence[str], heights: Sequence[float], label: str) -> Any:
+    """Return matplotlib axes with a bar for each word.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    axes = figure_axes(0.35 * len(names))
+    axes.bar(range(len(heights)), heights)
+    axes.set_xticks(range(len(heights)), [name.replace("$", r"\$") for name in names], rotation=90)
+    axes.set_ylabel(label)
+    return axes
 
 
 def plot_matrix(
@@ -228,7 +239,7 @@ def _about(attribution: Attribution) -> list[str]:
         f"{attribution.baseline_score:.4f}, difference {difference:.4f}"
     )
     if attribution.gradients is None:
-        return [line, "integrated gradients need captum: pip install '.[explain]' in a checkout of seqkit"]
+        return [line, "no integrated gradients, which need captum: pip install '.[explain]' in a checkout of seqkit"]
     return [
         line,
         f"integrated gradients add up to {sum(attribution.gradients):.4f} (gap {attribution.gap:.1e}, "
@@ -312,7 +323,7 @@ def _surprise_rows(surprisals: Sequence[Surprisal]) -> list[list[str]]:
 
 
 def _surprise_parts(surprisals: Sequence[Surprisal]) -> list[str]:
-    words = [drawing.Word(one.token) for one in surprisals]
+    words = [drawing.Word(one.token, one.joined) for one in surprisals]
     caption = (
         "The darker a token, the more it surprised the model, in bits: 1 bit is a coin's toss, 10 bits one in 1,024."
     )

@@ -137,8 +137,8 @@ class TextTrace:
         rounded: dict[str, Any] = digits(made)
         return rounded
 
-    def _repr_html_(self) -> str:
-        return drawing.embedded(self.html())
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(lambda: [self.html()])
 
     def plot(self) -> Any:
         """Return matplotlib axes: how much of the memory after each token is still in the final state of each layer
@@ -162,9 +162,9 @@ class TextTrace:
 _STILL = "still in the final state"
 _CAPTION = (
     "A column for each token in reading order, a row of each picture for each unit. Gates go from pale (0) to dark "
-    "(1); what can be negative goes from orange to purple. The last picture is the memory after each token. The lines: "
-    "the length of the memory's vector, and how much of the memory after each token is still in the final state, the mean "
-    "over the units of the product of what each later step keeps."
+    "(1); what can be negative goes from orange to purple. The last picture is the memory after each token. The lines "
+    "are the length of the memory's vector, and how much of the memory after each token is still in the final state: "
+    "the mean over the units of the product of what each later step keeps."
 )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from seqkit import drawing
 from seqkit.config import Section
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
@@ -20,6 +22,7 @@ from seqkit.models.encoder import valid_rows
 from seqkit.nn import padding_mask
 from seqkit.nn.sending import send
 from seqkit.tasks.common import cut, scores_expected
+from seqkit.tasks.explain import plot_bars
 from seqkit.tasks.lines import as_json
 from seqkit.text import Tokenizer
 from seqkit.text.joining import join_tokens, one_line
@@ -45,6 +48,16 @@ class LineScore:
     perplexity: float | None = None
     bits_per_character: float | None = None
 
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
+
+    def _parts(self) -> list[str]:
+        if self.log_prob is None or self.perplexity is None or self.bits_per_character is None:
+            return [drawing.paragraph("A blank line: no score.")]
+        values = [self.log_prob, self.perplexity, self.bits_per_character]
+        header = ["tokens", "log-probability (nats)", "perplexity of a token", "bits per character"]
+        return [drawing.table(header, [[str(self.tokens), *map(drawing.number, values)]], "How probable the line is.")]
+
 
 @dataclass(frozen=True)
 class Continuation:
@@ -62,15 +75,37 @@ class Continuation:
     log_probs: list[float] = field(default_factory=list)
     finished: bool = True
 
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
 
-def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    def _parts(self) -> list[str]:
+        if not self.tokens:
+            return [drawing.labelled_text([(self.text, "")], "Nothing was added.")]
+        bits = [-value / math.log(2) for value in self.log_probs]
+        words = [drawing.Word(token, joined=False) for token in self.tokens]
+        caption = "The tokens that were added; the darker, the less probable."
+        parts = drawing.marked_words(words, bits[: len(words)], caption, shares=True)
+        return [drawing.labelled_text([(self.text, "")], "The prompt and what follows it."), parts]
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with the surprise of each token that was added, in bits.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        bits = [-value / math.log(2) for value in self.log_probs]
+        return plot_bars([*self.tokens, "<eos>"][: len(bits)], bits, "bits")
+
+
+def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each line, without the end of the line."""
     return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
 
 
 @torch.no_grad()
 def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
     """Return the score of each line, whatever stands around it."""
-    rows, found = _encode(tokenizer, texts), [LineScore() for _ in texts]
+    rows, found = encode_lines(tokenizer, texts), [LineScore() for _ in texts]
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
     sizes = np.array([len(rows[number]) + 1 for number in kept], dtype=np.int64)
@@ -152,7 +187,7 @@ class Sampler:
 
     def _batch(self, texts: Sequence[str]) -> list[Continuation]:
         tokenizer = self.tokenizer
-        prompts = _encode(tokenizer, texts)
+        prompts = encode_lines(tokenizer, texts)
         seeds = [
             int(np.random.default_rng([self.seed, self._count + number]).integers(2**62))
             for number in range(len(texts))

@@ -29,19 +29,23 @@ from seqkit.nn import detach_state
 from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.common import make_tokenizer, named_rows, scored, vocabulary_line, word_rows
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.language_model.config import LanguageModelConfig, build, check_text, language_model_schema
+from seqkit.tasks.language_model.explain import explain_line, line_layers
 from seqkit.tasks.language_model.metrics import METRICS, Outcome
 from seqkit.tasks.language_model.predictions import (
     Continuation,
     LineScore,
     Sampler,
     SamplingOptions,
+    encode_lines,
     format_line,
     score_lines,
 )
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
+from seqkit.tasks.text_trace import TextTrace, Token, tokens_of
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
@@ -323,6 +327,20 @@ class LanguageModelTask(RunTask):
         texts = take_texts(texts)
         self.model.eval()
         return self.sampler(texts) if self.sampler else score_lines(self.model, self.tokenizer, texts)
+
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        ids = encode_lines(self.tokenizer, [text])[0]
+        if not ids:
+            return Explanation(text)
+        tokens, words = tokens_of(self.tokenizer, text, ids), self.tokenizer.words
+        return explain_line(self.model, text, tokens, ids, self.tokenizer.eos_id, words)
+
+    def trace_one(self, text: str) -> TextTrace:
+        ids, eos = encode_lines(self.tokenizer, [text])[0], self.tokenizer.eos_id
+        if not ids:
+            return TextTrace(text)
+        tokens = [Token(self.tokenizer.vocabulary[eos]), *tokens_of(self.tokenizer, text, ids)]
+        return TextTrace(text, tokens, line_layers(self.model, ids, eos))
 
     def format(self, prediction: LineScore | Continuation, form: str, **options: Any) -> str:
         return format_line(prediction, form)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqkit import drawing
 from seqkit.data.batching import Batches, BatchingConfig, Planner, Ragged, lay_out, plan_batches
 from seqkit.data.labels import Labels, label_column, number_column
 from seqkit.data.skipped import counted_line
@@ -38,7 +39,7 @@ from seqkit.tasks.common import (
     vocabulary_line,
     word_rows,
 )
-from seqkit.tasks.explain import Explanation
+from seqkit.tasks.explain import Explanation, plot_bars
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on
@@ -95,6 +96,25 @@ class Prediction:
 
     label: str | None
     probabilities: dict[str, float]
+
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
+
+    def _parts(self) -> list[str]:
+        if self.label is None:
+            return [drawing.paragraph("A blank text: no label.")]
+        names = sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)
+        values = [[self.probabilities[name] for name in names]]
+        caption = f"The label is {self.label}; the darker, the more probable."
+        return [drawing.heat_map(["probability"], names, values, caption, shares=True)]
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with a bar for the probability of each label.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        return plot_bars(list(self.probabilities), list(self.probabilities.values()), "probability")
 
 
 class SentimentTask(RunTask):

@@ -28,6 +28,7 @@ from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.common import column, cut, make_tokenizer, open_parts, scored, word_rows
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
@@ -46,10 +47,12 @@ from seqkit.tasks.slots.data import (
     tag_names,
     unknown_lines,
 )
+from seqkit.tasks.slots.explain import explain_tags, tag_layers
 from seqkit.tasks.slots.inputs import looks_like_tokens, read_tokens, refuse_long, token_offsets
 from seqkit.tasks.slots.metrics import METRICS, Outcome, SpanCounts
 from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots.split_fit import fit_lines, fitted, split_of
+from seqkit.tasks.text_trace import TextTrace, Token
 from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
@@ -319,6 +322,33 @@ class SlotsTask(RunTask):
                 number = kept[row]
                 found[number] = make_tagging(whole[number], offsets[number], tags, intent)
         return found
+
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        (found,) = self.predict([text], is_split_into_words=False)
+        if not found.tokens:
+            return Explanation(text)
+        inputs, tokens = self._inputs(text)
+        answer = format_tagging(found, "text")
+        return explain_tags(self.model, self.tags, self.intents, found, tokens, inputs, answer, gradients)
+
+    def trace_one(self, text: str) -> TextTrace:
+        if self.model.encoder.recurrent is None:
+            raise UserError("this model reads a window of tokens: it has no gates to show")
+        if not self.tokenizer.offsets(text):
+            return TextTrace(text)
+        inputs, tokens = self._inputs(text)
+        return TextTrace(text, tokens, tag_layers(self.model, inputs))
+
+    def _inputs(self, text: str) -> tuple[tuple[Tensor, Tensor, Any], list[Token]]:
+        """What the model takes of one text that is not blank, and its tokens."""
+        places = cut([self.tokenizer.offsets(text)], [text], LONGEST)[0]
+        words = Words.make(plain_lists([[text[start:end] for start, end in places]]), self.tokenizer, self.letters)
+        ids, lengths, spelling = words.collate(np.arange(1), self.tokenizer)
+        tokens = [
+            Token(text[start:end], start > 0 and not text[start - 1].isspace(), number == self.tokenizer.unk_id)
+            for (start, end), number in zip(places, ids[0].tolist(), strict=False)
+        ]
+        return (sent(ids, self.device), lengths, sent(spelling, self.device)), tokens
 
     def format(self, prediction: Tagging, form: str, **options: Any) -> str:
         return format_tagging(prediction, form)

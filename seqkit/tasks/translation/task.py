@@ -24,6 +24,7 @@ from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.common import (
     beside,
     column,
+    cut,
     make_tokenizer,
     named_rows,
     no_data,
@@ -31,12 +32,15 @@ from seqkit.tasks.common import (
     vocabulary_line,
     word_rows,
 )
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.sending import sent
+from seqkit.tasks.text_trace import TextTrace, tokens_of
 from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
 from seqkit.tasks.translation.config import (
+    LONGEST,
     TranslationConfig,
     check_side,
     make_model,
@@ -45,6 +49,7 @@ from seqkit.tasks.translation.config import (
 )
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
+from seqkit.tasks.translation.explain import explain_translation, source_layers
 from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, Outcome, make_bleu
 from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions, translation_options
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
@@ -52,6 +57,7 @@ from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zer
 from seqkit.tasks.translation.streaming import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
+from seqkit.text.pipeline import SPACE
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
@@ -390,6 +396,27 @@ class TranslationTask(RunTask):
             TypeError, ValueError: see `take_texts`.
         """
         return self.translator(take_texts(texts))
+
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        source = self._source_ids(text)
+        if not source:
+            return Explanation(text)
+        (found,) = replace(self.translator, attention=True, copy_unknown=False)([text])
+        numbers = {token: number for number, token in enumerate(self.target.vocabulary)}
+        outputs = [numbers[token] for token in found.tokens] + [self.target.eos_id] * found.finished
+        names = [self.target.words[number].replace(SPACE, " ").strip() or "␣" for number in outputs]
+        tokens, bos = tokens_of(self.source, text, source), self.target.bos_id
+        return explain_translation(self.model, text, tokens, source, found, outputs, names, bos, gradients)
+
+    def trace_one(self, text: str) -> TextTrace:
+        source = self._source_ids(text)
+        if not source:
+            return TextTrace(text)
+        return TextTrace(text, tokens_of(self.source, text, source), source_layers(self.model, source))
+
+    def _source_ids(self, text: str) -> list[int]:
+        """Ids of a text; none for a blank one, which has an empty translation."""
+        return list(cut(self.source.encode([text]), [text], LONGEST)[0]) if text.strip() else []
 
     def format(self, prediction: Translation, form: str, **options: Any) -> str:
         """See `format_translation`, which takes the options."""
