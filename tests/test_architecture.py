@@ -65,7 +65,11 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         set(),
     ),
     "drawing": ({"errors"}, set(), {"numpy"}),
-    "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
+    "lessons": (
+        {"config", "nn", "data", "tasks", "training", "run", "drawing", "files", "errors", "console"},
+        {"torch"},
+        set(),
+    ),
     "serve": (
         {"config", "console", "drawing", "errors", "report", "run", "tasks", "training"},
         {"pydantic"},
