@@ -220,6 +220,7 @@ FLOORS: list[set[str]] = [
         "direct",
         "dropout",
         "exported_loops",
+        "layers",
         "layout",
         "network",
         "onnx",
