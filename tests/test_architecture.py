@@ -54,7 +54,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
     "drawing": ({"errors"}, set(), set()),
     "lessons": ({"config", "nn", "training", "drawing", "files", "errors", "console"}, {"torch"}, set()),
     "export": (
-        {"config", "nn", "training", "tasks", "run", "files", "errors", "console"},
+        {"config", "nn", "models", "decoding", "text", "training", "tasks", "run", "files", "errors", "console"},
         {"torch", "numpy"},
         {"onnx", "onnxruntime"},
     ),
