@@ -134,7 +134,7 @@ def all_keys() -> set[str]:
 @pytest.mark.parametrize("name", ALL)
 def test_keys_that_a_page_names_exist(all_keys: set[str], name: str) -> None:
     sections = "data|text|model|training|init|lora|decoding|scoring"
-    named = re.findall(rf"`((?:{sections})\.(?!safetensors)[a-z_.]+)", prose(ALL[name].read_text("utf-8")))
+    named = re.findall(rf"`((?:{sections})\.(?!safetensors|onnx)[a-z_.]+)", prose(ALL[name].read_text("utf-8")))
     assert [key for key in named if key not in all_keys] == []
 
 
@@ -188,7 +188,7 @@ seqkit() {{
   case "$1 $2" in "train configs/"*) set -- "$@" {" ".join(SHORTER)} ;; esac
   {call} seqkit "$@"
 }}
-python() {{ {call} python "$2"; }}
+python() {{ if [ "$1" = -c ]; then {call} python "$2"; else "{sys.executable}" "$@"; fi; }}
 """
 
     def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
