@@ -82,7 +82,7 @@ class TagsExporter(Exporter):
         }
 
     def attach(self, task: Any, folder: Path, run: Mapping[str, Any]) -> None:
-        with np.load(folder / _CRF) as values:
+        with np.load(folder / _CRF, allow_pickle=False) as values:
             task.model.crf.load_state_dict(
                 {name: torch.from_numpy(values[name]) for name in task.model.crf.state_dict()}
             )

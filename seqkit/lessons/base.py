@@ -179,11 +179,11 @@ class Lesson:
     task: str = ""
     most: int = 0
 
-    def blocks(self, runs: Sequence[Path] = (), *, trust: bool = False) -> list[Block]:
+    def blocks(self, run: Sequence[Path] = (), *, trust: bool = False) -> list[Block]:
         """Run the lesson.
 
         Args:
-            runs: folders of runs to look at instead of models that the lesson trains.
+            run: folders of runs to look at instead of models that the lesson trains.
             trust: import code that a run folder names.
 
         Raises:
@@ -191,11 +191,11 @@ class Lesson:
         """
         from seqkit.config.names import built_in  # a list of lessons needs no schema library
 
-        if len(runs) > self.most:
+        if len(run) > self.most:
             takes = f"at most {self.most} of the task {self.task}" if self.task else "none: its numbers are exact"
-            raise UserError(Option("run", str(runs[self.most])), f": of runs, this lesson takes {takes}")
+            raise UserError(Option("run", str(run[self.most])), f": of runs, this lesson takes {takes}")
         entry = built_in(self.entry)
-        blocks: list[Block] = entry(list(runs), trust=trust) if self.task else entry()
+        blocks: list[Block] = entry(list(run), trust=trust) if self.task else entry()
         return blocks
 
     def lines(self, blocks: Iterable[Block]) -> list[str]:

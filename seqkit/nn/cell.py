@@ -274,7 +274,9 @@ class Cell(nn.Module):
             elif not batched:
                 state = tuple(part.unsqueeze(0) for part in state)
             plain = self._parameters  # a look there takes a quarter of the time of an attribute of a module
-            weights: Any = [plain[name] if name in plain else getattr(self, name) for name in self.weight_names]
+            if not all(name in plain for name in self.weight_names):
+                return None  # parametrized: reading may draw a mask, and the long way would read again
+            weights: Any = [plain[name] for name in self.weight_names]
             new = aten_step(mode, weights, rows, state)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             self._check(x, state)

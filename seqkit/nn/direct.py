@@ -83,7 +83,7 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
     else:
         return None
     output, *finals = getattr(torch._VF, mode.lower())(
-        x if batch_first else x.contiguous(),
+        (x.transpose(0, 1) if batch_first else x).contiguous(),
         begin if len(begin) > 1 else begin[0],
         [value.contiguous() for value in weights],
         plain.bias,
@@ -91,9 +91,9 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
         plain.dropout if plain.training else 0.0,
         plain.training,
         plain.bidirectional,
-        batch_first,
+        False,
     )
-    return output, tuple(finals)
+    return (output.transpose(0, 1) if batch_first else output), tuple(finals)
 
 
 def step_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple[Tensor, State] | None:

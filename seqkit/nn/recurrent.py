@@ -247,8 +247,8 @@ class Recurrent(nn.Module):
         held = self._parameters
         try:
             return plain, [held[name] for name in plain.names]  # type: ignore[misc]
-        except KeyError:  # parametrized
-            return plain, [getattr(self, name) for name in plain.names]
+        except KeyError:  # parametrized: reading may draw a mask, and the long way would read again
+            return None
 
     def _make_plan(self, cells: Sequence[Cell]) -> Plain:
         mode, *others = dict.fromkeys([cell.single_mode() for cell in cells])

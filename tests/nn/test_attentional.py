@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqkit.nn as snn
-from seqkit.nn import attentional, recurrent
+from seqkit.nn import attentional
 
 INPUT, MEMORY = 3, 4  # "dot" needs a query of the memory's size
 
@@ -131,8 +131,8 @@ def test_forward_steps_and_gradients_are_those_of_the_equations(oracle, case, se
         def fixed(x, rate, locked_rate, *rest):
             return x * next(drawn) if rate else x
 
-        for where in (attentional, recurrent):
-            patch.setattr(where, "between_layers", fixed)
+        for room in ("attentional", "layers"):
+            patch.setattr(f"seqkit.nn.{room}.between_layers", fixed)
         patch.setattr(attentional, "drop_mask", lambda rows, *shape_and_rate: next(drawn).expand(*shape_and_rate[:2]))
         kept = module.remember(memory, source, vector if module.feed_context else None)
         features, weights = module(inputs, target, state, kept)

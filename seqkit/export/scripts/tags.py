@@ -45,7 +45,7 @@ class Predictor:
         if self.settings["mark_joined"]:
             joined = {word[1:]: number for word, number in words if word.startswith("￭") and word != "￭"}
             self.numbers = joined | self.numbers
-        with np.load(folder / "crf.npz") as crf:
+        with np.load(folder / "crf.npz", allow_pickle=False) as crf:
             self.transitions, self.start, self.end = (
                 crf[name].astype(float) for name in ("transitions", "start", "end")
             )
