@@ -66,7 +66,8 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
         steps, rows = rows, steps
     if features != plain.input_size or not steps or not rows or x.is_complex() or not _is_ordinary(weights[0]):
         return None
-    if not (plain.always or uses_onednn(mode, x)):
+    # In bfloat16 oneDNN is not always the fastest: the long way tells.
+    if not (plain.always or (x.dtype is not torch.bfloat16 and uses_onednn(mode, x))):
         trained = torch.is_grad_enabled() and (x.requires_grad or any(value.requires_grad for value in weights))
         if few_or_small_steps(steps, rows * plain.state_sizes[0], trained) is None:
             return None

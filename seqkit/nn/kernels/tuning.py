@@ -56,6 +56,8 @@ MIN_DECODE_ROWS = 32
 # work on padding, and takes three stretches on oneDNN where that is asked for; below the second, inference runs on
 # ATen's loop.
 LARGE_STEP, SMALL_STEP = 16_384, 4_096
+# Units from which oneDNN's LSTM is slower to train in bfloat16 than the fused kernel, where steps are large.
+WIDE_LOW = 512
 # Steps up to which ATen's loop has less overhead, in training and in inference.
 FEW_STEPS_TRAINING, FEW_STEPS = 4, 2
 # Units up to which and from which cuDNN's inference on full batches is faster than one launch of Triton
@@ -64,5 +66,5 @@ FEW_UNITS, MANY_UNITS = 128, 1_024
 # oneDNN computes on the padding too, so a ragged batch with at least this number of sequences runs in stretches of time
 # with fewer and fewer rows: a new one begins where the rows fall to this share. Training, lengths uniform in T/2..T, ms
 # in 1, 2, 3, 4 stretches: (50,32,128,128) 11.1 10.4 10.3 10.8; (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1
-# 3.5 3.8.
+# 3.5 3.8. In bfloat16 one stretch is best in training: (50,32,128,128) 5.1 5.6 6.0 6.7; (50,32,256,256) 17 18 19 19.
 MIN_STRETCH_ROWS, STRETCH_FALL = 32, 0.7
