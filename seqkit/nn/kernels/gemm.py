@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.kernels.tuning import MIN_PRODUCT_ROWS, MIN_WORK, OUTER_ROWS, PRODUCT_ROWS, STEP_ROWS
+from seqkit.nn.kernels.tuning import MIN_LOW_WORK, MIN_PRODUCT_ROWS, MIN_WORK, OUTER_ROWS, PRODUCT_ROWS, STEP_ROWS
 
 
 @lru_cache(maxsize=1)
@@ -68,8 +68,18 @@ def _filled(x: Tensor, multiple: int) -> Tensor:
     return torch.constant_pad_nd(x, (0, 0, 0, extra)) if extra else x
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, K) times the transpose of weight (M, K), plus bias (M,): one large GEMM, (N, M)."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, low: bool = False) -> Tensor:
+    """x (N, K) times the transpose of weight (M, K), plus bias (M,): one large GEMM, (N, M).
+
+    With `low` the operands, which are float32, are rounded to bfloat16 where that is faster; the bias is added in
+    float32.
+    """
+    if low and fast_low(weight, x.size(0)):
+        linear, _, pack = onednn()  # type: ignore[misc]
+        rows, operand = _filled(x.bfloat16(), PRODUCT_ROWS).contiguous(), weight.bfloat16()
+        operand = operand if operand.is_contiguous() else pack(operand, rows.size(0))
+        result = linear(rows, operand, None, "none", [], "")[: x.size(0)]
+        return result.float() if bias is None else torch.add(result, bias)
     if x.size(0) >= MIN_PRODUCT_ROWS and x.size(0) * weight.numel() >= MIN_WORK and _fast(x, weight):
         linear, _, pack = onednn()  # type: ignore[misc]
         # Packing pays for many products with one weight; for a single one it only does for a transposed view.
@@ -79,11 +89,25 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
-def outer(left: Tensor, *right: Tensor) -> Tensor:
+def fast_low(weight: Tensor, rows: int) -> bool:
+    """Return whether products of a weight in float32 with this number of rows are faster rounded to bfloat16."""
+    return bool(
+        weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and rows * weight.numel() >= MIN_LOW_WORK
+        and torch.backends.mkldnn.enabled
+        and onednn_bfloat16()
+    )
+
+
+def outer(left: Tensor, *right: Tensor, low: bool = False) -> Tensor:
     """left (N, M) transposed times the columns of right (N, K1), (N, K2), ... side by side: (M, K1 + K2 + ...).
 
     It is the sum of the outer products of all rows: one GEMM over all steps, in blocks of rows to bound its memory.
+    `low` as in `product`; the sum is taken in float32.
     """
+    if low and all(fast_low(part, left.size(1)) for part in right):
+        return outer(left.bfloat16(), *(part.bfloat16() for part in right)).float()
     total = None
     # In bfloat16 ATen's GEMM takes the operands as they are, adds up in float32 and rounds once.
     size = max(left.size(0), 1) if left.dtype == torch.bfloat16 else OUTER_ROWS
@@ -151,3 +175,25 @@ class StepProduct:
         if out is None:
             return torch.addmm(rows, x, self.transposed)
         return torch.addmm(rows, x, self.transposed, out=out)
+
+
+class LowStepProduct(StepProduct):
+    """`StepProduct` of a weight in float32 whose operands are rounded to bfloat16; the results are float32."""
+
+    def __init__(self, weight: Tensor, max_rows: int) -> None:
+        self.linear, _, pack = onednn()  # type: ignore[misc]
+        self.packed = pack(weight.bfloat16(), max_rows)
+
+    def times(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        return self._rounded(x).float()
+
+    def plus_rows(self, x: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.add(rows, self._rounded(x), out=out)
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return self.linear(_filled(x.bfloat16(), STEP_ROWS), self.packed, None, "none", [], "")[: x.size(0)]
+
+
+def step_product(weight: Tensor, max_rows: int, *, low: bool) -> StepProduct:
+    """Return the product of a weight with the rows of many steps; `low` as in `product`."""
+    return LowStepProduct(weight, max_rows) if low and fast_low(weight, max_rows) else StepProduct(weight, max_rows)

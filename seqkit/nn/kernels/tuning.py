@@ -11,6 +11,10 @@ tiles come from a model with constants of its own, in `triton/tiles.py`; `script
 # us for (b, H) times (H, 4H), oneDNN against MKL: (32, 64) 15.4 12.5; (64, 64) 19.5 24.2; (8, 128) 16.2 17.5;
 # (16, 128) 20.4 28.4; (2, 256) 22.5 25.0; (4, 256) 26.3 91.0.
 MIN_WORK = 800_000
+# Multiply-adds of one product from which rounding float32 to bfloat16 pays (where the CPU multiplies bfloat16). us for
+# (b, K) times (K, M), float32 beside bfloat16 with its conversions: (16, 64, 256) 15 15; (32, 128, 512) 29 24;
+# (32, 256, 1024) 84 52; (64, 512, 4096) 1190 565.
+MIN_LOW_WORK = 1_000_000
 # Multiply-adds from which the backward pass of a linear layer gains too: 64 rows of 768 features to 256 (13 million)
 # take 0.97 ms beside 0.86, 832 of 256 to 256 (55 million) 2.2 beside 3.3.
 MIN_TRAINING = 30_000_000
