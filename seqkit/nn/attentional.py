@@ -35,7 +35,7 @@ from seqkit.nn.custom_op import outside
 from seqkit.nn.dropout import LockedDropout, between_layers
 from seqkit.nn.exported_loops import draws, fed_loop, loops_exported
 from seqkit.nn.kernels.decode_step import SingleStep
-from seqkit.nn.kernels.input_feeding import feed_scan
+from seqkit.nn.kernels.input_feeding import feed_scan, rounds
 from seqkit.nn.kernels.kernel import tanh_
 from seqkit.nn.kernels.packing import Packing, check_lengths, length_vector, no_rows
 from seqkit.nn.kernels.pointwise import cell_steps
@@ -487,7 +487,10 @@ class AttentionalRecurrent(nn.Module):
             (self.lower.backend == "reference", "asked for"),
             (recorded(), "a compiler, torch.func or forward-mode differentiation needs the step loop"),
             (rows.is_complex(), "complex numbers, whose gradients only the step loop has"),
-            (autocast_enabled(rows.device.type), "under autocast, which chooses a precision for each product"),
+            (
+                autocast_enabled(rows.device.type) and not rounds(rows),
+                "under autocast, which chooses a precision for each product",
+            ),
             (unserved, f"{''.join(unserved[:1])} with these options has no steps with a hand-derived backward"),
             (any(one.step_masks for one in prepared), "a mask of the cell is drawn at every step"),
             (
@@ -497,4 +500,5 @@ class AttentionalRecurrent(nn.Module):
             (not linear, f"the features are made by a {type(vector).__name__}"),
         )
         slow = next((reason for applies, reason in reasons if applies), None)
-        return Choice("fused", "hand-derived backward") if slow is None else Choice("reference", slow)
+        quick = "hand-derived backward" + (", products in bfloat16" if rounds(rows) else "")
+        return Choice("fused", quick) if slow is None else Choice("reference", slow)
