@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import seqkit.export.scripts
+
+# `exported`, which the scripts import from where they lie.
+sys.path.append(str(Path(seqkit.export.scripts.__file__).parent))
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 # What predict.py may import beside the standard library; the rest is not there for it.
 _ALONE = """
@@ -22,6 +26,7 @@ class Blocked:
             raise ModuleNotFoundError("blocked: " + name)
 sys.meta_path.insert(0, Blocked())
 sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])  # as Python itself does
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -21,6 +21,7 @@ from seqkit.tasks import RunTask
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
 
+SCRIPTS = ("predict.py", "exported.py")
 RUN = "2026-11-options/slots-window-killed"
 Exported = Callable[[str], tuple[Path, Path]]
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -53,7 +54,7 @@ def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, fol
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
     names = {path.name for path in folder.iterdir()}
-    assert names == {"model.onnx", "crf.npz", "labels.json", "predict.py", "settings.json", "tokenizer.json"}
+    assert names == {"model.onnx", "crf.npz", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     before = (folder / "settings.json").stat().st_ino
     done = cli(folder.parent, "export", "run", "--to", "made")
@@ -175,7 +176,7 @@ def test_a_tokenizer_that_is_python_is_refused(exported: Exported) -> None:
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "crf.npz", "labels.json", "predict.py"])
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "crf.npz", "labels.json", *SCRIPTS])
 def test_a_damaged_or_missing_file_is_told(folder: Path, name: str) -> None:
     assert problems(folder) == {}
     data = bytearray((folder / name).read_bytes())
@@ -228,15 +229,17 @@ def test_weights_outside_the_folder_are_refused(
 
 def test_a_graph_that_is_none_and_a_foreign_script_are_told(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no graph")
-    (folder / "predict.py").write_text("print('hello')\n")
+    for name in SCRIPTS:
+        (folder / name).write_text("print('hello')\n")
     (folder / "notes.txt").write_text("mine")
     signed_before = problems(folder)
-    assert set(signed_before) == {"model.onnx", "predict.py"}
+    assert set(signed_before) == {"model.onnx", *SCRIPTS}
     (folder / "notes.txt").unlink()
     signed(folder)
     (folder / "notes.txt").write_text("mine")
     found = problems(folder)
-    assert found["predict.py"] == "not the script that this seqkit ships: read it before you run it"
+    for name in SCRIPTS:
+        assert found[name] == "not the script that this seqkit ships: read it before you run it"
     assert found["model.onnx"].startswith("not ")
     others = {check.file: check for check in export.doctor(folder).checks}["(other files)"]
     assert (others.good, others.seen) == (True, False)
