@@ -21,6 +21,7 @@ from seqkit.tasks import RunTask
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 SCRIPTS = ("predict.py", "exported.py")
 RUN = "2026-11-options/slots-window-killed"
 Exported = Callable[[str], tuple[Path, Path]]
@@ -89,8 +90,8 @@ def test_commands_know_an_exported_folder(cli: Cli, folder: Path) -> None:
         assert (done.returncode, message in line) == (2, True), line
 
 
-def test_int8_tells_sizes_and_scores_on_dev(cli: Cli, exported: Exported, tmp_path: Path) -> None:
-    shutil.copytree(exported("2026-11/sentiment-finished")[0], tmp_path / "run")
+def test_int8_tells_sizes_and_scores_on_dev(cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "2026-11/sentiment-finished", tmp_path / "run")
     done = cli(tmp_path, "export", "run", "--int8", "--to", "small")
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 0, lines
@@ -166,8 +167,9 @@ def test_a_task_without_exporter_is_refused() -> None:
         find_exporter(Mine)
 
 
-def test_a_tokenizer_that_is_python_is_refused(exported: Exported) -> None:
-    task: Any = run.load(exported("2026-11/sentiment-finished")[0], device="cpu")
+def test_a_tokenizer_that_is_python_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "2026-11/sentiment-finished", tmp_path / "run")
+    task: Any = run.load(tmp_path / "run", device="cpu")
     task.tokenizer.config = task.tokenizer.config.model_copy(update={"tokenizer": "torchtext:moses"})
     with pytest.raises(UserError, match=r"text\.tokenizer: torchtext:moses is Python code"):
         find_exporter(type(task)).graphs(task)
