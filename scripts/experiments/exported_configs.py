@@ -29,6 +29,7 @@ from typing import Any
 
 import seqkit
 from seqkit import export, run
+from seqkit.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,10 +44,13 @@ def commands(path: Path) -> list[list[str]]:
 def shortened(path: Path, updates: int, *overrides: str) -> list[str]:
     """Overrides for a few updates, and little to score."""
     few = ["training.epochs=null", f"training.steps={updates}", f"training.evaluate_every={updates}"]
-    few += [f"data.{part}.limit={limit}" for part, limit in (("train", 3000), ("dev", 100), ("test", 200))]
-    checked, kind = seqkit.run.read_config(path, overrides)
-    if checked.data.test is None:
-        few.remove("data.test.limit=200")
+    _, kind = run.read_config(path, overrides)
+    for part, limit in (("train", 3000), ("dev", 100), ("test", 200)):
+        try:
+            run.read_config(path, [*overrides, f"data.{part}.limit={limit}"])
+        except UserError:  # no such data, or its short form, a path, which has no limit
+            continue
+        few.append(f"data.{part}.limit={limit}")
     if kind.kind == "translation":  # what has not learned yet ends no sentence by itself
         few += ["decoding.max_length=30", "training.samples=1"]
     return [*overrides, *few]
@@ -60,7 +64,7 @@ def trained(path: Path, updates: int) -> Path:
             runpy.run_path(str(ROOT / first), run_name="__main__")
             continue
         config = ROOT / rest[0]
-        checked, _ = seqkit.run.read_config(config, rest[1:])
+        checked, _ = run.read_config(config, rest[1:])
         if not Path("runs", checked.name or "").is_dir() or not checked.name:
             seqkit.train(config, *shortened(config, updates, *rest[1:]))
     return seqkit.train(path, *shortened(path, updates, f"name=checked-{path.parent.name}-{path.stem}")).folder
