@@ -126,7 +126,8 @@ def test_imports_follow_the_table(path: Path) -> None:
             # Triton's decorators stand at the top of a file; files with kernels are imported only inside functions.
             kernels = {"triton"} if path.is_relative_to(PACKAGE / "nn/kernels/triton") else set()
             # Scripts that are copied out of the package; nothing imports them.
-            alone = {"onnxruntime", "tokenizers"} if path.is_relative_to(PACKAGE / "export/scripts") else set()
+            copied = path.is_relative_to(PACKAGE / "export/scripts")
+            alone = {"onnxruntime", "tokenizers", "exported"} if copied else set()
             assert parts[0] in top | kernels | alone | (lazy if inside else set()), f"{own} imports {name}"
 
 

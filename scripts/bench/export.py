@@ -39,6 +39,7 @@ IMPORTS = "import argparse, json, re, sys, pathlib, typing, numpy, onnxruntime; 
 
 def predictor(folder: Path) -> Callable[[Sequence[str]], Any]:
     """The class of predict.py in an exported folder."""
+    sys.path.insert(0, str(folder))  # where its exported.py lies
     spec = importlib.util.spec_from_file_location("predict", folder / "predict.py")
     assert spec is not None
     assert spec.loader is not None

@@ -33,7 +33,8 @@ class Exporter(ABC):
     """How the runs of one kind of task leave Python. A subclass is a row of `seqkit.export.EXPORTERS`.
 
     Attributes:
-        script: a module of Python, copied as predict.py; it imports numpy, onnxruntime and tokenizers alone.
+        script: a module of Python, copied as predict.py; it imports numpy, onnxruntime, tokenizers, and `exported`
+            (`seqkit.export.scripts.exported`), which is copied beside it.
     """
 
     script: ClassVar[str]

@@ -12,7 +12,7 @@ import torch
 from seqkit.errors import listed, require, shown
 from seqkit.export.evaluate import open_exported
 from seqkit.export.files import SETTINGS, damage, read_settings
-from seqkit.export.make import script_of
+from seqkit.export.make import scripts_of
 from seqkit.export.table import find_exporter
 from seqkit.run import environment
 from seqkit.run.doctor import Check, Report, looked_at
@@ -46,8 +46,9 @@ def _checks(folder: Path) -> Iterator[Check]:
             yield looked_at(name, lambda name=name, faces=faces: _graph(folder, name, faces, settings))  # type: ignore[misc]
     yield looked_at("(configuration)", lambda: _config(folder))
     yield looked_at("(what scoring needs)", lambda: _task(folder))
-    if "predict.py" not in bad:
-        yield looked_at("predict.py", lambda: _script(folder))
+    for name in ("predict.py", "exported.py"):
+        if name not in bad:
+            yield looked_at(name, lambda name=name: _script(folder, name))  # type: ignore[misc]
     others = sorted({path.name for path in folder.iterdir()} - settings["files"].keys() - {SETTINGS})
     if others:
         yield Check("(other files)", True, f"not of the export, and not checked: {listed(others)}", seen=False)
@@ -131,8 +132,8 @@ def _task(folder: Path) -> str:
     return "tokenizer and names are there"
 
 
-def _script(folder: Path) -> str:
+def _script(folder: Path, name: str) -> str:
     _, _, kind = open_exported(folder)
-    if (folder / "predict.py").read_bytes() != script_of(find_exporter(kind)):
+    if (folder / name).read_bytes() != scripts_of(find_exporter(kind))[name]:
         raise ValueError("not the script that this seqkit ships: read it before you run it")
     return "the script that this seqkit ships"

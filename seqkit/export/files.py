@@ -5,6 +5,7 @@ FOLDER/
   model.onnx ...      the graphs
   tokenizer.json ...  what the tokenizers library and predict.py read
   predict.py          predicts with numpy, onnxruntime and tokenizers alone
+  exported.py         what the predict.py of every task shares
 """
 
 from __future__ import annotations

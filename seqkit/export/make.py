@@ -58,7 +58,8 @@ def export(
             with _named(run, opened[1]):
                 write_graph(graph, folder / name)
         exporter.save(task, folder)
-        (folder / "predict.py").write_bytes(script_of(exporter))
+        for name, text in scripts_of(exporter).items():
+            (folder / name).write_bytes(text)
         about = {
             "format": FORMAT,
             "seqkit": __version__,
@@ -135,7 +136,11 @@ def _tell_loss(task: RunTask, folder: Path) -> None:
     say(scores_line("dev, int8", after))
 
 
-def script_of(exporter: Exporter) -> bytes:
-    """Return the file that becomes predict.py."""
-    package, _, name = exporter.script.rpartition(".")
+def scripts_of(exporter: Exporter) -> dict[str, bytes]:
+    """Return what stands in predict.py, and in the file that it shares with those of other tasks."""
+    modules = {"predict.py": exporter.script, "exported.py": "seqkit.export.scripts.exported"}
+    return {name: _source(*module.rsplit(".", 1)) for name, module in modules.items()}
+
+
+def _source(package: str, name: str) -> bytes:
     return resources.files(package).joinpath(f"{name}.py").read_bytes()

@@ -1,4 +1,4 @@
-"""Runs of tests/fixtures, exported once a module, and predict.py in a Python without torch and seqkit."""
+"""Runs of tests/fixtures, exported once, and predict.py in a Python without torch and seqkit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import seqkit.export.scripts
+
+# `exported`, which the scripts import from where they lie.
+sys.path.append(str(Path(seqkit.export.scripts.__file__).parent))
+# No test changes what `exported` returns: it copies it first.
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 # What predict.py may import beside the standard library; the rest is not there for it.
 _ALONE = """
@@ -22,11 +27,12 @@ class Blocked:
             raise ModuleNotFoundError("blocked: " + name)
 sys.meta_path.insert(0, Blocked())
 sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])  # as Python itself does
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
     """`exported(name)`: a run of the fixtures, such as `2026-11/slots-finished`, and its exported folder."""
     pytest.importorskip("onnxscript", reason="onnxscript is an extra of the tests")

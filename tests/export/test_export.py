@@ -21,6 +21,8 @@ from seqkit.tasks import RunTask
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+SCRIPTS = ("predict.py", "exported.py")
 RUN = "2026-11-options/slots-window-killed"
 Exported = Callable[[str], tuple[Path, Path]]
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
@@ -53,7 +55,7 @@ def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, fol
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
     names = {path.name for path in folder.iterdir()}
-    assert names == {"model.onnx", "crf.npz", "labels.json", "predict.py", "settings.json", "tokenizer.json"}
+    assert names == {"model.onnx", "crf.npz", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     before = (folder / "settings.json").stat().st_ino
     done = cli(folder.parent, "export", "run", "--to", "made")
@@ -88,8 +90,8 @@ def test_commands_know_an_exported_folder(cli: Cli, folder: Path) -> None:
         assert (done.returncode, message in line) == (2, True), line
 
 
-def test_int8_tells_sizes_and_scores_on_dev(cli: Cli, exported: Exported, tmp_path: Path) -> None:
-    shutil.copytree(exported("2026-11/sentiment-finished")[0], tmp_path / "run")
+def test_int8_tells_sizes_and_scores_on_dev(cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "2026-11/sentiment-finished", tmp_path / "run")
     done = cli(tmp_path, "export", "run", "--int8", "--to", "small")
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 0, lines
@@ -165,8 +167,9 @@ def test_a_task_without_exporter_is_refused() -> None:
         find_exporter(Mine)
 
 
-def test_a_tokenizer_that_is_python_is_refused(exported: Exported) -> None:
-    task: Any = run.load(exported("2026-11/sentiment-finished")[0], device="cpu")
+def test_a_tokenizer_that_is_python_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "2026-11/sentiment-finished", tmp_path / "run")
+    task: Any = run.load(tmp_path / "run", device="cpu")
     task.tokenizer.config = task.tokenizer.config.model_copy(update={"tokenizer": "torchtext:moses"})
     with pytest.raises(UserError, match=r"text\.tokenizer: torchtext:moses is Python code"):
         find_exporter(type(task)).graphs(task)
@@ -175,7 +178,7 @@ def test_a_tokenizer_that_is_python_is_refused(exported: Exported) -> None:
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "crf.npz", "labels.json", "predict.py"])
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "crf.npz", "labels.json", *SCRIPTS])
 def test_a_damaged_or_missing_file_is_told(folder: Path, name: str) -> None:
     assert problems(folder) == {}
     data = bytearray((folder / name).read_bytes())
@@ -228,15 +231,17 @@ def test_weights_outside_the_folder_are_refused(
 
 def test_a_graph_that_is_none_and_a_foreign_script_are_told(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no graph")
-    (folder / "predict.py").write_text("print('hello')\n")
+    for name in SCRIPTS:
+        (folder / name).write_text("print('hello')\n")
     (folder / "notes.txt").write_text("mine")
     signed_before = problems(folder)
-    assert set(signed_before) == {"model.onnx", "predict.py"}
+    assert set(signed_before) == {"model.onnx", *SCRIPTS}
     (folder / "notes.txt").unlink()
     signed(folder)
     (folder / "notes.txt").write_text("mine")
     found = problems(folder)
-    assert found["predict.py"] == "not the script that this seqkit ships: read it before you run it"
+    for name in SCRIPTS:
+        assert found[name] == "not the script that this seqkit ships: read it before you run it"
     assert found["model.onnx"].startswith("not ")
     others = {check.file: check for check in export.doctor(folder).checks}["(other files)"]
     assert (others.good, others.seen) == (True, False)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tokenizers import Tokenizer as HF
 
 import seqkit.export.scripts.language_model as script
 from seqkit import run
@@ -69,7 +70,9 @@ def predictor(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple
     session = SimpleNamespace(get_inputs=lambda: faces, run=compute)
     settings = json.loads(json.dumps(LanguageModelExporter().settings(task)))
     tokenizer.save(folder / "tokenizer.json")
-    monkeypatch.setattr(script, "load", lambda folder: (settings, session))
+    saved = HF.from_file(str(folder / "tokenizer.json"))
+    exported = SimpleNamespace(settings=settings, graphs={"model.onnx": session}, tokenizer=lambda: saved)
+    monkeypatch.setattr(script, "Exported", lambda folder: exported)
     return task, script.Predictor(folder)
 
 

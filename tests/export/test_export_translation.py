@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as HF
 
+import seqkit.export.scripts.exported as shared
 import seqkit.export.scripts.translation as script
 from seqkit import run
 from seqkit.decoding import Search
@@ -156,7 +158,9 @@ def test_the_script_searches_as_seqkit_does(name: str, tmp_path: Path, monkeypat
     settings = json.loads(json.dumps(exporter.settings(task)))
     task.source.save(tmp_path / "tokenizer.source.json")
     task.target.save(tmp_path / "tokenizer.target.json")
-    monkeypatch.setattr(script, "load", lambda folder: (settings, *graphs))
+    saved = {path.name: HF.from_file(str(path)) for path in tmp_path.glob("tokenizer.*.json")}
+    exported = SimpleNamespace(settings=settings, graphs=dict(enumerate(graphs)), tokenizer=saved.__getitem__)
+    monkeypatch.setattr(script, "Exported", lambda folder: exported)
     texts = [*SENTENCES, "", " \t", "zebra, unknown qqq (xyz)", "a " * 70]
     found = script.Predictor(tmp_path)(texts)
     for got, want in zip(found, task.translator(texts), strict=True):
@@ -173,7 +177,7 @@ def test_words_without_marks_are_joined_as_in_seqkit(text: str) -> None:
         tokenizer = Tokenizer.train(SENTENCES, config)
         rules = joining(tokenizer.config)["words"]
         tokens = tokenizer.tokens(text)
-        assert script.join_words(tokens, **rules).removeprefix(" ") == join_tokens(tokens, tokenizer)
+        assert shared.join_words(tokens, **rules).removeprefix(" ") == join_tokens(tokens, tokenizer)
 
 
 class Together(torch.nn.Module):

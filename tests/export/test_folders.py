@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import random
 import subprocess
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import seqkit.export.scripts
 from seqkit import export, run
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
@@ -146,20 +144,6 @@ def test_a_text_longer_than_the_limit_is_cut_and_said(exported: Exported, alone:
     done = alone(made, text=text.encode())
     assert b"a text of 10,002 tokens is cut" in done.stderr
     assert_same(done.stdout, said(run.load(folder, device="cpu"), [text], "text"), "text")
-
-
-def test_scripts_share_their_helpers_word_for_word() -> None:
-    """Each is one file that stands alone, so that what they have in common stands in each."""
-    common = ("padded", "batches", "line_groups", "answer")
-    seen, shared = dict[str, str](), Counter[str]()
-    for path in Path(seqkit.export.scripts.__file__).parent.glob("[!_]*.py"):
-        text = path.read_text("utf-8")
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.FunctionDef) and node.name in common:
-                source = ast.get_source_segment(text, node) or ""
-                assert seen.setdefault(node.name, source) == source
-                shared[node.name] += 1
-    assert min(shared[name] for name in common) >= 2
 
 
 def test_a_predictor_is_a_library_too(exported: Exported) -> None:

@@ -1,54 +1,33 @@
-"""Score each line, or continue it: python predict.py [FILE] [--sample] [--format text|jsonl]
-
-Needs numpy, onnxruntime and tokenizers; reads what lies beside it.
-"""
+"""Score each line, or continue it: python predict.py [FILE] [--sample] [--format text|jsonl]"""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from exported import BOS, EOS, OWN, PAD, UNK, Array, Exported, answer, cut, join_tokens, one_line, parser, rounded
 
-LONGEST_LINE = 1 << 25  # bytes
 LINES, VALUES = 64, 1 << 22  # that go through the model together, and log-probabilities that come out
-UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # JSON allows them, readers of lines do not
-PAD, UNK, BOS, EOS = range(4)
-OWN = {"￮": "￮0", "￭": "￮1", " ": "￮2"}  # how a marked vocabulary writes characters that mean something in it
-# Words without marks that stand close to the one before, to the one after, or to both; Chinese characters.
-LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
-RIGHT, BOTH = re.compile(r"[(\[{$€£#«„]+"), re.compile(r"[-/]")
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-Array = NDArray[Any]
 
 
 class Predictor:
     """The model in a folder: a list of texts -> [{"log_prob": ..., "perplexity": ..., ...}, ...]."""
 
     def __init__(self, folder: str | Path = "") -> None:
-        folder = Path(folder or Path(__file__).parent)
-        self.settings, self.model = load(folder)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        exported = Exported(folder)
+        self.settings, self.model = exported.settings, exported.graphs["model.onnx"]
+        self.tokenizer = exported.tokenizer()
         self.size = self.tokenizer.get_vocab_size()
         self.sizes = {one.name: one.shape for one in self.model.get_inputs() if one.name != "tokens"}
 
     def encode(self, texts: Sequence[str]) -> list[Any]:
         """Return the encodings of texts."""
-        found, longest = self.tokenizer.encode_batch(list(texts)), self.settings["longest"]
+        found = self.tokenizer.encode_batch(list(texts))
         for text, one in zip(texts, found):
-            if len(one) > longest:
-                print(f"a line of {len(one):,} tokens is cut: {text[:40]!r}...", file=sys.stderr)
-                one.truncate(longest)
+            one.truncate(len(cut(one.ids, self.settings["longest"], text, "line")))
         return list(found)
 
     def start(self, lines: int) -> dict[str, Array]:
@@ -141,8 +120,8 @@ class Predictor:
             alone = token == "▁" if how["spaces"] else token == "￭" and how["marked"]
             pieces.append(token if alone else piece)
         every = [*pieces, *tokens]
-        whole = self.tokenizer.decoder.decode(every) if how["words"] is None else join_words(every, **how["words"])
-        shown = {"text": " ".join(whole.splitlines()), "tokens": tokens, "log_probs": log_probs}
+        whole = one_line(join_tokens(every, self.tokenizer, how["words"]))
+        shown = {"text": whole, "tokens": tokens, "log_probs": log_probs}
         return {**shown, "finished": len(log_probs) > len(ids)}
 
 
@@ -161,112 +140,38 @@ def draw(log_probs: Array, uniform: Array, temperature: float, top_k: int, top_p
     return np.take_along_axis(ids, np.minimum(place, ids.shape[1] - 1)[:, None], 1)[:, 0]
 
 
-def join_words(tokens: list[str], rules: bool, chinese: bool) -> str:
-    """Words without marks as a text, by rules for European languages."""
-    text, close, quoted, han = "", True, False, False
-    for token in tokens:
-        quote, was_han = rules and set(token) == {'"'}, han
-        han = chinese and bool(HAN.fullmatch(token))
-        left = rules and (LEFT.fullmatch(token) or BOTH.fullmatch(token) or (quote and quoted))
-        text += token if close or left or (han and was_han) else f" {token}"
-        close = rules and bool(RIGHT.fullmatch(token) or BOTH.fullmatch(token) or (quote and not quoted))
-        quoted ^= bool(quote)
-    return text
-
-
-def load(folder: Path) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
-    """Return the settings and the model in a folder.
-
-    Raises:
-        ValueError: a file is missing or damaged.
-    """
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, and threads would wait
-    try:
-        settings = json.loads((folder / "settings.json").read_text("utf-8"))
-        for name, about in settings["files"].items():
-            if (folder / name).stat().st_size != about["bytes"]:
-                raise ValueError(f"{name} is damaged")
-        return settings["predict"], onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
-    except Exception as error:  # those of onnxruntime have no common base
-        raise ValueError(f"{folder}: {error}; export the run again") from None
-
-
-def line_groups(source: IO[bytes], read: Callable[[str], Any]) -> Iterator[list[Any]]:
-    """Yield the lines of a file, in groups that grow: the first answer comes soon, and a long file goes fast."""
-    size, lines = 1, list[Any]()
-    for number, raw in enumerate(iter(lambda: source.readline(LONGEST_LINE + 1), b""), 1):
-        try:
-            if len(raw) > LONGEST_LINE:
-                raise ValueError(f"more than {LONGEST_LINE:,} bytes")
-            lines.append(read(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")))
-        except (ValueError, RecursionError) as error:
-            yield lines
-            raise ValueError(f"line {number}: {error}") from None
-        if len(lines) >= size:
-            yield lines
-            size, lines = 1 if source.isatty() else min(2 * size, 2048), []
-    yield lines
-
-
-def answer(file: str | None, make: Callable[[], Any], shown: Callable[[Any], str], read: Callable[[str], Any]) -> None:
-    """Print what a predictor finds in each line of a file or of standard input; a mistake ends it with status 2."""
-    try:
-        with open(file, "rb") if file else sys.stdin.buffer as source:
-            predict = make()
-            for lines in line_groups(source, read):
-                sys.stdout.buffer.write("".join(shown(found) + "\n" for found in predict(lines)).encode())
-                sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError) as error:
-        print(f"{file or 'standard input'}: {error}" if str(error).startswith("line ") else error, file=sys.stderr)
-        sys.exit(2)
-
-
-def line(found: dict[str, Any], form: str) -> str:
-    """Return a prediction as one line."""
-    if form == "text" and "text" in found:
+def text(found: dict[str, Any]) -> str:
+    """Return what was found in a line as text."""
+    if "text" in found:
         return str(found["text"])
-    if form == "text":
-        return "" if found["log_prob"] is None else f"{found['log_prob']:.4f}\t{found['perplexity']:.4f}"
-    out = json.dumps({name: rounded(value) for name, value in found.items()}, ensure_ascii=False)
-    return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", out)
-
-
-def rounded(value: Any) -> Any:
-    """Return a number, or each of several, with six digits behind the point."""
-    if isinstance(value, list):
-        return [rounded(one) for one in value]
-    return round(value, 6) if isinstance(value, float) else value
+    return "" if found["log_prob"] is None else f"{found['log_prob']:.4f}\t{found['perplexity']:.4f}"
 
 
 def main() -> None:
     """Read the command line, and answer each line."""
-    parser = argparse.ArgumentParser(description="Score each line (log-probability and perplexity), or continue it.")
-    parser.add_argument("file", nargs="?", help="one text a line; without it standard input")
-    parser.add_argument("--format", choices=["text", "jsonl"], default="text")
-    parser.add_argument("--sample", action="store_true", help="continue each line; a blank one starts from nothing")
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1 is safer, above 1 wilder")
-    parser.add_argument("--top-k", type=int, default=0, help="draw among the K most probable tokens; 0: all, 1: greedy")
-    parser.add_argument("--top-p", type=float, default=1.0, help="among the fewest that hold this share")
-    parser.add_argument("--max-length", type=int, default=100, help="most tokens that follow")
-    parser.add_argument("--seed", type=int, help="of sampling; by default the run's own")
-    options = parser.parse_args()
+    arguments = parser("Score each line (log-probability and perplexity), or continue it.")
+    arguments.add_argument("--sample", action="store_true", help="continue each line; a blank one starts from nothing")
+    arguments.add_argument("--temperature", type=float, default=1.0, help="below 1 is safer, above 1 wilder")
+    arguments.add_argument("--top-k", type=int, default=0, help="among the K most probable tokens; 0: all, 1: greedy")
+    arguments.add_argument("--top-p", type=float, default=1.0, help="among the fewest that hold this share")
+    arguments.add_argument("--max-length", type=int, default=100, help="most tokens that follow")
+    arguments.add_argument("--seed", type=int, help="of sampling; by default the run's own")
+    options = arguments.parse_args()
     how = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "max_length")}
-    if not options.sample and (options.seed is not None or any(how[name] != parser.get_default(name) for name in how)):
-        parser.error("temperature, top-k, top-p, max-length and seed are for sampling: give --sample too")
+    changed = options.seed is not None or any(how[name] != arguments.get_default(name) for name in how)
+    if changed and not options.sample:
+        arguments.error("temperature, top-k, top-p, max-length and seed are for sampling: give --sample too")
     if not (0 < options.temperature < math.inf and 0 < options.top_p <= 1 and options.top_k >= 0 < options.max_length):
-        parser.error("expected temperature > 0, 0 < top-p <= 1, top-k >= 0 and max-length >= 1")
+        arguments.error("expected temperature > 0, 0 < top-p <= 1, top-k >= 0 and max-length >= 1")
     if options.seed is not None and options.seed < 0:
-        parser.error(f"seed: must be at least 0, got {options.seed}")
+        arguments.error(f"seed: must be at least 0, got {options.seed}")
 
     def make() -> Callable[[Sequence[str]], list[dict[str, Any]]]:
         predict = Predictor()
         random = np.random.default_rng(predict.settings["seed"] if options.seed is None else options.seed)
         return (lambda texts: predict.continued(texts, random, **how)) if options.sample else predict
 
-    answer(options.file, make, lambda found: line(found, options.format), str)
+    answer(options, make, text, rounded)
 
 
 if __name__ == "__main__":

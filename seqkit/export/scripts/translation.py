@@ -1,72 +1,65 @@
 """Translate each line: python predict.py [FILE] [--format text|jsonl]
 
-Needs numpy, onnxruntime and tokenizers; reads what lies beside it. How it searches stands in settings.json under
-predict, decoding: beam_size, length_penalty and so on may be changed there.
+How it searches stands in settings.json under predict, decoding: beam_size, length_penalty and so on may be changed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from exported import (
+    BOS,
+    EOS,
+    OWN,
+    PAD,
+    UNK,
+    Array,
+    Exported,
+    answer,
+    batches,
+    cut,
+    join_tokens,
+    one_line,
+    padded,
+    parser,
+    rounded,
+)
 
-LONGEST_LINE = 1 << 25  # bytes
-UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # JSON allows them, readers of lines do not
-UNK, BOS, EOS = 1, 2, 3
 NEVER = np.float32(-np.inf)
 BLANK: dict[str, Any] = {"translation": "", "score": None, "finished": True, "tokens": [], "log_probs": []}
-Array = NDArray[Any]
-Tree = dict[str, NDArray[Any]]
-OWN = {"￮": "￮0", "￭": "￮1", " ": "￮2"}  # how a marked vocabulary writes characters that mean something in it
-# Words without marks that stand close to the one before, to the one after, or to both; Chinese characters.
-LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
-RIGHT, BOTH = re.compile(r"[(\[{$€£#«„]+"), re.compile(r"[-/]")
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+Tree = dict[str, Array]
 
 
 class Predictor:
     """The model in a folder: a list of texts -> [{"translation": ..., "score": ..., ...}, ...]."""
 
     def __init__(self, folder: str | Path = "") -> None:
-        folder = Path(folder or Path(__file__).parent)
-        self.settings, self.encoder, self.decoder = load(folder)
-        self.source, self.target = (
-            Tokenizer.from_file(str(folder / f"tokenizer.{side}.json")) for side in ("source", "target")
-        )
+        exported = Exported(folder)
+        self.settings, (self.encoder, self.decoder) = exported.settings, exported.graphs.values()
+        self.source, self.target = (exported.tokenizer(f"tokenizer.{side}.json") for side in ("source", "target"))
         self.reads, self.gives = ([one.name for one in run.get_outputs()] for run in (self.encoder, self.decoder))
         self.takes = [one.name for one in self.decoder.get_inputs()]
 
     def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         found = [{**BLANK} for _ in texts]
         kept = [number for number, text in enumerate(texts) if text.strip()]  # a blank text has a blank translation
-        encodings, longest = self.source.encode_batch([texts[number] for number in kept]), self.settings["longest"]
-        for number, one in zip(kept, encodings):
-            if len(one) > longest:
-                print(f"a text of {len(one):,} tokens is cut: {texts[number][:40]!r}...", file=sys.stderr)
-        order = sorted(range(len(kept)), key=lambda place: -len(encodings[place]))
-        while order:
-            size = min(64, max(1, 6400 // max(1, len(encodings[order[0]]))))
-            batch, order = order[:size], order[size:]
-            for place, best in zip(batch, Beam(self, [encodings[place].ids[:longest] for place in batch]).run()):
+        encodings = self.source.encode_batch([texts[number] for number in kept])
+        rows = [cut(one.ids, self.settings["longest"], texts[number]) for number, one in zip(kept, encodings)]
+        rules = self.settings["decoding"]
+        search = greedy if rules["beam_size"] == 1 and not rules["coverage_penalty"] else beam
+        for batch in batches(rows, 64, 6400):
+            for place, best in zip(batch, search(self, [rows[place] for place in batch])):
+                if best.score == NEVER:
+                    raise ValueError("this model gives a text no finite score")
                 found[kept[place]] = self.written(texts[kept[place]], encodings[place], best)
         return found
 
     def read(self, rows: list[list[int]], lengths: Array) -> tuple[Tree, Tree]:
         """Rows of token ids -> what the decoder starts from and what it reads, by name, a row for each sentence."""
-        tokens = np.zeros((len(rows), max(1, lengths.max())), np.int64)
-        for place, row in enumerate(rows):
-            tokens[place, : len(row)] = row
-        parts = dict(zip(self.reads, self.encoder.run(None, {"tokens": tokens, "lengths": lengths})))
+        parts = dict(zip(self.reads, self.encoder.run(None, {"tokens": padded(rows, PAD), "lengths": lengths})))
         return {name: parts.pop(name) for name in self.reads if f"next_{name}" in self.gives}, parts
 
     def step(self, last: Array, state: Tree, memory: Tree) -> tuple[Array, Tree, Any]:
@@ -81,8 +74,8 @@ class Predictor:
         for place, at in enumerate(best.looked):
             if best.ids[place] == UNK and at >= 0:
                 tokens[place] = self.copied(text, encoding, at)
-        joined = self.target.decoder.decode(tokens) if words is None else join_words(tokens, **words)
-        shown = {"translation": " ".join(joined.splitlines()), "score": best.score, "finished": best.finished}
+        text = one_line(join_tokens(tokens, self.target, words))
+        shown = {"translation": text, "score": best.score, "finished": best.finished}
         return {**shown, "tokens": tokens, "log_probs": best.log_probs}
 
     def copied(self, text: str, encoding: Any, at: int) -> str:
@@ -106,8 +99,55 @@ class Best(NamedTuple):
     looked: list[int] = []
 
 
+def greedy(model: Predictor, rows: list[list[int]]) -> list[Best]:
+    """Take the most probable token at each step: what a beam of 1 finds, faster."""
+    rules, lengths = model.settings["decoding"], np.array([len(row) for row in rows], np.int64)
+    found, time = [Best(False, NEVER, [], [], []) for _ in rows], 0
+    shortest, longest = limits(lengths, rules)
+    state, memory = model.read(rows, lengths)
+    live, sums = np.arange(len(rows)), np.zeros(len(rows), np.float32)
+    last, banned = np.full((len(rows), 1), BOS, np.int64), banned_tokens(rules)
+    while live.size:
+        log_probs, state, attention = model.step(last, state, memory)
+        scores, end = log_probs[:, 0], log_probs[:, 0, EOS].copy()
+        scores[:, banned] = NEVER
+        short, full = time < shortest[live], time >= longest[live]
+        for size in rules["no_repeat_ngram"]:
+            ban_repeats(log_probs, [[found[row].ids] for row in live], size)
+            short &= scores.max(1) > NEVER  # where nothing else is allowed, it may end
+        best = scores.argmax(1)
+        new = scores[np.arange(len(live)), best]
+        ends, longer = sums + end, sums + new
+        stops = ~short & (ends > NEVER) & (ends >= longer)
+        cuts = full & ~stops & (sums > NEVER)
+        done = stops | full | ~(longer > NEVER)
+        looked = np.full_like(best, -1)
+        if rules["replace_unknown"]:
+            looked = looks(attention, lengths[live], model.settings["source"])[:, 0]
+        for place, row in enumerate(live.tolist()):
+            if stops[place] or cuts[place]:
+                total, length = (ends, time + 1) if stops[place] else (sums, time)
+                score = float(total[place] / penalty(length, rules))
+                found[row] = found[row]._replace(finished=bool(stops[place]), score=score)
+                found[row].log_probs.extend([float(end[place])] * bool(stops[place]))
+            elif not done[place]:
+                for values, value in zip(found[row][2:], (best[place], new[place], looked[place])):
+                    values.append(value.item())
+        last, sums, time = best[:, None], np.where(done, NEVER, longer), time + 1
+        if done.sum() >= len(done) / 8:  # a copy of the memory is not free
+            keep = ~done
+            live, last, sums = live[keep], last[keep], sums[keep]
+            state, memory = picked(state, keep), picked(memory, keep)
+    return found
+
+
+def beam(model: Predictor, rows: list[list[int]]) -> list[Best]:
+    """Keep the `beam_size` best hypotheses at each step."""
+    return Beam(model, rows).run()
+
+
 class Beam:
-    """The search for the translations of a batch; a beam of 1 is greedy decoding."""
+    """A search for the translations of a batch."""
 
     def __init__(self, model: Predictor, rows: list[list[int]]) -> None:
         self.model, self.rules, count = model, model.settings["decoding"], len(rows)
@@ -123,35 +163,31 @@ class Beam:
 
     def run(self) -> list[Best]:
         """Return the best translation of each sentence."""
-        banned = [0, BOS, EOS] + [UNK] * (not self.rules["allow_unknown"])
-        last = np.full((len(self.live), 1), BOS, np.int64)
+        last, banned = np.full((len(self.live), 1), BOS, np.int64), banned_tokens(self.rules)
         while self.live.size:
             log_probs, self.state, attention = self.model.step(last, self.state, self.memory)
             end = log_probs[:, :, EOS].copy()
             log_probs[:, :, banned] = NEVER
             short = (self.past.shape[2] < self.shortest[self.live])[:, None]
             for size in self.rules["no_repeat_ngram"]:
-                ban_repeats(log_probs, self.past[..., 0], size)
+                ban_repeats(log_probs, self.past[..., 0].astype(int).tolist(), size)
                 short = short & (log_probs.max(2) > NEVER)  # where nothing else is allowed, it may end
             scores, parents, last = continuations(log_probs, self.sums, self.rules["beam_size"])
             covered = self.covered + attention if self.rules["coverage_penalty"] else self.covered
             done = self.collect(np.where(short, NEVER, self.sums + end), end, scores, covered)
             slots = np.arange(len(done))[:, None]
-            looked = self.looks(attention)[slots, parents] if self.rules["replace_unknown"] else np.full(last.shape, -1)
+            looked = np.full_like(last, -1)
+            if self.rules["replace_unknown"]:
+                looked = looks(attention, self.lengths[self.live], self.model.settings["source"])[slots, parents]
             new = np.stack([last, log_probs[slots, parents, last], looked], 2)[:, :, None]
-            if self.rules["beam_size"] > 1:
-                self.past, covered = self.past[slots, parents], covered[slots, parents]
-                self.state = {name: part[slots, parents] for name, part in self.state.items()}
-            self.past = np.concatenate([self.past, new], 2)
-            self.covered, self.sums = covered, np.where(done[:, None], NEVER, scores)
+            self.past = np.concatenate([self.past[slots, parents], new], 2)
+            self.state, self.covered = picked(self.state, (slots, parents)), covered[slots, parents]
+            self.sums = np.where(done[:, None], NEVER, scores)
             if done.sum() >= len(done) / 8:  # a copy of the memory is not free
                 keep = ~done
                 self.live, self.sums, self.covered = self.live[keep], self.sums[keep], self.covered[keep]
                 self.past, last = self.past[keep], last[keep]
-                self.state = {name: part[keep] for name, part in self.state.items()}
-                self.memory = {name: part[keep] for name, part in self.memory.items()}
-        if any(best.score == NEVER for best in self.found):
-            raise ValueError("this model gives a text no finite score")
+                self.state, self.memory = picked(self.state, keep), picked(self.memory, keep)
         return self.found
 
     def collect(self, ends: Array, end: Array, scores: Array, covered: Array) -> Array:
@@ -167,13 +203,13 @@ class Beam:
         if full.any():
             self.offer(full[:, None] & ~stops & (self.sums > NEVER), self.sums, time, self.covered, None)
         # What goes on can score no higher than its sum over the greatest penalty.
-        hopeless = ~(scores[:, 0] / self.penalty(self.longest[live] + 1) > self.best[live])
+        hopeless = ~(scores[:, 0] / penalty(self.longest[live] + 1, self.rules) > self.best[live])
         done: Array = hopeless | full | (self.ended[live] >= width)
         return done
 
     def offer(self, chosen: Array, sums: Array, length: int, covered: Array, end: Array | None) -> None:
         """Keep the best of the hypotheses chosen (b, J); end: log-probabilities of <eos>, None where they are cut."""
-        values = sums / self.penalty(length)
+        values = sums / penalty(length, self.rules)
         if self.rules["coverage_penalty"]:
             inside = np.arange(covered.shape[2]) < self.lengths[self.live][:, None, None]
             values += (self.rules["coverage_penalty"] * np.log(covered.clip(1e-10, 1)) * inside).sum(2, np.float32)
@@ -186,34 +222,43 @@ class Beam:
                 best = Best(end is not None, float(values[row, slot]), [*map(int, ids)], log_probs, [*map(int, looked)])
                 self.found[place], self.best[place] = best, NEVER if end is None else values[row, slot]
 
-    def penalty(self, length: Any) -> Any:
-        """What the log-probability of so many tokens is divided by."""
-        base = (5 + length) / 6 if self.rules["length_penalty_kind"] == "gnmt" else np.maximum(length, 1)
-        return np.float32(base ** self.rules["length_penalty"])
 
-    def looks(self, attention: Array) -> Array:
-        """The word of the source with the most attention (b, J), -1: there is none."""
-        source, place = self.model.settings["source"], np.arange(attention.shape[2])
-        words = (place >= source["before"]) & (place < (self.lengths[self.live] - source["after"])[:, None])
-        most = np.where(words[:, None], attention, -1).argmax(2)
-        return np.where(words.any(1)[:, None], most, -1)
+def penalty(length: Any, rules: dict[str, Any]) -> Any:
+    """What the log-probability of so many tokens is divided by."""
+    base = (5 + length) / 6 if rules["length_penalty_kind"] == "gnmt" else np.maximum(length, 1)
+    return np.float32(base ** rules["length_penalty"])
+
+
+def looks(attention: Array, lengths: Array, source: dict[str, Any]) -> Array:
+    """The word of the source with the most attention (b, J), -1: there is none."""
+    place = np.arange(attention.shape[2])
+    words = (place >= source["before"]) & (place < (lengths - source["after"])[:, None])
+    most = np.where(words[:, None], attention, -1).argmax(2)
+    return np.where(words.any(1)[:, None], most, -1)
+
+
+def picked(tree: Tree, places: Any) -> Tree:
+    """Some places of each array."""
+    return {name: part[places] for name, part in tree.items()}
+
+
+def banned_tokens(rules: dict[str, Any]) -> list[int]:
+    """Tokens that no translation holds."""
+    return [PAD, BOS, EOS] + [UNK] * (not rules["allow_unknown"])
 
 
 def continuations(log_probs: Array, sums: Array, width: int) -> tuple[Array, Array, Array]:
     """The best of all next tokens (b, J, V): scores (b, K) in falling order, parents and tokens."""
-    if width == 1:
-        tokens = log_probs.argmax(2)
-        return sums + log_probs.max(2), np.zeros_like(tokens), tokens
     totals = (log_probs + sums[:, :, None]).reshape(len(sums), -1)
     best = np.argpartition(totals, -min(width, totals.shape[1]), 1)[:, -width:]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(totals, best, 1), axis=1), 1)
     return np.take_along_axis(totals, best, 1), best // log_probs.shape[2], best % log_probs.shape[2]
 
 
-def ban_repeats(log_probs: Array, past: Array, size: int) -> None:
+def ban_repeats(log_probs: Array, past: list[list[list[int]]], size: int) -> None:
     """Set to -inf each token that would complete an n-gram which its hypothesis holds: (b, J, V) by (b, J, steps)."""
-    for row, slot in np.ndindex(past.shape[:2]):
-        ids = past[row, slot].astype(int).tolist()
+    for row, slot in np.ndindex(log_probs.shape[:2]):
+        ids = past[row][slot]
         for start in range(len(ids) - size + 1):
             if ids[start : start + size - 1] == ids[len(ids) - size + 1 :]:
                 log_probs[row, slot, ids[start + size - 1]] = NEVER
@@ -229,86 +274,14 @@ def limits(lengths: Array, rules: dict[str, Any]) -> tuple[Array, Array]:
     return np.minimum(least, most), most
 
 
-def join_words(tokens: list[str], rules: bool, chinese: bool) -> str:
-    """Words without marks as a text, by rules for European languages."""
-    text, close, quoted, han = "", True, False, False
-    for token in tokens:
-        quote, was_han = rules and set(token) == {'"'}, han
-        han = chinese and bool(HAN.fullmatch(token))
-        left = rules and (LEFT.fullmatch(token) or BOTH.fullmatch(token) or (quote and quoted))
-        text += token if close or left or (han and was_han) else f" {token}"
-        close = rules and bool(RIGHT.fullmatch(token) or BOTH.fullmatch(token) or (quote and not quoted))
-        quoted ^= bool(quote)
-    return text
-
-
-def load(folder: Path) -> tuple[dict[str, Any], onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
-    """Return the settings and the two graphs in a folder.
-
-    Raises:
-        ValueError: a file is missing or damaged.
-    """
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, and threads would wait
-    try:
-        settings = json.loads((folder / "settings.json").read_text("utf-8"))
-        for name, about in settings["files"].items():
-            if (folder / name).stat().st_size != about["bytes"]:
-                raise ValueError(f"{name} is damaged")
-        paths = [str(folder / name) for name in ("encoder.onnx", "decoder_step.onnx")]
-        return settings["predict"], *(onnxruntime.InferenceSession(path, options) for path in paths)
-    except Exception as error:  # those of onnxruntime have no common base
-        raise ValueError(f"{folder}: {error}; export the run again") from None
-
-
-def line_groups(source: IO[bytes], read: Callable[[str], Any]) -> Iterator[list[Any]]:
-    """Yield the lines of a file, in groups that grow: the first answer comes soon, and a long file goes fast."""
-    size, lines = 1, list[Any]()
-    for number, raw in enumerate(iter(lambda: source.readline(LONGEST_LINE + 1), b""), 1):
-        try:
-            if len(raw) > LONGEST_LINE:
-                raise ValueError(f"more than {LONGEST_LINE:,} bytes")
-            lines.append(read(raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")))
-        except (ValueError, RecursionError) as error:
-            yield lines
-            raise ValueError(f"line {number}: {error}") from None
-        if len(lines) >= size:
-            yield lines
-            size, lines = 1 if source.isatty() else min(2 * size, 2048), []
-    yield lines
-
-
-def answer(file: str | None, make: Callable[[], Any], shown: Callable[[Any], str], read: Callable[[str], Any]) -> None:
-    """Print what a predictor finds in each line of a file or of standard input; a mistake ends it with status 2."""
-    try:
-        with open(file, "rb") if file else sys.stdin.buffer as source:
-            predict = make()
-            for lines in line_groups(source, read):
-                sys.stdout.buffer.write("".join(shown(found) + "\n" for found in predict(lines)).encode())
-                sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError) as error:
-        print(f"{file or 'standard input'}: {error}" if str(error).startswith("line ") else error, file=sys.stderr)
-        sys.exit(2)
-
-
-def line(found: dict[str, Any], form: str) -> str:
-    """Return a prediction as one line."""
-    if form == "text":
-        return str(found["translation"])
-    rounded = [round(value, 6) for value in found["log_probs"]]
-    out = json.dumps({**found, "log_probs": rounded}, ensure_ascii=False)
-    return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", out)
-
-
 def main() -> None:
     """Read the command line, and answer each line."""
-    parser = argparse.ArgumentParser(description="Translate each line.")
-    parser.add_argument("file", nargs="?", help="one text a line; without it standard input")
-    parser.add_argument("--format", choices=["text", "jsonl"], default="text")
-    options = parser.parse_args()
-    answer(options.file, Predictor, lambda found: line(found, options.format), str)
+    options = parser("Translate each line.").parse_args()
+
+    def row(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "log_probs": rounded(found["log_probs"])}
+
+    answer(options, Predictor, lambda found: str(found["translation"]), row)
 
 
 if __name__ == "__main__":
