@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from seqkit.config import Section
 from seqkit.drawing.html import script, style
 from seqkit.errors import nearest, require
 from seqkit.serve.batcher import Batcher
+from seqkit.serve.clients import Clients
 from seqkit.serve.explaining import explain_item
-from seqkit.serve.guard import Application, Guard, Hosts
+from seqkit.serve.guard import Application, Guard, Hosts, Receive, Scope, Send, send_json
 from seqkit.serve.limits import Limits, Refused
 from seqkit.serve.models import Model, check_unicode
 from seqkit.serve.openapi import docs_page, openapi
@@ -27,13 +27,10 @@ _STATIC = {
     "page.css": ("text/css", (_FOLDER / "page.css").read_text),
     "page.js": ("text/javascript", (_FOLDER / "page.js").read_text),
 }
-_GONE = Refused(499, "the client has gone")
-_WATCH = 0.2  # seconds until a client that waits is looked after
-_Request = TypeVar("_Request", bound=Section)
 
 
 class Server:
-    """Answers of the endpoint, for Starlette.
+    """Answers of the endpoint: those to programs itself, pages through Starlette.
 
     Args:
         models: name -> run.
@@ -43,8 +40,32 @@ class Server:
     def __init__(self, models: Mapping[str, Model], limits: Limits) -> None:
         self.models, self.limits = models, limits
         self.explainer = Batcher(explain_item, 1, limits.explain_queue, "explanations")
+        self.clients = Clients(limits.body, limits.read_seconds)
+        self.posts = {"/predict": self._post(self.predict), "/explain": self._post(self.explain)}
         self.response = require("starlette.responses", "serve").Response
-        self.move_on_after = require("anyio", "serve", "starlette").move_on_after
+        self.pages = self._pages()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. What a model answers goes past Starlette, whose way takes as long as all the rest."""
+        post = self.posts.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (post or self.pages)(scope, receive, send)
+
+    def _pages(self) -> Application:
+        route = require("starlette.routing", "serve").Route
+        exceptions = require("starlette.exceptions", "serve")
+        routes = [
+            *(route(path, post, methods=["POST"]) for path, post in self.posts.items()),  # for other methods
+            route("/runs", self.runs),
+            route("/health", self.health),
+            route("/openapi.json", self.openapi),
+            route("/docs", self.docs),
+            route("/static/{name}", self.static),
+            route("/", self.page),
+        ]
+        handlers = dict.fromkeys((Refused, exceptions.HTTPException), self.refused)
+        starlette = require("starlette.applications", "serve").Starlette
+        app: Application = starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
+        return app
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
@@ -52,26 +73,42 @@ class Server:
         batchers = [self.explainer, *(model.batcher for model in self.models.values())]
         for batcher in batchers:
             batcher.start()
-        yield
+        async with self.clients.watched():
+            yield
         for batcher in batchers:
             await asyncio.to_thread(batcher.stop)
 
-    async def predict(self, request: Any) -> Any:
+    def _post(self, answer: Callable[[bytes, Receive], Awaitable[str]]) -> Application:
+        """Return what reads a request's body, and sends the answer as JSON."""
+
+        async def post(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                body = await self.clients.read(scope, receive)
+                text, status = await answer(body, receive), 200
+            except Refused as error:
+                text, status = json.dumps({"error": str(error)}), error.status
+            await send_json(send, status, text)
+
+        return post
+
+    async def predict(self, body: bytes, receive: Receive) -> str:
         """POST /predict."""
-        asked = await self._read(request, PredictRequest)
+        asked = read_request(body, PredictRequest)
         model = self._model(asked.run)
         items, task = model.take(asked_texts(asked), asked.options)
-        answers = await self._wait(request, model.batcher.ask(items, task, alone=not task.independent)) if items else []
-        return self._json(f'{{"run": {json.dumps(model.name)}, "predictions": [{", ".join(answers)}]}}')
+        answers: list[str] = []
+        if items:
+            answers = await self.clients.wait(model.batcher.ask(items, task, alone=not task.independent), receive)
+        return f'{{"run": {json.dumps(model.name)}, "predictions": [{", ".join(answers)}]}}'
 
-    async def explain(self, request: Any) -> Any:
+    async def explain(self, body: bytes, receive: Receive) -> str:
         """POST /explain."""
-        asked = await self._read(request, ExplainRequest)
+        asked = read_request(body, ExplainRequest)
         model = self._model(asked.run)
         check_unicode("text", asked.text)
         model.check_length("text", asked.text, self.limits.explain_tokens)
         future = self.explainer.ask([(asked.text, asked.what, asked.form)], model, alone=True)
-        return self._json((await self._wait(request, future))[0])
+        return (await self.clients.wait(future, receive))[0]
 
     async def runs(self, request: Any) -> Any:
         """GET /runs."""
@@ -106,8 +143,7 @@ class Server:
         status = getattr(error, "status", 0) or getattr(error, "status_code", 500)
         known = {404: "no such address; GET /docs lists them", 405: "this address takes another method; see GET /docs"}
         message = str(error) if isinstance(error, Refused) else known.get(status, "the request was not understood")
-        headers = {"retry-after": "1"} if status == 429 else None
-        return self.response(json.dumps({"error": message}), status, headers, media_type="application/json")
+        return self.response(json.dumps({"error": message}), status, media_type="application/json")
 
     def _json(self, text: str) -> Any:
         return self.response(text, media_type="application/json")
@@ -118,40 +154,6 @@ class Server:
             known = nearest(str(name), self.models) or "; GET /runs lists those that are served"
             raise Refused(404, f"run: no run of this name is served{known}")
         return model
-
-    async def _read(self, request: Any, schema: type[_Request]) -> _Request:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise Refused(415, "expected the header content-type: application/json")
-        with self.move_on_after(self.limits.read_seconds):
-            return read_request(await self._body(request), schema)
-        raise Refused(408, f"the request took longer than {self.limits.read_seconds:g} seconds to arrive")
-
-    async def _body(self, request: Any) -> bytes:
-        too_large = Refused(413, f"the body is too large; this server takes {self.limits.body:,} bytes")
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.limits.body:
-            raise too_large
-        body, more = b"", True
-        while more:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                raise _GONE
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.limits.body:
-                raise too_large
-        return body
-
-    async def _wait(self, request: Any, future: asyncio.Future[list[str]]) -> list[str]:
-        """Wait for answers, as long as the client does."""
-        patience = _WATCH
-        while not future.done():
-            await asyncio.wait([future], timeout=patience)
-            if not future.done() and await request.is_disconnected():
-                future.cancel()
-                raise _GONE
-        return future.result()
 
 
 def make_app(models: Mapping[str, Model], hosts: Hosts, limits: Limits | None = None, token: str = "") -> Application:
@@ -166,20 +168,4 @@ def make_app(models: Mapping[str, Model], hosts: Hosts, limits: Limits | None = 
     Raises:
         UserError: starlette is not installed.
     """
-    applications = require("starlette.applications", "serve")
-    exceptions = require("starlette.exceptions", "serve")
-    route = require("starlette.routing", "serve").Route
-    server = Server(models, limits or Limits())
-    routes = [
-        route("/predict", server.predict, methods=["POST"]),
-        route("/explain", server.explain, methods=["POST"]),
-        route("/runs", server.runs),
-        route("/health", server.health),
-        route("/openapi.json", server.openapi),
-        route("/docs", server.docs),
-        route("/static/{name}", server.static),
-        route("/", server.page),
-    ]
-    handlers = dict.fromkeys((Refused, exceptions.HTTPException), server.refused)
-    app = applications.Starlette(routes=routes, exception_handlers=handlers, lifespan=server.lifespan)
-    return Guard(app, hosts, token)
+    return Guard(Server(models, limits or Limits()), hosts, token)

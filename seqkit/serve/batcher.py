@@ -98,13 +98,13 @@ class Batcher:
             began = time.perf_counter()
             outcomes = self._outcomes(jobs)
             took = time.perf_counter() - began
+            with self._changed:  # before they are answered, for they may ask again at once
+                self._expected = len(jobs) + len(self._jobs)
+            self._patience = min(_LONGEST_WAIT, max(_SHARE * took, _EACH * self._expected))
             try:
                 jobs[0].future.get_loop().call_soon_threadsafe(_deliver, jobs, outcomes)
             except RuntimeError:  # the loop has been closed
                 return
-            with self._changed:
-                self._expected = len(jobs) + len(self._jobs)
-            self._patience = min(_LONGEST_WAIT, max(_SHARE * took, _EACH * self._expected))
 
     def _next(self) -> list[Job]:
         """Return the jobs of the next batch, none when the server ends."""
@@ -126,7 +126,7 @@ class Batcher:
         left: deque[Job] = deque()
         size = 0
         for job in self._jobs:
-            if job.future.cancelled():
+            if job.future.done():  # its client has gone
                 self._waiting -= len(job.items)
             elif not taken or (job.by is taken[0].by and not job.alone and size + len(job.items) <= self._batch):
                 taken.append(job)

@@ -82,13 +82,13 @@ class Guard:
             await send(message)
 
         if [name for name, _ in scope["headers"]].count(b"host") != 1 or _text(headers[b"host"]) not in self.hosts:
-            await refuse(send_safely, 421, "the Host header does not name this server; use the address it printed")
+            problem, status = "the Host header does not name this server; use the address it printed", 421
         elif self.token and not scope["path"].startswith(_OPEN) and not self._knows_token(scope, headers):
-            await refuse(
-                send_safely, 401, "the token is missing or wrong; use the whole address that the server printed"
-            )
+            problem, status = "the token is missing or wrong; use the whole address that the server printed", 401
         else:
             await self.app(scope, receive, send_safely)
+            return
+        await send_json(send_safely, status, json.dumps({"error": problem}))
 
     def _knows_token(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
         asked = parse_qs(_text(scope["query_string"])).get("token", [])
@@ -96,10 +96,12 @@ class Guard:
         return any(hmac.compare_digest(one.encode(), self.token.encode()) for one in asked)
 
 
-async def refuse(send: Send, status: int, message: str) -> None:
-    """Answer with one sentence, as JSON."""
-    body = json.dumps({"error": message}).encode()
+async def send_json(send: Send, status: int, text: str) -> None:
+    """Answer with JSON."""
+    body = text.encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 429:
+        headers.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -123,6 +123,6 @@ def _fields(content: dict[str, Any], caption: str) -> str:
     schema = content["content"]["application/json"]["schema"]
     rows = []
     for name, field in schema["properties"].items():
-        need = "" if name in schema.get("required", ()) else "optional"
-        rows.append((name, need, " ".join(field.get("description", "").split())))
-    return drawing.table(["key", "", "what"], rows, caption)
+        need = "always" if name in schema.get("required", ()) else "optional"
+        rows.append((name, need, " ".join(field.get("description", "").replace("`", "").split())))
+    return drawing.table(["key", "present", "what"], rows, caption)

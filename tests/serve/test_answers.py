@@ -70,14 +70,14 @@ def test_clients_that_are_answered_together_get_the_same(
     def slow(by: Any, items: list[Any]) -> list[str]:
         sizes.append(len(items))
         began.set()
-        end.wait(10)
+        end.wait(60)
         return plain(by, items)
 
     monkeypatch.setattr(batcher, "_answer", slow)
     asked = [TEXTS[place : place + 2] for place in range(6)] * 2
     with ThreadPoolExecutor(len(asked)) as pool:
         futures = [pool.submit(served.predict, run=runs[task].name, texts=asked[0])]
-        assert began.wait(10)
+        assert began.wait(60)
         futures += [pool.submit(served.predict, run=runs[task].name, texts=texts) for texts in asked[1:]]
         while batcher.waiting < 2 * (len(asked) - 1):
             time.sleep(0.01)
@@ -177,13 +177,13 @@ def test_explanations_wait_in_a_queue_of_their_own(
 
     def slow(*item: Any) -> str:
         began.set()
-        end.wait(10)
+        end.wait(60)
         return "{}"
 
     monkeypatch.setattr("seqkit.serve.explaining._explained", slow)
     with start(runs["sentiment"], limits=Limits(explain_queue=1)) as server, ThreadPoolExecutor(8) as pool:
         first = pool.submit(server.post, "/explain", {"text": "a film"})
-        assert began.wait(10)
+        assert began.wait(60)
         others = [pool.submit(server.post, "/explain", {"text": "a film"}) for _ in range(7)]
         while sum(future.done() for future in others) < 6:
             time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_type_read_ask_why_and_click_a_unit(browser: Any, site: Any, tmp_path: P
     name = next(iter(site.models))
     want = site.predict(run=name, text="a superb film").json["predictions"][0]
     shares = [line for line in text_of(browser, "#answer").splitlines() if line.endswith("%")]
-    assert shares[0].split()[0] == f"{100 * max(want['probabilities'].values()):.0f}"
+    assert shares[0] == f"{100 * max(want['probabilities'].values()):.0f}%"
     click(browser, "[data-what=words]")
     until(browser, "#explanation", "Occlusion")
     click(browser, "[data-what=gates]")
@@ -142,19 +143,25 @@ def test_an_earlier_answer_does_not_replace_a_later_one(
 ) -> None:
     batcher = site.models["slots-finished"].batcher
     plain: Callable[..., list[str]] = batcher._answer
+    began, end = threading.Event(), threading.Event()
 
     def slow(by: Any, items: list[Any]) -> list[str]:
-        time.sleep(1 if items == ["Find"] else 0)
+        if items == ["Find"]:
+            began.set()
+            end.wait(60)
         return plain(by, items)
 
     monkeypatch.setattr(batcher, "_answer", slow)
     open_page(browser, site)
     browser.find_elements(By.CSS_SELECTOR, "#runs button")[1].click()
     type_text(browser, "Find")
-    time.sleep(0.4)  # it has been sent, and is not answered yet
+    assert began.wait(60)
     browser.find_element(By.ID, "text").send_keys(" a warm film.")
+    while not batcher.waiting:
+        time.sleep(0.01)
+    end.set()
     until(browser, "#answer .tagged", "warm")
-    time.sleep(1)
+    time.sleep(0.2)
     assert "warm" in text_of(browser, "#answer .tagged")
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,21 +117,26 @@ def test_a_full_queue(start: Any, runs: dict[str, Path]) -> None:
 def test_a_client_that_leaves_costs_nothing(start: Any, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with start(runs["slots"], limits=Limits(batch=1)) as server:
         batcher = server.models["slots-finished"].batcher
-        seen, plain = list[Any](), batcher._answer
+        seen, end, plain = list[Any](), threading.Event(), batcher._answer
 
         def slow(by: Any, items: list[Any]) -> list[str]:
             seen.extend(items)
-            time.sleep(0.6)
+            end.wait(60)
             return plain(by, items)
 
         monkeypatch.setattr(batcher, "_answer", slow)
         body = [json.dumps({"text": text}) for text in ("first", "second")]
         head = f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{server.port}\r\ncontent-type: application/json\r\n"
-        for raw in body:
-            client = socket.create_connection(("127.0.0.1", server.port))
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in body]
+        for client, raw, arrived in zip(clients, body, (lambda: seen, lambda: batcher._jobs), strict=True):
             client.sendall(f"{head}content-length: {len(raw)}\r\n\r\n{raw}".encode())
-            time.sleep(0.1)
+            while not arrived():
+                time.sleep(0.01)
+        for client in clients:
             client.close()
+        while not batcher._jobs[0].future.done():
+            time.sleep(0.01)
+        end.set()
         assert server.predict(text="third").status == 200
         assert seen == ["first", "third"]
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-# A model that takes a while, so that a signal comes while it answers.
+# Prints a line when it is asked, and answers when it may read a line, so that a signal comes in between.
 SLOW = """
-import sys, time
+import sys
 from seqkit.serve import batcher
-plain = batcher.Batcher._outcomes
-batcher.Batcher._outcomes = lambda self, jobs: (time.sleep(1), plain(self, jobs))[1]
+ask, outcomes = batcher.Batcher.ask, batcher.Batcher._outcomes
+batcher.Batcher.ask = lambda *asked, **how: (ask(*asked, **how), print("asked", flush=True))[0]
+batcher.Batcher._outcomes = lambda self, jobs: (sys.stdin.readline(), outcomes(self, jobs))[1]
 from seqkit.cli import main
 main(sys.argv[1:])
 """
@@ -33,7 +34,12 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the command line, and yield it with the address that it prints."""
     command = [sys.executable, "-c", SLOW, "serve", *map(str, arguments), "--port", "0", "--device", "cpu"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as running:
         assert running.stdout is not None
         try:
@@ -42,25 +48,37 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
             running.kill()
 
 
+def accepts(port: int) -> bool:
+    """Return whether a server takes a new client."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_sigterm_finishes_what_was_begun(runs: dict[str, Path]) -> None:
     with process(runs["slots"]) as (server, line):
         assert line.startswith(f"serving {runs['slots'].name} (slots) at http://127.0.0.1:")
         port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
-        clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(3)]
+        clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(3)]
         for client in clients:
             body = json.dumps({"text": "Find the superb film."})
             client.request("POST", "/predict", body, {"content-type": "application/json"})
-        time.sleep(0.3)
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert [server.stdout.readline() for _ in clients] == ["asked\n"] * 3
         server.send_signal(signal.SIGTERM)
+        while accepts(port):
+            time.sleep(0.01)
+        server.stdin.close()  # now it may answer
         answers = [client.getresponse() for client in clients]
         assert [answer.status for answer in answers] == [200] * 3
         assert all(json.loads(answer.read())["predictions"][0]["tokens"] for answer in answers)
-        assert server.wait(30) == 143
+        assert server.wait(60) == 143
         assert server.stderr is not None
         assert server.stderr.read() == "seqkit: stopped\n"
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
 
 
 def test_mistakes_are_one_line(cli: Callable[..., Any], tmp_path: Path, runs: dict[str, Path]) -> None:

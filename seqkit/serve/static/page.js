@@ -32,8 +32,8 @@
 
   // --- the answer -----------------------------------------------------------------------------------------------
 
-  const percent = (share) => `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`;
-  const number = (value) => (value === null ? "–" : Number(value.toPrecision(4)).toLocaleString("en"));
+  const percent = (share) => `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)}%`;
+  const number = (value) => (value === null ? "–" : Number(value.toPrecision(4)).toLocaleString("en").replace("-", "−"));
 
   const headline = (text) => make("p", { className: "headline", dir: "auto" }, text);
 
@@ -56,7 +56,7 @@
     let place = 0;
     for (const slot of slots) {
       line.append(letters.slice(place, slot.start).join(""));
-      line.append(make("mark", {}, letters.slice(slot.start, slot.end).join(""), " ", make("small", {}, slot.type)));
+      line.append(make("mark", {}, letters.slice(slot.start, slot.end).join(""), "\u00a0", make("small", {}, slot.type)));
       place = slot.end;
     }
     line.append(letters.slice(place).join(""));
@@ -72,7 +72,7 @@
       list.append(item);
     });
     const key = make("p", { className: "note" }, "Each token, with a line under those that the model was less sure of: ");
-    key.append(make("span", { className: "key" }, "below 80 %"), ", ", make("span", { className: "key low" }, "below 40 %"), ".");
+    key.append(make("span", { className: "key" }, "below 80%"), ", ", make("span", { className: "key low" }, "below 40%"), ".");
     return names.length ? [list, key] : [];
   };
 
@@ -153,6 +153,8 @@
       const found = await call("/explain", { run: run.name, text, what, form: "html" });
       if (turn !== explained) return;
       box.innerHTML = found.html;
+      box.prepend(make("h2", {}, what === "words" ? "Why this answer" : "What the gates did"));
+      at("status").textContent = "Explained below.";
       if (box.querySelector("[data-gates]")) document.head.append(make("script", { src: "/static/gates.js" }));
       if (text !== at("text").value) box.classList.add("old");
     } catch (error) {
