@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from seqkit import run
-from seqkit.config import from_mapping, override
+from seqkit.config import from_mapping, override, read
 from seqkit.errors import UserError
 from seqkit.tasks.common import PARTS, Parts
 
@@ -79,6 +79,13 @@ def test_a_key_of_another_section_is_none_of_the_parts() -> None:
     override(document, ["other.format=tsv"])
     document.spread("data", ["format"], ["train"], "path")
     assert document.tree["data"] == {"train": {"format": "csv"}}
+
+
+def test_what_a_file_says_for_all_parts_does_not_go_before_what_it_says_of_one(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("data: {format: tsv, train: {format: csv}}\n")
+    document = read(tmp_path / "x.yaml", ["data.dev=b"])
+    document.spread("data", ["format"], ["train", "dev"], "path")
+    assert document.tree["data"]["train"] == {"format": "csv"}
 
 
 def test_a_mistake_in_one_is_the_command_lines() -> None:
