@@ -73,7 +73,7 @@ class Document:
                 for part in parts:
                     if isinstance(below.get(part), str):
                         below[part] = {short: below[part]}
-                    if isinstance(below.get(part), dict) and (len(path) == 2 or path[1] in below[part]):
+                    if isinstance(below.get(part), dict):
                         self._lay(path, (section, part, *path[1:]))
 
     def _lay(self, source: KeyPath, target: KeyPath) -> None:
@@ -206,6 +206,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
         _forget(document.places, keys)
         _set(document, keys, built)
         document.typed.pop(keys, None)
+        _forget(document.typed, keys)
         if isinstance(built, (bool, int, float)):
             document.typed[keys] = value
 
@@ -308,7 +309,8 @@ def _merged(under: Document, over: Document) -> Document:
 
 
 def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
-    """What stood below a key is gone: a key that is missing there now is missing where the new value was written."""
+    """What stood below a key is gone: a key that is missing there now is missing where the new value was written, and
+    what was typed there before is no longer meant."""
     for below in [other for other in places if len(other) > len(path) and other[: len(path)] == path]:
         del places[below]
 
