@@ -12,6 +12,8 @@ from typing import Any
 from seqkit.drawing.colours import diverging, readable_on, sequential
 from seqkit.errors import UserError, require
 
+_BRIEF = 12  # characters of a cell that a narrow screen need not break
+
 
 @dataclass(frozen=True)
 class Step:
@@ -117,7 +119,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
         caption: what is seen.
     """
     kinds = ["number" if all(map(_is_numeric, column)) else "text" for column in list(zip(*rows, strict=True))[1:]]
-    return _part("table", header, rows, ["text", *kinds], caption)
+    brief = all(len(cell) <= _BRIEF for row in rows for cell in row[1:])
+    return _part("table", header, rows, ["text", *kinds], brief, caption)
 
 
 def heat_map(
