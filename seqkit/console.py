@@ -74,9 +74,14 @@ def tell(text: str) -> None:
 def tell_scores(title: str, scores: Mapping[str, float]) -> None:
     """Print named numbers in a line, with the number of examples they are of; nothing where there are no numbers."""
     if scores:
-        note = getattr(scores, "note", str)()
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tell(f"{title}: {numbers}" + (f"  of {note}" if note else ""))
+        tell(scores_line(title, scores))
+
+
+def scores_line(title: str, scores: Mapping[str, float]) -> str:
+    """Return named numbers as a line, with the number of examples they are of."""
+    note = getattr(scores, "note", str)()
+    numbers = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    return f"{title}: {numbers}" + (f"  of {note}" if note else "")
 
 
 def show_error(message: object) -> None:

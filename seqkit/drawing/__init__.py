@@ -2,6 +2,7 @@
 
 from seqkit.drawing.charts import Line, line_chart
 from seqkit.drawing.colours import contrast, diverging, luminance, readable_on, sequential
+from seqkit.drawing.examples import Example, Piece, count_matrix, example_list, link_table, pieces
 from seqkit.drawing.gates import Map, Panel, gate_viewer
 from seqkit.drawing.html import (
     Step,
@@ -22,19 +23,24 @@ from seqkit.drawing.html import (
 from seqkit.drawing.words import Word, labelled_text, marked_words, word_matrix
 
 __all__ = [
+    "Example",
     "Line",
     "Map",
     "Panel",
+    "Piece",
     "Step",
     "Word",
     "contrast",
+    "count_matrix",
     "diverging",
     "embedded",
+    "example_list",
     "folded",
     "gate_viewer",
     "heat_map",
     "labelled_text",
     "line_chart",
+    "link_table",
     "luminance",
     "marked_words",
     "notebook",
@@ -42,6 +48,7 @@ __all__ = [
     "numbered",
     "page",
     "paragraph",
+    "pieces",
     "readable_on",
     "script",
     "section",

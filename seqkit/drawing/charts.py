@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,8 @@ def line_chart(
         "grid.color": _LINE, "axes.spines.top": False, "axes.spines.right": False,
         "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
     }  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the page's fonts have what matplotlib's own lacks
         figure = figures.Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
         for number, line in enumerate(lines):
@@ -78,6 +80,10 @@ def line_chart(
         axes.set(xlabel=_plain(x_label), ylabel=_plain(y_label))
         if log:
             axes.set_yscale("log")
+            if axes.get_ylim()[1] < 1000 * axes.get_ylim()[0]:  # plain numbers, not powers of 10
+                ticker = require("matplotlib.ticker", "plot")
+                axes.yaxis.set_major_formatter(ticker.LogFormatter())
+                axes.yaxis.set_minor_formatter(ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))
         if y_range is not None:
             axes.set_ylim(*y_range)
         axes.grid(lw=0.6)

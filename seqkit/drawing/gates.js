@@ -5,7 +5,7 @@
     const head = line.appendChild(document.createElement("th"));
     head.scope = "row";
     head.textContent = name;
-    for (const value of values) line.appendChild(document.createElement("td")).textContent = value ?? "–";
+    for (const value of values) line.appendChild(document.createElement("td")).textContent = value === null ? "–" : Number(value.toPrecision(2));
     return line;
   };
   const pick = (viewer, data, table, map, unit, column) => {

@@ -9,16 +9,18 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from seqkit.drawing.colours import diverging, sequential
 from seqkit.drawing.html import fragment, number
 from seqkit.drawing.words import Word
 
-Values = NDArray[np.floating[Any]]
+if TYPE_CHECKING:  # numpy takes a while to import, and commands without a picture do not need it
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.floating[Any]]
+
 _LEVELS = 256
 
 
@@ -81,6 +83,8 @@ def unit_order(memory: Values, units: int) -> list[int]:
         memory: (T, H).
         units: how many; those that move most over time are chosen.
     """
+    import numpy as np
+
     memory = np.nan_to_num(memory, posinf=0.0, neginf=0.0)
     moves = np.abs(np.diff(memory, axis=0, prepend=0.0)).sum(0)
     chosen = np.sort(np.argsort(-moves, kind="stable")[:units])
@@ -123,6 +127,8 @@ def _panel(panel: Panel, length: int, units: int) -> dict[str, Any]:
 
 
 def _map(map_: Map, order: list[int]) -> dict[str, Any]:
+    import numpy as np
+
     values = map_.values[:, order].T  # (units, T)
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
     shares = map_.shares

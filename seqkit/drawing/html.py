@@ -118,9 +118,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
         rows: texts, as many in each row as there are columns; columns of numbers are aligned on the right.
         caption: what is seen.
     """
-    kinds = ["number" if all(map(_is_numeric, column)) else "text" for column in list(zip(*rows, strict=True))[1:]]
     brief = all(len(cell) <= _BRIEF for row in rows for cell in row[1:])
-    return _part("table", header, rows, ["text", *kinds], brief, caption)
+    return _part("table", header, rows, column_kinds(header, rows), brief, caption)
+
+
+def column_kinds(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return `number` or `text` for each column of a table; the first one names the rows."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
+    return ["text", *("number" if all(map(_is_numeric, column)) else "text" for column in columns[1:])]
 
 
 def heat_map(
@@ -163,7 +168,7 @@ def chart(svg: str, caption: str) -> str:
 
 
 def _is_numeric(text: str) -> bool:
-    return text.lstrip("-(")[:1].isdigit()
+    return text in ("", "–") or text.lstrip("-+(")[:1].isdigit()
 
 
 def _scaled(row: Sequence[float]) -> Callable[[float], str]:

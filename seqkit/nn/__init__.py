@@ -2,7 +2,7 @@
 
 from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
 from seqkit.nn.attentional import AttentionalRecurrent
-from seqkit.nn.backends import Choice
+from seqkit.nn.backends.backend import Choice
 from seqkit.nn.cells import CELLS, Cell, GRUCell, JordanCell, LSTMCell, Prepared, RNNCell, State, resolve_cell
 from seqkit.nn.checks import check_choice, check_flag, check_probability, from_table
 from seqkit.nn.convert import from_torch, to_torch

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqkit.nn.aten_step import aten_step
 from seqkit.nn.checks import check_choice, check_goes_with, check_size
 from seqkit.nn.initialise import refill
 
@@ -86,6 +87,8 @@ class Cell(nn.Module):
     # What `watch` keeps.
     operator: Any = None
     has_kernel: bool = False
+    # ATen's name of the cell if one step in its present mode is ATen's; None: it is not; "": not asked since a change.
+    _single: str | None = ""
 
     def __init__(self, input_size: int, hidden_size: int, *, state_sizes: Sequence[int] | None = None) -> None:
         super().__init__()
@@ -101,6 +104,7 @@ class Cell(nn.Module):
                 f"{self.__dict__[name]!r} to {value!r}; make a new module"
             )
         super().__setattr__(name, value)
+        self.__dict__["_single"] = ""
         if "_describe" in self.__dict__ and name not in ("training", "operator", "has_kernel", "_describe"):
             self.watch(self._describe)
 
@@ -114,7 +118,7 @@ class Cell(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of the output, which is `state[0]`."""
+        """Return the features of the output, which is `state[0]`."""
         return self.state_sizes[0]
 
     def declare(
@@ -231,6 +235,10 @@ class Cell(nn.Module):
         Raises:
             TypeError, ValueError, RuntimeError: x or a state that does not fit, as torch's cells raise them.
         """
+        # A plain cell is ATen's function, which takes half the time of a step from single operators.
+        mode = None if torch.compiler.is_compiling() else self.single_mode()
+        if mode is not None and (new := self._aten_step(mode, x, state)) is not None:
+            return new
         self._check(x, state)
         batched = x.dim() == 2
         rows = x if batched else x.unsqueeze(0)
@@ -242,6 +250,36 @@ class Cell(nn.Module):
             state = tuple(part.unsqueeze(0) for part in state)
         new, _ = self.step(projected, state, prepared)
         return new if batched else tuple(part.squeeze(0) for part in new)
+
+    def single_mode(self) -> str | None:
+        """Return ATen's name of the cell if its step is exactly ATen's now, no mask drawn, else None."""
+        if self._single != "":
+            return self._single
+        family = next(kind for kind in type(self).__mro__ if "step" in kind.__dict__)
+        redefined = any(getattr(type(self), name) is not getattr(family, name) for name in ("prepare", "initial_state"))
+        rate: float = getattr(self, "weight_drop", 0.0)
+        mode = None if redefined or (self.training and rate) else self.vendor_mode()
+        self.__dict__["_single"] = mode
+        return mode
+
+    def _aten_step(self, mode: str, x: Tensor, state: State | None) -> State | None:
+        """Run ATen's step: see `run`; None where the arguments need a closer look."""
+        try:
+            batched = x.dim() == 2
+            if not batched and x.dim() != 1:
+                return None
+            rows = x if batched else x.unsqueeze(0)
+            if state is None:
+                state = self.initial_state(rows.size(0), rows)
+            elif not batched:
+                state = tuple(part.unsqueeze(0) for part in state)
+            plain = self._parameters  # a look there takes a quarter of the time of an attribute of a module
+            weights: Any = [plain[name] if name in plain else getattr(self, name) for name in self.weight_names]
+            new = aten_step(mode, weights, rows, state)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            self._check(x, state)
+            raise
+        return new if batched or new is None else tuple(part.squeeze(0) for part in new)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """Run one step: input (B, I) or (I,), hx None or the state, each (B, size) or (size,) -> the new state."""
@@ -292,7 +330,7 @@ def _real(like: Tensor) -> torch.dtype:
 
 
 def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
-    """Inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
+    """Draw an inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
     mask = torch.empty(rows, size, dtype=_real(like), device=like.device)
     return mask.zero_() if rate == 1 else mask.bernoulli_(1 - rate).div_(1 - rate)
 
@@ -314,17 +352,17 @@ def gated_masks(
 
 
 def dropped(value: Tensor, rate: float) -> Tensor:
-    """Inverted dropout, drawn for each element; torch's own takes no complex numbers."""
+    """Apply inverted dropout, drawn for each element; torch's own takes no complex numbers."""
     if not value.is_complex():
         return F.dropout(value, rate)
     return value * F.dropout(torch.ones_like(value, dtype=_real(value)), rate)
 
 
 def keep_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
-    """Zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
+    """Draw a zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
     return torch.empty(rows, size, dtype=_real(like), device=like.device).bernoulli_(rate)
 
 
 def zone(new: Tensor, old: Tensor, keep: Tensor | float) -> Tensor:
-    """Zoneout: `old` where keep is 1, `new` where it is 0, and their mean weighted by keep in between."""
+    """Apply zoneout: `old` where keep is 1, `new` where it is 0, and their mean weighted by keep in between."""
     return new + keep * (old - new)

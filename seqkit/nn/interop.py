@@ -12,6 +12,7 @@ from seqkit.nn.attention import Attention
 from seqkit.nn.cells import Cell
 from seqkit.nn.crf import CRF
 from seqkit.nn.custom_op import Operator, describe
+from seqkit.nn.direct import Plain
 from seqkit.nn.recurrent import Recurrent
 
 _PACKAGE = __name__.partition(".")[0]
@@ -48,7 +49,7 @@ def safe_globals() -> list[Any]:
     """
     modules = [kind for kind in _subclasses(nn.Module) if kind.__module__.partition(".")[0] == _PACKAGE]
     parts = (nn.ModuleList, nn.Linear, nn.Embedding, nn.Dropout, nn.Conv1d, nn.Sequential)
-    return [*modules, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, describe]
+    return [*modules, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, Plain, describe]
 
 
 def _subclasses(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.backends import by_operator
+from seqkit.nn.backends import by_loop, by_operator
 from seqkit.nn.cell import Cell, State
 from seqkit.nn.checks import autocast_dtype, check_goes_with, tracing
 from seqkit.nn.kernels.packing import Packing, check_lengths, length_vector
@@ -61,7 +61,7 @@ def enter(network: Network, input: Any, hx: Any, lengths: Any) -> Entered:
     padded_lengths = None
     if lengths is None:
         packing = Packing.full(num_steps, batch_size)
-    elif by_operator(network, x):
+    elif by_operator(network, x) or by_loop(network, x):
         packing, padded_lengths = Packing.full(num_steps, batch_size), length_vector(lengths).reshape(-1)
     elif tracing():
         raise RuntimeError(
@@ -145,3 +145,14 @@ def arranged(network: Network, padded: Tensor, entered: Entered) -> Tensor:
     if not entered.batched:
         return padded.squeeze(1)
     return padded.transpose(0, 1) if network.batch_first and entered.packed is None else padded
+
+
+def lowered(network: Network, entered: Entered) -> Entered | None:
+    """Return the arguments in autocast's precision, None where it is off or leaves them alone.
+
+    As in torch, the whole recurrence runs in the lower precision, not product by product.
+    """
+    low = autocast_dtype(entered.x)
+    if low is None or not network.cells[0].flat:
+        return None
+    return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))

@@ -6,39 +6,38 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.checkpoint import checkpoint
 
-from seqkit.nn.aten import whole_network
-from seqkit.nn.backends import Choice, Name, Route, choose, scan
+from seqkit.nn.backends import BACKENDS, backend_named
+from seqkit.nn.backends.backend import Choice
 from seqkit.nn.cell import Prepared
-from seqkit.nn.cells import Cell, State, resolve_cell
+from seqkit.nn.cells import Cell, State, build_cell, resolve_cell
 from seqkit.nn.checks import (
-    autocast_dtype,
     check_choice,
     check_flag,
     check_probability,
     check_size,
-    did_you_mean,
     exporting_onnx,
-    tracing,
 )
-from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
-from seqkit.nn.dropout import between_layers
+from seqkit.nn.custom_op import describe, must_run_outside, outside
+from seqkit.nn.direct import Plain, run_plain, step_plain
 from seqkit.nn.initialise import refill
-from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.layout import Entered, enter, leave
-from seqkit.nn.network import Network, no_output, prepare
-from seqkit.nn.onnx import check_exportable, onnx_direction
+from seqkit.nn.layers import over_layers, route_of, run_layers
+from seqkit.nn.layout import enter, lowered
+from seqkit.nn.network import Network, prepare
+from seqkit.nn.onnx import check_exportable
 from seqkit.nn.trace import Recorder, Trace
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
-Backend = Literal["auto", Name]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+CHOICES = ("auto", *BACKENDS)
+if TYPE_CHECKING:
+    BackendName = str
+else:
+    BackendName = Literal[CHOICES]  # the choices of YAML files are made from it
 
 
 class Recurrent(nn.Module):
@@ -86,7 +85,7 @@ class Recurrent(nn.Module):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **cell_options: Any,
@@ -102,14 +101,14 @@ class Recurrent(nn.Module):
         self.residual = check_flag("residual", residual)
         self.learn_initial_state = check_flag("learn_initial_state", learn_initial_state)
         self.checkpoint_chunks = check_size("checkpoint_chunks", checkpoint_chunks)
-        self.backend = check_choice("backend", backend, BACKENDS)
+        self.backend = check_choice("backend", backend, ("auto", *BACKENDS))
         self._check_layers()
         self.num_directions = 2 if bidirectional else 1
         factory = resolve_cell(cell)
         cells, size = [], input_size
         for _ in range(num_layers):
             layer = [
-                _build(factory, size, hidden_size, cell_options, device, dtype) for _ in range(self.num_directions)
+                build_cell(factory, size, hidden_size, cell_options, device, dtype) for _ in range(self.num_directions)
             ]
             size = sum(built.output_size for built in layer)
             cells += layer
@@ -122,7 +121,10 @@ class Recurrent(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if "cells" in self.__dict__.get("_modules", ()):
             self._refuse(name, value)
+            if name == "qconfig":
+                self._say_unquantised()
         super().__setattr__(name, value)
+        self.__dict__.pop("_plan", None)
 
     def _refuse(self, name: str, value: Any) -> None:
         """Raise AttributeError where setting an attribute would have no effect."""
@@ -141,15 +143,19 @@ class Recurrent(nn.Module):
                 f"{name} is an option of the cells, so set it there: for cell in module.cells: cell.{name} = {value!r}"
             )
 
+    def _say_unquantised(self) -> None:
+        """Warn where torch's quantiser, which gives every module a `qconfig`, is about to pass this one by."""
+        kind = type(self).__name__
+        warnings.warn(
+            f"torch.ao.quantization leaves {kind} of seqkit.nn in floating point; quantise "
+            "seqkit.nn.to_torch(model), which makes torch.nn's modules of plain cells, or export to ONNX",
+            UserWarning,
+            stacklevel=3,
+        )
+
     def _check_backend(self, cells: list[Cell]) -> None:
-        if self.backend in ("fused", "triton") and any(cell.kernel() is None for cell in cells):
-            raise ValueError(
-                f"backend {self.backend!r} needs a cell with a fused kernel, {type(cells[0]).__name__} has none"
-            )
-        if self.backend == "vendor" and any(cell.cudnn_mode() is None for cell in cells):
-            raise ValueError(
-                "backend 'vendor' serves plain RNN, LSTM and GRU only; take 'auto' or 'fused' for variants"
-            )
+        if self.backend != "auto" and (why := backend_named(self.backend).unfit(cells)) is not None:
+            raise ValueError(f"backend {self.backend!r} {why}")
 
     def _check_layers(self) -> None:
         if self.num_layers > 1:
@@ -230,14 +236,42 @@ class Recurrent(nn.Module):
             self.checkpoint_chunks,
         )
 
+    def _plain(self) -> tuple[Plain, list[Tensor]] | None:
+        """Return what ATen can run in one call, with its weights of this moment, or None if it cannot."""
+        plain: Plain | None = self.__dict__.get("_plan")
+        cells: Any = self._modules["cells"]._modules.values()  # type: ignore[union-attr]
+        if plain is None or any(cell._single != plain.mode for cell in cells):
+            plain = self.__dict__["_plan"] = self._make_plan(cells)
+        if plain.mode is None:
+            return None
+        held = self._parameters
+        try:
+            return plain, [held[name] for name in plain.names]  # type: ignore[misc]
+        except KeyError:  # parametrized
+            return plain, [getattr(self, name) for name in plain.names]
+
+    def _make_plan(self, cells: Sequence[Cell]) -> Plain:
+        mode, *others = dict.fromkeys([cell.single_mode() for cell in cells])
+        first = next(iter(BACKENDS)) if self.backend == "auto" else self.backend
+        fits = first == "vendor" and not (self.locked_dropout and self.training)
+        if others or not fits or self.residual or self.learn_initial_state or self.checkpoint_chunks > 1:
+            mode = None
+        if mode is None:
+            return Plain(None)
+        names = [full for pairs in self._full_names for _, full in pairs]
+        return Plain(
+            mode, names, self.num_layers, self.bidirectional, self.batch_first, self.training, self.dropout,
+            self.input_size, self.state_sizes, "bias_ih" in self.cell_at(0).weight_names, self.backend == "vendor",
+        )  # fmt: skip
+
     @property
     def all_weights(self) -> list[list[Tensor]]:
-        """Parameters of flat cells, one list per layer and direction, as in torch."""
+        """Return the parameters of flat cells, one list per layer and direction, as in torch."""
         return [list(self._weights(index).values()) for index in range(len(self.cells))]
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
-        """Features of each tensor of the state."""
+        """Return the features of each tensor of the state."""
         return self.cell_at(0).state_sizes
 
     def flatten_parameters(self) -> None:
@@ -279,18 +313,61 @@ class Recurrent(nn.Module):
         output, state = self._run(input, hx, lengths)
         return output, state
 
+    def step(self, input: Tensor, hx: Any = None) -> Any:
+        """Run one step of all layers, for input that comes a step at a time.
+
+        The same as `forward` on one step, without its axis of time, and faster.
+
+        Args:
+            input: (B, I), or unbatched (I,).
+            hx: the state that `step` or `forward` returned, as `forward` takes it; None: zero, or learned.
+
+        Returns:
+            output (B, F), or (F,), and the tuple of states, shaped like hx.
+
+        Raises:
+            ValueError: a bidirectional module, whose reverse direction begins at the last step; wrong rank.
+            RuntimeError, TypeError: see `forward`.
+
+        Example:
+            >>> state = None
+            >>> for x in stream:
+            ...     output, state = lstm.step(x, state)
+        """
+        if self.bidirectional:
+            raise ValueError(f"{type(self).__name__}.step needs bidirectional=False: the reverse direction begins last")
+        if isinstance(input, Tensor) and input.dim() not in (1, 2):
+            raise ValueError(f"{type(self).__name__}.step: expected input of 1 or 2 dimensions, got {input.dim()}")
+        if self.num_layers == 1 and not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
+            result = step_plain(*plain, input, hx)
+            if result is not None:
+                return result
+        time = 1 if self.batch_first and isinstance(input, Tensor) and input.dim() == 2 else 0
+        output, state = self._run(input.unsqueeze(time), hx, None)
+        return output.squeeze(time), state
+
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
+        """`forward` while torch.jit.trace records; the old exporter gives keyword-only arguments by position."""
+        if exporting_onnx():
+            check_exportable(self.network(), input[0] if input else None)
+        return super()._slow_forward(*input, **kwargs)  # type: ignore[no-untyped-call]
+
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
+        if lengths is None and not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
+            result = run_plain(*plain, input, hx)
+            if result is not None:
+                return result
         network = self.network()
         if exporting_onnx():
             check_exportable(network, input)
         if (what := must_run_outside(network, input, lengths)) is not None:
             return outside(what, self._run, input, hx, lengths)  # type: ignore[no-any-return]
         entered = enter(network, input, hx, lengths)
-        lowered = _lowered(network, entered)
-        if lowered is None:
-            return _layers(network, entered)
+        low = lowered(network, entered)
+        if low is None:
+            return run_layers(network, entered)
         with torch.autocast(entered.x.device.type, enabled=False):
-            return _layers(network, lowered)
+            return run_layers(network, low)
 
     def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
         """Fix the weights and sample the masks of one layer-direction for a call.
@@ -319,7 +396,7 @@ class Recurrent(nn.Module):
         network = self.network()
         entered = enter(network, input, hx, lengths)
         recorder = Recorder(network, entered)
-        output, state = _over_layers(network, entered, recorder)
+        output, state = over_layers(network, entered, recorder)
         return Trace(output, state, recorder.records)
 
     def backend_for(
@@ -336,7 +413,7 @@ class Recurrent(nn.Module):
         if (what := must_run_outside(network, input, lengths)) is not None:
             return outside(what, partial(self.backend_for, lengths=lengths), input, hx)  # type: ignore[no-any-return]
         entered = enter(network, input, hx, lengths)
-        route = _route(network, _lowered(network, entered) or entered)
+        route = route_of(network, lowered(network, entered) or entered)
         return Choice(route.name, route.reason)
 
     def extra_repr(self) -> str:
@@ -348,116 +425,3 @@ class Recurrent(nn.Module):
             if getattr(self, name) != parameter.default:
                 parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts)
-
-
-def _lowered(network: Network, entered: Entered) -> Entered | None:
-    """Return the arguments in autocast's precision, None where it is off or leaves them alone.
-
-    As in torch, the whole recurrence runs in the lower precision, not product by product.
-    """
-    low = autocast_dtype(entered.x)
-    if low is None or not network.cells[0].flat:
-        return None
-    return entered._replace(x=entered.x.to(low), states=tuple(part.to(low) for part in entered.states))
-
-
-def _route(network: Network, entered: Entered) -> Route:
-    return choose(network, entered.x, entered.packing, open_lengths=entered.padded_lengths is not None)
-
-
-def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
-    """All layers and directions on the route that `choose` picks."""
-    route = _route(network, entered)
-    if route.whole is not None:
-        x, packing = entered.x, entered.packing
-        if packing.is_full != (x.dim() == 3):
-            x = packing.unpack(x) if packing.is_full else entered.data
-        return leave(network, *whole_network(network, route.whole, x, entered.states, packing), entered)
-    if route.onnx:
-        return _over_layers(network, entered, partial(onnx_direction, network, lengths=entered.padded_lengths))
-    if route.operator:
-        return _over_layers(network, entered, partial(compiled_direction, network, lengths=entered.padded_lengths))
-    entered = entered._replace(x=held(entered.x, 0, network.name))
-    return _over_layers(network, entered, partial(_direction, network, backend=route.name))
-
-
-def _over_layers(
-    network: Network, entered: Entered, direction: Callable[[int, Tensor, Packing, State], tuple[Tensor, State]]
-) -> tuple[Any, State]:
-    """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out.
-
-    Args:
-        network: options, cells and weights.
-        entered: the arguments of a call, checked and packed.
-        direction: gives the output and the final state of one layer-direction.
-
-    Returns:
-        output and final state, as `Recurrent.forward`.
-    """
-    data, finals, count = entered.data, [], network.num_directions
-    states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
-    for layer in range(network.num_layers):
-        rows = data
-        if layer and network.training:
-            packing = entered.packing
-            rows = between_layers(data, network.dropout, network.locked_dropout, packing.batch_size, packing.spread)
-        outputs = []
-        for index in range(layer * count, (layer + 1) * count):
-            output, final = direction(index, rows, entered.packing, states[index])
-            outputs.append(output)
-            finals.append(final)
-        output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-        data = output + data if network.residual and layer else output
-    # A copy even of a single one: `detach_()`, which loops over long texts call on states, refuses views.
-    return leave(network, data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), entered)
-
-
-def _direction(
-    network: Network, index: int, rows: Tensor, packing: Packing, state: State, backend: str
-) -> tuple[Tensor, State]:
-    """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
-    cell, reverse = network.cells[index], index % network.num_directions == 1
-    if not packing.batch_sizes:
-        return no_output(cell, network.weights(index), rows), state
-    prepared = prepare(cell, network.weights(index), rows, packing.batch_sizes)
-    rows = packing.flip(rows) if reverse else rows
-    chunks = network.checkpoint_chunks if torch.is_grad_enabled() and not tracing() else 1
-    if chunks > 1:
-        output, final = _checkpointed(cell, rows, packing, state, prepared, backend, chunks)
-    else:
-        output, final = scan(backend, cell, rows, packing, state, prepared)
-    return (packing.flip(output) if reverse else output), final
-
-
-def _checkpointed(
-    cell: Cell, rows: Tensor, packing: Packing, state: State, prepared: Prepared, backend: str, chunks: int
-) -> tuple[Tensor, State]:
-    """`scan` in chunks of time, each recomputed in the backward pass. All masks are drawn before."""
-    outputs = []
-    for part, first, end in packing.chunks(chunks):
-        here = prepared.cut(first, end)
-
-        def run(rows: Tensor, *state: Tensor, part: Packing = part, here: Prepared = here) -> Any:
-            return scan(backend, cell, rows, part, state, here)
-
-        output, state = checkpoint(run, rows[first:end], *state, use_reentrant=False, preserve_rng_state=False)
-        outputs.append(output)
-    return torch.cat(outputs), state
-
-
-def _build(
-    factory: Callable[..., Cell], input_size: int, hidden_size: int, options: dict[str, Any], device: Any, dtype: Any
-) -> Cell:
-    """One cell; options are checked against the factory's signature."""
-    parameters = inspect.signature(factory).parameters
-    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    where = {name: value for name, value in (("device", device), ("dtype", dtype)) if name in parameters}
-    known = [name for name in parameters if name not in ("input_size", "hidden_size", "device", "dtype")]
-    for name in options:
-        if name not in known and not free:
-            cell_name = getattr(factory, "__name__", factory)
-            raise TypeError(f"{name} is not an option of cell {cell_name!s}{did_you_mean(name, known)}")
-    cell = factory(input_size, hidden_size, **options, **where)
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell must make a seqkit.nn.Cell, got {type(cell).__name__}")
-    return cell if len(where) == 2 else cell.to(device=device, dtype=dtype)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.recurrent import Backend, Recurrent
+from seqkit.nn.recurrent import BackendName, Recurrent
 
 Device = torch.device | str | None
 
@@ -75,7 +75,7 @@ class RNN(Recurrent):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__(
             "rnn", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
@@ -108,7 +108,19 @@ class RNN(Recurrent):
         Returns:
             output shaped like the input with `output_size` features, and the final state, shaped like hx.
         """
-        return _bare(self, input, hx, lengths)
+        return _bare(super().forward, input, hx, lengths=lengths)
+
+    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run one step of all layers; the state is one tensor, not a tuple.
+
+        Args:
+            input: (B, I), or unbatched (I,).
+            hx: the state before (num_layers, B, H), without B if unbatched; None: zero, or learned.
+
+        Returns:
+            output (B, F), or (F,), and the state, shaped like hx.
+        """
+        return _bare(super().step, input, hx)
 
 
 class GRU(Recurrent):
@@ -171,7 +183,7 @@ class GRU(Recurrent):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__(
             "gru", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
@@ -200,7 +212,19 @@ class GRU(Recurrent):
         Returns:
             output shaped like the input with `output_size` features, and the final state, shaped like hx.
         """
-        return _bare(self, input, hx, lengths)
+        return _bare(super().forward, input, hx, lengths=lengths)
+
+    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run one step of all layers; the state is one tensor, not a tuple.
+
+        Args:
+            input: (B, I), or unbatched (I,).
+            hx: the state before (num_layers, B, H), without B if unbatched; None: zero, or learned.
+
+        Returns:
+            output (B, F), or (F,), and the state, shaped like hx.
+        """
+        return _bare(super().step, input, hx)
 
 
 class LSTM(Recurrent):
@@ -284,7 +308,7 @@ class LSTM(Recurrent):
         residual: bool = False,
         learn_initial_state: bool = False,
         checkpoint_chunks: int = 1,
-        backend: Backend = "auto",
+        backend: BackendName = "auto",
     ) -> None:
         super().__init__(
             "lstm", input_size, hidden_size, num_layers, batch_first=batch_first, dropout=dropout,
@@ -300,9 +324,9 @@ class LSTM(Recurrent):
         self.proj_size = proj_size
 
 
-def _bare(module: Recurrent, input: Any, hx: Any, lengths: Any) -> tuple[Any, Tensor]:
+def _bare(run: Callable[..., Any], input: Any, hx: Any, **options: Any) -> tuple[Any, Tensor]:
     """Run a module whose state is one tensor, given and returned without its tuple."""
     if hx is not None and not isinstance(hx, Tensor):
         raise RuntimeError(f"hx must be a tensor, got a {type(hx).__name__}")
-    output, (state,) = Recurrent.forward(module, input, None if hx is None else (hx,), lengths=lengths)
+    output, (state,) = run(input, None if hx is None else (hx,), **options)
     return output, state

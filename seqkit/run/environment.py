@@ -50,7 +50,7 @@ STEPS, ROWS, SIZE = 50, 32, 128
 
 
 def machine() -> dict[str, Any]:
-    """Everything about this machine, ready for JSON."""
+    """Return everything about this machine, ready for JSON."""
     return {
         "seqkit": __version__,
         "python": platform.python_version(),

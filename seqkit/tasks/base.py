@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
@@ -27,6 +28,9 @@ from seqkit.text import take_texts
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
 from seqkit.training.transfer import Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class RunTask(Task):
@@ -91,7 +95,7 @@ class RunTask(Task):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Return where the model lies."""
         return next(self.model.parameters()).device
 
     def _repr_html_(self) -> str | None:
@@ -127,6 +131,25 @@ class RunTask(Task):
             UserError: one is out of range, or they contradict each other.
         """
 
+    def adjusted(self, **options: Any) -> Self:
+        """Return a task with this model and other settings of `predict`, as if loaded anew; this one stays as it is.
+
+        Raises:
+            UserError: see `adjust`.
+        """
+        twin = copy.copy(self)
+        twin.adjust(**options)
+        return twin
+
+    @property
+    def independent(self) -> bool:
+        """Whether `predict` gives a text the same answer whatever was asked before and beside it: nothing is drawn."""
+        return True
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens the model reads of a text; words, unless the task says otherwise."""
+        return len(text.split())
+
     def read_line(self, line: str) -> Any:
         """Return what `predict` is given for a line of a file.
 
@@ -138,6 +161,14 @@ class RunTask(Task):
     @abstractmethod
     def format(self, prediction: Any, form: str, **options: Any) -> str:
         """Return a prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
+
+    def read_dev(self, data: str) -> None:
+        """Let `evaluate` and `dev_outputs` be about a file, which has the columns of the run's own dev data.
+
+        Raises:
+            UserError: this kind of run cannot, or the file is bad.
+        """
+        raise UserError(f"a {self.kind} run shows no other data")
 
     def explain(self, texts: Iterable[str], *, method: Method = "auto") -> list[Explanation]:
         """Return for each text why `predict` answers as it does.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import seqkit.nn as snn
-from seqkit.nn import agreement, backends
+from seqkit.nn import agreement
+from seqkit.nn.backends.triton import triton_refuses
 from seqkit.nn.kernels.kernel import Kernel, Tensors
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.triton import counterparts, support
@@ -91,5 +92,5 @@ def test_what_does_not_agree_is_named_once_and_not_used(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError, match=r"^backend 'triton' cannot .*: no Triton kernel serves this"):
         module(x)
     auto = snn.Recurrent(kind, 3, 4)
-    assert backends.triton_refuses(auto.cells, x) is not None
+    assert triton_refuses(auto.cells, x) is not None
     auto(x)

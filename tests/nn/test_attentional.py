@@ -4,6 +4,7 @@ time; teacher forcing, single steps and gradients."""
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -226,3 +227,9 @@ def test_calls_that_do_not_fit_are_refused():
         module.remember(memory, [1.5] * 3)
     with pytest.raises(RuntimeError, match="eval"):
         module.step(inputs[:, :1], module.start(state), kept)
+
+
+@pytest.mark.parametrize("layer", [1.5, True, 3, -1, "1"])
+def test_the_layer_of_the_attention_is_a_whole_number(layer: Any) -> None:
+    with pytest.raises(ValueError, match=r"^attention_layer must be an int from 0 to num_layers 2, got"):
+        snn.AttentionalRecurrent(3, 4, "gru", 4, 2, attention="dot", attention_layer=layer)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import seqkit.nn as snn
-from seqkit.nn import backends
+from seqkit.nn.backends import triton
 from seqkit.nn.custom_op import AVAILABLE
 
 ROADS = ["reference", "fused", "auto", *(["compiled"] if AVAILABLE else [])]
@@ -64,13 +64,13 @@ def test_change_is_heeded(kind, before, after, road, training):
 
 
 def test_triton_is_asked_again(monkeypatch):
-    monkeypatch.setattr(backends, "agrees", lambda kernel, *_: not kernel.zoneout)
+    monkeypatch.setattr(triton, "agrees", lambda kernel, *_: not kernel.zoneout)
     module = snn.GRU(3, 4, zoneout=0.2)
     where = torch.device("cpu"), torch.float32
-    assert not backends.triton_serves(module.cells, *where)
+    assert not triton.triton_serves(module.cells, *where)
     for cell in module.cells:
         cell.zoneout = 0.0
-    assert backends.triton_serves(module.cells, *where)
+    assert triton.triton_serves(module.cells, *where)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import seqkit.nn as snn
-from seqkit.nn import aten, backends, cudnn
+from seqkit.nn import aten, cudnn
+from seqkit.nn.backends import vendor
 
 NAMES = {number: name for name, number in cudnn.MODES.items()}
 calls: list[str] = []
@@ -90,10 +91,11 @@ def rnn_backward(
 def _pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     own = SimpleNamespace(_cudnn_rnn=rnn, _cudnn_rnn_backward=rnn_backward, _cudnn_rnn_flatten_weight=flatten_weight)
     monkeypatch.setattr(cudnn, "_ops", own)
-    for room in (aten, backends):
+    for room in (aten, vendor):
         monkeypatch.setattr(room, "cudnn_serves", lambda mode, data: mode in cudnn.MODES)
         monkeypatch.setattr(room, "uses_onednn", lambda mode, data: False)
     monkeypatch.setattr(snn.LSTMCell, "vendor_mode", snn.LSTMCell.cudnn_mode)  # as on CUDA
+    monkeypatch.setattr("seqkit.nn.recurrent.run_plain", lambda *_: None)  # it serves the CPU
     cudnn._order.cache_clear()
     calls.clear()
 

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from seqkit import run
 from seqkit.errors import UserError
-from seqkit.models import Embedding, Encoder, SequenceClassifier
+from seqkit.models import Embedding, Encoder, SequenceClassifier, Tagger
+from seqkit.models.window import WindowEncoder
 from seqkit.nn import LSTM, RNN, Cell, Recurrent
 from seqkit.tasks.attribution import LONGEST, Problem, attribute
 from seqkit.tasks.explain import Explanation
-from seqkit.tasks.text_trace import layers_of, retention
+from seqkit.tasks.slots.explain import explain_tags
+from seqkit.tasks.slots.predictions import Tagging
+from seqkit.tasks.text_trace import Token, layers_of, retention
 
 pytest.importorskip("captum")
 pytest.importorskip("jinja2")
@@ -436,3 +439,34 @@ def test_the_command_prints_and_writes_a_page(cli: Cli, tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written(cli: Cli, tmp_path: Path, arguments: list[str], message: str) -> None:
     done = cli(tmp_path, "explain", str(FIXTURES / "2026-11/sentiment-finished"), "dull", *arguments)
     assert (done.returncode, done.stderr.decode().strip()) == (2, f"seqkit: {message}")
+
+
+def test_a_window_has_no_gates_and_sees_its_neighbours_alone() -> None:
+    torch.manual_seed(2)
+    model = Tagger(WindowEncoder(Embedding(20, 6), window=3, hidden_size=5), 4).double().eval()
+    row, lengths = torch.tensor([[4, 9, 4, 17, 6]]), torch.tensor([5])
+    inputs = row, lengths, None
+    found = Tagging("a b c d e", None, [], list("abcde"), ["O", "B-x", "O", "O", "I-x"])
+    tokens = [Token(letter) for letter in "abcde"]
+    explanation = explain_tags(model, ["O", "B-x", "I-x", "B-y"], [], found, tokens, inputs, "", True)
+    assert explanation.kept == []
+    for place, one in enumerate(explanation.attributions):
+        assert one.gradients is not None
+        for other in range(5):
+            far = abs(place - other) > 1
+            assert (abs(one.gradients[other]) < 1e-12) == far
+            assert (abs(one.occlusion[other]) < 1e-12) == far
+
+
+def test_a_longer_text_costs_batches_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = classifier(LSTM(6, 5, batch_first=True), "mean"), [3, 4, 5, 6, 7, 8] * 5
+    sizes: list[int] = []
+    whole = attribute(problem(model, ids), [0, 1, 2], list("abc"), gradients=True)
+    handle = model.encoder.recurrent.register_forward_pre_hook(lambda _, given: sizes.append(given[0].size(0)))
+    monkeypatch.setattr("seqkit.tasks.attribution._TOGETHER", 200)
+    parts = attribute(problem(model, ids), [0, 1, 2], list("abc"), gradients=True)
+    handle.remove()
+    assert max(sizes) <= 200 // 30
+    for one, other in zip(whole, parts, strict=True):
+        assert one.occlusion == pytest.approx(other.occlusion, abs=1e-12)
+        assert one.gradients == pytest.approx(other.gradients, abs=1e-12)

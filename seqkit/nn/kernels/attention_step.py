@@ -89,7 +89,7 @@ class Reader:
         return packed.squeeze(1).clone() if self.heads == 1 else packed.mean(1)
 
     def saved(self) -> Tensors:
-        """Buffers that `rewind` wants."""
+        """Return the buffers that `rewind` wants."""
         buffers = {"reader.weights": self.weights, "reader.queries": self.queries}
         return buffers if self.contexts is None else {**buffers, "reader.contexts": self.contexts}
 
@@ -104,7 +104,7 @@ class Reader:
         self.unask = StepProduct(self.tensors["query"].t(), self.rows) if self.ask else None
 
     def backward(self, t: int, d_context: Tensor, d_weights: Tensor | None) -> Tensor:
-        """From the gradients of the context (b, C) and of the weights' mean over heads (b, S), that of x, (b, H)."""
+        """Return the gradient of x (b, H), from those of the context (b, C) and the weights' mean over heads (b, S)."""
         size = d_context.size(0)
         if self.unjoin is not None and self.d_joined is not None:
             self.d_joined[t, :size] = d_context

@@ -19,7 +19,7 @@ from seqkit.nn.kernels.tuning import MIN_PRODUCT_ROWS, MIN_WORK, OUTER_ROWS, PRO
 
 @lru_cache(maxsize=1)
 def onednn() -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]] | None:
-    """oneDNN's (linear, linear plus a tensor, weight packing), or None where this torch lacks them."""
+    """Return oneDNN's (linear, linear plus a tensor, weight packing), or None where this torch lacks them."""
     try:
         ops: Any = torch.ops.mkldnn
         linear, plus = ops._linear_pointwise.default, ops._linear_pointwise.binary
@@ -46,7 +46,7 @@ def _fast(x: Tensor, weight: Tensor) -> bool:
 
 
 def _filled(x: Tensor, multiple: int) -> Tensor:
-    """x (N, K) with rows of zeros up to the next multiple."""
+    """Return x (N, K) with rows of zeros up to the next multiple."""
     extra = -x.size(0) % multiple
     return torch.constant_pad_nd(x, (0, 0, 0, extra)) if extra else x
 

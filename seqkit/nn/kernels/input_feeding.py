@@ -158,7 +158,7 @@ class _Loop:
         self.inside, self.outside = weight[:, :cut], weight[:, cut:]
 
     def forward(self) -> tuple[Tensor, Tensor, Tensors]:
-        """Vectors (N, F), weights (N, S) and the buffers for the backward loop."""
+        """Return vectors (N, F), weights (N, S) and the buffers for the backward loop."""
         plan, reader = self.plan, self.reader
         rows, sizes = self.tensors["rows"], plan.packing.batch_sizes
         for layer in self.layers:
@@ -180,7 +180,7 @@ class _Loop:
         return vectors, reader.mean_weights(), saved
 
     def _through(self, t: int, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
-        """All layers of step t on what was fed (b, F): the top output and the context; notes the query."""
+        """Run all layers of step t on what was fed (b, F): the top output and the context; notes the query."""
 
         def layer(number: int, parts: list[Tensor]) -> Tensor:
             mask = self.masks[number]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from seqkit import drawing
 from seqkit.config import Section
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
-from seqkit.errors import UserError
+from seqkit.errors import UserError, argument_of
 from seqkit.files import to_json
 from seqkit.models import LanguageModel
 from seqkit.models.encoder import valid_rows
@@ -27,8 +28,8 @@ from seqkit.tasks.lines import as_json
 from seqkit.text import Tokenizer
 from seqkit.text.joining import join_tokens, one_line
 
-# Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states.
-_LONGEST = 50_000
+LONGEST = 50_000
+"""Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states."""
 _TOGETHER = 64
 
 
@@ -99,13 +100,16 @@ class Continuation:
 
 def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of each line, without the end of the line."""
-    return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
+    return [list(row) for row in cut(tokenizer.encode(texts), texts, LONGEST, "line")]
 
 
 @torch.no_grad()
-def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
-    """Return the score of each line, whatever stands around it."""
-    rows, found = encode_lines(tokenizer, texts), [LineScore() for _ in texts]
+def _read_lines(
+    model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
+) -> Iterator[tuple[list[int], Tensor, list[int]]]:
+    """Yield batches of lines that are not blank: their numbers, the log-probabilities (B, T) of each one's tokens and
+    last of its end, 0 on padding, and how many they are."""
+    rows = encode_lines(tokenizer, texts)
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
     sizes = np.array([len(rows[number]) + 1 for number in kept], dtype=np.int64)
@@ -119,7 +123,24 @@ def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
         wanted = targets[valid] if model.adaptive is not None else send(targets[valid], device)
         log_probs = torch.zeros(valid.shape, dtype=torch.float64, device="cpu")
         log_probs[valid] = model.token_log_probs(read, wanted).cpu().double()
-        for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths.tolist(), strict=True):
+        yield numbers, log_probs, lengths.tolist()
+
+
+def token_log_probs(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[float]]:
+    """Return the log-probabilities of each line's tokens, and last of its end, whatever stands around it; none of a
+    blank line."""
+    found = [list[float]() for _ in texts]
+    for numbers, log_probs, lengths in _read_lines(model, tokenizer, texts):
+        for number, values, size in zip(numbers, log_probs.tolist(), lengths, strict=True):
+            found[number] = values[:size]
+    return found
+
+
+def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
+    """Return the score of each line, whatever stands around it."""
+    found = [LineScore() for _ in texts]
+    for numbers, log_probs, lengths in _read_lines(model, tokenizer, texts):
+        for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths, strict=True):
             characters = len(texts[number]) + 1
             perplexity = math.exp(min(-total / size, 700.0))
             found[number] = LineScore(total, size, perplexity, -total / math.log(2) / characters)
@@ -174,7 +195,7 @@ class Sampler:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
-            name, _, message = str(error).partition(": ")
+            name, message = argument_of(error)
             raise UserError(message, key=name) from None
         self._count = 0  # texts so far
 

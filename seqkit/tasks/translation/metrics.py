@@ -26,7 +26,7 @@ _ASIAN = ("zh", "char", "ja-mecab")
 
 
 def make_bleu(tokenize: str, **options: Any) -> Any:
-    """sacreBLEU's BLEU with one of its tokenizers.
+    """Return sacreBLEU's BLEU with one of its tokenizers.
 
     Raises:
         UserError: sacreBLEU, or what the tokenizer needs, is not installed; its model cannot be downloaded.
@@ -65,12 +65,12 @@ class Outcome:
 
 
 def bleu(outcome: Outcome) -> float:
-    """BLEU; see `CorpusScores`."""
+    """Return BLEU; see `CorpusScores`."""
     return outcome.corpus["bleu"]
 
 
 def chrf(outcome: Outcome) -> float:
-    """chrF2; see `CorpusScores`."""
+    """Return chrF2; see `CorpusScores`."""
     return outcome.corpus["chrf"]
 
 
@@ -115,7 +115,7 @@ class CorpusScores:
         return found, lines
 
     def by_length(self, outputs: Sequence[str], references: Sequence[str], lengths: NDArray[Any]) -> str:
-        """BLEU of the sentences whose source is short, longer, and so on: a quarter of the corpus each.
+        """Return the BLEU of the sentences whose source is short, longer, and so on: a quarter of the corpus each.
 
         Args:
             lengths: (N,) tokens of each source.
@@ -135,7 +135,7 @@ class CorpusScores:
 def compare_outputs(
     systems: Mapping[str, Sequence[str]], references: Sequence[str], *, lowercase: bool, tokenize: str
 ) -> list[str]:
-    """Paired bootstrap resampling (Koehn 2004) of two or more systems, the first being the baseline.
+    """Run a paired bootstrap resampling (Koehn 2004) of two or more systems, the first being the baseline.
 
     Args:
         systems: name -> translations, all of the same sentences.

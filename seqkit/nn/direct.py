@@ -1,0 +1,135 @@
+"""The short way of a call: a plain network on full batches goes to ATen with nothing in between.
+
+A module that is called step by step spends more time in Python than in arithmetic. Here are the fewest checks that
+tell whether `backends.choose` would let ATen run all layers in one call; where one fails the long way is taken, which
+has the messages. What comes out is the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.aten import uses_onednn
+from seqkit.nn.aten_step import aten_step
+from seqkit.nn.backends.vendor import few_or_small_steps
+from seqkit.nn.cell import State
+from seqkit.nn.checks import autocast_enabled, tracing, transformed
+
+
+class Plain(NamedTuple):
+    """What a network is that ATen can run in one call; `Recurrent` keeps it until an option changes.
+
+    Attributes:
+        mode: ATen's name of all its cells; None: ATen cannot.
+        names: of all weights, in torch's order.
+        num_layers, bidirectional, batch_first, training, dropout: see `Recurrent`.
+        input_size: features of the input, I.
+        state_sizes: features of each tensor of the state.
+        bias: whether the cells have biases.
+        always: ATen was asked for: it need not be the fastest.
+    """
+
+    mode: str | None
+    names: Sequence[str] = ()
+    num_layers: int = 1
+    bidirectional: bool = False
+    batch_first: bool = False
+    training: bool = False
+    dropout: float = 0.0
+    input_size: int = 0
+    state_sizes: tuple[int, ...] = ()
+    bias: bool = True
+    always: bool = False
+
+
+def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple[Tensor, State] | None:
+    """Run a plain network on a full batch, or return None where the call has to go the long way.
+
+    Args:
+        plain: the network, whose mode is not None.
+        weights: of all layer-directions, in torch's order.
+        x: (T, B, I), or (B, T, I) with batch_first.
+        hx: see `Recurrent.forward`.
+
+    Returns:
+        output and final state, as `Recurrent.forward`.
+    """
+    mode, batch_first = str(plain.mode), plain.batch_first
+    if type(x) is not Tensor or x.dim() != 3 or not x.is_cpu or x.dtype is not weights[0].dtype:
+        return None
+    steps, rows, features = x.shape
+    if batch_first:
+        steps, rows = rows, steps
+    if features != plain.input_size or not steps or not rows or x.is_complex() or not _is_ordinary(weights[0]):
+        return None
+    if not (plain.always or uses_onednn(mode, x)):
+        trained = torch.is_grad_enabled() and (x.requires_grad or any(value.requires_grad for value in weights))
+        if few_or_small_steps(steps, rows * plain.state_sizes[0], trained) is None:
+            return None
+    count = plain.num_layers * (2 if plain.bidirectional else 1)
+    if hx is None:
+        begin = [x.new_zeros(count, rows, size) for size in plain.state_sizes]
+    elif isinstance(hx, (tuple, list)) and len(hx) == len(plain.state_sizes):
+        for part, size in zip(hx, plain.state_sizes, strict=True):
+            if type(part) is not Tensor or part.shape != (count, rows, size):
+                return None
+            if part.dtype is not x.dtype or not part.is_cpu:
+                return None
+        begin = [part.contiguous() for part in hx]
+    else:
+        return None
+    output, *finals = getattr(torch._VF, mode.lower())(
+        x if batch_first else x.contiguous(),
+        begin if len(begin) > 1 else begin[0],
+        [value.contiguous() for value in weights],
+        plain.bias,
+        plain.num_layers,
+        plain.dropout if plain.training else 0.0,
+        plain.training,
+        plain.bidirectional,
+        batch_first,
+    )
+    return output, tuple(finals)
+
+
+def step_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple[Tensor, State] | None:
+    """Run one step of a plain network of one layer, or return None where the call has to go the long way.
+
+    Args:
+        plain: the network, whose mode is not None.
+        weights: of all layer-directions, in torch's order.
+        x: (B, I).
+        hx: see `Recurrent.step`.
+
+    Returns:
+        output and state, as `Recurrent.step`.
+    """
+    if type(x) is not Tensor or x.dim() != 2 or x.dtype is not weights[0].dtype or not _is_ordinary(weights[0]):
+        return None
+    rows, features = x.shape
+    if features != plain.input_size or not rows or not x.is_cpu:
+        return None
+    if hx is None:
+        state = [x.new_zeros(rows, size) for size in plain.state_sizes]
+    else:
+        if not isinstance(hx, (tuple, list)) or len(hx) != len(plain.state_sizes):
+            return None
+        state = []
+        for part in hx:
+            if type(part) is not Tensor or part.dim() != 3 or part.size(0) != 1 or not part.is_cpu:
+                return None
+            state.append(part.squeeze(0))
+    try:
+        new = aten_step(str(plain.mode), weights, x, state)
+    except RuntimeError:  # sizes: the long way says which
+        return None
+    return None if new is None else (new[0], tuple([part.unsqueeze(0) for part in new]))
+
+
+def _is_ordinary(weight: Tensor) -> bool:
+    """Tell whether nothing surrounds the call that changes what it computes or records."""
+    return weight.is_cpu and not (tracing() or transformed() or autocast_enabled("cpu"))
