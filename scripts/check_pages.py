@@ -20,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import seqkit
+from seqkit import report
 from seqkit.console import table
+from seqkit.drawing import style
 from seqkit.lessons import LESSONS
 
 PACKAGES = {"html-validate": "10", "axe-core": "4"}
@@ -33,8 +34,6 @@ WIDTHS = {"desktop": 1200, "phone": 390}
 SCHEMES = {"light": 1, "dark": 0}  # Blink's preferredColorScheme
 # Off: heat maps colour each cell by its value, in its style.
 RULES = {"extends": ["html-validate:recommended"], "rules": {"no-inline-style": "off", "long-title": "off"}}
-
-TEMPORARY = tempfile.TemporaryDirectory(prefix="seqkit-pages-")
 
 
 class Finding(NamedTuple):
@@ -67,76 +66,114 @@ def lesson(name: str) -> Maker:
     return make
 
 
-SMALL = ("training.epochs=1", "data.train.limit=400", "data.dev.limit=60", "data.test=null")
-RUNS = {
-    "sentiment": "sentiment/quickstart.yaml",
-    "slots": "slots/travel.yaml",
-    "translation": "translation/quickstart.yaml",
-    "language_model": "language_model/quickstart.yaml",
+MAKERS: dict[str, Maker] = {f"lesson-{name}": lesson(name) for name in LESSONS}
+"""Each kind of page. A new one is a line here: `MAKERS["report"] = make_report`."""
+
+_LSTM = {"cell": "lstm", "hidden_size": 16}
+RUNS: dict[str, dict[str, Any]] = {
+    "sentiment": {
+        "data": "builtin:reviews",
+        "model": {"embedding": {"size": 16}, "encoder": _LSTM},
+        "text": "the film is anything but dull .",
+    },
+    "slots": {
+        "data": "builtin:travel",
+        "model": {"embedding": {"size": 16}, "encoder": {**_LSTM, "bidirectional": True}},
+        "text": "leave Taipei for Tokyo on Monday",
+    },
+    "translation": {
+        "data": "builtin:phrases",
+        "model": {"source": {"size": 16}, "target": {"size": 16}, "encoder": _LSTM, "decoder": _LSTM},
+        "text": "the small dog sleeps",
+    },
+    "language_model": {
+        "data": "builtin:reviews",
+        "model": {"embedding": {"size": 16}, "encoder": _LSTM},
+        "text": "the film is dull",
+    },
 }
-TEXTS = {
-    "sentiment": ["the film is far from dull .", "", "電影 很 好 看", "هذا الفيلم جميل", "good " * 300],
-    "slots": ["I want to leave Taipei ."],
-    "translation": ["the old man sleeps .", "the child sees a house which is black ."],
-    "language_model": ["the old man sleeps ."],
-}
+"""Small runs whose pages are checked: data, model, and a text to explain."""
 
 
-def seqkit(*arguments: str) -> None:
-    """Run a command of seqkit where small runs lie; one that fails ends the checks."""
-    command = [sys.executable, "-m", "seqkit", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TEMPORARY.name)
-    if done.returncode:
-        raise SystemExit(f"check_pages: seqkit {' '.join(arguments)} failed:\n{done.stderr or done.stdout}")
+def train(root: Path, task: str, **training: Any) -> Path:
+    """Train one of `RUNS` for a few updates, and return its folder."""
+    chosen, source = RUNS[task], {"path": RUNS[task]["data"], "limit": 300}
+    settings = {"steps": 30, "log_every": 3, "evaluate_every": 10, "report": False, **training}
+    data = {"train": source, "dev": source, "batch_size": 8}
+    tree = {"task": task, "name": training.get("name", task), "device": "cpu", "data": data, "model": chosen["model"]}
+    settings.pop("name", None)
+    return seqkit.train({**tree, "training": settings}, root=root).folder
 
 
-@cache
-def run(task: str) -> Path:
-    """Train a small run of a task with its shipped configuration, once, and return its folder."""
-    config = Path(__file__).resolve().parent.parent / "configs" / RUNS[task]
-    seqkit("train", str(config), f"name={task}", *SMALL)
-    return Path(TEMPORARY.name) / "runs" / task
-
-
-def explanation(task: str) -> Maker:
-    """Return the maker of a page with explanations and the gate viewer."""
+def report_pages(task: str) -> Maker:
+    """Return the maker of a run's pages: summary, whole report, one of two runs, and an explanation."""
 
     def make(folder: Path) -> list[Path]:
-        page = folder / f"explain-{task}.html"
-        seqkit("explain", str(run(task)), *TEXTS[task], "--method", "occlusion", "--html", str(page))
-        return [page]
+        runs = folder / "runs"
+        first, second = train(runs, task), train(runs, task, name="second", steps=10)
+        summary = shutil.copy(report.write_summary(first), folder / f"{task}-summary.html")
+        whole = report.report(first, folder / f"{task}-report.html")
+        both = report.report([first, second], folder / f"{task}-two-runs.html")
+        why = folder / f"{task}-explained.html"
+        command = [
+            sys.executable,
+            "-m",
+            "seqkit",
+            "explain",
+            str(first),
+            RUNS[task]["text"],
+            "你好 مرحبا",
+            "--html",
+            str(why),
+        ]
+        subprocess.run([*command, "--html", str(why)], capture_output=True, check=True)
+        return [Path(summary), whole, both, why, *odd_pages(folder, task, first)]
 
     return make
 
 
-def report(task: str) -> Maker:
-    """Return the maker of a report, long and short: the short one is what training leaves behind."""
-
-    def make(folder: Path) -> list[Path]:
-        long, short = folder / f"report-{task}.html", folder / f"summary-{task}.html"
-        seqkit("report", str(run(task)), "--to", str(long), "--sentences", "3")
-        left = run(task) / "report.html"
-        if not left.exists():
-            return [long]
-        shutil.copyfile(left, short)
-        return [long, short]
-
-    return make
+def odd_pages(folder: Path, task: str, run: Path) -> list[Path]:
+    """Write the page of a run that was killed before its first evaluation, without logs or outputs."""
+    bare = shutil.copytree(run, folder / "bare")
+    for name in ("metrics.jsonl", "timing.jsonl", "dev.jsonl", "scores.json"):
+        (bare / name).unlink()
+    return [Path(shutil.copy(report.write_summary(bare), folder / f"{task}-bare.html"))]
 
 
 def runs_page(folder: Path) -> list[Path]:
-    """Make the page that lists runs."""
-    page = folder / "runs.html"
-    seqkit("runs", str(run("sentiment").parent), "--html", str(page))
+    """Write the page about all runs of a folder, one with a report and one without."""
+    report.write_summary(train(folder, "sentiment"))
+    train(folder, "slots", steps=5)
+    return [report.write_runs(report.run_rows(folder), folder / "runs.html")]
+
+
+MAKERS |= {f"report-{task}": report_pages(task) for task in RUNS}
+MAKERS["runs"] = runs_page
+
+
+def serve_page(folder: Path) -> list[Path]:
+    """Save the page of `seqkit serve` as a browser shows it when the runs have arrived, with its styles inside."""
+    run = train(folder / "runs", "sentiment")
+    command = [sys.executable, "-m", "seqkit", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = re.search(r"http://\S+", server.stdout.readline())
+            assert address is not None, "seqkit serve names no address"
+            shown = chromium("--virtual-time-budget=5000", "--dump-dom", address[0])
+        finally:
+            server.terminate()
+    static = Path(seqkit.__file__).parent / "serve" / "static"
+    styles = {"style": style(), "page": (static / "page.css").read_text("utf-8")}
+    for name, text in styles.items():
+        shown = re.sub(rf'<link rel="stylesheet" href="/static/{name}.css">', lambda _: f"<style>{text}</style>", shown)  # noqa: B023
+    shown = re.sub(r"<script.*?</script>", "", shown, flags=re.S)
+    page = folder / "serve.html"
+    page.write_text(re.sub(r' (\w+)=""', r" \1", shown), "utf-8")  # a browser writes all flags so
     return [page]
 
 
-MAKERS: dict[str, Maker] = {f"lesson-{name}": lesson(name) for name in LESSONS}
-"""Each kind of page. A new one is a line here: `MAKERS["report"] = make_report`."""
-MAKERS |= {f"explain-{task}": explanation(task) for task in RUNS}
-if find_spec("seqkit.report"):
-    MAKERS |= {f"report-{task}": report(task) for task in RUNS}
-    MAKERS["runs"] = runs_page
+MAKERS["serve"] = serve_page
 
 # --- programs ---------------------------------------------------------------------------------------------------------
 
@@ -216,7 +253,11 @@ addEventListener("load", async () => {
         found.push([broken.id, broken.help + ": " + node.target.join(" ") + " "
           + node.any.concat(node.all, node.none).map(check => check.message).join("; ")]);
     const wide = document.documentElement.scrollWidth - innerWidth;
-    if (wide > 0) found.push(["overflow", "the page is " + wide + " pixels wider than the screen"]);
+    const scrolls = one => one && (getComputedStyle(one).overflowX !== "visible" || scrolls(one.parentElement));
+    const out = [...document.body.querySelectorAll("*")].filter(
+      one => one.getBoundingClientRect().right > innerWidth + 0.5 && !scrolls(one.parentElement));
+    if (wide > 0) found.push(["overflow", "the page is " + wide + " pixels wider than the screen: "
+      + out.slice(-1).map(one => one.outerHTML.slice(0, 90)).join("")]);
   } catch (error) { found.push(["failed", String(error)]); }
   parent.postMessage({found, dark: matchMedia("(prefers-color-scheme: dark)").matches, width: innerWidth}, "*");
 });
@@ -351,7 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := {name for name in given.names if not name.endswith(".html")} - MAKERS.keys():
         parser.error(f"no page {', '.join(sorted(unknown))}; expected some of {', '.join(MAKERS)}")
     with tempfile.TemporaryDirectory() as name:
-        folder = (given.keep or Path(name)).resolve()
+        folder = given.keep or Path(name)
         pages = list(files)
         try:
             packages(), browser()  # before a lesson trains for a minute
