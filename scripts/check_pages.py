@@ -392,7 +392,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := {name for name in given.names if not name.endswith(".html")} - MAKERS.keys():
         parser.error(f"no page {', '.join(sorted(unknown))}; expected some of {', '.join(MAKERS)}")
     with tempfile.TemporaryDirectory() as name:
-        folder = given.keep or Path(name)
+        folder = (given.keep or Path(name)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
         pages = list(files)
         try:
             packages(), browser()  # before a lesson trains for a minute
