@@ -21,9 +21,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import seqkit
+from seqkit import report
 from seqkit.console import table
+from seqkit.drawing import style
 from seqkit.lessons import LESSONS
 
 PACKAGES = {"html-validate": "10", "axe-core": "4"}
@@ -65,6 +68,112 @@ def lesson(name: str) -> Maker:
 
 MAKERS: dict[str, Maker] = {f"lesson-{name}": lesson(name) for name in LESSONS}
 """Each kind of page. A new one is a line here: `MAKERS["report"] = make_report`."""
+
+_LSTM = {"cell": "lstm", "hidden_size": 16}
+RUNS: dict[str, dict[str, Any]] = {
+    "sentiment": {
+        "data": "builtin:reviews",
+        "model": {"embedding": {"size": 16}, "encoder": _LSTM},
+        "text": "the film is anything but dull .",
+    },
+    "slots": {
+        "data": "builtin:travel",
+        "model": {"embedding": {"size": 16}, "encoder": {**_LSTM, "bidirectional": True}},
+        "text": "leave Taipei for Tokyo on Monday",
+    },
+    "translation": {
+        "data": "builtin:phrases",
+        "model": {"source": {"size": 16}, "target": {"size": 16}, "encoder": _LSTM, "decoder": _LSTM},
+        "text": "the small dog sleeps",
+    },
+    "language_model": {
+        "data": "builtin:reviews",
+        "model": {"embedding": {"size": 16}, "encoder": _LSTM},
+        "text": "the film is dull",
+    },
+}
+"""Small runs whose pages are checked: data, model, and a text to explain."""
+
+
+def train(root: Path, task: str, **training: Any) -> Path:
+    """Train one of `RUNS` for a few updates, and return its folder."""
+    chosen, source = RUNS[task], {"path": RUNS[task]["data"], "limit": 300}
+    settings = {"steps": 30, "log_every": 3, "evaluate_every": 10, "report": False, **training}
+    data = {"train": source, "dev": source, "batch_size": 8}
+    tree = {"task": task, "name": training.get("name", task), "device": "cpu", "data": data, "model": chosen["model"]}
+    settings.pop("name", None)
+    return seqkit.train({**tree, "training": settings}, root=root).folder
+
+
+def report_pages(task: str) -> Maker:
+    """Return the maker of a run's pages: summary, whole report, one of two runs, and an explanation."""
+
+    def make(folder: Path) -> list[Path]:
+        runs = folder / "runs"
+        first, second = train(runs, task), train(runs, task, name="second", steps=10)
+        summary = shutil.copy(report.write_summary(first), folder / f"{task}-summary.html")
+        whole = report.report(first, folder / f"{task}-report.html")
+        both = report.report([first, second], folder / f"{task}-two-runs.html")
+        why = folder / f"{task}-explained.html"
+        command = [
+            sys.executable,
+            "-m",
+            "seqkit",
+            "explain",
+            str(first),
+            RUNS[task]["text"],
+            "你好 مرحبا",
+            "--html",
+            str(why),
+        ]
+        subprocess.run([*command, "--html", str(why)], capture_output=True, check=True)
+        return [Path(summary), whole, both, why, *odd_pages(folder, task, first)]
+
+    return make
+
+
+def odd_pages(folder: Path, task: str, run: Path) -> list[Path]:
+    """Write the page of a run that was killed before its first evaluation, without logs or outputs."""
+    bare = shutil.copytree(run, folder / "bare")
+    for name in ("metrics.jsonl", "timing.jsonl", "dev.jsonl", "scores.json"):
+        (bare / name).unlink()
+    return [Path(shutil.copy(report.write_summary(bare), folder / f"{task}-bare.html"))]
+
+
+def runs_page(folder: Path) -> list[Path]:
+    """Write the page about all runs of a folder, one with a report and one without."""
+    report.write_summary(train(folder, "sentiment"))
+    train(folder, "slots", steps=5)
+    return [report.write_runs(report.run_rows(folder), folder / "runs.html")]
+
+
+MAKERS |= {f"report-{task}": report_pages(task) for task in RUNS}
+MAKERS["runs"] = runs_page
+
+
+def serve_page(folder: Path) -> list[Path]:
+    """Save the page of `seqkit serve` as a browser shows it when the runs have arrived, with its styles inside."""
+    run = train(folder / "runs", "sentiment")
+    command = [sys.executable, "-m", "seqkit", "serve", str(run), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = re.search(r"http://\S+", server.stdout.readline())
+            assert address is not None, "seqkit serve names no address"
+            shown = chromium("--virtual-time-budget=5000", "--dump-dom", address[0])
+        finally:
+            server.terminate()
+    static = Path(seqkit.__file__).parent / "serve" / "static"
+    styles = {"style": style(), "page": (static / "page.css").read_text("utf-8")}
+    for name, text in styles.items():
+        shown = re.sub(rf'<link rel="stylesheet" href="/static/{name}.css">', lambda _: f"<style>{text}</style>", shown)  # noqa: B023
+    shown = re.sub(r"<script.*?</script>", "", shown, flags=re.S)
+    page = folder / "serve.html"
+    page.write_text(re.sub(r' (\w+)=""', r" \1", shown), "utf-8")  # a browser writes all flags so
+    return [page]
+
+
+MAKERS["serve"] = serve_page
 
 # --- programs ---------------------------------------------------------------------------------------------------------
 
@@ -144,7 +253,11 @@ addEventListener("load", async () => {
         found.push([broken.id, broken.help + ": " + node.target.join(" ") + " "
           + node.any.concat(node.all, node.none).map(check => check.message).join("; ")]);
     const wide = document.documentElement.scrollWidth - innerWidth;
-    if (wide > 0) found.push(["overflow", "the page is " + wide + " pixels wider than the screen"]);
+    const scrolls = one => one && (getComputedStyle(one).overflowX !== "visible" || scrolls(one.parentElement));
+    const out = [...document.body.querySelectorAll("*")].filter(
+      one => one.getBoundingClientRect().right > innerWidth + 0.5 && !scrolls(one.parentElement));
+    if (wide > 0) found.push(["overflow", "the page is " + wide + " pixels wider than the screen: "
+      + out.slice(-1).map(one => one.outerHTML.slice(0, 90)).join("")]);
   } catch (error) { found.push(["failed", String(error)]); }
   parent.postMessage({found, dark: matchMedia("(prefers-color-scheme: dark)").matches, width: innerWidth}, "*");
 });
@@ -259,6 +372,16 @@ def check(pages: Sequence[Path], *, install: bool = True) -> list[Finding]:
     return [*validate(pages, modules), *audit(pages, modules)]
 
 
+def grouped(findings: Sequence[Finding]) -> list[list[str]]:
+    """Return a row for each rule that a page breaks: page, rule, how often, and the first thing it is about."""
+    rows: dict[tuple[str, str], list[Finding]] = {}
+    for one in findings:
+        rows.setdefault((one.page, one.rule), []).append(one)
+    return [
+        [page, rule, str(len(ones)), f"{ones[0].where}: {ones[0].message[:200]}"] for (page, rule), ones in rows.items()
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the pages, check them, print a table; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -269,7 +392,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := {name for name in given.names if not name.endswith(".html")} - MAKERS.keys():
         parser.error(f"no page {', '.join(sorted(unknown))}; expected some of {', '.join(MAKERS)}")
     with tempfile.TemporaryDirectory() as name:
-        folder = given.keep or Path(name)
+        folder = (given.keep or Path(name)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
         pages = list(files)
         try:
             packages(), browser()  # before a lesson trains for a minute
@@ -286,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(*table([["page", "findings"], *rows]), sep="\n")
     if findings:
         print()
-        print(*table([["page", "where", "rule", "what"], *map(list, findings)]), sep="\n")
+        print(*table([["page", "rule", "times", "what"], *grouped(findings)]), sep="\n")
     return 1 if findings else 0
 
 

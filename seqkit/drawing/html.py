@@ -12,6 +12,8 @@ from typing import Any
 from seqkit.drawing.colours import diverging, readable_on, sequential
 from seqkit.errors import UserError, require
 
+_BRIEF = 12  # characters of a cell that a narrow screen need not break
+
 
 @dataclass(frozen=True)
 class Step:
@@ -116,7 +118,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
         rows: texts, as many in each row as there are columns; columns of numbers are aligned on the right.
         caption: what is seen.
     """
-    return _part("table", header, rows, column_kinds(header, rows), caption)
+    brief = all(len(cell) <= _BRIEF for row in rows for cell in row[1:])
+    return _part("table", header, rows, column_kinds(header, rows), brief, caption)
 
 
 def column_kinds(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

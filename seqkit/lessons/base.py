@@ -89,21 +89,24 @@ class Table(Block):
 class HeatMap(Block):
     """Named values over time: time goes down in a terminal and to the right on a page.
 
-    `shares`: see `seqkit.drawing.heat_map`.
+    `shares`, `across`: see `seqkit.drawing.heat_map`.
     """
 
     times: Sequence[str]
     values: Mapping[str, Sequence[float]]
     caption: str
     shares: bool = False
+    across: str = "step"
 
     def lines(self) -> list[str]:
         rows = zip(self.times, *(map(drawing.number, row) for row in self.values.values()), strict=True)
-        return [*table([("step", *self.values), *rows]), *Text(self.caption).lines()]
+        return [*table([(self.across, *self.values), *rows]), *Text(self.caption).lines()]
 
     def html(self) -> str:
         rows = list(self.values.values())
-        return drawing.heat_map(list(self.values), self.times, rows, self.caption, across="step", shares=self.shares)
+        return drawing.heat_map(
+            list(self.values), self.times, rows, self.caption, across=self.across, shares=self.shares
+        )
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,7 @@ def _reviews(classifier: Any) -> list[Block]:
             "still in the final memory (the product of the forget gates that follow); means over the units of the "
             "layer.",
             shares=True,
+            across="word",
         ),
     ]
 

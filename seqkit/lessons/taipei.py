@@ -9,7 +9,7 @@ from typing import Any
 
 from seqkit.data.builtin import rows
 from seqkit.errors import Option, UserError
-from seqkit.lessons.base import Block, Heading, Table, Text
+from seqkit.lessons.base import Block, Heading, HeatMap, Table, Text
 from seqkit.lessons.trained import opened, trained, training
 from seqkit.tasks.slots.metrics import SpanCounts
 
@@ -82,7 +82,6 @@ def blocks(runs: Sequence[Path] = (), *, trust: bool = False) -> list[Block]:
 def _lesson(taggers: Mapping[str, Any], *, trained_here: bool) -> list[Block]:
     measured = {name: scores(tagger) for name, tagger in taggers.items()}
     told = {name: answers(tagger) for name, tagger in taggers.items()}
-    score_rows = [(name, *(f"{score:.3f}" for score in one.values())) for name, one in measured.items()]
     sentence_rows = list(zip(SENTENCES, *told.values(), strict=True))
     return [
         *_introduction(trained_here),
@@ -94,11 +93,13 @@ def _lesson(taggers: Mapping[str, Any], *, trained_here: bool) -> list[Block]:
         ),
         *(_what_they_show() if trained_here else []),
         Heading("All sentences"),
-        Table(
-            ("tagger", *next(iter(measured.values()))),
-            score_rows,
-            f"F1 (1 is perfect) by kind of slot, on {TESTED} test sentences, in which cities stand with words that "
-            "training never showed them with.",
+        HeatMap(
+            list(next(iter(measured.values()))),
+            {name: list(one.values()) for name, one in measured.items()},
+            f"F1 (0 pale, 1 dark: perfect) by kind of slot, on {TESTED} test sentences, in which cities stand with "
+            "words that training never showed them with.",
+            shares=True,
+            across="slot",
         ),
         Heading("What to remember"),
         Text(
