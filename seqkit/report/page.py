@@ -137,7 +137,7 @@ def several_runs(runs: Sequence[StoredRun]) -> str:
     parts = [score_table(runs), *comparison(runs), *curves(runs)]
     for run in runs:
         parts += trained(run, heading=f"What was trained: {run.name}")
-    return page(f"{len(runs)} runs", f"{names}.", parts)
+    return page(f"{len(runs)} runs", f"{names}.", parts, contents=True)
 
 
 def one_run(run: StoredRun, size: int, explain: Explainer, task: RunTask | None = None) -> str:
@@ -159,7 +159,7 @@ def one_run(run: StoredRun, size: int, explain: Explainer, task: RunTask | None 
     if explain.failed:
         of_task.append(paragraph(f"Explanations are left out: {explain.failed}".replace("`", "'")))
     parts = [score_table([run]), *map(paragraph, run.notes), *curves([run]), *samples(run), *of_task, *trained(run)]
-    return page(run.name, _summary(run), parts)
+    return page(run.name, _summary(run), parts, contents=True)
 
 
 def _summary(run: StoredRun) -> str:
