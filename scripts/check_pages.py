@@ -21,8 +21,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import seqkit
+from seqkit import report
 from seqkit.console import table
 from seqkit.lessons import LESSONS
 
@@ -65,6 +67,87 @@ def lesson(name: str) -> Maker:
 
 MAKERS: dict[str, Maker] = {f"lesson-{name}": lesson(name) for name in LESSONS}
 """Each kind of page. A new one is a line here: `MAKERS["report"] = make_report`."""
+
+_LSTM = {"cell": "lstm", "hidden_size": 16}
+RUNS: dict[str, dict[str, Any]] = {
+    "sentiment": {
+        "data": "builtin:reviews",
+        "model": {"embedding": {"size": 16}, "encoder": _LSTM},
+        "text": "the film is anything but dull .",
+    },
+    "slots": {
+        "data": "builtin:travel",
+        "model": {"embedding": {"size": 16}, "encoder": {**_LSTM, "bidirectional": True}},
+        "text": "leave Taipei for Tokyo on Monday",
+    },
+    "translation": {
+        "data": "builtin:phrases",
+        "model": {"source": {"size": 16}, "target": {"size": 16}, "encoder": _LSTM, "decoder": _LSTM},
+        "text": "the small dog sleeps",
+    },
+    "language_model": {
+        "data": "builtin:reviews",
+        "model": {"embedding": {"size": 16}, "encoder": _LSTM},
+        "text": "the film is dull",
+    },
+}
+"""Small runs whose pages are checked: data, model, and a text to explain."""
+
+
+def train(root: Path, task: str, **training: Any) -> Path:
+    """Train one of `RUNS` for a few updates, and return its folder."""
+    chosen, source = RUNS[task], {"path": RUNS[task]["data"], "limit": 300}
+    settings = {"steps": 30, "log_every": 3, "evaluate_every": 10, "report": False, **training}
+    data = {"train": source, "dev": source, "batch_size": 8}
+    tree = {"task": task, "name": training.get("name", task), "device": "cpu", "data": data, "model": chosen["model"]}
+    settings.pop("name", None)
+    return seqkit.train({**tree, "training": settings}, root=root).folder
+
+
+def report_pages(task: str) -> Maker:
+    """Return the maker of a run's pages: summary, whole report, one of two runs, and an explanation."""
+
+    def make(folder: Path) -> list[Path]:
+        runs = folder / "runs"
+        first, second = train(runs, task), train(runs, task, name="second", steps=10)
+        summary = shutil.copy(report.write_summary(first), folder / f"{task}-summary.html")
+        whole = report.report(first, folder / f"{task}-report.html")
+        both = report.report([first, second], folder / f"{task}-two-runs.html")
+        why = folder / f"{task}-explained.html"
+        command = [
+            sys.executable,
+            "-m",
+            "seqkit",
+            "explain",
+            str(first),
+            RUNS[task]["text"],
+            "你好 مرحبا",
+            "--html",
+            str(why),
+        ]
+        subprocess.run([*command, "--html", str(why)], capture_output=True, check=True)
+        return [Path(summary), whole, both, why, *odd_pages(folder, task, first)]
+
+    return make
+
+
+def odd_pages(folder: Path, task: str, run: Path) -> list[Path]:
+    """Write the page of a run that was killed before its first evaluation, without logs or outputs."""
+    bare = shutil.copytree(run, folder / "bare")
+    for name in ("metrics.jsonl", "timing.jsonl", "dev.jsonl", "scores.json"):
+        (bare / name).unlink()
+    return [Path(shutil.copy(report.write_summary(bare), folder / f"{task}-bare.html"))]
+
+
+def runs_page(folder: Path) -> list[Path]:
+    """Write the page about all runs of a folder, one with a report and one without."""
+    report.write_summary(train(folder, "sentiment"))
+    train(folder, "slots", steps=5)
+    return [report.write_runs(report.run_rows(folder), folder / "runs.html")]
+
+
+MAKERS |= {f"report-{task}": report_pages(task) for task in RUNS}
+MAKERS["runs"] = runs_page
 
 # --- programs ---------------------------------------------------------------------------------------------------------
 
