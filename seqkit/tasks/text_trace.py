@@ -14,6 +14,7 @@ from seqkit.console import table
 from seqkit.errors import require
 from seqkit.nn import Cell, Recurrent
 from seqkit.text import Tokenizer
+from seqkit.text.marks import MARK
 from seqkit.text.pipeline import SPACE
 
 
@@ -214,13 +215,14 @@ def plain_words(tokens: Sequence[Token]) -> list[str]:
 
 
 def tokens_of(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> list[Token]:
-    """Return the tokens of a text as they stand there, one for each id."""
+    """Return the tokens of a text as they stand there, one for each id; a mark that is a token of its own as itself."""
     pairs = tokenizer.placed(text)[: len(ids)]
-    return [
-        Token(piece.replace(SPACE, " ").strip(" ") or piece.replace(SPACE, " "), joined and not piece.startswith(SPACE),
-              number == tokenizer.unk_id)
-        for (piece, joined), number in zip(pairs, ids, strict=True)
-    ]  # fmt: skip
+    tokens = []
+    for (piece, joined), number in zip(pairs, ids, strict=True):
+        written = piece.replace(SPACE, " ")
+        shown = written.strip(" ") or written or MARK
+        tokens.append(Token(shown, joined and not piece.startswith(SPACE), number == tokenizer.unk_id))
+    return tokens
 
 
 def figure_axes(width: float, height: float = 2.0) -> Any:

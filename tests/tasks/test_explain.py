@@ -20,7 +20,7 @@ from seqkit.errors import UserError
 from seqkit.models import Embedding, Encoder, SequenceClassifier, Tagger
 from seqkit.models.window import WindowEncoder
 from seqkit.nn import LSTM, RNN, AttentionalRecurrent, Cell, Recurrent
-from seqkit.nn.trace import trace_decoder
+from seqkit.nn.decoder_trace import trace_decoder
 from seqkit.tasks.attribution import LONGEST, Problem, attribute
 from seqkit.tasks.explain import Explanation
 from seqkit.tasks.slots.explain import explain_tags

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.models import Seq2Seq
-from seqkit.nn.trace import trace_decoder
+from seqkit.nn.decoder_trace import trace_decoder
 from seqkit.tasks.attribution import Problem, attribute, refuse_long
 from seqkit.tasks.explain import Attention, Explanation, kept_of
 from seqkit.tasks.text_trace import LayerTrace, TextTrace, Token, layer_of, one_row, trace_module
