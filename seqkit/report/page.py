@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seqkit.console import say
+from seqkit.console import bar, say
 from seqkit.drawing import page, paragraph, section
 from seqkit.errors import Option, UserError, require
 from seqkit.files import write_text
@@ -103,8 +103,8 @@ def report(
     task = _model(run, trust, data)
     if task is not None and data is not None:
         run = _on_data(run, task, data)
-    explain = Explainer(task, sentences)
-    text = one_run(run, FULL, explain, task)
+    with bar(sentences if task is not None else 0, unit="text") as progress:
+        text = one_run(run, FULL, Explainer(task, sentences, advance=progress.update), task)
     return write_page(run.folder.report if to is None else Path(to), text)
 
 
