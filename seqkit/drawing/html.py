@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -46,23 +47,34 @@ def number(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def page(title: str, summary: str, parts: Iterable[str]) -> str:
+def page(title: str, summary: str, parts: Iterable[str], *, contents: bool = False) -> str:
     """Return a whole HTML page, for light and dark screens, phones and paper.
 
     Args:
         title: of the page.
         summary: the line below it.
         parts: HTML that this module or `line_chart` made, in order.
+        contents: begin with links to the sections.
 
     Raises:
         UserError: jinja2 is not installed.
     """
     markup = require("markupsafe", "html", "jinja2").Markup
+    parts, headings = list(parts), list[str]()
+    for place, part in enumerate(parts):
+        if contents and (found := _HEADING.fullmatch(part)):
+            headings.append(markup(found[1]))
+            parts[place] = f'<h2 id="section-{len(headings)}">{found[1]}</h2>'
     parts = [markup(part) for part in parts]
     code = markup(script()) if any(MARK in part for part in parts) else ""
     template = _templates().get_template("page.html")
-    text: str = template.render(title=title, summary=summary, style=markup(style()), parts=parts, script=code)
+    text: str = template.render(
+        title=title, summary=summary, style=markup(style()), parts=parts, script=code, contents=headings
+    )
     return text
+
+
+_HEADING = re.compile(r"\s*<h2>(.*)</h2>\s*")  # what `section` returns, its text escaped
 
 
 MARK = "data-gates"
@@ -114,7 +126,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
     """Return a table whose first column names the rows.
 
     Args:
-        header: the name of each column.
+        header: the name of each column; none: a table of names and what they stand for.
         rows: texts, as many in each row as there are columns; columns of numbers are aligned on the right.
         caption: what is seen.
     """

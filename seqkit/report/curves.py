@@ -22,7 +22,7 @@ def curves(runs: Sequence[StoredRun]) -> list[str]:
         why = (
             "training.loggers lacks jsonl, so that nothing was logged."
             if isinstance(loggers, list) and "jsonl" not in loggers
-            else "Nothing was logged before the run stopped."
+            else "nothing was logged before the run stopped."
         )
         charts = [paragraph(f"There are no curves: {why}")]
     shown = runs[:_LINES]
@@ -79,7 +79,9 @@ def _scores(runs: Sequence[StoredRun]) -> list[str]:
         others = [[name] for name in names if name not in (*shares, *percents)]
         for group in (shares, percents, *others):
             lines = [_line(name, run.curve("dev", name)) for name in group[:_LINES]]
-            charts += _chart(lines, " and ".join(group[:2]) if len(group) < 3 else "score", f"{_listed(group)} on dev.")
+            charts += _chart(
+                lines, " and ".join(group[:2]) if len(group) < 3 else "score", f"Scores on dev: {_listed(group)}."
+            )
     lines = [
         _line(run.name if len(runs) > 1 else "perplexity", run.curve("dev", "perplexity")) for run in runs[:_LINES]
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from seqkit.console import say
+from seqkit.console import bar, say
 from seqkit.drawing import page, paragraph, section
 from seqkit.errors import Option, UserError, require
 from seqkit.files import write_text
@@ -103,8 +103,8 @@ def report(
     task = _model(run, trust, data)
     if task is not None and data is not None:
         run = _on_data(run, task, data)
-    explain = Explainer(task, sentences)
-    text = one_run(run, FULL, explain, task)
+    with bar(sentences if task is not None else 0, unit="text") as progress:
+        text = one_run(run, FULL, Explainer(task, sentences, advance=progress.update), task)
     return write_page(run.folder.report if to is None else Path(to), text)
 
 
@@ -137,7 +137,7 @@ def several_runs(runs: Sequence[StoredRun]) -> str:
     parts = [score_table(runs), *comparison(runs), *curves(runs)]
     for run in runs:
         parts += trained(run, heading=f"What was trained: {run.name}")
-    return page(f"{len(runs)} runs", f"{names}.", parts)
+    return page(f"{len(runs)} runs", f"{names}.", parts, contents=True)
 
 
 def one_run(run: StoredRun, size: int, explain: Explainer, task: RunTask | None = None) -> str:
@@ -159,7 +159,7 @@ def one_run(run: StoredRun, size: int, explain: Explainer, task: RunTask | None 
     if explain.failed:
         of_task.append(paragraph(f"Explanations are left out: {explain.failed}".replace("`", "'")))
     parts = [score_table([run]), *map(paragraph, run.notes), *curves([run]), *samples(run), *of_task, *trained(run)]
-    return page(run.name, _summary(run), parts)
+    return page(run.name, _summary(run), parts, contents=True)
 
 
 def _summary(run: StoredRun) -> str:

@@ -26,6 +26,7 @@ class Explainer:
         task: the run's model; None: nothing is explained.
         left: how many texts may still be explained.
         room: how many characters of HTML that may still take.
+        advance: called after each.
 
     Attributes:
         failed: why nothing is explained, in a line; "" where something is.
@@ -34,6 +35,7 @@ class Explainer:
     task: RunTask | None = None
     left: int = 0
     room: int = 3_400_000
+    advance: Callable[[], object] = lambda: None
     failed: str = ""
     _done: set[str] = field(default_factory=set)
 
@@ -49,6 +51,7 @@ class Explainer:
                 parts.append(make())
             except UserError as error:
                 failed = str(error)
+        self.advance()
         self._done.add(text)
         html = "".join(parts)
         if not parts:

@@ -29,7 +29,9 @@ def score_table(runs: Sequence[StoredRun]) -> str:
         return paragraph(
             "There are no scores: the run has no dev and no test data, or stopped before its first evaluation."
         )
-    return table(["", *names, "examples"], rows, "Scores of the kept weights.")
+    return table(
+        ["data" if len(runs) == 1 else "run and data", *names, "examples"], rows, "Scores of the kept weights."
+    )
 
 
 def score_text(value: float) -> str:
@@ -58,7 +60,7 @@ def trained(run: StoredRun, heading: str = "What was trained") -> list[str]:
     return [
         section(heading),
         paragraph(f"The command that repeats it: `{again.replace('`', '')}`"),
-        table(["", ""], rows, f"The run {run.name}."),
+        table([], rows, f"The run {run.name}."),
         *([paragraph("Data and model, as reported before training:")] if told else []),
         *(paragraph(line) for line in told),
         paragraph(

@@ -42,8 +42,8 @@ def translation_section(run: StoredRun, size: int, explain: Explainer) -> list[s
     how = f"decoded with beam {beam}" if beam != 1 else "decoded greedily"
     note = f"{sample_note(run.examples('dev'), len(records))} They were {how} (`training.dev_beam_size`)."
     parts = [section("Translations"), paragraph(note), *(paragraph(f"`{line}`") for line in lines)]
-    parts += [*_lengths(records, corpus), *_copies(records)]
     scores = _sentence_scores(outputs, references, lowercase)
+    parts += [*_lengths(records, corpus, scores), *_copies(records)]
     return [*parts, *_examples(records, scores, size, explain)]
 
 
@@ -56,16 +56,19 @@ def _sentence_scores(outputs: Sequence[str], references: Sequence[str], lowercas
     ]
 
 
-def _lengths(records: Sequence[Record], corpus: CorpusScores) -> list[str]:
+def _lengths(records: Sequence[Record], corpus: CorpusScores, scores: Sequence[float]) -> list[str]:
     def score(rows: Sequence[int]) -> list[str]:
         outputs, references = ([str(records[row][key]) for row in rows] for key in ("prediction", "gold"))
-        found = corpus(outputs, references)
+        bleu, chrf = corpus.bleu(outputs, references), sum(scores[row] for row in rows) / len(rows)
         ratio = sum(map(len, outputs)) / max(sum(map(len, references)), 1)
-        return [f"{found['bleu']:.1f}", f"{found['chrf']:.1f}", f"{ratio:.2f}"]
+        return [f"{bleu:.1f}", f"{chrf:.1f}", f"{ratio:.2f}"]
 
     rows = by_length([number_of(one, "tokens") for one in records], score)
-    header = ["tokens of the source", "sentences", "BLEU", "chrF", "length ratio"]
-    caption = "Scores by the length of the source. Length ratio: characters of the outputs to those of the references."
+    header = ["tokens of the source", "sentences", "BLEU", "mean chrF", "length ratio"]
+    caption = (
+        "Scores by the length of the source. Mean chrF: of the sentences' own scores. Length ratio: characters of the "
+        "outputs to those of the references."
+    )
     return [table(header, rows, caption)]
 
 

@@ -14,6 +14,7 @@ from seqkit.console import table
 from seqkit.errors import require
 from seqkit.nn import Cell, Recurrent
 from seqkit.text import Tokenizer
+from seqkit.text.marks import MARK
 from seqkit.text.pipeline import SPACE
 
 
@@ -46,6 +47,7 @@ class LayerTrace:
         share: (T,), the part of the final memory that each token wrote: what it wrote and what was kept of it, as
             absolute values, beside the sum over all tokens; the mean over the units. None as above.
         norm: (T,), the length of the memory's vector after each token.
+        part: `encoder` or `decoder` of a model that has both.
     """
 
     layer: int
@@ -55,11 +57,12 @@ class LayerTrace:
     kept: Tensor | None
     share: Tensor | None
     norm: Tensor
+    part: str = ""
 
     @property
     def title(self) -> str:
         """Say which layer and direction it is."""
-        return f"layer {self.layer + 1}, {self.direction}"
+        return f"{self.part}{', ' if self.part else ''}layer {self.layer + 1}, {self.direction}"
 
     @property
     def gates(self) -> dict[str, Tensor]:
@@ -84,25 +87,30 @@ class TextTrace:
         text: what was read.
         tokens: of the text.
         layers: each layer and direction, layer 0 forward first; none for a text without tokens.
+        output_tokens: what the decoder of a translation wrote, a token a step, `<eos>` last where it ends by itself.
+        output_layers: the layers of the decoder at these steps; at each it has read the token before.
     """
 
     text: str
     tokens: list[Token] = field(default_factory=list)
     layers: list[LayerTrace] = field(default_factory=list)
+    output_tokens: list[Token] = field(default_factory=list)
+    output_layers: list[LayerTrace] = field(default_factory=list)
+
+    @property
+    def _sides(self) -> list[tuple[list[Token], list[LayerTrace], str]]:
+        """The tokens and layers that belong together, with what is seen: of the text and of the outputs."""
+        sides = [(self.tokens, self.layers, f"{_CAPTION} {_LINES}")]
+        return sides + ([(self.output_tokens, self.output_layers, f"{_STEPS} {_LINES}")] if self.output_tokens else [])
 
     def lines(self) -> list[str]:
         """Return a table for a terminal: for each layer and token the mean of every gate, and what was kept."""
         if not self.tokens:
             return ["nothing to show: the text has no tokens"]
         lines = []
-        for layer in self.layers:
-            still = layer.still()
-            columns = {name: value.double().mean(1) for name, value in layer.gates.items()}
-            columns |= {"norm of the memory": layer.norm} | ({} if still is None else {_STILL: still})
-            rows = [["token", *columns]]
-            for place, token in enumerate(self.tokens):
-                rows.append([token.text, *(f"{float(values[place]):.3f}" for values in columns.values())])
-            lines += [f"{layer.title}: means over the units", *table(rows), ""]
+        for tokens, layers, _ in self._sides:
+            for layer in layers:
+                lines += [f"{layer.title}: means over the units", *table(_mean_rows(tokens, layer)), ""]
         return lines[:-1]
 
     def html(self, *, units: int = 64) -> str:
@@ -116,24 +124,17 @@ class TextTrace:
         """
         if not self.tokens:
             return drawing.paragraph("Nothing to show: the text has no tokens.")
-        panels = [_panel(layer) for layer in self.layers]
-        return drawing.gate_viewer(words_of(self.tokens), panels, _CAPTION, units=units)
+        viewers = [
+            drawing.gate_viewer(words_of(tokens), [_panel(layer) for layer in layers], caption, units=units)
+            for tokens, layers, caption in self._sides
+        ]
+        return "".join(viewers)
 
     def to_json(self) -> dict[str, Any]:
         """Return all values as lists, layer by layer, to 6 significant digits."""
-        layers = [
-            {
-                "layer": layer.layer,
-                "direction": layer.direction,
-                "memory": layer.states[-1],
-                "values": {name: value.tolist() for name, value in layer.values.items()},
-                "kept": None if layer.kept is None else layer.kept.tolist(),
-                "share": None if layer.share is None else layer.share.tolist(),
-                "norm": layer.norm.tolist(),
-            }
-            for layer in self.layers
-        ]
-        made = {"text": self.text, "tokens": [token.text for token in self.tokens], "layers": layers}
+        made: dict[str, Any] = {"text": self.text}
+        for name, (tokens, layers, _) in zip(("", "output_"), self._sides, strict=False):
+            made |= {f"{name}tokens": [token.text for token in tokens], f"{name}layers": list(map(_layer_json, layers))}
         rounded: dict[str, Any] = digits(made)
         return rounded
 
@@ -141,8 +142,8 @@ class TextTrace:
         return drawing.notebook(lambda: [self.html()])
 
     def plot(self) -> Any:
-        """Return matplotlib axes: how much of the memory after each token is still in the final state of each layer
-        (or, where the cell cannot tell, the norm of the memory).
+        """Return matplotlib axes: how much of the memory after each token of the text is still in the final state of
+        each layer (or, where the cell cannot tell, the norm of the memory).
 
         Raises:
             UserError: matplotlib is not installed.
@@ -162,10 +163,38 @@ class TextTrace:
 _STILL = "still in the final state"
 _CAPTION = (
     "A column for each token in reading order, a row of each picture for each unit. Gates go from pale (0) to dark "
-    "(1); what can be negative goes from orange to purple. The last picture is the memory after each token. The lines "
-    "are the length of the memory's vector, and how much of the memory after each token is still in the final state: "
-    "the mean over the units of the product of what each later step keeps."
+    "(1); what can be negative goes from orange to purple. The last picture is the memory after each token."
 )
+_STEPS = (
+    "The decoder, a column for each step, under the word that it wrote there; it had read the word before. Rows and "
+    "colours are as above."
+)
+_LINES = (
+    "The lines are the length of the memory's vector, and how much of the memory after each token is still in the "
+    "final state: the mean over the units of the product of what each later step keeps."
+)
+
+
+def _mean_rows(tokens: Sequence[Token], layer: LayerTrace) -> list[list[str]]:
+    still = layer.still()
+    columns = {name: value.double().mean(1) for name, value in layer.gates.items()}
+    columns |= {"norm of the memory": layer.norm} | ({} if still is None else {_STILL: still})
+    rows = [["token", *columns]]
+    for place, token in enumerate(tokens):
+        rows.append([token.text, *(f"{float(values[place]):.3f}" for values in columns.values())])
+    return rows
+
+
+def _layer_json(layer: LayerTrace) -> dict[str, Any]:
+    return {
+        "layer": layer.layer,
+        "direction": layer.direction,
+        "memory": layer.states[-1],
+        "values": {name: value.tolist() for name, value in layer.values.items()},
+        "kept": None if layer.kept is None else layer.kept.tolist(),
+        "share": None if layer.share is None else layer.share.tolist(),
+        "norm": layer.norm.tolist(),
+    }
 
 
 def _panel(layer: LayerTrace) -> drawing.Panel:
@@ -186,13 +215,14 @@ def plain_words(tokens: Sequence[Token]) -> list[str]:
 
 
 def tokens_of(tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> list[Token]:
-    """Return the tokens of a text as they stand there, one for each id."""
+    """Return the tokens of a text as they stand there, one for each id; a mark that is a token of its own as itself."""
     pairs = tokenizer.placed(text)[: len(ids)]
-    return [
-        Token(piece.replace(SPACE, " ").strip(" ") or piece.replace(SPACE, " "), joined and not piece.startswith(SPACE),
-              number == tokenizer.unk_id)
-        for (piece, joined), number in zip(pairs, ids, strict=True)
-    ]  # fmt: skip
+    tokens = []
+    for (piece, joined), number in zip(pairs, ids, strict=True):
+        written = piece.replace(SPACE, " ")
+        shown = written.strip(" ") or written or MARK
+        tokens.append(Token(shown, joined and not piece.startswith(SPACE), number == tokenizer.unk_id))
+    return tokens
 
 
 def figure_axes(width: float, height: float = 2.0) -> Any:
@@ -270,27 +300,35 @@ def layers_of(module: Recurrent, records: Sequence[Mapping[str, Tensor]]) -> lis
     layers = []
     for index, record in enumerate(records):
         cell, reverse = module.cell_at(index), index % module.num_directions == 1
-        values = {name: value[0].cpu() for name, value in record.items()}
         initial = None
         if module.learn_initial_state:
             initial = getattr(module, f"initial_{cell.state_names[-1]}{module.suffix(index)}").detach().cpu()
-        found = retention(cell, values, backward=reverse, initial=initial)
-        share = None
-        if found is not None:
-            size = found[1].abs()
-            share = (size / size.sum(0).clamp(min=1e-30)).mean(1)
-        layers.append(
-            LayerTrace(
-                index // module.num_directions,
-                "backward" if reverse else "forward",
-                values,
-                cell.state_names,
-                None if found is None else found[0],
-                share,
-                values[cell.state_names[-1]].double().norm(dim=1),
-            )
-        )
+        layers.append(layer_of(cell, record, index // module.num_directions, backward=reverse, initial=initial))
     return layers
+
+
+def layer_of(
+    cell: Cell, record: Mapping[str, Tensor], number: int, *, backward: bool, initial: Tensor | None, part: str = ""
+) -> LayerTrace:
+    """Return the record of a layer and direction, of a batch of one text, as a layer.
+
+    Args:
+        cell: of the layer.
+        record: gates and states by name, each (1, T, size).
+        number: of the layer, from 0.
+        backward: it read the text from its end.
+        initial: (size,), its memory before the first step, on the CPU; None: zero.
+        part: of the model.
+    """
+    values = {name: value[0].cpu() for name, value in record.items()}
+    found = retention(cell, values, backward=backward, initial=initial)
+    kept = share = None
+    if found is not None:
+        kept, size = found[0], found[1].abs()
+        share = (size / size.sum(0).clamp(min=1e-30)).mean(1)
+    norm = values[cell.state_names[-1]].double().norm(dim=1)
+    direction = "backward" if backward else "forward"
+    return LayerTrace(number, direction, values, cell.state_names, kept, share, norm, part)
 
 
 def one_row(ids: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:

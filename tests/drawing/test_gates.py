@@ -8,6 +8,7 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from seqkit import run
 from seqkit.drawing import Map, Panel, Word, diverging, gate_viewer, page, sequential
 from seqkit.drawing.gates import png, unit_order
+from seqkit.tasks.text_trace import LayerTrace
 
 pytest.importorskip("jinja2")
 
@@ -89,31 +91,39 @@ def test_a_picture_has_a_pixel_for_each_value() -> None:
         assert colours[255] == (sequential(1) if shares else diverging(1))
 
 
+def holds_the_values(layer: LayerTrace, panel: dict[str, Any], pictures: Iterator[str]) -> None:
+    assert [one["name"] for one in panel["maps"]] == list(layer.values)
+    for one in panel["maps"]:
+        values = layer.values[one["name"]].double().numpy()
+        assert sorted(one["units"]) == list(range(values.shape[1]))
+        levels, _ = decode(next(pictures))
+        assert levels.shape == values.T.shape
+        top = 1.0 if values.min() >= 0 and values.max() <= 1 else np.abs(values).max()
+        for place, unit in enumerate(one["units"]):
+            assert one["values"][place] == pytest.approx(values[:, unit].tolist(), rel=5.1e-3)
+            shown = levels[place] / 255 if values.min() >= 0 and values.max() <= 1 else levels[place] / 127.5 - 1
+            assert shown * top == pytest.approx(values[:, unit], abs=top / 200)
+    lines = {one["name"]: one["values"] for one in panel["lines"]}
+    assert lines["norm of the memory"] == pytest.approx(layer.norm.tolist(), rel=5.1e-3)
+    if layer.kept is not None:
+        assert lines["still in the final state"] == pytest.approx(layer.kept.mean(1).tolist(), rel=5.1e-3)
+
+
 @pytest.mark.parametrize("name", ["sentiment-finished", "slots-finished", "translation-finished"])
 def test_the_page_holds_the_exact_values_of_the_trace(name: str) -> None:
     trace = run.load(FIXTURES / "2026-11" / name, "cpu").trace("the film was dull .")
     read = Reader(page("gates", "", [trace.html()]))
     assert not read.open
-    assert read.scripts == 2  # the data, and our script once
-    (data,) = read.data
-    assert data["words"] == [token.text for token in trace.tokens]
+    sides = [(trace.tokens, trace.layers)]
+    if name == "translation-finished":
+        sides.append((trace.output_tokens, trace.output_layers))
+    assert read.scripts == len(sides) + 1  # the data of each viewer, and our script once
     pictures = iter(read.pictures)
-    for layer, panel in zip(trace.layers, data["panels"], strict=True):
-        assert [one["name"] for one in panel["maps"]] == list(layer.values)
-        for one in panel["maps"]:
-            values = layer.values[one["name"]].double().numpy()
-            assert sorted(one["units"]) == list(range(values.shape[1]))
-            levels, _ = decode(next(pictures))
-            assert levels.shape == values.T.shape
-            top = 1.0 if values.min() >= 0 and values.max() <= 1 else np.abs(values).max()
-            for place, unit in enumerate(one["units"]):
-                assert one["values"][place] == pytest.approx(values[:, unit].tolist(), rel=5.1e-3)
-                shown = levels[place] / 255 if values.min() >= 0 and values.max() <= 1 else levels[place] / 127.5 - 1
-                assert shown * top == pytest.approx(values[:, unit], abs=top / 200)
-        lines = {one["name"]: one["values"] for one in panel["lines"]}
-        assert lines["norm of the memory"] == pytest.approx(layer.norm.tolist(), rel=5.1e-3)
-        if layer.kept is not None:
-            assert lines["still in the final state"] == pytest.approx(layer.kept.mean(1).tolist(), rel=5.1e-3)
+    for (tokens, layers), data in zip(sides, read.data, strict=True):
+        assert data["words"] == [token.text for token in tokens]
+        assert len(layers) > 0
+        for layer, panel in zip(layers, data["panels"], strict=True):
+            holds_the_values(layer, panel, pictures)
     assert next(pictures, None) is None
 
 

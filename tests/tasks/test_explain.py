@@ -19,7 +19,8 @@ from seqkit import run
 from seqkit.errors import UserError
 from seqkit.models import Embedding, Encoder, SequenceClassifier, Tagger
 from seqkit.models.window import WindowEncoder
-from seqkit.nn import LSTM, RNN, Cell, Recurrent
+from seqkit.nn import LSTM, RNN, AttentionalRecurrent, Cell, Recurrent
+from seqkit.nn.decoder_trace import trace_decoder
 from seqkit.tasks.attribution import LONGEST, Problem, attribute
 from seqkit.tasks.explain import Explanation
 from seqkit.tasks.slots.explain import explain_tags
@@ -302,6 +303,86 @@ def test_a_trace_holds_what_the_module_gives(tasks: dict[str, Any], name: str) -
     assert json.loads(json.dumps(trace.to_json()))["tokens"] == [token.text for token in trace.tokens]
     for token in trace.tokens:
         assert token.text in text or token.text == "<eos>"
+
+
+DECODERS: dict[str, dict[str, Any]] = {
+    "lstm": {"cell": "lstm", "attention": "bahdanau"},
+    "fed": {"cell": "lstm", "attention": "general", "input_feeding": True, "peephole": True},
+    "gru, deep": {"cell": "gru", "attention": "dot", "num_layers": 3, "attention_layer": 1, "residual": True},
+    "fed, deep": {"cell": "gru", "attention": "dot", "num_layers": 2, "input_feeding": True},
+    "no attention": {"cell": "lstm", "attention": "none", "feed_context": True, "num_layers": 2, "output": "deep"},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_decoder_traced_is_a_loop_over_its_cells(kind: str) -> None:
+    torch.manual_seed(4)
+    decoder = AttentionalRecurrent(3, 5, hidden_size=5, **DECODERS[kind]).double().eval()
+    inputs, source = torch.randn(2, 4, 3, dtype=torch.float64), torch.randn(2, 6, 5, dtype=torch.float64)
+    state = tuple(torch.randn_like(part) for part in decoder.initial_state(2))
+    memory = decoder.remember(source, torch.tensor([6, 4]), source[:, 0])
+    features, final, records = trace_decoder(decoder, inputs, decoder.start(state), memory)
+    whole, weights = decoder(inputs, None, state, memory)
+    assert torch.allclose(features, whole, atol=1e-12)
+    # A loop over the cells' own steps; what a layer reads comes from the features and weights of the whole run.
+    read = None if weights is None else weights @ source
+    states = [tuple(part[number] for part in state) for number in range(decoder.num_layers)]
+    for t in range(4):
+        fed = [whole[:, t - 1] if t else torch.zeros_like(whole[:, 0])] if decoder.input_feeding else []
+        x = torch.cat([inputs[:, t], *fed, *([source[:, 0]] if decoder.feed_context else [])], 1)
+        for number in range(decoder.num_layers):
+            module, index = decoder.layer(number)
+            cell = module.cell_at(index)
+            above = number >= decoder.attention_layer and read is not None
+            entered = torch.cat([x, read[:, t]], 1) if above else x
+            if decoder.feed_context and number >= decoder.attention_layer:
+                entered = torch.cat([x, source[:, 0]], 1)
+            prepared = module.prepare(index, entered, [2])
+            states[number], gates = cell.step(cell.project(entered, prepared), states[number], prepared)
+            for name, value in {**gates, **dict(zip(cell.state_names, states[number], strict=True))}.items():
+                assert torch.allclose(records[number][name][:, t], value, atol=1e-12), (number, name)
+            x = states[number][0] + x if decoder.residual and number else states[number][0]
+    for number in range(decoder.num_layers):
+        assert records[number].keys() >= set(decoder.state_names)
+        for part, value in zip(final, states[number], strict=True):
+            assert torch.allclose(part[number], value, atol=1e-12)
+    with pytest.raises(RuntimeError, match="evaluation"):
+        trace_decoder(decoder.train(), inputs, decoder.start(state), memory)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in TEXTS if "translation" in name])
+def test_the_gates_of_a_translation_stand_under_its_words(tasks: dict[str, Any], name: str) -> None:
+    task, text = tasks[name], TEXTS[name]
+    (found,), trace = task.predict([text]), task.trace(text)
+    decoder, vocabulary = task.model.decoder, task.target.vocabulary
+    ids = [vocabulary.index(token) for token in found.tokens] + [task.target.eos_id] * found.finished
+    assert len(trace.output_tokens) == len(ids) > 0
+    assert [token.text for token in trace.output_tokens] == [task.target.words[number] for number in ids]
+    assert [layer.title for layer in trace.output_layers] == [
+        f"decoder, layer {number + 1}, forward" for number in range(decoder.num_layers)
+    ]
+    assert trace.layers[0].title == "encoder, layer 1, forward"
+    source = torch.tensor(task.source.encode([text]))
+    state, memory = task.model.encode(source, torch.tensor([source.size(1)]))
+    layer, before = trace.output_layers[0], state[0][0][-1].flatten().double()
+    for place, number in enumerate([task.target.bos_id, *ids[:-1]]):
+        _, state, _ = task.model.step(torch.tensor([[number]]), state, memory)
+        assert torch.allclose(layer.memory[place], state[0][0][-1].flatten(), atol=1e-5)
+    assert layer.kept is not None
+    keep = layer.values["forget" if "forget" in layer.values else "update"].double()
+    assert torch.allclose(layer.kept, torch.stack([keep[place + 1 :].prod(0) for place in range(len(ids))]))
+    memory = layer.memory.double()
+    written = (memory - keep * torch.cat([before[None], memory[:-1]])) * layer.kept
+    assert torch.allclose(written.sum(0) + before * keep.prod(0), memory[-1], atol=1e-6)
+    assert layer.share is not None
+    assert torch.allclose(layer.share, (written.abs() / written.abs().sum(0)).mean(1), atol=1e-6)
+    said = trace.to_json()
+    assert said["output_tokens"] == [token.text for token in trace.output_tokens]
+    assert len(said["output_layers"]) == len(trace.output_layers)
+    assert trace.html().count("data-gates") == 2
+    assert any(line.startswith("decoder, layer 1") for line in trace.lines())
 
 
 @torch.no_grad()

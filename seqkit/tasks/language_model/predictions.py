@@ -105,11 +105,10 @@ def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 @torch.no_grad()
 def _read_lines(
-    model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
+    model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[Sequence[int]]
 ) -> Iterator[tuple[list[int], Tensor, list[int]]]:
-    """Yield batches of lines that are not blank: their numbers, the log-probabilities (B, T) of each one's tokens and
-    last of its end, 0 on padding, and how many they are."""
-    rows = encode_lines(tokenizer, texts)
+    """Yield batches of lines, by their ids, that are not blank: their numbers, the log-probabilities (B, T) of each
+    one's tokens and last of its end, 0 on padding, and how many they are."""
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
     sizes = np.array([len(rows[number]) + 1 for number in kept], dtype=np.int64)
@@ -126,11 +125,16 @@ def _read_lines(
         yield numbers, log_probs, lengths.tolist()
 
 
-def token_log_probs(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[float]]:
+def token_log_probs(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Return the log-probabilities of each line's tokens, and last of its end, whatever stands around it; none of a
-    blank line."""
-    found = [list[float]() for _ in texts]
-    for numbers, log_probs, lengths in _read_lines(model, tokenizer, texts):
+    blank line.
+
+    Args:
+        rows: the ids of each line, without its end; only the first `LONGEST` are read.
+    """
+    rows = [row[:LONGEST] for row in rows]
+    found = [list[float]() for _ in rows]
+    for numbers, log_probs, lengths in _read_lines(model, tokenizer, rows):
         for number, values, size in zip(numbers, log_probs.tolist(), lengths, strict=True):
             found[number] = values[:size]
     return found
@@ -139,7 +143,7 @@ def token_log_probs(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[
 def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
     """Return the score of each line, whatever stands around it."""
     found = [LineScore() for _ in texts]
-    for numbers, log_probs, lengths in _read_lines(model, tokenizer, texts):
+    for numbers, log_probs, lengths in _read_lines(model, tokenizer, encode_lines(tokenizer, texts)):
         for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths, strict=True):
             characters = len(texts[number]) + 1
             perplexity = math.exp(min(-total / size, 700.0))

@@ -261,7 +261,8 @@ class LanguageModelTask(RunTask):
         rows = spread_rows(np.flatnonzero(dev.ids.lengths > 0), limit).tolist()
         texts = source.dataset.select_columns(["text"])[rows]["text"]
         counts = self._train_counts() if "train" in self.splits else None
-        found = zip(rows, source.places(rows), texts, token_log_probs(self.model, self.tokenizer, texts), strict=True)
+        log_probs_of = token_log_probs(self.model, self.tokenizer, [dev.ids[row].tolist() for row in rows])
+        found = zip(rows, source.places(rows), texts, log_probs_of, strict=True)
         records = []
         for row, place, text, log_probs in found:
             record = {

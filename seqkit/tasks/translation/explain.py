@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from seqkit.models import Seq2Seq
+from seqkit.nn.decoder_trace import trace_decoder
 from seqkit.tasks.attribution import Problem, attribute, refuse_long
 from seqkit.tasks.explain import Attention, Explanation, kept_of
-from seqkit.tasks.text_trace import LayerTrace, Token, one_row, trace_module
+from seqkit.tasks.text_trace import LayerTrace, TextTrace, Token, layer_of, one_row, trace_module
+from seqkit.tasks.translation.decoding import Translator
 from seqkit.tasks.translation.predictions import Translation
+from seqkit.text.pipeline import SPACE
+
+
+def best_outputs(translator: Translator, text: str) -> tuple[Translation, list[int], list[str]]:
+    """Return the best translation of a text, its ids (that of `<eos>` last where it ends by itself) and how they are
+    shown."""
+    target = translator.target
+    (found,) = replace(translator, attention=True, copy_unknown=False)([text])
+    numbers = {token: number for number, token in enumerate(target.vocabulary)}
+    outputs = [numbers[token] for token in found.tokens] + [target.eos_id] * found.finished
+    return found, outputs, [target.words[number].replace(SPACE, " ").strip() or "␣" for number in outputs]
 
 
 def explain_translation(
@@ -67,3 +81,28 @@ def source_layers(model: Seq2Seq, source: Sequence[int]) -> list[LayerTrace]:
     """Return what the layers of the encoder do with a source."""
     row, lengths = one_row(source, next(model.parameters()).device)
     return trace_module(model.encoder.recurrent, lambda: model.encode(row, lengths))
+
+
+def trace_translation(
+    model: Seq2Seq, text: str, tokens: list[Token], source: Sequence[int], outputs: Sequence[int], names: list[str],
+    bos: int,
+) -> TextTrace:  # fmt: skip
+    """Return what the layers of the encoder and of the decoder do with a source and its translation.
+
+    Args:
+        as of `explain_translation`.
+    """
+    encoder = [replace(layer, part="encoder") for layer in source_layers(model, source)]
+    if not outputs:
+        return TextTrace(text, tokens, encoder)
+    decoder = model.decoder
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        state, memory = model.encode(*one_row(source, device))
+        inputs = decoder.embedding(one_row([bos, *outputs[:-1]], device)[0])
+    layers = []
+    for number, record in enumerate(trace_decoder(decoder, inputs, state, memory).records):
+        module, index = decoder.layer(number)
+        first = state[0][number][-1].flatten().cpu()
+        layers.append(layer_of(module.cell_at(index), record, number, backward=False, initial=first, part="decoder"))
+    return TextTrace(text, tokens, encoder, [Token(name) for name in names], layers)

@@ -114,6 +114,10 @@ class CorpusScores:
             lines.append(score.format(width=2, signature=metric.get_signature().format(short=False)))
         return found, lines
 
+    def bleu(self, outputs: Sequence[str], references: Sequence[str]) -> float:
+        """Return BLEU alone."""
+        return float(self._metrics["bleu"].corpus_score(list(outputs), [list(references)]).score)
+
     def by_length(self, outputs: Sequence[str], references: Sequence[str], lengths: NDArray[Any]) -> str:
         """Return the BLEU of the sentences whose source is short, longer, and so on: a quarter of the corpus each.
 
@@ -125,9 +129,9 @@ class CorpusScores:
         for high in edges.tolist():
             rows = np.flatnonzero((lengths >= low) & (lengths <= high)).tolist()
             if rows:
-                part = [outputs[row] for row in rows], [[references[row] for row in rows]]
+                part = [outputs[row] for row in rows], [references[row] for row in rows]
                 span = f"{low}-{high}" if low < high else str(high)
-                parts.append(f"{span}: {self._metrics['bleu'].corpus_score(*part).score:.1f}")
+                parts.append(f"{span}: {self.bleu(*part):.1f}")
             low = high + 1
         return f"BLEU by tokens of the source: {', '.join(parts)}"
 

@@ -50,7 +50,7 @@ from seqkit.tasks.translation.config import (
 )
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
-from seqkit.tasks.translation.explain import explain_translation, source_layers
+from seqkit.tasks.translation.explain import best_outputs, explain_translation, trace_translation
 from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, Outcome, make_bleu
 from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions, translation_options
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
@@ -58,7 +58,6 @@ from seqkit.tasks.translation.reference_scores import reachable, why_bleu_is_zer
 from seqkit.tasks.translation.streaming import PairStream
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.marks import plain
-from seqkit.text.pipeline import SPACE
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
@@ -438,10 +437,7 @@ class TranslationTask(RunTask):
         source = self._source_ids(text)
         if not source:
             return Explanation(text)
-        (found,) = replace(self.translator, attention=True, copy_unknown=False)([text])
-        numbers = {token: number for number, token in enumerate(self.target.vocabulary)}
-        outputs = [numbers[token] for token in found.tokens] + [self.target.eos_id] * found.finished
-        names = [self.target.words[number].replace(SPACE, " ").strip() or "␣" for number in outputs]
+        found, outputs, names = best_outputs(self.translator, text)
         tokens, bos = tokens_of(self.source, text, source), self.target.bos_id
         return explain_translation(self.model, text, tokens, source, found, outputs, names, bos, gradients)
 
@@ -449,7 +445,9 @@ class TranslationTask(RunTask):
         source = self._source_ids(text)
         if not source:
             return TextTrace(text)
-        return TextTrace(text, tokens_of(self.source, text, source), source_layers(self.model, source))
+        _, outputs, names = best_outputs(self.translator, text)
+        tokens = tokens_of(self.source, text, source)
+        return trace_translation(self.model, text, tokens, source, outputs, names, self.target.bos_id)
 
     def _source_ids(self, text: str) -> list[int]:
         """Ids of a text; none for a blank one, which has an empty translation."""
