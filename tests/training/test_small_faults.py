@@ -1,5 +1,4 @@
-"""Single-place faults that other tests let pass: numbers in the log, what may change in a resume, the ends of schedules,
-options of optimisers."""
+"""Single-place faults that other tests let pass: numbers in the log, changes in a resume, ends of schedules, options."""
 
 from __future__ import annotations
 
