@@ -66,6 +66,72 @@ def lesson(name: str) -> Maker:
 MAKERS: dict[str, Maker] = {f"lesson-{name}": lesson(name) for name in LESSONS}
 """Each kind of page. A new one is a line here: `MAKERS["report"] = make_report`."""
 
+
+def serve_pages(folder: Path) -> list[Path]:
+    """Make copies of what `seqkit serve` shows: an answer, with an explanation and with gates, and /docs."""
+    try:
+        from selenium import webdriver
+        from selenium.webdriver.support.wait import WebDriverWait
+    except ImportError:
+        raise Missing("selenium is not installed; pip install selenium") from None
+    fixtures = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "2026-11"
+    runs = [str(fixtures / f"{task}-finished") for task in ("translation", "sentiment")]
+    command = [sys.executable, "-m", "seqkit", "serve", *runs, "--port", "0", "--device", "cpu"]
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
+        options.add_argument(argument)
+    pages = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+        try:
+            assert server.stdout is not None
+            address = re.findall(r"http://[^/]+/", server.stdout.readline())[0]
+            for name, path, done, selector in _SERVED:
+                driver.get(address + path)
+                driver.execute_script(_DRIVE, selector)
+                WebDriverWait(driver, 60).until(lambda one, done=done: one.execute_script(f"return {done}"))
+                page = folder / f"serve-{name}.html"
+                page.write_text(driver.execute_async_script(_COPY), "utf-8")
+                pages.append(page)
+        finally:
+            driver.quit()
+            server.terminate()
+    return pages
+
+
+_SERVED = [
+    ("words", "", "document.querySelector('#explanation table, #explanation figure') !== null", "[data-what=words]"),
+    ("gates", "", "document.querySelector('[data-gates]') !== null", "[data-what=gates]"),
+    ("docs", "docs", "document.readyState === 'complete'", ""),
+]
+"""Name, address, when it is there, and what is clicked, once there is an answer."""
+
+_DRIVE = """
+const box = document.getElementById("text"), what = arguments[0];
+if (what) setTimeout(function wait() {
+  if (!/parameters/.test(document.getElementById("about").textContent)) return setTimeout(wait, 50);
+  if (!box.value) { box.value = "a superb , warm film"; box.dispatchEvent(new Event("input")); }
+  if (document.getElementById("more").hidden) return setTimeout(wait, 50);
+  document.querySelector(what).click();
+});
+"""
+
+_COPY = """
+const done = arguments[0], links = [...document.querySelectorAll("link[rel=stylesheet]")];
+Promise.all(links.map(link => fetch(link.href).then(answer => answer.text()))).then(sheets => {
+  links.forEach((link, place) => {
+    const style = document.createElement("style");
+    style.textContent = sheets[place];
+    link.replaceWith(style);
+  });
+  document.querySelectorAll("script").forEach(script => script.remove());
+  done("<!DOCTYPE html>\\n" + document.documentElement.outerHTML.replace(/ (autofocus|hidden)=""/g, " $1"));
+});
+"""
+
+MAKERS["serve"] = serve_pages
+
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
