@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import seqkit
 from seqkit import report
 from seqkit.console import table
-from seqkit.drawing import style
 from seqkit.lessons import LESSONS
 
 PACKAGES = {"html-validate": "10", "axe-core": "4"}
@@ -115,17 +114,7 @@ def report_pages(task: str) -> Maker:
         whole = report.report(first, folder / f"{task}-report.html")
         both = report.report([first, second], folder / f"{task}-two-runs.html")
         why = folder / f"{task}-explained.html"
-        command = [
-            sys.executable,
-            "-m",
-            "seqkit",
-            "explain",
-            str(first),
-            RUNS[task]["text"],
-            "你好 مرحبا",
-            "--html",
-            str(why),
-        ]
+        command = [sys.executable, "-m", "seqkit", "explain", str(first), RUNS[task]["text"], "你好 مرحبا"]
         subprocess.run([*command, "--html", str(why)], capture_output=True, check=True)
         return [Path(summary), whole, both, why, *odd_pages(folder, task, first)]
 
@@ -151,29 +140,70 @@ MAKERS |= {f"report-{task}": report_pages(task) for task in RUNS}
 MAKERS["runs"] = runs_page
 
 
-def serve_page(folder: Path) -> list[Path]:
-    """Save the page of `seqkit serve` as a browser shows it when the runs have arrived, with its styles inside."""
-    run = train(folder / "runs", "sentiment")
-    command = [sys.executable, "-m", "seqkit", "serve", str(run), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+def serve_pages(folder: Path) -> list[Path]:
+    """Make copies of what `seqkit serve` shows: an answer, with an explanation and with gates, and /docs."""
+    try:
+        from selenium import webdriver
+        from selenium.webdriver.support.wait import WebDriverWait
+    except ImportError:
+        raise Missing("selenium is not installed; pip install selenium") from None
+    fixtures = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "2026-11"
+    runs = [str(fixtures / f"{task}-finished") for task in ("translation", "sentiment")]
+    command = [sys.executable, "-m", "seqkit", "serve", *runs, "--port", "0", "--device", "cpu"]
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
+        options.add_argument(argument)
+    pages = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
         try:
             assert server.stdout is not None
-            address = re.search(r"http://\S+", server.stdout.readline())
-            assert address is not None, "seqkit serve names no address"
-            shown = chromium("--virtual-time-budget=5000", "--dump-dom", address[0])
+            address = re.findall(r"http://[^/]+/", server.stdout.readline())[0]
+            for name, path, done, selector in _SERVED:
+                driver.get(address + path)
+                driver.execute_script(_DRIVE, selector)
+                WebDriverWait(driver, 60).until(lambda one, done=done: one.execute_script(f"return {done}"))
+                page = folder / f"serve-{name}.html"
+                page.write_text(driver.execute_async_script(_COPY), "utf-8")
+                pages.append(page)
         finally:
+            driver.quit()
             server.terminate()
-    static = Path(seqkit.__file__).parent / "serve" / "static"
-    styles = {"style": style(), "page": (static / "page.css").read_text("utf-8")}
-    for name, text in styles.items():
-        shown = re.sub(rf'<link rel="stylesheet" href="/static/{name}.css">', lambda _: f"<style>{text}</style>", shown)  # noqa: B023
-    shown = re.sub(r"<script.*?</script>", "", shown, flags=re.S)
-    page = folder / "serve.html"
-    page.write_text(re.sub(r' (\w+)=""', r" \1", shown), "utf-8")  # a browser writes all flags so
-    return [page]
+    return pages
 
 
-MAKERS["serve"] = serve_page
+_SERVED = [
+    ("words", "", "document.querySelector('#explanation table, #explanation figure') !== null", "[data-what=words]"),
+    ("gates", "", "document.querySelector('[data-gates]') !== null", "[data-what=gates]"),
+    ("docs", "docs", "document.readyState === 'complete'", ""),
+]
+"""Name, address, when it is there, and what is clicked, once there is an answer."""
+
+_DRIVE = """
+const box = document.getElementById("text"), what = arguments[0];
+if (what) setTimeout(function wait() {
+  if (!/parameters/.test(document.getElementById("about").textContent)) return setTimeout(wait, 50);
+  if (!box.value) { box.value = "a superb , warm film"; box.dispatchEvent(new Event("input")); }
+  if (document.getElementById("more").hidden) return setTimeout(wait, 50);
+  document.querySelector(what).click();
+});
+"""
+
+_COPY = """
+const done = arguments[0], links = [...document.querySelectorAll("link[rel=stylesheet]")];
+Promise.all(links.map(link => fetch(link.href).then(answer => answer.text()))).then(sheets => {
+  links.forEach((link, place) => {
+    const style = document.createElement("style");
+    style.textContent = sheets[place];
+    link.replaceWith(style);
+  });
+  document.querySelectorAll("script").forEach(script => script.remove());
+  done("<!DOCTYPE html>\\n" + document.documentElement.outerHTML.replace(/ (autofocus|hidden)=""/g, " $1"));
+});
+"""
+
+MAKERS["serve"] = serve_pages
 
 # --- programs ---------------------------------------------------------------------------------------------------------
 

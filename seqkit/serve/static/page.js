@@ -237,7 +237,6 @@
     }
     at("runs").hidden = runs.length < 2;
     at("text").addEventListener("input", soon);
-    at("ask").addEventListener("submit", (event) => event.preventDefault());
     for (const button of document.querySelectorAll("#more button")) {
       button.addEventListener("click", () => explain(button.dataset.what));
     }
