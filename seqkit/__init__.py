@@ -16,9 +16,9 @@ __all__ = ["__version__", "load", "train"]
 def __getattr__(name: str) -> Any:
     # Lazy (PEP 562), so that `import seqkit.nn` needs nothing but torch.
     if name in ("train", "load"):
-        from seqkit import run
+        from seqkit import report, run
 
-        return getattr(run, name)
+        return report.train if name == "train" else run.load
     raise AttributeError(f"module 'seqkit' has no attribute {name!r}")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
@@ -47,11 +48,18 @@ def prepare() -> None:
 def say(text: str) -> None:
     """Print a line about the work in progress on standard error, above a bar where there is one.
 
-    Control characters, which may come from data, are escaped.
+    A notebook, which shows standard error as if something had failed, gets it on standard output. Control characters,
+    which may come from data, are escaped.
     """
     if not _muted:
         with suppress(OSError):  # a training goes on where nobody listens any more
-            tqdm.write(visible(text), file=sys.stderr)
+            tqdm.write(visible(text), file=sys.stdout if in_notebook() else sys.stderr)
+
+
+def in_notebook() -> bool:
+    """Return whether the program runs in the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and getattr(shell, "kernel", None) is not None
 
 
 def tell(text: str) -> None:
@@ -66,9 +74,14 @@ def tell(text: str) -> None:
 def tell_scores(title: str, scores: Mapping[str, float]) -> None:
     """Print named numbers in a line, with the number of examples they are of; nothing where there are no numbers."""
     if scores:
-        note = getattr(scores, "note", str)()
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        tell(f"{title}: {numbers}" + (f"  of {note}" if note else ""))
+        tell(scores_line(title, scores))
+
+
+def scores_line(title: str, scores: Mapping[str, float]) -> str:
+    """Return named numbers as a line, with the number of examples they are of."""
+    note = getattr(scores, "note", str)()
+    numbers = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    return f"{title}: {numbers}" + (f"  of {note}" if note else "")
 
 
 def show_error(message: object) -> None:
@@ -78,7 +91,12 @@ def show_error(message: object) -> None:
 
 
 def bar(total: int | None, done: int = 0, unit: str = "step") -> tqdm[NoReturn]:
-    """Show a progress bar on standard error; only a terminal gets one."""
+    """Show a progress bar on standard error; only a terminal gets one, and a notebook one of its own."""
+    if in_notebook() and not _muted:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets it is a bar of text, and tqdm warns
+            from tqdm.auto import tqdm as notebook_bar
+        return notebook_bar(total=total, initial=done, unit=unit, file=sys.stdout)
     hidden = _muted or not sys.stderr.isatty()
     return tqdm(total=total, initial=done, unit=unit, disable=hidden, dynamic_ncols=True, file=sys.stderr)
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,41 @@ def at_key(key: str, value: str = "") -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(*((f"{value}: ",) if value else ()), *error.parts, key=key) from None
+
+
+@contextmanager
+def opening(path: Path, expected: str = "a file", others: str = "*") -> Iterator[None]:
+    """Turn what goes wrong where a file of the user's is opened into a `UserError`.
+
+    Args:
+        path: of the file.
+        expected: what it should be, for messages.
+        others: pattern of the names beside it that the user may have meant.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        names = [str(other) for other in path.parent.glob(others)] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file{nearest(str(path), names)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: this is a directory; expected {expected}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except (ValueError, RuntimeError) as error:  # a NUL or half of a surrogate pair in the name; no such ~user
+        raise UserError(f"{str(path)!r}: cannot be read ({error})") from None
+
+
+def argument_of(error: Exception) -> tuple[str, str]:
+    """Return the argument that an error of nn, models or decoding is about, and the message.
+
+    Those rooms cannot raise a `UserError`. Their messages begin with the argument's name, as a sentence or before a
+    colon.
+    """
+    message = str(error)
+    name = re.split(r"\W", message, maxsplit=1)[0]
+    return name, message.removeprefix(f"{name}: ")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -29,6 +29,9 @@ _CACHE = tempfile.TemporaryDirectory(prefix="seqkit-test-cache-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# The tests of reports turn them on again.
+os.environ["SEQKIT_REPORT"] = "false"
+
 GOOD = ["superb", "warm", "witty", "lovely", "bright"]
 BAD = ["dull", "weak", "bland", "awful", "tired"]
 PLAIN = ["the", "a", "film", "story", "scene", "actor", "was", "felt", "and", "quite", "with", "of"]

@@ -19,14 +19,18 @@ import seqkit
 from seqkit import run
 from seqkit.cli.app import app
 from seqkit.errors import Option, UserError
-from seqkit.lessons.base import check_page
+from seqkit.lessons.base import Lesson, check_page
+from seqkit.serve import serve
 from seqkit.tasks.language_model.predictions import Sampler, SamplingOptions
 from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions
 
 PACKAGE = Path(seqkit.__file__).parent
 RUNS = Path(__file__).parent / "fixtures" / "2026-11"
 CPU = ("--device", "cpu")
-LIBRARY = [path for path in sorted(PACKAGE.rglob("*.py")) if "cli" not in path.relative_to(PACKAGE).parts]
+# Not the scripts that go with an exported run, which have a command line of their own.
+LIBRARY = [
+    path for path in sorted(PACKAGE.rglob("*.py")) if not {"cli", "scripts"} & {*path.relative_to(PACKAGE).parts}
+]
 FLAG = re.compile(r"(?<![\w-])(?<!var\()--[a-z][\w-]*")  # var(--ink) is CSS
 
 
@@ -73,7 +77,7 @@ def test_messages_of_the_library_name_no_flag() -> None:
 
 def test_every_option_that_a_message_names_exists() -> None:
     calls: list[Callable[..., Any]] = [seqkit.train, run.evaluate, run.average, run.compare, run.load_translator]
-    calls += [Sampler, run.load, check_page]
+    calls += [Sampler, run.load, check_page, Lesson.blocks, serve]
     keywords = {name for call in calls for name in inspect.signature(call).parameters} | {
         *ScoreOptions.model_fields,
         *TranslationOptions.model_fields,

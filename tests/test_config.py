@@ -399,3 +399,110 @@ def test_thousands_of_mistakes_are_counted_not_listed() -> None:
     assert len(lines) == 51
     assert "weights.class0: " in lines[0]
     assert lines[-1] == "... and 2,950 more mistakes"
+
+
+def test_fifty_mistakes_are_all_listed() -> None:
+    class Weights(Section):
+        weights: dict[str, float] = {}
+
+    for number, last in ((50, "weights.class49: "), (51, "... and 1 more mistakes")):
+        with pytest.raises(UserError) as caught:
+            from_mapping({"weights": {f"class{key}": "x" for key in range(number)}}).check(Weights)
+        lines = str(caught.value).splitlines()
+        assert len(lines) == number
+        assert last in lines[-1]
+
+
+@pytest.mark.parametrize("later", ["text=[a]", "text={a: b}"])
+def test_what_was_typed_before_does_not_come_back(later: str) -> None:
+    """A number that was typed first is no text for a list that was typed after it."""
+    document = from_mapping({})
+    override(document, ["text=1", later])
+    with pytest.raises(UserError, match=r"^command line: text: input should be a valid string, got "):
+        document.check(Typed)
+
+    class Outer(Section):
+        inner: Typed = Typed()
+
+    document = from_mapping({})
+    override(document, ["inner.text=1", "inner={text: [a]}"])
+    with pytest.raises(UserError, match=r"^command line: inner\.text: input should be a valid string, got "):
+        document.check(Outer)
+
+
+def test_text_that_is_typed_keeps_its_spaces_and_a_number_does_not() -> None:
+    document = from_mapping({})
+    override(document, ["text= a b ", "number= 3 ", "rate= .5", "flag= True "])
+    checked = document.check(Typed)
+    assert (checked.text, checked.number, checked.rate, checked.flag) == (" a b ", 3, 0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [(".5", 0.5), ("5.", 5.0), ("-.5e2", -50.0), ("+1E3", 1000.0), ("1e-3", 1e-3), ("True", True), ("FALSE", False)],
+)
+def test_every_form_of_a_number_and_a_truth_value(tmp_path: Path, written: str, value: float) -> None:
+    tree = read(write(tmp_path, "x.yaml", f"a: {written}\n")).tree
+    assert (tree["a"], type(tree["a"])) == (value, type(value))
+
+
+def test_infinity_and_nan_are_numbers_and_refused_as_such(tmp_path: Path) -> None:
+    for written in (".inf", "-.INF", ".NaN"):
+        found = problem(write(tmp_path, "x.yaml", f"task: a\nlr: {written}\n"))
+        assert "x.yaml:2: lr: input should be a finite number" in found
+
+
+def test_a_bad_scalar_and_a_tag_are_told_at_their_line(tmp_path: Path) -> None:
+    for text, place in (
+        ("task: a\nmodel:\n  names: [x, !mine y]\n", "x.yaml:3: model.names.1: the tag !mine"),
+        ("task: a\nmodel: !mine {}\n", "x.yaml:2: model: the tag !mine"),
+        ("task: a\nmodel:\n  names: !mine []\n", "x.yaml:3: model.names: the tag !mine"),
+        ("task: a\nlr: !!float x\n", "x.yaml:2: lr: 'x' is not a YAML float"),
+        ("task: a\nbase: [b.yaml]\n", "x.yaml:2: base: expected the path of a YAML file"),
+    ):
+        assert place in problem(write(tmp_path, "x.yaml", text))
+
+
+def test_limits_are_allowed_and_one_more_is_not(tmp_path: Path) -> None:
+    deep = ".".join(["a"] * 50)
+    document = from_mapping({})
+    override(document, [f"{deep}=1", "b=" + "x" * (1 << 18)])
+    assert len(document.tree["b"]) == 1 << 18
+    for text in (f"a.{deep}=1", "b=" + "x" * ((1 << 18) + 1)):
+        with pytest.raises(UserError, match=r"more than 50 keys|put it into a file"):
+            override(from_mapping({}), [text])
+    size = (1 << 18) - len("a: \n")
+    assert len(read(write(tmp_path, "x.yaml", f"a: {'x' * size}\n")).tree["a"]) == size
+    assert "more than 262,144 bytes" in problem(write(tmp_path, "x.yaml", f"a: {'x' * (size + 1)}\n"))
+    most = 20_000 - 2  # beside the mapping and the list
+    assert len(read(write(tmp_path, "x.yaml", f"a: [{'1,' * most}]\n")).tree["a"]) == most
+    assert "more than 20,000 values" in problem(write(tmp_path, "x.yaml", f"a: [{'1,' * (most + 1)}]\n"))
+    assert read(write(tmp_path, "x.yaml", f"a: {'[' * 49}1{']' * 49}\n")).tree
+    assert "deeper than 50 levels" in problem(write(tmp_path, "x.yaml", f"a: {'[' * 50}1{']' * 50}\n"))
+    for number in range(20):
+        write(tmp_path, f"chain{number}.yaml", f"base: chain{number + 1}.yaml\n")
+    write(tmp_path, "chain20.yaml", "task: a\n")
+    assert read(tmp_path / "chain0.yaml").check(Top).task == "a"
+    write(tmp_path, "longer.yaml", "base: chain0.yaml\n")
+    assert "a chain of more than 20 files" in problem(tmp_path / "longer.yaml")
+
+
+def test_a_configuration_is_written_in_the_order_of_its_keys_and_in_its_own_letters() -> None:
+    text = dump(Top(task="é", model=Model(names=["ü"])))
+    assert text.splitlines()[0] == "task: é"
+    assert [line.partition(":")[0] for line in text.splitlines() if line[0].isalpha()] == ["task", "lr", "on", "model"]
+    assert "- ü" in text
+
+
+@pytest.mark.parametrize("char", [0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0])
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(char: int) -> None:
+    for text in (f"text=a{chr(char)}", f"a{chr(char)}=1"):
+        with pytest.raises(UserError, match="holds a NUL, or half of a surrogate pair"):
+            override(from_mapping({}), [text])
+
+
+def test_an_error_of_a_file_below_names_all_files_it_was_read_from(tmp_path: Path) -> None:
+    write(tmp_path, "low.yaml", "task: a\n")
+    write(tmp_path, "mid.yaml", "base: low.yaml\n")
+    path = write(tmp_path, "top.yaml", "base: mid.yaml\n")
+    assert read(path).files == (path, tmp_path / "mid.yaml", tmp_path / "low.yaml")

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,11 +22,11 @@ from seqkit.data import Column, Form
 from seqkit.data.formats import READERS, detect, reader
 from seqkit.data.source import SourceConfig
 from seqkit.decoding import CONSTRAINTS
-from seqkit.errors import UserError
+from seqkit.errors import Stopped, UserError
 from seqkit.files import read_json
 from seqkit.run.doctor import doctor
 from seqkit.tasks.translation.config import DecodingConfig
-from seqkit.training import TrainingConfig
+from seqkit.training import Schedule, TrainingConfig
 from seqkit.training.checkpoint import load_weights
 from seqkit.training.loggers import LOGGERS, Logger
 from seqkit.training.optim import OPTIMIZERS
@@ -304,6 +304,48 @@ def test_every_constraint_can_be_named(name: str) -> None:
 def test_what_is_no_row_is_refused_with_the_nearest_one(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         from_mapping(tree).check(TrainingConfig)
+
+
+class Ended(Logger):
+    """Says that it ended."""
+
+    ends: ClassVar[list[Any]] = []
+
+    def end(self, result: Any) -> None:
+        self.ends.append(result)
+
+
+class Broken(Ended):
+    """Cannot start."""
+
+    def start(self, folder: Path, config: Any) -> None:
+        raise OSError("no space")
+
+
+def test_a_logger_that_cannot_start_leaves_no_other_open(
+    small_run: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ended, "ends", [])
+    for name, kind in (("jsonl", Ended), ("tensorboard", Broken)):
+        monkeypatch.setitem(LOGGERS, name, kind)
+    with pytest.raises((Stopped, OSError), match="no space"):
+        run.train(small_run(loggers=["jsonl", "tensorboard"]), root=tmp_path)
+    assert Ended.ends == [None]
+
+
+def test_an_option_at_the_default_of_any_other_row_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Schedule):
+        """A schedule whose `final` differs from the one that linear has."""
+
+        def __init__(self, *, final: float = 0.25) -> None:
+            self.final = final
+
+    monkeypatch.setitem(SCHEDULES, "late", Late)
+    for final in (0.0, 0.25):
+        tree = {"schedule": {"name": "constant", "final": final}}
+        assert "final" not in from_mapping(tree).check(TrainingConfig).schedule.model_dump()
+    with pytest.raises(UserError, match=r"final is for .*late, not for constant"):
+        from_mapping({"schedule": {"name": "constant", "final": 0.1}}).check(TrainingConfig)
 
 
 # --- what earlier versions wrote --------------------------------------------------------------------------------------

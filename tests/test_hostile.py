@@ -46,7 +46,7 @@ BOUNDED = settings(derandomize=True, max_examples=60, deadline=None, suppress_he
 
 # --- nothing is executed --------------------------------------------------------------------------------------------
 
-CALLS = {"eval", "exec", "__import__", "compile", "os.system", "os.popen", "np.load", "numpy.load", "yaml.unsafe_load"}
+CALLS = {"eval", "exec", "__import__", "compile", "os.system", "os.popen", "yaml.unsafe_load"}
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 
@@ -66,6 +66,8 @@ def offences(tree: ast.AST) -> Iterator[str]:
             yield name
         if name == "torch.load" and keywords.get("weights_only") != "True":
             yield "torch.load without weights_only=True"
+        if name in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
+            yield f"{name} without allow_pickle=False"
         if name in ("yaml.load", "yaml.compose", "yaml.load_all") and ast.unparse(node.args[1]) != "_Loader":
             yield f"{name} with another loader"
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import seqkit
+from seqkit import config
 from seqkit.run import read_config
 
 ROOT = Path(__file__).parent.parent
@@ -133,8 +134,31 @@ def all_keys() -> set[str]:
 @pytest.mark.parametrize("name", ALL)
 def test_keys_that_a_page_names_exist(all_keys: set[str], name: str) -> None:
     sections = "data|text|model|training|init|lora|decoding|scoring"
-    named = re.findall(rf"`((?:{sections})\.(?!safetensors)[a-z_.]+)", prose(ALL[name].read_text("utf-8")))
+    named = re.findall(rf"`((?:{sections})\.(?!safetensors|onnx)[a-z_.]+)", prose(ALL[name].read_text("utf-8")))
     assert [key for key in named if key not in all_keys] == []
+
+
+def keys_of(tree: Any, known: set[str], before: str = "") -> Iterator[str]:
+    """Dotted keys of a tree, down to those whose values the schema leaves open."""
+    for key, value in tree.items():
+        yield (path := before + key)
+        if isinstance(value, dict) and any(other.startswith(path + ".") for other in known):
+            yield from keys_of(value, known, path + ".")
+
+
+FRAGMENTS = [
+    (name, code)
+    for name, path in ALL.items()
+    for language, code in re.findall(r"```(yaml)\n(.*?)```", path.read_text("utf-8"), re.S)
+    if not FILE.match(code)
+]
+
+
+@pytest.mark.parametrize(("name", "code"), FRAGMENTS)
+def test_keys_of_a_fragment_of_yaml_exist(all_keys: set[str], tmp_path: Path, name: str, code: str) -> None:
+    (tmp_path / "fragment.yaml").write_text(code, "utf-8")
+    tree = config.read(tmp_path / "fragment.yaml").tree
+    assert [key for key in keys_of(tree, all_keys) if key not in all_keys] == []
 
 
 def test_readme_links_to_every_page() -> None:
@@ -164,7 +188,7 @@ seqkit() {{
   case "$1 $2" in "train configs/"*) set -- "$@" {" ".join(SHORTER)} ;; esac
   {call} seqkit "$@"
 }}
-python() {{ {call} python "$2"; }}
+python() {{ if [ "$1" = -c ]; then {call} python "$2"; else "{sys.executable}" "$@"; fi; }}
 """
 
     def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:

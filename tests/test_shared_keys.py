@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from seqkit import run
+from seqkit.config import from_mapping, override, read
 from seqkit.errors import UserError
 from seqkit.tasks.common import PARTS, Parts
 
@@ -55,6 +56,36 @@ def test_one_part_keeps_what_the_command_line_says_of_it() -> None:
         assert [getattr(data, part).delimiter for part in PARTS] == [";", "|", ";"]
     data = run.read_config(configuration(OWN), ["data.columns.text=review"])[0].data  # type: ignore[attr-defined]
     assert data.test.columns == {"text": "review", "label": "stars"}
+    for given in (["data.dev={path: b.csv, delimiter: '|'}", "data.delimiter=;"], ["data.dev.path=b.csv"]):
+        data = run.read_config(configuration(OWN), given)[0].data  # type: ignore[attr-defined]
+        wanted = [";", "|", ";"] if len(given) > 1 else [","] * 3
+        assert [getattr(data, part).delimiter for part in PARTS] == wanted
+
+
+def test_one_key_of_a_mapping_goes_before_what_a_file_says_for_all_parts() -> None:
+    tree = configuration(OWN)
+    tree["data"]["columns"] = {"text": "all", "label": "all"}
+    data: Any = run.read_config(tree, ["data.columns.text=review"])[0].data  # type: ignore[attr-defined]
+    assert [getattr(data, part).columns for part in PARTS] == [{"text": "review", "label": "stars"}] * 3
+
+
+def test_a_number_that_is_typed_for_all_parts_is_text_in_each() -> None:
+    data: Any = run.read_config(configuration(OWN), ["data.delimiter=1"])[0].data  # type: ignore[attr-defined]
+    assert [getattr(data, part).delimiter for part in PARTS] == ["1"] * 3
+
+
+def test_a_key_of_another_section_is_none_of_the_parts() -> None:
+    document = from_mapping({"other": {}, "data": {"train": {"format": "csv"}}})
+    override(document, ["other.format=tsv"])
+    document.spread("data", ["format"], ["train"], "path")
+    assert document.tree["data"] == {"train": {"format": "csv"}}
+
+
+def test_what_a_file_says_for_all_parts_does_not_go_before_what_it_says_of_one(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("data: {format: tsv, train: {format: csv}}\n")
+    document = read(tmp_path / "x.yaml", ["data.dev=b"])
+    document.spread("data", ["format"], ["train", "dev"], "path")
+    assert document.tree["data"]["train"] == {"format": "csv"}
 
 
 def test_a_mistake_in_one_is_the_command_lines() -> None:

@@ -2,6 +2,7 @@
 
     python scripts/bench/nn.py                        # everything (about 6 minutes)
     python scripts/bench/nn.py --only train --kinds LSTM --shapes 0,1,2
+    python scripts/bench/nn.py --only train --precision bf16 --clock cpu    # both sides under autocast
     python scripts/bench/nn.py --device cuda
 
 All candidates of a row run in turn within one loop, so that a busy machine slows them alike; the medians are printed in
@@ -55,16 +56,16 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 def timed(runs: dict[str, Callable[[], Any]], args: argparse.Namespace) -> dict[str, float]:
     """Median milliseconds of each, until the budget is spent."""
-    times = in_turn(runs, args.rounds, args.device, budget=args.budget)
+    times = in_turn(runs, args.rounds, args.device, args.clock, budget=args.budget)
     return {name: 1e3 * seconds for name, seconds in times.items()}
 
 
 class Case:
     """One shape of one kind: the same weights, input, lengths and output gradient for every candidate."""
 
-    def __init__(self, kind: str, shape: tuple[int, int, int, int], device: str) -> None:
+    def __init__(self, kind: str, shape: tuple[int, int, int, int], device: str, precision: str = "fp32") -> None:
         torch.manual_seed(0)
-        self.kind, self.device = kind, device
+        self.kind, self.device, self.low = kind, device, precision == "bf16"
         self.leaves: dict[int, list[torch.Tensor]] = {}
         steps, batch, features, self.hidden_size = shape
         self.features, self.steps = features, steps
@@ -94,11 +95,15 @@ class Case:
         # Not module.zero_grad(), which walks the submodules; a training loop's optimiser holds a list.
         for value in self.leaves.setdefault(id(module), [self.x, *module.parameters()]):
             value.grad = None
-        output = self.forward(module, ragged)
-        output.backward(self.grad[..., : output.size(-1)])
+        with self.autocast():
+            output = self.forward(module, ragged)
+        output.backward(self.grad[..., : output.size(-1)].to(output.dtype))
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.low)
 
     def infer(self, module: torch.nn.Module, ragged: bool) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             self.forward(module, ragged)
 
 
@@ -108,13 +113,13 @@ def bench_against_torch(args: argparse.Namespace, what: str) -> list[dict[str, A
     print(f"\n{what}: ms (torch | auto | fused), and torch / ours")
     for kind in args.kinds:
         for shape in args.shapes:
-            case = Case(kind, shape, args.device)
+            case = Case(kind, shape, args.device, args.precision)
             modules = {"torch": case.torch, "auto": case.ours("auto"), "fused": case.ours("fused")}
             for ragged in (False, True):
                 step = case.train if what == "train" else case.infer
                 runs = {name: partial(step, m, ragged) for name, m in modules.items()}
                 found = timed(runs, args)
-                with torch.set_grad_enabled(what == "train"):
+                with torch.set_grad_enabled(what == "train"), case.autocast():
                     chosen = modules["auto"].backend_for(case.x, lengths=case.lengths if ragged else None).name
                 row = {"what": what, "kind": kind, "shape": shape, "ragged": ragged, "auto_is": chosen, "ms": found}
                 row |= {name: found["torch"] / found[name] for name in ("auto", "fused")}
@@ -133,7 +138,7 @@ def bench_variants(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows, shape = [], (50, 32, 256, 256)
     print(f"\nvariants at {shape}, ragged, training: ms, time / plain fused, reference time / time")
     for kind in args.kinds:
-        case = Case(kind, shape, args.device)
+        case = Case(kind, shape, args.device, args.precision)
         plain = case.ours("fused")
         for options in VARIANTS[kind]:
             modules = {"plain": plain, "variant": case.ours("auto", **options)}
@@ -234,15 +239,16 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = parser_for(__doc__, rounds=15, device=True)
+    parser = parser_for(__doc__, rounds=15, device=True, clock=True)
     parser.add_argument("--only", nargs="*", choices=["train", "infer", "variants", "memory"])
     parser.add_argument("--kinds", nargs="*", default=["LSTM", "GRU", "RNN"], choices=["LSTM", "GRU", "RNN"])
     parser.add_argument("--shapes", default=",".join(map(str, range(len(SHAPES)))), help="indices into SHAPES")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="bf16: both sides under autocast")
     parser.add_argument("--budget", type=float, default=6.0, help="seconds for each row of the tables")
     args = parser.parse_args()
     args.shapes = [SHAPES[int(index)] for index in args.shapes.split(",")]
     wanted = args.only or ["train", "infer", "variants", "memory"]
-    about = setting(args)
+    about = setting(args, precision=args.precision)
     rows: list[dict[str, Any]] = []
     for what in ("train", "infer"):
         rows += bench_against_torch(args, what) if what in wanted else []

@@ -3,6 +3,7 @@
     SEQKIT_DATA=/folder/of/the/data python scripts/bench/translation.py          # everything (about 8 minutes)
     python scripts/bench/translation.py --only train --rounds 5
     python scripts/bench/translation.py --only start --run runs/NAME              # for that run's `seqkit translate`
+    python scripts/bench/translation.py --only train --precision bf16             # ours and the peer in autocast
     python scripts/bench/translation.py --device cuda
 
 The model, both sides: embedding 256, BiLSTM 2 x 256, LSTM decoder 256, additive attention, batch 64, Adam 1e-3, dropout
@@ -65,8 +66,8 @@ def replay(step: Callable[..., Any], batches: Sequence[Any]) -> None:
 class Side:
     """A process that trains one side, so that neither feels what the other does to the process (e.g. to its heap)."""
 
-    def __init__(self, name: str, feeding: bool, device: str, clock: str) -> None:
-        call = command("bench.translation", f"serve({name!r}, {feeding!r}, {device!r}, {clock!r})")
+    def __init__(self, name: str, feeding: bool, device: str, clock: str, precision: str = "fp32") -> None:
+        call = command("bench.translation", f"serve({name!r}, {feeding!r}, {device!r}, {clock!r}, {precision!r})")
         self.process = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.parameters = int(self.ask())
 
@@ -92,7 +93,7 @@ class Side:
         self.process.wait()
 
 
-def serve(name: str, feeding: bool, device: str, clock: str) -> None:
+def serve(name: str, feeding: bool, device: str, clock: str, precision: str) -> None:
     """The process of a `Side`: "FIRST COUNT" does updates and answers tokens/s, "save PATH" keeps the weights."""
     train, _, words, _ = read_data()
     torch.manual_seed(1)
@@ -115,12 +116,16 @@ def serve(name: str, feeding: bool, device: str, clock: str) -> None:
         numbers = range(int(first), int(first) + int(last))
         part = [moved(batches[number % len(batches)], device) for number in numbers]
         tokens = sum(int((batch[3] != peer.PAD).sum()) for batch in part)
-        print(tokens / seconds(partial(replay, step, part), device, clock), flush=True)
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            print(tokens / seconds(partial(replay, step, part), device, clock), flush=True)
 
 
 def bench_train(args: argparse.Namespace, feeding: bool, keep: Path | None = None) -> dict[str, Any]:
     """Rounds of the same batches in turn, each side in its process; medians. `keep` gets the peer's weights."""
-    sides = {name: Side(name, feeding, args.device, args.clock) for name in ("peer", "ours")}
+    about = (feeding, args.device, args.clock)
+    sides = {"peer": Side("peer", *about), "ours": Side("ours", *about, args.precision)}
+    if args.precision == "bf16":
+        sides["peer in bf16"] = Side("peer", *about, "bf16")
     rates = take_turns({name: side.rate(args.batches) for name, side in sides.items()}, args.rounds)
     if keep:
         sides["peer"].ask(f"save {keep}")
@@ -129,6 +134,8 @@ def bench_train(args: argparse.Namespace, feeding: bool, keep: Path | None = Non
     found, times = medians(rates), ratio(rates["ours"], rates["peer"])
     kind = "input feeding" if feeding else "no input feeding"
     print(f"train, {kind}: {found['peer']:.0f} | {found['ours']:.0f} target tokens/s   x{times:.2f}", flush=True)
+    if low := rates.get("peer in bf16"):
+        print(f"  the peer in autocast: {found['peer in bf16']:.0f}   x{ratio(rates['ours'], low):.2f}", flush=True)
     row = {"what": "train", "feeding": feeding, "tokens_per_second": found, "ratio": times, "rounds": rates}
     return {**row, "parameters": {name: side.parameters for name, side in sides.items()}}
 
@@ -294,9 +301,11 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         if row["what"] == "train":
             kind = "with" if row["feeding"] else "without"
-            lines.append(
-                goal(f"training {kind} input feeding, ours / peer", row["ratio"], 1.8 if row["feeding"] else 2.5)
-            )
+            low = row["rounds"].get("peer in bf16")
+            target = 1.8 if row["feeding"] and not low else 2.5
+            lines.append(goal(f"training {kind} input feeding, ours / peer", row["ratio"], target))
+            if low:
+                lines.append(goal("the same, the peer in autocast", ratio(row["rounds"]["ours"], low), 1.3))
             if row["feeding"]:
                 lines.append(goal("the peer itself, target tokens/s", row["tokens_per_second"]["peer"], 2100))
         elif row["what"] == "decode":
@@ -316,6 +325,7 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = parser_for(__doc__, rounds=25, device=True, clock=True)
     parser.add_argument("--only", nargs="*", choices=["train", "decode", "memory", "start"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of our training")
     parser.add_argument("--batches", type=int, default=10, help="updates of each side in a round of training")
     parser.add_argument("--updates", type=int, default=450, help="of the peer before decoding, --rounds included")
     parser.add_argument("--decode-rounds", type=int, default=3)
@@ -324,7 +334,7 @@ def main() -> None:
     args = parser.parse_args()
     wanted = args.only or ["train", "decode", "memory", "start"]
     train, test, words, origin = read_data()
-    about = setting(args, data=origin)
+    about = setting(args, data=origin, precision=args.precision)
     print("peer | ours")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:

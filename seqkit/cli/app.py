@@ -127,8 +127,18 @@ def _groups(source: IO[bytes], name: str, largest: int = 512) -> Iterator[list[s
         yield lines
 
 
-def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool) -> tuple[Path | None, list[str]]:
+def split_arguments(
+    run_path: Path, use: Use, arguments: list[str] | None, trust: bool, help_options: bool = False, **how: Any
+) -> tuple[Path | None, list[str]]:
     """Tell the input file from options: what has a `=` and names no file is an option of the run.
+
+    Args:
+        run_path: of the run.
+        use: whose options they are.
+        arguments: of the command line.
+        trust: see `seqkit.load`.
+        help_options: print the options, a line each, and end the command.
+        how: see `seqkit.run.spelling`.
 
     Returns:
         the file, None for standard input, and the `KEY=VALUE` texts.
@@ -136,10 +146,16 @@ def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool)
     Raises:
         UserError: two files; a flag that no command has, with how to write it.
     """
+    from seqkit import run
+
+    if help_options:
+        for line in run.describe_options(run_path, use, trust=trust, **how):
+            tell(line)
+        raise typer.Exit
     files, options = list[Path](), list[str]()
-    for text in arguments:
+    for text in arguments or []:
         if text.startswith("-") and text != "-" and not Path(text).exists():
-            raise UserError(_as_option(run_path, use, text, trust))
+            raise UserError(_as_option(run_path, use, text, trust, **how))
         if "=" in text and not Path(text).exists():
             options.append(text)
         else:
@@ -149,21 +165,26 @@ def split_arguments(run_path: Path, use: Use, arguments: list[str], trust: bool)
     return (files[0] if files else None), options
 
 
-def _as_option(run_path: Path, use: Use, flag: str, trust: bool) -> str:
+def split_runs(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    """Tell run folders from options of theirs, `KEY=VALUE`.
+
+    Raises:
+        UserError: a flag that no command has.
+    """
+    for text in arguments:
+        if text.startswith("-") and not Path(text).exists():
+            raise UserError(f"{text}: no such flag; --help lists them, and options of a run are written KEY=VALUE")
+    options = [text for text in arguments if "=" in text and not Path(text).exists()]
+    return [Path(text) for text in arguments if text not in options], options
+
+
+def _as_option(run_path: Path, use: Use, flag: str, trust: bool, **how: Any) -> str:
     """Return what to say of a flag that the command lacks."""
     from seqkit import run
 
     name = flag.lstrip("-").partition("=")[0].replace("-", "_")
     if name == "no_unknown":
         return f"{flag}: write allow_unknown=false"
-    if written := run.spelling(run_path, use, name, trust=trust):
+    if written := run.spelling(run_path, use, name, trust=trust, **how):
         return f"{flag}: no such flag; options of a run are written like {written}"
     return f"{flag}: neither a flag of this command nor an option of this run; --help and --help-options list them"
-
-
-def tell_options(run_path: Path, use: Use, trust: bool) -> None:
-    """Print the options of a run, a line each."""
-    from seqkit import run
-
-    for line in run.describe_options(run_path, use, trust=trust):
-        tell(line)

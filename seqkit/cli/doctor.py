@@ -14,14 +14,16 @@ from seqkit.console import put, tell
 @app.command(epilog="Example: seqkit doctor runs/first")
 def doctor(
     run_path: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run folder to check; without it only the machine.")
+        Path | None,
+        typer.Argument(metavar="RUN", help="A run or exported folder to check; without it only the machine."),
     ] = None,
     form: Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")] = "text",
 ) -> None:
-    """Show versions, devices, threads and backends; with RUN, check every file of the run (status 1 if one is bad)."""
+    """Show versions, devices, threads and backends; with RUN, check every file of it (status 1 if one is bad)."""
+    from seqkit import export
     from seqkit.run.doctor import doctor as look
 
-    report = look(run_path)
+    report = export.doctor(run_path) if run_path is not None and export.is_exported(run_path) else look(run_path)
     if form == "json":
         put(report.as_json())
     else:

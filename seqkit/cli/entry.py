@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import typer
 
-from seqkit.cli import docs, doctor, explain, lessons, runs, translation
+from seqkit.cli import docs, doctor, explain, explain_run, export, lessons, report, runs, serve, translation
 from seqkit.cli.app import app
 from seqkit.console import OutputFailed, finish, give_up, prepare, show_error
 from seqkit.errors import UserError, visible
 
 # Commands register themselves when their module is imported; this is the order of the help page.
-COMMANDS = (runs, explain, translation, doctor, lessons, docs)
+COMMANDS = (runs, explain, explain_run, translation, report, serve, export, doctor, lessons, docs)
 app.registered_commands.sort(key=lambda command: COMMANDS.index(sys.modules[command.callback.__module__]))
 
 # Click's base class of usage errors: newer versions of typer carry a click of their own, older ones import it.

@@ -21,7 +21,6 @@ from seqkit.cli.app import (
     app,
     line_groups,
     split_arguments,
-    tell_options,
 )
 from seqkit.config import dump
 from seqkit.console import finish, put, tell, tell_scores
@@ -49,13 +48,14 @@ def train(
     trust: Trust = False,
 ) -> None:
     """Train what a YAML file describes, and score it."""
-    from seqkit import run
+    from seqkit import report, run
 
     if seeds is None:
-        _show(run.train(config, *(overrides or []), overwrite=overwrite, trust=trust))
+        _show(report.train(config, *(overrides or []), overwrite=overwrite, trust=trust))
         return
 
     def ended(seed: int, made: Run) -> None:
+        report.summarise(made.folder)
         tell_scores(f"seed={seed} {'test' if made.test else 'dev'}", made.test or made.dev)
 
     found = run.train_seeds(config, overrides or [], seeds, overwrite=overwrite, trust=trust, ended=ended)
@@ -74,9 +74,9 @@ def resume(
     trust: Trust = False,
 ) -> None:
     """Go on with a run that was stopped or killed, from its last checkpoint."""
-    from seqkit import run
+    from seqkit import report
 
-    _show(run.resume(run_path, *(overrides or []), trust=trust))
+    _show(report.resume(run_path, *(overrides or []), trust=trust))
 
 
 def _show(finished: Run) -> None:
@@ -109,16 +109,16 @@ def evaluate(
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:
-    """Score a run on its test data (or else dev), or on a file."""
-    from seqkit import run
+    """Score a run, or an exported folder, on its test data (or else dev), or on a file."""
+    from seqkit import export, run
 
-    if help_options:
-        tell_options(run_path, "evaluate", trust)
-        return
-    file, texts = split_arguments(run_path, "evaluate", options or [], trust)
+    exported = export.is_exported(run_path)
+    how: dict[str, Any] = {"opener": export.open_exported} if exported else {}
+    file, texts = split_arguments(run_path, "evaluate", options, trust, help_options, **how)
     if file is not None:
         raise UserError(f"{file}: expected an option, KEY=VALUE; a file of data is given with --data {file}")
-    scores, lines = run.evaluate(run_path, data, device, texts, trust=trust)
+    evaluate_it = export.evaluate if exported else run.evaluate
+    scores, lines = evaluate_it(run_path, data, device, texts, trust=trust)
     if form == "json":
         put(to_json(run.counted(scores)))
         return
@@ -144,10 +144,7 @@ def predict(
     """One line out for each line in, blank lines included."""
     from seqkit import run
 
-    if help_options:
-        tell_options(run_path, "predict", trust)
-        return
-    file, texts = split_arguments(run_path, "predict", given or [], trust)
+    file, texts = split_arguments(run_path, "predict", given, trust, help_options)
     with line_groups(file) as groups:
         task = run.load_predictor(run_path, device, texts, trust=trust)
         for rows in _rows(groups, task.read_line, str(file or "standard input")):

@@ -17,7 +17,6 @@ from seqkit.cli.app import (
     app,
     line_groups,
     split_arguments,
-    tell_options,
 )
 from seqkit.console import finish, put, tell
 from seqkit.errors import UserError
@@ -52,10 +51,7 @@ def translate(
     """Translate: `predict` for translation runs. One line out for each line in, in order, blank lines included."""
     from seqkit import run
 
-    if help_options:
-        tell_options(run_path, "predict", trust)
-        return
-    file, texts = split_arguments(run_path, "predict", given or [], trust)
+    file, texts = split_arguments(run_path, "predict", given, trust, help_options)
     attention = {"attention": True} if alignments or plot is not None else {}
     with line_groups(file) as groups:
         task = run.load_translator(
@@ -104,7 +100,7 @@ def compare(
     """Test whether one translation run is better than another: paired bootstrap on test data (Koehn 2004)."""
     from seqkit import run
 
-    file, texts = split_arguments(first, "evaluate", options or [], trust)
+    file, texts = split_arguments(first, "evaluate", options, trust)
     if file is not None:
         raise UserError(f"{file}: expected two runs, and reference=FILE; got a third argument")
     for line in run.compare(first, second, data, device, texts, trust=trust):

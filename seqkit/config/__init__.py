@@ -9,7 +9,7 @@ from seqkit.config.document import Document, from_mapping, override, read
 from seqkit.config.explain import Key, explain, known_keys
 from seqkit.config.names import Names, Untrusted, resolve
 from seqkit.config.registry import Named, OneOf, WithOptions, arguments, maker
-from seqkit.config.schema import Section, from_signature, with_defaults
+from seqkit.config.schema import Section, as_list, from_signature, with_defaults
 from seqkit.config.yamltext import dump
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Untrusted",
     "WithOptions",
     "arguments",
+    "as_list",
     "dump",
     "explain",
     "from_mapping",

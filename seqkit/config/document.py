@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from seqkit.config.names import Untrusted
 from seqkit.config.yamltext import DEEPEST, LARGEST, Builder, KeyPath, compose, typed_value, writable
-from seqkit.errors import UserError, nearest, shown
+from seqkit.errors import UserError, argument_of, nearest, opening, shown
 
 S = TypeVar("S", bound=BaseModel)
 _BASES = 20  # files in a chain of `base:`
@@ -73,7 +73,7 @@ class Document:
                 for part in parts:
                     if isinstance(below.get(part), str):
                         below[part] = {short: below[part]}
-                    if isinstance(below.get(part), dict) and (len(path) == 2 or path[1] in below[part]):
+                    if isinstance(below.get(part), dict):
                         self._lay(path, (section, part, *path[1:]))
 
     def _lay(self, source: KeyPath, target: KeyPath) -> None:
@@ -144,12 +144,11 @@ class Document:
             choices = re.findall(r"'([^']*)'", str(context.get("expected", "")))
             return path, f"expected {context.get('expected')}, got {given}{nearest(item['input'], choices)}"
         if item["type"] in ("value_error", "assertion_error"):
-            message = str(context.get("error", item["msg"]))
-            word = re.match(r"[A-Za-z_]+", message)
-            # A constructor's error names its argument first: point at the line of that argument.
-            if word and (*path, word.group()) in self.places:
-                return (*path, word.group()), message.removeprefix(f"{word.group()}: ")
-            return path, message
+            mistake = context.get("error", item["msg"])
+            name, says = argument_of(mistake)
+            if (*path, name) in self.places:  # point at the line of the argument
+                return (*path, name), says
+            return path, str(mistake)
         if item["type"] in _NO_SECTION:
             example = ".".join((*path, "KEY=VALUE"))
             return path, f"expected a section with keys of its own ({example}), got {given}"
@@ -207,6 +206,7 @@ def override(document: Document, overrides: Iterable[str]) -> None:
         _forget(document.places, keys)
         _set(document, keys, built)
         document.typed.pop(keys, None)
+        _forget(document.typed, keys)
         if isinstance(built, (bool, int, float)):
             document.typed[keys] = value
 
@@ -252,22 +252,11 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Document:
 
 
 def _text(path: Path) -> str:
-    try:
+    with opening(path, "a YAML file", "*.yaml"):
         data = _bytes(path)
         if len(data) > LARGEST:
             raise UserError(f"{path}: more than {LARGEST:,} bytes; this is not a configuration")
         return data.decode("utf-8-sig")
-    except FileNotFoundError:
-        known = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file{nearest(str(path), known)}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: this is a directory; expected a YAML file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # a NUL or half of a surrogate pair in the name
-        raise UserError(f"{str(path)!r}: no such file ({error})") from None
 
 
 def _bytes(path: Path) -> bytes:
@@ -320,7 +309,8 @@ def _merged(under: Document, over: Document) -> Document:
 
 
 def _forget(places: dict[KeyPath, str], path: KeyPath) -> None:
-    """What stood below a key is gone: a key that is missing there now is missing where the new value was written."""
+    """What stood below a key is gone: a key that is missing there now is missing where the new value was written, and
+    what was typed there before is no longer meant."""
     for below in [other for other in places if len(other) > len(path) and other[: len(path)] == path]:
         del places[below]
 

@@ -200,8 +200,8 @@ def _without_others(value: Mapping[str, Any], name: str, made: type[Section], se
         if key in made.model_fields or not others:
             kept[key] = item
             continue
-        default = sections[others[0]].model_fields[key].default
-        if item != (list(default) if isinstance(default, tuple) else default):
+        defaults = [sections[other].model_fields[key].default for other in others]
+        if item not in [list(default) if isinstance(default, tuple) else default for default in defaults]:
             owners = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
             message = f"{key} is for {owners}, not for {name}"
             raise PydanticCustomError("at_key", "{message}", {"key": key, "message": message})

@@ -45,7 +45,7 @@ class Section(BaseModel):
         for name, entry in handler.resolve_ref_schema(schema).get("properties", {}).items():
             if name in cls.model_fields:
                 taker = {"$comment": f"argument {name} of {cls._takers[name]}"} if name in cls._takers else {}
-                entry.update({"description": cls.model_fields[name].description or "", **taker})
+                entry.update({"description": " ".join((cls.model_fields[name].description or "").split()), **taker})
         return schema
 
     @model_validator(mode="before")
@@ -57,6 +57,11 @@ class Section(BaseModel):
                     known = nearest(key, cls.model_fields) or f"; known here: {', '.join(cls.model_fields) or 'none'}"
                     raise PydanticCustomError("at_key", "{message}", {"key": key, "message": "unknown key" + known})
         return value
+
+
+def as_list(value: object) -> object:
+    """Return the list that a value alone is short for, where the key takes several; for a `BeforeValidator`."""
+    return [value] if isinstance(value, (str, Mapping)) else value
 
 
 def _section_summary(annotation: Any) -> str | None:

@@ -105,7 +105,7 @@ class Ragged:
 
     @classmethod
     def join(cls, parts: Sequence[Ragged]) -> Ragged:
-        """Several, one after the other; nothing is copied but the lengths."""
+        """Join several, one after the other; nothing is copied but the lengths."""
         return parts[0] if len(parts) == 1 else cls([chunk for part in parts for chunk in part._chunks])
 
     @classmethod
@@ -287,7 +287,7 @@ Split = Callable[[NDArray[np.int64], int, int], tuple[NDArray[np.int64], bool]]
 
 
 def split_rows(rows: NDArray[np.int64], rank: int, world: int) -> tuple[NDArray[np.int64], bool]:
-    """Every `world`-th example from number `rank` on: neighbours are of like length, and so are the shares."""
+    """Return every `world`-th example from number `rank` on: neighbours are of like length, and so are the shares."""
     return (rows[rank::world], True) if rank < len(rows) else (rows[:1], False)
 
 

@@ -75,7 +75,7 @@ class _Feed:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the first bad line of the record in work, or ""."""
+        """Return what is wrong with the first bad line of the record in work, or ""."""
         return next((self.problems[number] for number, _ in self.record if number in self.problems), "")
 
 

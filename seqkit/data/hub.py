@@ -109,7 +109,7 @@ def _inner(feature: Any) -> Any:
 
 
 def _leaves(fields: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each column by its dotted name, those inside another after it."""
+    """Yield each column by its dotted name, those inside another after it."""
     import pyarrow as pa
 
     for field in fields:

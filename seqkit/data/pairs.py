@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from seqkit.data.job import Job
 from seqkit.data.readers import SKIPS, BadRow, Column, Rows, read_lines
@@ -26,13 +26,13 @@ _FIELDS: dict[str, type] = {"source": str, "target": str}
 class PairConfig(SourceConfig):
     """One part of the data: `source` and `target`, two text files with a sentence a line, or `path`, one file."""
 
-    path: str = Field(
-        default="",
-        description="One file with a column for each side, plain or gzip, builtin:phrases, hub:NAME or torchtext:NAME. "
-        "In YAML a bare string stands for `{path: string}`.",
-    )
-    source: str = Field(default="", description="A text file with a sentence a line, plain or gzip.")
-    target: str = Field(default="", description="Its translation, line for line.")
+    path: str = ""
+    """One file with a column for each side, plain or gzip, builtin:phrases, hub:NAME or torchtext:NAME. In YAML a bare
+    string stands for `{path: string}`."""
+    source: str = ""
+    """A text file with a sentence a line, plain or gzip."""
+    target: str = ""
+    """Its translation, line for line."""
 
     @model_validator(mode="after")
     def _consistent(self) -> PairConfig:
@@ -104,7 +104,7 @@ def _parallel_job(config: PairConfig) -> Job:
 
 
 def _parallel(source: Path, target: Path, encoding: str, first: int = 1) -> Rows:
-    """Line i of both files, from line `first` on; what is wrong with one of them names that file.
+    """Yield line i of both files, from line `first` on; what is wrong with one of them names that file.
 
     Blank lines at the end of one that the other lacks are bad rows.
 
@@ -140,7 +140,7 @@ def _unlike(source: Path, target: Path, encoding: str) -> str:
 
 
 def _sizes(path: Path, encoding: str) -> array[int]:
-    """Characters of each line."""
+    """Return the characters of each line."""
     with closing(read_lines(path, 1, encoding)) as lines:  # type: ignore[type-var]
         return array("q", (len(text.strip()) for _, text, _ in lines))
 

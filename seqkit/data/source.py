@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -25,47 +26,32 @@ _OWN_KEYS = {"seed": (BUILTIN,), "split": (HUB, TORCHTEXT), "revision": (HUB,), 
 class SourceConfig(Section):
     """One part of the data. In YAML a bare string stands for `{path: string}`."""
 
-    path: str = Field(
-        description="A file, plain or gzip; builtin:NAME, data that comes with the package; hub:NAME[/CONFIG] or "
-        "hub:./FOLDER, a data set of the Hugging Face hub; torchtext:NAME."
-    )
-    format: Annotated[str, OneOf("format", READERS, Reader, supplied=(), also=("auto",))] = Field(
-        default="auto",
-        description="Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line. "
-        "`mypackage.module:MyReader` reads another one.",
-    )
-    delimiter: str | None = Field(
-        default=None,
-        description="What separates the columns of a CSV file, such as ';'. Default: a comma, or what a first line "
-        "sep=; says, as Excel writes it; nothing is guessed.",
-    )
-    encoding: str = Field(default="utf-8", description="Encoding of the file's text, such as cp1252.")
-    columns: dict[str, str] = Field(
-        default_factory=dict,
-        description="Field name to column name in the file, where the two differ. hub: OUTER.INNER for what is inside.",
-    )
-    split: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Which part of a hub or torchtext data set, for hub such as train[:10%]. Default: the one of that "
-        "name, for dev validation, dev or valid.",
-    )
-    revision: str | None = Field(
-        default=None, min_length=1, description="Commit, branch or tag of a hub data set. Default: the newest commit."
-    )
-    root: str | None = Field(
-        default=None, min_length=1, description="Where torchtext keeps its data, in datasets/NAME. Default: .data."
-    )
-    limit: int | None = Field(
-        default=None,
-        gt=0,
-        description="Use the first N good rows. Default: all; of built-in data 8000 to train, 1000 each for dev and "
-        "test.",
-    )
-    on_bad_line: Literal["error", "skip"] = Field(
-        default="error", description="What to do with a line that cannot be read: stop, or skip and count it."
-    )
-    seed: int | None = Field(default=None, ge=0, description="Seed of built-in data. Default: 0.")
+    path: str
+    """A file, plain or gzip; builtin:NAME, data that comes with the package; hub:NAME[/CONFIG] or hub:./FOLDER, a data
+    set of the Hugging Face hub; torchtext:NAME."""
+    format: Annotated[str, OneOf("format", READERS, Reader, supplied=(), also=("auto",))] = "auto"
+    """Format of the file; auto goes by the extension. text: a sentence a line. conll: a token a line.
+    `mypackage.module:MyReader` reads another one."""
+    delimiter: str | None = None
+    """What separates the columns of a CSV file, such as ';'. Default: a comma, or what a first line sep=; says, as
+    Excel writes it; nothing is guessed."""
+    encoding: str = "utf-8"
+    """Encoding of the file's text, such as cp1252."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Field name to column name in the file, where the two differ. hub: OUTER.INNER for what is inside."""
+    split: str | None = Field(default=None, min_length=1)
+    """Which part of a hub or torchtext data set, for hub such as train[:10%]. Default: the one of that name, for dev
+    validation, dev or valid."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Commit, branch or tag of a hub data set. Default: the newest commit."""
+    root: str | None = Field(default=None, min_length=1)
+    """Where torchtext keeps its data, in datasets/NAME. Default: .data."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use the first N good rows. Default: all; of built-in data 8000 to train, 1000 each for dev and test."""
+    on_bad_line: Literal["error", "skip"] = "error"
+    """What to do with a line that cannot be read: stop, or skip and count it."""
+    seed: int | None = Field(default=None, ge=0)
+    """Seed of built-in data. Default: 0."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +92,11 @@ class Source:
     def place(self, index: int) -> str:
         """Return where row `index` of `dataset` stands: `file:line`, or `file: row N` for Parquet and built-in data."""
         return place(self.name, self.dataset.select_columns([LINE])[index][LINE], self.has_lines)
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """Return the same of several rows."""
+        lines = self.dataset.select_columns([LINE])[list(rows)][LINE]
+        return [place(self.name, line, self.has_lines) for line in lines]
 
 
 def check_text_form(config: SourceConfig, kind: str) -> None:

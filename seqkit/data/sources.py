@@ -22,7 +22,7 @@ from seqkit.data.readers import SKIPS, Column, Rows, convert_row
 from seqkit.data.skipped import Skipped, good_rows, no_rows
 from seqkit.data.source import BUILTIN, HUB, LINE, TORCHTEXT, Source, SourceConfig, text_identity
 from seqkit.data.textform import text_encoding
-from seqkit.errors import UserError, nearest
+from seqkit.errors import UserError, nearest, opening
 from seqkit.files import write_text
 
 _BUILTIN_ROWS = {"train": 8000, "dev": 1000, "test": 1000}
@@ -98,23 +98,14 @@ def check_file(name: str) -> tuple[Path, list[Any]]:
     Raises:
         UserError: it is missing, empty, a directory or unreadable.
     """
-    path = Path(name)
-    try:
-        path = path.expanduser()
+    with opening(Path(name)):
+        path = Path(name).expanduser()
+    with opening(path):
         status = path.stat()
-        if path.is_dir():
-            raise UserError(f"{path}: this is a directory; expected a file")
-        if not path.is_file():
+        if not path.is_file() and not path.is_dir():
             raise UserError(f"{path}: not a regular file")
         with path.open("rb"):
             pass
-    except FileNotFoundError:
-        names = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file{nearest(str(path), names)}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RuntimeError) as error:  # a NUL or half of a surrogate pair in it; no such ~user
-        raise UserError(f"{name!r}: cannot be read ({error})") from None
     if status.st_size == 0:
         raise UserError(f"{path}: the file is empty")
     return path, [status.st_size, status.st_mtime_ns]

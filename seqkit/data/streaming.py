@@ -94,7 +94,7 @@ class Stream:
             raise no_rows(self.name, self.skipped)
 
     def texts(self, *fields: str) -> Texts:
-        """All texts of a column, or of several, for a vocabulary."""
+        """Return all texts of a column, or of several, for a vocabulary."""
 
         def arrays() -> Iterator[Any]:
             for field in fields:

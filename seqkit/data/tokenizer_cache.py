@@ -39,7 +39,7 @@ class Texts:
 
 
 def column_texts(columns: Sequence[tuple[Source, str]]) -> Texts:
-    """Columns of sources, one after the other, read where they lie."""
+    """Return columns of sources, one after the other, read where they lie."""
 
     def arrays() -> Iterator[Any]:
         for source, name in columns:

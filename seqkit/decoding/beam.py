@@ -168,7 +168,7 @@ class Loop:
         return torch.log_softmax(logits.to(self._dtype), -1, out=out)
 
     def _extend(self, time: int, log_probs: Tensor, last: Tensor) -> None:
-        """A step of beam search.
+        """Take a step of beam search.
 
         The K best continuations go on, <eos> not among them. A hypothesis is complete when its <eos> is among the K
         best with <eos> counted. A sentence is done with K complete ones, or when none can still be among the n best.
@@ -188,7 +188,7 @@ class Loop:
         self._advance(done, parents if last.size(1) > 1 or width > 1 else None, tokens, chosen, sums)
 
     def _sample(self, time: int, log_probs: Tensor, last: Tensor) -> None:
-        """A step of sampling: every slot goes its own way until it draws <eos>."""
+        """Take a step of sampling: every slot goes its own way until it draws <eos>."""
         front, rules = self._front, self._rules
         assert front.sums is not None
         assert self._draws is not None

@@ -171,7 +171,7 @@ CONSTRAINTS: dict[str, type[Constraint]] = {
 
 
 def length_limits(source_lengths: Tensor, constraints: Iterable[Constraint]) -> tuple[Tensor, Tensor]:
-    """Fewest and most tokens of each sentence, <eos> not counted.
+    """Return the fewest and most tokens of each sentence, <eos> not counted.
 
     The strictest constraint holds. Without an upper limit it is 2 * source + 20, or the lower limit where that is above
     it. Where the two contradict each other for one sentence, the upper one wins; it is never below 1.

@@ -239,7 +239,7 @@ class Search:
         prefix: Sequence[Sequence[int]] | None,
         eos_id: int,
     ) -> Front:
-        """All sentences at their start, on the device; lengths and limits (B,) are on the CPU."""
+        """Return all sentences at their start, on the device; lengths and limits (B,) are on the CPU."""
         batch, slots = len(lengths), self.n_best if self.sample else 1
         if slots > 1:
             state = reorder(state, torch.zeros(batch, slots, dtype=torch.int64, device=device))

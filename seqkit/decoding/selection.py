@@ -96,7 +96,7 @@ class Draws:
 
 
 def draw(log_probs: Tensor, uniform: Tensor, *, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """One token from each distribution, by inversion of its cumulative sum.
+    """Draw one token from each distribution, by inversion of its cumulative sum.
 
     The scores are divided by the temperature, cut to the `top_k` highest (Fan et al. 2018; 0: all), then to the fewest
     tokens that hold the share `top_p` of the probability (Holtzman et al. 2020, eq. 2 and 3), and normalised.

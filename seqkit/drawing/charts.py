@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seqkit.drawing.html import chart
+from seqkit.drawing.html import chart, number
 from seqkit.errors import require
 
 # What matplotlib draws in these colours, the page draws in its own (style.css).
@@ -69,15 +70,20 @@ def line_chart(
         "grid.color": _LINE, "axes.spines.top": False, "axes.spines.right": False,
         "axes.prop_cycle": matplotlib.cycler(color=_SERIES),
     }  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the page's fonts have what matplotlib's own lacks
         figure = figures.Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        for number, line in enumerate(lines):
-            how = {"ls": "", "marker": _MARKS[number], "ms": 4} if line.marked else {"ls": _DASHES[number], "lw": 1.6}
+        for place, line in enumerate(lines):
+            how = {"ls": "", "marker": _MARKS[place], "ms": 4} if line.marked else {"ls": _DASHES[place], "lw": 1.6}
             axes.plot(line.x, line.y, label=_plain(line.name), **how)
         axes.set(xlabel=_plain(x_label), ylabel=_plain(y_label))
+        if all(value == int(value) for line in lines for value in line.x):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
             axes.set_yscale("log")
+            if axes.get_ylim()[1] < 1000 * axes.get_ylim()[0]:  # plain numbers, not powers of 10
+                _plain_ticks(axes.yaxis)
         if y_range is not None:
             axes.set_ylim(*y_range)
         axes.grid(lw=0.6)
@@ -85,6 +91,24 @@ def line_chart(
         if len(lines) > 1:
             figure.legend(loc="outside upper left", ncols=2 if len(lines) == 4 else 3, frameon=False, handlelength=2.6)
         return chart(_as_svg(figure, caption), caption)
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Label the ticks of a logarithmic axis with plain numbers, those between powers of 10 where there are few."""
+    ticker = require("matplotlib.ticker", "plot")
+    chosen = ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4))
+    chosen.set_axis(axis)
+
+    def minor(value: float, place: int) -> str:
+        return number(value) if chosen(value, place) else ""
+
+    def locations(values: Any) -> None:
+        chosen.set_locs(values)
+
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: number(value)))
+    formatter = ticker.FuncFormatter(minor)
+    formatter.set_locs = locations
+    axis.set_minor_formatter(formatter)
 
 
 def _plain(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from seqkit.drawing.colours import diverging, readable_on, sequential
-from seqkit.errors import require
+from seqkit.errors import UserError, require
+
+_BRIEF = 12  # characters of a cell that a narrow screen need not break
 
 
 @dataclass(frozen=True)
@@ -44,25 +47,64 @@ def number(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def page(title: str, summary: str, parts: Iterable[str]) -> str:
+def page(title: str, summary: str, parts: Iterable[str], *, contents: bool = False) -> str:
     """Return a whole HTML page, for light and dark screens, phones and paper.
 
     Args:
         title: of the page.
         summary: the line below it.
         parts: HTML that this module or `line_chart` made, in order.
+        contents: begin with links to the sections.
 
     Raises:
         UserError: jinja2 is not installed.
     """
-    style = (Path(__file__).parent / "style.css").read_text("utf-8")
     markup = require("markupsafe", "html", "jinja2").Markup
-    text: str = (
-        _templates()
-        .get_template("page.html")
-        .render(title=title, summary=summary, style=markup(style), parts=[markup(part) for part in parts])
+    parts, headings = list(parts), list[str]()
+    for place, part in enumerate(parts):
+        if contents and (found := _HEADING.fullmatch(part)):
+            headings.append(markup(found[1]))
+            parts[place] = f'<h2 id="section-{len(headings)}">{found[1]}</h2>'
+    parts = [markup(part) for part in parts]
+    code = markup(script()) if any(MARK in part for part in parts) else ""
+    template = _templates().get_template("page.html")
+    text: str = template.render(
+        title=title, summary=summary, style=markup(style()), parts=parts, script=code, contents=headings
     )
     return text
+
+
+_HEADING = re.compile(r"\s*<h2>(.*)</h2>\s*")  # what `section` returns, its text escaped
+
+
+MARK = "data-gates"
+"""The attribute of the elements that the script of a page serves."""
+
+
+def style() -> str:
+    """Return the style sheet of a page."""
+    return (Path(__file__).parent / "style.css").read_text("utf-8")
+
+
+def script() -> str:
+    """Return the script of a page, which holds no data; it may run more than once."""
+    return (Path(__file__).parent / "gates.js").read_text("utf-8")
+
+
+def embedded(*parts: str) -> str:
+    """Return parts with their style and script, to stand in a page of somebody else's, such as a notebook."""
+    own = style().replace(":root", "&").replace("body {", "& {").replace("main {", "& > main {")
+    code = f"<script>{script()}</script>" if any(MARK in part for part in parts) else ""
+    return f'<div class="seqkit"><style>.seqkit {{\n{own}}}</style>{"".join(parts)}{code}</div>'
+
+
+def notebook(make: Callable[[], Iterable[str]]) -> str | None:
+    """Return what `_repr_html_` returns: the parts that `make` returns, or None where a library for them is missing, so
+    that the notebook shows the text of the object instead."""
+    try:
+        return embedded(*make())
+    except UserError:
+        return None
 
 
 def section(heading: str) -> str:
@@ -84,12 +126,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
     """Return a table whose first column names the rows.
 
     Args:
-        header: the name of each column.
+        header: the name of each column; none: a table of names and what they stand for.
         rows: texts, as many in each row as there are columns; columns of numbers are aligned on the right.
         caption: what is seen.
     """
-    kinds = ["number" if all(map(_is_numeric, column)) else "text" for column in list(zip(*rows, strict=True))[1:]]
-    return _part("table", header, rows, ["text", *kinds], caption)
+    brief = all(len(cell) <= _BRIEF for row in rows for cell in row[1:])
+    return _part("table", header, rows, column_kinds(header, rows), brief, caption)
+
+
+def column_kinds(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return `number` or `text` for each column of a table; the first one names the rows."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
+    return ["text", *("number" if all(map(_is_numeric, column)) else "text" for column in columns[1:])]
 
 
 def heat_map(
@@ -121,13 +169,18 @@ def unrolled(steps: Sequence[Step], caption: str) -> str:
     return _part("unrolled", steps, caption)
 
 
+def folded(title: str, part: str) -> str:
+    """Return HTML of this room that is shown when its title is clicked."""
+    return _part("folded", title, require("markupsafe", "html", "jinja2").Markup(part))
+
+
 def chart(svg: str, caption: str) -> str:
     """Return an SVG picture, which is trusted, above its caption."""
     return _part("chart", require("markupsafe", "html", "jinja2").Markup(svg), caption)
 
 
 def _is_numeric(text: str) -> bool:
-    return text.lstrip("-(")[:1].isdigit()
+    return text in ("", "–") or text.lstrip("-+(")[:1].isdigit()
 
 
 def _scaled(row: Sequence[float]) -> Callable[[float], str]:
@@ -150,4 +203,13 @@ def _templates() -> Any:
 
 
 def _part(name: str, *values: Any) -> str:
-    return str(getattr(_templates().get_template("parts.html").module, name)(*values))
+    return fragment("parts.html", name, *values)
+
+
+def fragment(template: str, macro: str, *values: Any) -> str:
+    """Return what a macro of a template in this folder makes of values: all text is escaped.
+
+    Raises:
+        UserError: jinja2 is not installed.
+    """
+    return str(getattr(_templates().get_template(template).module, macro)(*values))

@@ -18,7 +18,36 @@ LESSONS = {
         "How gradients vanish and explode, what an LSTM does about it, and what clipping does.",
         "seqkit.lessons.gradients:blocks",
     ),
+    "taipei": Lesson(
+        "Taipei: destination or origin?",
+        "Taggers with and without memory, trained to tell where a journey begins and ends.",
+        "seqkit.lessons.taipei:blocks",
+        task="slots",
+        most=5,
+    ),
+    "variants": Lesson(
+        "Variants: Elman, Jordan, deep, bidirectional, gated, peephole",
+        "One sequence through each kind of network, and what each of them can learn.",
+        "seqkit.lessons.variants:blocks",
+    ),
+    "keywords": Lesson(
+        "Key words: what an LSTM keeps of a review",
+        "An LSTM trained on reviews: what it writes, and what is left of each word at the end.",
+        "seqkit.lessons.keywords:blocks",
+        task="sentiment",
+        most=1,
+    ),
+    "bottleneck": Lesson(
+        "Bottleneck: a sentence in one vector, and attention",
+        "Translation with a fixed vector and with attention, by the length of the sentence.",
+        "seqkit.lessons.bottleneck:blocks",
+        task="translation",
+        most=5,
+    ),
 }
 """The lessons by name, in the order in which to read them."""
 
-__all__ = ["LESSONS", "Lesson", "find_lesson"]
+TAKING_RUNS = [name for name, lesson in LESSONS.items() if lesson.task]
+"""Those that can look at runs."""
+
+__all__ = ["LESSONS", "TAKING_RUNS", "Lesson", "find_lesson"]

@@ -89,21 +89,41 @@ class Table(Block):
 class HeatMap(Block):
     """Named values over time: time goes down in a terminal and to the right on a page.
 
-    `shares`: see `seqkit.drawing.heat_map`.
+    `shares`, `across`: see `seqkit.drawing.heat_map`.
     """
 
     times: Sequence[str]
     values: Mapping[str, Sequence[float]]
     caption: str
     shares: bool = False
+    across: str = "step"
 
     def lines(self) -> list[str]:
         rows = zip(self.times, *(map(drawing.number, row) for row in self.values.values()), strict=True)
-        return [*table([("step", *self.values), *rows]), *Text(self.caption).lines()]
+        return [*table([(self.across, *self.values), *rows]), *Text(self.caption).lines()]
 
     def html(self) -> str:
         rows = list(self.values.values())
-        return drawing.heat_map(list(self.values), self.times, rows, self.caption, across="step", shares=self.shares)
+        return drawing.heat_map(
+            list(self.values), self.times, rows, self.caption, across=self.across, shares=self.shares
+        )
+
+
+@dataclass(frozen=True)
+class MarkedWords(Block):
+    """A text whose words have shares between 0 and 1, by colour on a page and as a table in a terminal."""
+
+    words: Sequence[str]
+    values: Sequence[float]
+    name: str
+    caption: str
+
+    def lines(self) -> list[str]:
+        rows = [(word, drawing.number(value)) for word, value in zip(self.words, self.values, strict=True)]
+        return [*table([("word", self.name), *rows]), *Text(self.caption).lines()]
+
+    def html(self) -> str:
+        return drawing.marked_words([drawing.Word(word) for word in self.words], self.values, self.caption, shares=True)
 
 
 @dataclass(frozen=True)
@@ -151,17 +171,34 @@ class Lesson:
         title: its heading.
         summary: what it shows, in a line.
         entry: where the function is that returns its blocks, as `package.module:Name`; imported when the lesson runs.
+        task: of the runs that it can look at instead of training models of its own; "": it takes none. Its function
+            then takes their folders, and whether to trust code that they name.
+        most: how many runs it can look at.
     """
 
     title: str
     summary: str
     entry: str
+    task: str = ""
+    most: int = 0
 
-    def blocks(self) -> list[Block]:
-        """Run the lesson."""
+    def blocks(self, run: Sequence[Path] = (), *, trust: bool = False) -> list[Block]:
+        """Run the lesson.
+
+        Args:
+            run: folders of runs to look at instead of models that the lesson trains.
+            trust: import code that a run folder names.
+
+        Raises:
+            UserError: the lesson takes no runs, or fewer; a run cannot be loaded, or is of another task.
+        """
         from seqkit.config.names import built_in  # a list of lessons needs no schema library
 
-        blocks: list[Block] = built_in(self.entry)()
+        if len(run) > self.most:
+            takes = f"at most {self.most} of the task {self.task}" if self.task else "none: its numbers are exact"
+            raise UserError(Option("run", str(run[self.most])), f": of runs, this lesson takes {takes}")
+        entry = built_in(self.entry)
+        blocks: list[Block] = entry(list(run), trust=trust) if self.task else entry()
         return blocks
 
     def lines(self, blocks: Iterable[Block]) -> list[str]:

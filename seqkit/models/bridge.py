@@ -76,7 +76,7 @@ class CopyBridge(Bridge):
         self.places = self._places(encoder, state_names)
 
     def _places(self, encoder: Recurrent, names: tuple[str, ...]) -> list[int]:
-        """For each tensor of the decoder's state, its place in the encoder's."""
+        """Return, for each tensor of the decoder's state, its place in the encoder's."""
         hint = "; bridge 'linear' or 'mean' takes any"
         if self.num_layers > encoder.num_layers:
             raise ValueError(

@@ -95,7 +95,7 @@ class Encoder(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of an output, both directions together."""
+        """Return the features of an output, both directions together."""
         return self.recurrent.output_size
 
     def forward(

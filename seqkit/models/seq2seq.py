@@ -104,7 +104,13 @@ class Seq2Seq(nn.Module):
         return self.begin(output, state, source_lengths)
 
     def begin(self, output: Tensor, state: State, source_lengths: Tensor) -> tuple[Any, Memory]:
-        """Return what `encode` does, from what the encoder returned: output (B, S, M) and its final state."""
+        """Return what `encode` returns, from what the encoder returned.
+
+        Args:
+            output: (B, S, M).
+            state: the encoder's final state, each part (num_layers * num_directions, B, size).
+            source_lengths: (B,) int64.
+        """
         first, memory = self._from(output, state, source_lengths)
         return self.decoder.start(first), memory
 

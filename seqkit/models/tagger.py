@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -152,6 +153,24 @@ class Tagger(nn.Module):
         rows = valid_rows(lengths, tags.size(1), tags.device)
         held, wanted = (part.flatten(0, 1).index_select(0, rows) for part in (scores, tags))
         return F.cross_entropy(held.float(), wanted, reduction="sum")
+
+    def log_probs(self, scores: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """Compute the log-probability (nats) of each sequence of tags; of a softmax, the tags are independent.
+
+        Args:
+            scores: (B, T, K) from `forward`.
+            tags: (B, T) int64; any legal number on padding.
+            lengths: (B,) int64.
+
+        Returns:
+            (B,), float64 with a crf.
+        """
+        if self.output == "crf":
+            losses: Tensor = self.crf(scores, tags, lengths)
+            return -losses
+        held = scores.float().log_softmax(2).gather(2, tags.unsqueeze(2)).squeeze(2)
+        steps = torch.arange(tags.size(1), device=tags.device)
+        return held.masked_fill(steps >= lengths.to(tags.device).unsqueeze(1), 0.0).sum(1)
 
     def decode(self, scores: Tensor, lengths: Tensor) -> Tensor:
         """Find the most probable sequence of tags that is allowed.

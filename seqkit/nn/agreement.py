@@ -94,7 +94,7 @@ def _problem(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> tuple[
 
 
 def _results(kernel: Kernel, cell: Cell, rows: Tensor, packing: Packing, states: tuple[Tensor, ...]) -> list[Tensor]:
-    """Outputs, final states and all gradients, in float32."""
+    """Return outputs, final states and all gradients, in float32."""
     x, *begin = (value.detach().clone().requires_grad_() for value in (rows, *states))
     prepared = cell.prepare(cell.weights(), packing.batch_sizes)
     output, finals = kernel_scan(cell, kernel, x, packing, tuple(begin), prepared)

@@ -13,13 +13,14 @@ from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.cudnn import network as cudnn_network
 from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.kernels.autograd import kernel_scan
+from seqkit.nn.kernels.gemm import onednn_bfloat16
 from seqkit.nn.kernels.kernel import Kernel, Tensors
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.tuning import LARGE_STEP, MIN_STRETCH_ROWS, STRETCH_FALL
 from seqkit.nn.network import Network, prepare
 
 LSTM_MODE = 2  # oneDNN's number for the LSTM in `mkldnn_rnn_layer`
-SHUT = 1e4  # a pre-activation at which float32's sigmoid is exactly 0 or 1
+SHUT = 1e4  # a pre-activation at which the sigmoid is exactly 0 or 1, in float32 and in bfloat16 (which holds 9984)
 
 
 class OneDNNKernel(Kernel):
@@ -109,7 +110,7 @@ def _layout(tensors: Tensors, save: bool) -> list[Any]:
 
 
 def _rectangle(tensors: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
-    """Input (T, b_0, I) and W_ih; with an extra feature each where sequences end early (see `OneDNNKernel`)."""
+    """Return input (T, b_0, I) and W_ih; with an extra feature each where sequences end early (see `OneDNNKernel`)."""
     x_NI, weight = tensors["x"], tensors["weight_ih"]
     steps, living, features = len(packing.batch_sizes), packing.batch_sizes[0], x_NI.size(1)
     if packing.is_rectangle:
@@ -141,21 +142,23 @@ def uses_onednn(mode: str, rows: Tensor) -> bool:
     return bool(
         mode == "LSTM"
         and rows.device.type == "cpu"
-        and rows.dtype == torch.float32
+        and (rows.dtype == torch.float32 or (rows.dtype == torch.bfloat16 and onednn_bfloat16()))
         and torch._C._get_mkldnn_enabled()  # torch.backends.mkldnn.enabled takes twice as long
         and onednn_lstm() is not None
     )
 
 
-def _stretches(packing: Packing, hidden_size: int) -> int:
+def _stretches(packing: Packing, hidden_size: int, dtype: torch.dtype) -> int:
     living = packing.batch_sizes[0]
     if packing.is_rectangle or living < MIN_STRETCH_ROWS:
+        return 1
+    if dtype == torch.bfloat16 and torch.is_grad_enabled() and living * hidden_size < LARGE_STEP:
         return 1
     return 3 if living * hidden_size >= LARGE_STEP else 2
 
 
 def whole_network(network: Network, mode: str, x: Tensor, states: State, packing: Packing) -> tuple[Tensor, State]:
-    """All layers and directions in one call, as torch.nn makes it.
+    """Run all layers and directions in one call, as torch.nn makes it.
 
     It saves 50 us (with a backward pass 300 us) per layer and direction.
 
@@ -187,14 +190,14 @@ def whole_network(network: Network, mode: str, x: Tensor, states: State, packing
 def vendor_scan(
     cell: Cell, mode: str, x_NI: Tensor, packing: Packing, state: State, prepared: Prepared
 ) -> tuple[Tensor, State]:
-    """One plain cell in one direction on ATen's kernel; see `reference_scan` for what comes out.
+    """Run one plain cell in one direction on ATen's kernel; see `reference_scan` for what comes out.
 
     Args:
         mode: "LSTM", "GRU", "RNN_TANH" or "RNN_RELU".
     """
     weights, kernel = prepared.weights, onednn_lstm()
     if kernel is not None and uses_onednn(mode, x_NI) and "weight_hr" not in weights:
-        parts = packing.falling(STRETCH_FALL, _stretches(packing, state[-1].size(1)))
+        parts = packing.falling(STRETCH_FALL, _stretches(packing, state[-1].size(1), x_NI.dtype))
         # Not a slice each: the gradient of a slice is as large as the whole, and they would be added up.
         pieces = x_NI.split_with_sizes([end - first for _, first, end in parts]) if len(parts) > 1 else [x_NI]
         outputs = []

@@ -138,7 +138,7 @@ def cleared(memory: Tensor, padding: Tensor | None) -> Tensor:
 
 
 def masked_softmax(scores: Tensor, padding: Tensor) -> Tensor:
-    """Softmax over the last dimension of scores (..., S), zero where `padding` (broadcast to it) is True.
+    """Compute the softmax over the last dimension of scores (..., S), zero where `padding` (broadcast to it) is True.
 
     Where everything is padding the result is zero, not NaN.
     """

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from seqkit.nn.aten_step import OneBiasStep, serves_one_bias
 from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
-from seqkit.nn.backends import choose, scan
+from seqkit.nn.attentional_step import KeptSteps, step_layer
 from seqkit.nn.backends.backend import Choice
 from seqkit.nn.cell import Cell, Prepared, State, drop_mask
 from seqkit.nn.checks import (
@@ -28,21 +27,18 @@ from seqkit.nn.checks import (
     check_flag,
     check_probability,
     check_size,
-    exporting_onnx,
+    recorded,
     tracing,
-    transformed,
 )
 from seqkit.nn.custom_op import outside
 from seqkit.nn.dropout import LockedDropout, between_layers
-from seqkit.nn.kernels.decode_step import SingleStep
-from seqkit.nn.kernels.input_feeding import feed_scan
+from seqkit.nn.exported_loops import draws, fed_loop, loops_exported
+from seqkit.nn.kernels.input_feeding import feed_scan, rounds
 from seqkit.nn.kernels.kernel import tanh_
 from seqkit.nn.kernels.packing import Packing, check_lengths, length_vector, no_rows
 from seqkit.nn.kernels.pointwise import cell_steps
 from seqkit.nn.kernels.stack import FedSteps, Stack, joined, step_loop
-from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 from seqkit.nn.linear import Linear
-from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.recurrent import Recurrent
 
 Memory = tuple[Tensor, ...]
@@ -145,8 +141,7 @@ class AttentionalRecurrent(nn.Module):
         self.rate = check_probability("dropout", dropout)
         self.attention_layer = attention_layer or num_layers
         self._check(attention, attention_layer, attention_size, heads, options)
-        self._single: dict[int, SingleStep] = {}  # by layer, for `step`
-        self._few: dict[int, OneBiasStep] = {}
+        self._single: KeptSteps = {}  # for `step`
         between: dict[str, Any] = {"locked_dropout": locked_dropout, "residual": residual}
         probe = Recurrent(cell, 1, hidden_size, num_layers, device="meta", **between, **options)
         self.locked_rate, self.residual = probe.locked_dropout, probe.residual
@@ -172,9 +167,9 @@ class AttentionalRecurrent(nn.Module):
         for name in ("bidirectional", "batch_first", "learn_initial_state"):
             if name in options:
                 raise TypeError(f"{name} is not an option of a decoder")
-        if isinstance(attention_layer, bool) or not 0 <= attention_layer <= self.num_layers:
+        if type(attention_layer) is not int or not 0 <= attention_layer <= self.num_layers:
             raise ValueError(
-                f"attention_layer must be between 0 and num_layers {self.num_layers}, got {attention_layer}"
+                f"attention_layer must be an int from 0 to num_layers {self.num_layers}, got {attention_layer!r}"
             )
         if self.feed_context and attention != "none":
             raise ValueError(f"feed_context needs attention 'none', got {attention!r}")
@@ -215,7 +210,7 @@ class AttentionalRecurrent(nn.Module):
     def initial_state(self, batch_size: int) -> State:
         """Return a first state of zeros (or what the cell begins with) for batch_size sources, each (L, B, size)."""
         like = next(self.lower.parameters())
-        each = [self._cell(number).initial_state(batch_size, like) for number in range(self.num_layers)]
+        each = [cell.initial_state(batch_size, like) for cell in self._cells]
         return tuple(torch.stack(parts) for parts in zip(*each, strict=True))
 
     def remember(self, memory: Tensor, lengths: Tensor | Sequence[int], vector: Tensor | None = None) -> Memory:
@@ -283,7 +278,7 @@ class AttentionalRecurrent(nn.Module):
             raise ValueError(f"memory must hold {input.size(0)} sources, one per row of input, got {memory[0].size(0)}")
 
     def _whole(self, input: Tensor, lengths: Any, state: State, memory: Memory) -> tuple[Tensor, Tensor | None]:
-        """All steps at once, layer after layer; `lower` is one call."""
+        """Run all steps at once, layer after layer; `lower` is one call."""
 
         def layer(number: int, parts: list[Tensor]) -> Tensor:
             module, _ = self.layer(number)
@@ -322,16 +317,16 @@ class AttentionalRecurrent(nn.Module):
         if self.output_kind == "deep":
             parts.append(input)
         inner: Tensor = self.vector(torch.cat(parts, -1))
-        return torch.tanh(inner) if inner.requires_grad else tanh_(inner, inner)
+        return torch.tanh(inner) if inner.requires_grad or recorded() else tanh_(inner, inner)  # which looks at values
 
     def layer(self, number: int) -> tuple[Recurrent, int]:
         """Return the module that holds layer `number`, and the layer's index in it."""
         k = self.attention_layer
         return (self.lower, number) if number < k else (self.upper[number - k], 0)  # type: ignore[return-value]
 
-    def _cell(self, number: int) -> Cell:
-        module, index = self.layer(number)
-        return module.cell_at(index)
+    @property
+    def _cells(self) -> list[Cell]:
+        return [module.cell_at(index) for module, index in map(self.layer, range(self.num_layers))]
 
     def prepare(self, rows: Tensor, batch_sizes: Sequence[int]) -> list[Prepared]:
         """Fix weights and sample masks of every layer for a call.
@@ -347,7 +342,7 @@ class AttentionalRecurrent(nn.Module):
 
     def start(self, state: State) -> tuple[tuple[State, ...], Tensor | None]:
         """Return the state of a first `step`: state, each (L, B, size), to layers of (B, 1, size) and what is fed."""
-        self._single, self._few = {}, {}  # the weights may have changed since the last search
+        self._single = {}  # the weights may have changed since the last search
         layers = tuple(tuple(part[number].unsqueeze(1) for part in state) for number in range(self.num_layers))
         fed = state[0].new_zeros(state[0].size(1), 1, self.feed_size) if self.input_feeding else None
         return layers, fed
@@ -380,7 +375,7 @@ class AttentionalRecurrent(nn.Module):
 
         def layer(number: int, parts: list[Tensor]) -> Tensor:
             before = tuple(part.flatten(0, 1) for part in layers[number])
-            output, after = self._step_layer(number, joined(parts), packing, before)
+            output, after = step_layer(*self.layer(number), joined(parts), packing, before, self._single)
             new.append(tuple(part.view(*shape, part.size(-1)) for part in after))
             return output
 
@@ -390,31 +385,11 @@ class AttentionalRecurrent(nn.Module):
         features = features.view(*shape, features.size(-1))
         return features, (tuple(new), features if self.input_feeding else None), weights
 
-    def _step_layer(self, number: int, x: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
-        """One step of one layer without gradient: x (N, F), state each (N, size)."""
-        module, index = self.layer(number)
-        cell, network = module.cell_at(index), module.network()
-        if exporting_onnx():
-            check_exportable(network, x)
-            return onnx_direction(network, index, x, packing, state, None)
-        few = torch.compiler.is_compiling() or x.size(0) < MIN_DECODE_ROWS  # a compiler's rows are a symbol
-        if few and serves_one_bias(mode := cell.single_mode(), x):
-            if number not in self._few:
-                self._few[number] = OneBiasStep(str(mode), module.prepare(index, x, packing.batch_sizes).weights)
-            return self._few[number](x, state)
-        backend = "reference" if few else choose(network, x, packing).name
-        if backend == "reference" or torch.is_grad_enabled() or not SingleStep.serves(cell):
-            return scan(backend, cell, x, packing, state, module.prepare(index, x, packing.batch_sizes))
-        if number not in self._single:
-            weights = module.prepare(index, x, packing.batch_sizes).weights
-            self._single[number] = SingleStep(cell, weights, x.size(0))
-        return self._single[number](x, state)
-
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_single": {}, "_few": {}}  # packed weights can neither be copied nor pickled
+        return {**self.__dict__, "_single": {}}  # packed weights can neither be copied nor pickled
 
     def _fed(self, input: Tensor, lengths: Any, state: State, memory: Memory) -> tuple[Tensor, Tensor]:
-        """All steps with input feeding. Sentences are sorted by falling length and leave the batch as they end.
+        """Run all steps with input feeding. Sentences are sorted by falling length and leave the batch as they end.
 
         Features and weights are zero past a length.
         """
@@ -423,6 +398,12 @@ class AttentionalRecurrent(nn.Module):
                 "torch.jit.trace cannot record the loop of a decoder with input feeding, which would be right for "
                 "these lengths alone; trace its `step`, or take input_feeding=False"
             )
+        if loops_exported():
+            if self.training:
+                raise RuntimeError(draws("decoder"))
+            prepared = self.prepare(input.flatten(0, 1), [input.size(0), input.size(0) * (input.size(1) - 1)])
+            parts = prepared, self._cells, self._read, self.combine, self.feed_size
+            return fed_loop(self.stack, input, lengths, state, memory, *parts)
         if torch.compiler.is_compiling():
             what = "a decoder with input feeding (export its `step`, or take input_feeding=False)"
             return outside(what, self._fed, input, lengths, state, memory)  # type: ignore[no-any-return]
@@ -453,13 +434,12 @@ class AttentionalRecurrent(nn.Module):
         masks = [self._input_mask(rows, packing) if number else None for number in range(self.num_layers)]
         states = [tuple(part[number] for part in state) for number in range(self.num_layers)]
         call = FedSteps(self.stack, rows, packing, states, memory, prepared, masks)
-        cells = [self._cell(number) for number in range(self.num_layers)]
         if self.step_backend(rows, prepared).name == "reference":
-            return step_loop(call, cells, self._read, self.combine, self.feed_size)
+            return step_loop(call, self._cells, self._read, self.combine, self.feed_size)
         reader = None if self.attention is None else self.attention.kernel()
         assert reader is not None
         assert self.vector is not None
-        steps = [factory for cell in cells if (factory := cell_steps(cell.kernel())) is not None]
+        steps = [factory for cell in self._cells if (factory := cell_steps(cell.kernel())) is not None]
         return feed_scan(call, steps, *reader, self.vector.weight, self.vector.bias)
 
     def _input_mask(self, rows: Tensor, packing: Packing) -> Tensor | None:
@@ -478,16 +458,17 @@ class AttentionalRecurrent(nn.Module):
             rows: the input (N, E), for its device and dtype.
             prepared: weights and masks of each layer for this call.
         """
-        cells = [self._cell(number) for number in range(self.num_layers)]
         attention, vector = self.attention, self.vector
-        unserved = [type(cell).__name__ for cell in cells if cell_steps(cell.kernel()) is None]
+        unserved = [type(cell).__name__ for cell in self._cells if cell_steps(cell.kernel()) is None]
         linear = vector is not None and type_before_parametrizations(vector) in (Linear, nn.Linear)
-        recorded = tracing() or torch.compiler.is_compiling() or transformed()
         reasons = (
             (self.lower.backend == "reference", "asked for"),
-            (recorded, "a compiler, torch.func or forward-mode differentiation needs the step loop"),
+            (recorded(), "a compiler, torch.func or forward-mode differentiation needs the step loop"),
             (rows.is_complex(), "complex numbers, whose gradients only the step loop has"),
-            (autocast_enabled(rows.device.type), "under autocast, which chooses a precision for each product"),
+            (
+                autocast_enabled(rows.device.type) and not rounds(rows),
+                "under autocast, which chooses a precision for each product",
+            ),
             (unserved, f"{''.join(unserved[:1])} with these options has no steps with a hand-derived backward"),
             (any(one.step_masks for one in prepared), "a mask of the cell is drawn at every step"),
             (
@@ -497,4 +478,5 @@ class AttentionalRecurrent(nn.Module):
             (not linear, f"the features are made by a {type(vector).__name__}"),
         )
         slow = next((reason for applies, reason in reasons if applies), None)
-        return Choice("fused", "hand-derived backward") if slow is None else Choice("reference", slow)
+        quick = "hand-derived backward" + (", products in bfloat16" if rounds(rows) else "")
+        return Choice("fused", quick) if slow is None else Choice("reference", slow)

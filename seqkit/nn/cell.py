@@ -118,7 +118,7 @@ class Cell(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """Features of the output, which is `state[0]`."""
+        """Return the features of the output, which is `state[0]`."""
         return self.state_sizes[0]
 
     def declare(
@@ -192,6 +192,20 @@ class Cell(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define step(projected, state, prepared)")
 
+    def keeps(self, gates: Mapping[str, Tensor]) -> Tensor | None:
+        """Tell how much of its old memory, the last tensor of the state, the new one holds as it was.
+
+        It says what is left of a step after many others: with m' = k * m + w, where k is what this returns, the product
+        of the later k is the share of w in the last memory. Evaluation mode is meant.
+
+        Args:
+            gates: the gates that `step` returned and the new state, by name, each (..., size).
+
+        Returns:
+            k (..., size), or None for a cell that carries nothing over as it was, such as a vanilla one.
+        """
+        return None
+
     def kernel(self) -> Any:
         """Return the `seqkit.nn.kernels.kernel.Kernel` that computes exactly this cell, or None if there is none."""
         return None
@@ -260,7 +274,9 @@ class Cell(nn.Module):
             elif not batched:
                 state = tuple(part.unsqueeze(0) for part in state)
             plain = self._parameters  # a look there takes a quarter of the time of an attribute of a module
-            weights: Any = [plain[name] if name in plain else getattr(self, name) for name in self.weight_names]
+            if not all(name in plain for name in self.weight_names):
+                return None  # parametrized: reading may draw a mask, and the long way would read again
+            weights: Any = [plain[name] for name in self.weight_names]
             new = aten_step(mode, weights, rows, state)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             self._check(x, state)
@@ -316,7 +332,7 @@ def _real(like: Tensor) -> torch.dtype:
 
 
 def drop_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
-    """Inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
+    """Draw an inverted-dropout mask (rows, size): 0 with probability `rate`, else 1 / (1 - rate)."""
     mask = torch.empty(rows, size, dtype=_real(like), device=like.device)
     return mask.zero_() if rate == 1 else mask.bernoulli_(1 - rate).div_(1 - rate)
 
@@ -338,17 +354,17 @@ def gated_masks(
 
 
 def dropped(value: Tensor, rate: float) -> Tensor:
-    """Inverted dropout, drawn for each element; torch's own takes no complex numbers."""
+    """Apply inverted dropout, drawn for each element; torch's own takes no complex numbers."""
     if not value.is_complex():
         return F.dropout(value, rate)
     return value * F.dropout(torch.ones_like(value, dtype=_real(value)), rate)
 
 
 def keep_mask(like: Tensor, rows: int, size: int, rate: float) -> Tensor:
-    """Zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
+    """Draw a zoneout mask (rows, size): 1 (keep the old value) with probability `rate`, else 0."""
     return torch.empty(rows, size, dtype=_real(like), device=like.device).bernoulli_(rate)
 
 
 def zone(new: Tensor, old: Tensor, keep: Tensor | float) -> Tensor:
-    """Zoneout: `old` where keep is 1, `new` where it is 0, and their mean weighted by keep in between."""
+    """Apply zoneout: `old` where keep is 1, `new` where it is 0, and their mean weighted by keep in between."""
     return new + keep * (old - new)

@@ -194,6 +194,15 @@ def exporting_onnx() -> bool:
     return (torch.compiler.is_compiling() or tracing()) and _in_onnx_export()
 
 
+def exporting() -> bool:
+    """Return whether `torch.export` looks at this call, for itself or for ONNX."""
+    return torch.compiler.is_compiling() and _HAS_EXPORTING and torch.compiler.is_exporting()
+
+
+# torch 2.6 and earlier lack the question.
+_HAS_EXPORTING = hasattr(torch.compiler, "is_exporting")
+
+
 def _in_onnx_export() -> bool:
     return torch.onnx.is_in_onnx_export()
 
@@ -210,3 +219,8 @@ def transformed() -> bool:
     functorch = torch._C._functorch
     ask = getattr(functorch, "maybe_current_level", None) or functorch.peek_interpreter_stack
     return ask() is not None
+
+
+def recorded() -> bool:
+    """Return whether the call is compiled, traced or transformed, so that values cannot be looked at."""
+    return torch.compiler.is_compiling() or tracing() or transformed()

@@ -128,7 +128,7 @@ def _tree(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterator[tu
 
 
 def _children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """All of them: unlike `named_children`, one that has two names comes twice."""
+    """Return all of them: unlike `named_children`, one that has two names comes twice."""
     return [(name, child) for name, child in module._modules.items() if child is not None]
 
 
@@ -246,7 +246,7 @@ def _options(module: nn.Module) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 def _mode(cell: Cell) -> tuple[str, dict[str, Any]]:
-    """ATen's name of a plain cell, with or without a projection, and its options for torch.nn."""
+    """Return ATen's name of a plain cell, with or without a projection, and its options for torch.nn."""
     if getattr(cell, "weight_drop", 0):
         raise ValueError("weight_drop has no counterpart in torch.nn")
     if getattr(cell, "recurrent_dropout", 0):

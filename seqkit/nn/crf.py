@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqkit.nn.checks import check_flag, check_size, dtype_name, tracing, transformed
+from seqkit.nn.checks import check_flag, check_size, dtype_name, recorded
 from seqkit.nn.custom_op import held
+from seqkit.nn.exported_loops import best_path_loop, loops_exported
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.crf import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
 from seqkit.nn.kernels.packing import check_lengths, length_vector
@@ -152,7 +153,7 @@ class CRF(nn.Module):
         """`log_partition` of arguments that are checked, and on the device that computes."""
         transitions, start, end = self._scores(self.constrain_loss)
         emissions = held(emissions, 1, "CRF")
-        if torch.compiler.is_compiling() or tracing() or transformed():
+        if recorded():
             return differentiable_log_partition(emissions, transitions, start, end, lengths)
         total: Tensor = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]
         return total
@@ -197,7 +198,8 @@ class CRF(nn.Module):
         lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
         emissions = held(emissions, 1, "CRF")
-        tags, scores = best_path(emissions, lengths, *self._scores(True))
+        find = best_path_loop if loops_exported() else best_path
+        tags, scores = find(emissions, lengths, *self._scores(True))
         return sent_back(tags, device), sent_back(scores, device)
 
     @torch.no_grad()
@@ -232,7 +234,7 @@ class CRF(nn.Module):
         vector = length_vector(lengths)
         if vector.shape != emissions.shape[:1]:
             raise ValueError(f"lengths must be ({len(emissions)},), got {tuple(vector.shape)}")
-        if not (torch.compiler.is_compiling() or tracing() or transformed()):  # there, values cannot be looked at
+        if not recorded():  # there, values cannot be looked at
             check_lengths(vector, emissions.size(0), emissions.size(1))
         return vector.long()
 

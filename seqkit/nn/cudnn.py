@@ -81,7 +81,7 @@ class NetworkCall(Call):
         return MODES[self.mode], first.hidden_size, projected, layers, False, 0.0, save, both, sizes, None
 
     def _living(self, states: State) -> list[Tensor | None]:
-        """h and c (None where the cell has none) of the sequences that have a step."""
+        """Return h and c (None where the cell has none) of the sequences that have a step."""
         count = self.packing.first_rows
         whole = count == self.packing.batch_size
         parts: list[Tensor | None] = [(part if whole else part[:, :count]).contiguous() for part in states]
@@ -152,7 +152,7 @@ class NetworkCall(Call):
 
 
 def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[Any]) -> Tensor:
-    """All weights in one block, laid out as cuDNN wants them.
+    """Return all weights in one block, laid out as cuDNN wants them.
 
     Args:
         stride: weights of each layer-direction.
@@ -170,7 +170,7 @@ def joined(weights: list[Tensor], stride: int, x: Tensor, options: Sequence[Any]
 def _order(
     sizes: tuple[Any, ...], shapes: tuple[torch.Size, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[int, ...] | None:
-    """In which order cuDNN lays weights of these shapes one after another, or None if it leaves gaps."""
+    """Return in which order cuDNN lays weights of these shapes one after another, or None if it leaves gaps."""
     probes = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
     buffer = _ops._cudnn_rnn_flatten_weight(probes, *sizes)  # turns the probes into views of the block
     places = [(probe.data_ptr() - buffer.data_ptr()) // buffer.element_size() for probe in probes]

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # as torch.compiler.disable, which imports the compiler at once
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.backends import by_operator
+from seqkit.nn.backends import by_loop, by_operator
 from seqkit.nn.backends.triton import operator_kernel
 from seqkit.nn.cell import Cell, State
-from seqkit.nn.checks import tracing
+from seqkit.nn.checks import exporting_onnx, tracing
 from seqkit.nn.kernels.gru import GRUKernel
 from seqkit.nn.kernels.kernel import Kernel, Tensors
 from seqkit.nn.kernels.lstm import LSTMKernel
@@ -68,7 +68,9 @@ def must_run_outside(network: Network, input: Any, lengths: Any) -> str | None:
         return "a PackedSequence"
     if not AVAILABLE:
         return f"a {network.name} in a torch without custom operators"
-    if lengths is not None and isinstance(input, Tensor) and not by_operator(network, input):
+    if lengths is None or not isinstance(input, Tensor):
+        return None
+    if not by_operator(network, input) and not by_loop(network, input):
         return f"lengths for a {network.name} on the step loop"
     return None
 
@@ -130,7 +132,7 @@ def _scan(
 
 
 def _no_outputs(named: Tensors, packing: Packing, output_size: int) -> Tensor:
-    """Outputs (T, B, output_size) where no sequence has a step."""
+    """Return outputs (T, B, output_size) where no sequence has a step."""
     return named["h0"].new_zeros(packing.num_steps, packing.batch_size, output_size)
 
 
@@ -244,9 +246,11 @@ if AVAILABLE:
 
 
 def held(x: Tensor, dim: int, what: str) -> Tensor:
-    """x itself; in a trace, which unrolls loops over `dim`, with a check that its size is still the same."""
+    """Return x itself; in a trace, which unrolls loops over `dim`, with a check that its size is still the same."""
     if not (AVAILABLE and tracing()):
         return x
+    if exporting_onnx():
+        raise RuntimeError(f"torch.onnx.export(..., dynamo=False) cannot take the loop of a {what}; pass dynamo=True")
     same: Tensor = torch.ops.seqkit.held(x, dim, int(x.size(dim)), what)
     return same
 
@@ -254,7 +258,7 @@ def held(x: Tensor, dim: int, what: str) -> Tensor:
 def compiled_direction(
     network: Network, index: int, x_RI: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
-    """One layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
+    """Run one layer in one direction as one operator: rows (T * B, F), states (B, size) in the caller's order."""
     cell = network.cells[index]
     operator: Operator | None = cell.operator
     assert operator is not None

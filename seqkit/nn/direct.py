@@ -17,7 +17,9 @@ from seqkit.nn.aten import uses_onednn
 from seqkit.nn.aten_step import aten_step
 from seqkit.nn.backends.vendor import few_or_small_steps
 from seqkit.nn.cell import State
-from seqkit.nn.checks import autocast_enabled, tracing, transformed
+from seqkit.nn.checks import autocast_dtype, autocast_enabled, tracing, transformed
+from seqkit.nn.kernels.gemm import onednn_bfloat16
+from seqkit.nn.kernels.tuning import LARGE_STEP
 
 _FEW_ROWS = 4  # a larger batch is ragged more often than not, and spends its time in arithmetic
 
@@ -68,7 +70,11 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
         steps, rows = rows, steps
     if features != plain.input_size or not steps or not rows or x.is_complex() or not _is_ordinary(weights[0]):
         return None
-    if not (plain.always or uses_onednn(mode, x)):
+    if autocast_enabled("cpu"):
+        if not _cast_by_aten(plain, x, rows):
+            return None
+    # In bfloat16 oneDNN is not always the fastest: the long way tells.
+    elif not (plain.always or (x.dtype is not torch.bfloat16 and uses_onednn(mode, x))):
         trained = torch.is_grad_enabled() and (x.requires_grad or any(value.requires_grad for value in weights))
         if few_or_small_steps(steps, rows * plain.state_sizes[0], trained) is None:
             return None
@@ -85,7 +91,7 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
     else:
         return None
     output, *finals = getattr(torch._VF, mode.lower())(
-        x if batch_first else x.contiguous(),
+        (x.transpose(0, 1) if batch_first else x).contiguous(),
         begin if len(begin) > 1 else begin[0],
         [value.contiguous() for value in weights],
         plain.bias,
@@ -93,9 +99,9 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
         plain.dropout if plain.training else 0.0,
         plain.training,
         plain.bidirectional,
-        batch_first,
+        False,
     )
-    return output, tuple(finals)
+    return (output.transpose(0, 1) if batch_first else output), tuple(finals)
 
 
 def is_full(lengths: Any, x: Any, batch_first: bool) -> bool:
@@ -128,6 +134,8 @@ def step_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tupl
     """
     if type(x) is not Tensor or x.dim() != 2 or x.dtype is not weights[0].dtype or not _is_ordinary(weights[0]):
         return None
+    if autocast_enabled("cpu"):
+        return None
     rows, features = x.shape
     if features != plain.input_size or not rows or not x.is_cpu:
         return None
@@ -148,6 +156,18 @@ def step_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tupl
     return None if new is None else (new[0], tuple([part.unsqueeze(0) for part in new]))
 
 
+def _cast_by_aten(plain: Plain, x: Tensor, rows: int) -> bool:
+    """Tell whether the call is oneDNN's LSTM under autocast, which ATen casts for as the long way does."""
+    return (
+        plain.mode == "LSTM"
+        and x.dtype is torch.float32
+        and autocast_dtype(x) is torch.bfloat16
+        and onednn_bfloat16()
+        and uses_onednn("LSTM", x)
+        and rows * plain.state_sizes[0] < LARGE_STEP  # from there on another backend may be faster
+    )
+
+
 def _is_ordinary(weight: Tensor) -> bool:
-    """Tell whether nothing surrounds the call that changes what it computes or records."""
-    return weight.is_cpu and not (tracing() or transformed() or autocast_enabled("cpu"))
+    """Tell whether nothing but autocast surrounds the call that changes what it computes or records."""
+    return weight.is_cpu and not (tracing() or transformed())

@@ -15,7 +15,7 @@ from seqkit.nn.checks import check_flag, check_probability
 def between_layers(
     x: Tensor, rate: float, locked_rate: float, sequences: int, spread: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Dropout on what enters a layer above the first, in training.
+    """Apply dropout to what enters a layer above the first, in training.
 
     Args:
         x: (..., F).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,9 @@ def safe_globals() -> list[Any]:
         with torch.serialization.safe_globals([MyModel, *seqkit.nn.safe_globals()]):  # torch 2.5 and later
             model = torch.load("model.pt")
     """
-    modules = [kind for kind in _subclasses(nn.Module) if kind.__module__.partition(".")[0] == _PACKAGE]
+    kinds = [kind for kind in _subclasses(nn.Module) if kind.__module__.partition(".")[0] == _PACKAGE]
+    # torch.export leaves subclasses behind that go by the names of their bases.
+    modules = [kind for kind in kinds if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind]
     parts = (nn.ModuleList, nn.Linear, nn.Embedding, nn.Dropout, nn.Conv1d, nn.Sequential)
     return [*modules, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, Plain, describe]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqkit.nn.backends import by_operator
+from seqkit.nn.backends import by_loop, by_operator
 from seqkit.nn.cell import Cell, State
 from seqkit.nn.checks import autocast_dtype, check_goes_with, tracing
 from seqkit.nn.kernels.packing import Packing, check_lengths, length_vector
@@ -61,7 +61,7 @@ def enter(network: Network, input: Any, hx: Any, lengths: Any) -> Entered:
     padded_lengths = None
     if lengths is None:
         packing = Packing.full(num_steps, batch_size)
-    elif by_operator(network, x):
+    elif by_operator(network, x) or by_loop(network, x):
         packing, padded_lengths = Packing.full(num_steps, batch_size), length_vector(lengths).reshape(-1)
     elif tracing():
         raise RuntimeError(

@@ -48,11 +48,11 @@ def _served(input: Tensor, weight: Tensor, work: int) -> bool:
         and input.numel() * weight.size(0) >= work
         and input.size(-1) == weight.size(1)
         and input.device.type == weight.device.type == "cpu"
-        and onednn() is not None
         and not autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and not transformed()
+        and onednn() is not None  # the last, since it tries a product, which would stand in what is traced
     )
 
 

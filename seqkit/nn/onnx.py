@@ -14,14 +14,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import tracing
+from seqkit.nn.exported_loops import MIN_TORCH, TORCH, draws, loop_direction, prepare_direction
 from seqkit.nn.kernels.gru import GRUKernel
 from seqkit.nn.kernels.lstm import LSTMKernel
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.rnn import RNNKernel
-from seqkit.nn.network import Network, prepare
+from seqkit.nn.network import Network
 
-MIN_TORCH = (2, 13)
-"""The first torch whose exporter is known to take what is written here."""
 # ONNX's name of an activation, and its alpha and beta where it has them.
 _ACTIVATIONS: dict[str, tuple[str, tuple[float, ...]]] = {
     "tanh": ("Tanh", ()),
@@ -56,8 +55,7 @@ def check_exportable(network: Network, input: Any) -> None:
             f"torch.onnx.export(..., dynamo=False) cannot take a module of type {network.name}; pass dynamo=True, "
             "which makes one node of each layer and direction"
         )
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < MIN_TORCH:
+    if TORCH < MIN_TORCH:
         least = ".".join(map(str, MIN_TORCH))
         raise RuntimeError(f"{network.name} in torch.onnx.export needs torch {least} or later, got {torch.__version__}")
     if isinstance(input, PackedSequence):
@@ -65,30 +63,23 @@ def check_exportable(network: Network, input: Any) -> None:
     if isinstance(input, Tensor) and input.is_complex():
         raise RuntimeError(f"ONNX's recurrent nodes compute with real numbers, and the input is {input.dtype}")
     if network.training and network.num_layers > 1 and (network.dropout or network.locked_dropout):
-        raise RuntimeError(_draws(network))
-
-
-def _draws(network: Network) -> str:
-    return f"this {network.name} draws dropout masks in training mode, which ONNX has no place for; call eval() first"
+        raise RuntimeError(draws(network.name))
 
 
 def onnx_direction(
     network: Network, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
 ) -> tuple[Tensor, State]:
     """One layer in one direction as one node: rows (T * B, F), states (B, size) in the caller's order."""
-    cell, reverse = network.cells[index], index % network.num_directions == 1
-    weights = network.weights(index)
-    prepared = prepare(cell, weights, rows, [packing.batch_size, rows.size(0) - packing.batch_size])
-    drop = getattr(cell, "weight_drop", 0.0) if cell.training else 0.0
-    if drop or prepared.sequence_masks or prepared.step_masks:
-        raise RuntimeError(_draws(network))
-    shape = (packing.num_steps, packing.batch_size)
-    node = None if rows.dtype == torch.float64 else _node(cell)  # ONNX Runtime's nodes have float32 and less
+    node = None if rows.dtype == torch.float64 else _node(network.cells[index])  # ONNX Runtime's have float32 and less
     if node is None:
-        projected = cell.project(rows, prepared)
-        output, final = _scan(cell, projected.view(*shape, projected.size(-1)), state, prepared, lengths, reverse)
-    else:
-        output, final = _symbol(node, rows.view(*shape, rows.size(-1)), state, prepared, lengths, reverse)
+        if packing.num_steps == 1 and lengths is None:  # a decoder's step
+            cell, prepared = prepare_direction(network, index, rows, packing)
+            final, _ = cell.step(cell.project(rows, prepared), state, prepared)
+            return final[0], final
+        return loop_direction(network, index, rows, packing, state, lengths)
+    _, prepared = prepare_direction(network, index, rows, packing)
+    x = rows.view(packing.num_steps, packing.batch_size, rows.size(-1))
+    output, final = _symbol(node, x, state, prepared, lengths, index % network.num_directions == 1)
     return output.reshape(-1, output.size(-1)), final
 
 
@@ -147,33 +138,6 @@ class _Order(NamedTuple):
             return weight
         signs = self.signs.to(weight)
         return weight * (signs if weight.dim() == 1 else signs.unsqueeze(1))
-
-
-def _scan(
-    cell: Cell, projected: Tensor, state: State, prepared: Prepared, lengths: Tensor | None, reverse: bool
-) -> tuple[Tensor, State]:
-    """`Scan` over the cell's steps: projected (T, B, P) and states (B, size) to outputs (T, B, size) and final states.
-
-    States pass through the padding, so that the reverse direction may begin there.
-    """
-    from torch._higher_order_ops.scan import scan  # imports the compiler
-
-    inputs = [projected]
-    if lengths is not None:
-        steps = torch.arange(projected.size(0), device=projected.device).unsqueeze(1)
-        inputs.append((steps < lengths).unsqueeze(2))  # (T, B, 1)
-    if reverse:
-        inputs = [value.flip(0) for value in inputs]
-
-    def step(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        after, _ = cell.step(now[0], tuple(before), prepared)
-        if len(now) == 1:
-            return [part.clone() for part in after], after[0].clone()  # no two may share memory
-        after = tuple(torch.where(now[1], new, old) for new, old in zip(after, before, strict=True))
-        return list(after), torch.where(now[1], after[0], 0.0)
-
-    final, output = scan(step, [part.clone() for part in state], inputs)
-    return (output.flip(0) if reverse else output), tuple(final)
 
 
 def _node(cell: Cell) -> Node | None:

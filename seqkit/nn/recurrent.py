@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.checkpoint import checkpoint
 
-from seqkit.nn.backends import BACKENDS, backend_named, choose, scan
-from seqkit.nn.backends.backend import Choice, Route
+from seqkit.nn.backends import BACKENDS, backend_named
+from seqkit.nn.backends.backend import Choice
 from seqkit.nn.cell import Prepared
 from seqkit.nn.cells import Cell, State, build_cell, resolve_cell
 from seqkit.nn.checks import (
@@ -23,16 +22,14 @@ from seqkit.nn.checks import (
     check_probability,
     check_size,
     exporting_onnx,
-    tracing,
 )
-from seqkit.nn.custom_op import compiled_direction, describe, held, must_run_outside, outside
+from seqkit.nn.custom_op import describe, must_run_outside, outside
 from seqkit.nn.direct import Plain, is_full, run_plain, step_plain
-from seqkit.nn.dropout import between_layers
 from seqkit.nn.initialise import refill
-from seqkit.nn.kernels.packing import Packing
-from seqkit.nn.layout import Entered, enter, leave, lowered
-from seqkit.nn.network import Network, no_output, prepare
-from seqkit.nn.onnx import check_exportable, onnx_direction
+from seqkit.nn.layers import over_layers, route_of, run_layers
+from seqkit.nn.layout import enter, lowered
+from seqkit.nn.network import Network, prepare
+from seqkit.nn.onnx import check_exportable
 from seqkit.nn.trace import Recorder, Trace
 
 FIXED = ("input_size", "hidden_size", "num_layers", "bidirectional", "num_directions", "output_size")
@@ -124,6 +121,8 @@ class Recurrent(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if "cells" in self.__dict__.get("_modules", ()):
             self._refuse(name, value)
+            if name == "qconfig":
+                self._say_unquantised()
         super().__setattr__(name, value)
         self.__dict__.pop("_plan", None)
 
@@ -143,6 +142,16 @@ class Recurrent(nn.Module):
             raise AttributeError(
                 f"{name} is an option of the cells, so set it there: for cell in module.cells: cell.{name} = {value!r}"
             )
+
+    def _say_unquantised(self) -> None:
+        """Warn where torch's quantiser, which gives every module a `qconfig`, is about to pass this one by."""
+        kind = type(self).__name__
+        warnings.warn(
+            f"torch.ao.quantization leaves {kind} of seqkit.nn in floating point; quantise "
+            "seqkit.nn.to_torch(model), which makes torch.nn's modules of plain cells, or export to ONNX",
+            UserWarning,
+            stacklevel=3,
+        )
 
     def _check_backend(self, cells: list[Cell]) -> None:
         if self.backend != "auto" and (why := backend_named(self.backend).unfit(cells)) is not None:
@@ -238,8 +247,8 @@ class Recurrent(nn.Module):
         held = self._parameters
         try:
             return plain, [held[name] for name in plain.names]  # type: ignore[misc]
-        except KeyError:  # parametrized
-            return plain, [getattr(self, name) for name in plain.names]
+        except KeyError:  # parametrized: reading may draw a mask, and the long way would read again
+            return None
 
     def _make_plan(self, cells: Sequence[Cell]) -> Plain:
         mode, *others = dict.fromkeys([cell.single_mode() for cell in cells])
@@ -257,12 +266,12 @@ class Recurrent(nn.Module):
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
-        """Parameters of flat cells, one list per layer and direction, as in torch."""
+        """Return the parameters of flat cells, one list per layer and direction, as in torch."""
         return [list(self._weights(index).values()) for index in range(len(self.cells))]
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
-        """Features of each tensor of the state."""
+        """Return the features of each tensor of the state."""
         return self.cell_at(0).state_sizes
 
     def flatten_parameters(self) -> None:
@@ -337,6 +346,12 @@ class Recurrent(nn.Module):
         output, state = self._run(input.unsqueeze(time), hx, None)
         return output.squeeze(time), state
 
+    def _slow_forward(self, *input: Any, **kwargs: Any) -> Any:
+        """`forward` while torch.jit.trace records; the old exporter gives keyword-only arguments by position."""
+        if exporting_onnx():
+            check_exportable(self.network(), input[0] if input else None)
+        return super()._slow_forward(*input, **kwargs)  # type: ignore[no-untyped-call]
+
     def _run(self, input: Any, hx: Any, lengths: Any) -> tuple[Any, State]:
         if not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
             full = lengths is None or is_full(lengths, input, self.batch_first)
@@ -351,9 +366,9 @@ class Recurrent(nn.Module):
         entered = enter(network, input, hx, lengths)
         low = lowered(network, entered)
         if low is None:
-            return _layers(network, entered)
+            return run_layers(network, entered)
         with torch.autocast(entered.x.device.type, enabled=False):
-            return _layers(network, low)
+            return run_layers(network, low)
 
     def prepare(self, index: int, rows: Tensor, batch_sizes: Sequence[int]) -> Prepared:
         """Fix the weights and sample the masks of one layer-direction for a call.
@@ -382,7 +397,7 @@ class Recurrent(nn.Module):
         network = self.network()
         entered = enter(network, input, hx, lengths)
         recorder = Recorder(network, entered)
-        output, state = _over_layers(network, entered, recorder)
+        output, state = over_layers(network, entered, recorder)
         return Trace(output, state, recorder.records)
 
     def backend_for(
@@ -399,7 +414,7 @@ class Recurrent(nn.Module):
         if (what := must_run_outside(network, input, lengths)) is not None:
             return outside(what, partial(self.backend_for, lengths=lengths), input, hx)  # type: ignore[no-any-return]
         entered = enter(network, input, hx, lengths)
-        route = _route(network, lowered(network, entered) or entered)
+        route = route_of(network, lowered(network, entered) or entered)
         return Choice(route.name, route.reason)
 
     def extra_repr(self) -> str:
@@ -411,88 +426,3 @@ class Recurrent(nn.Module):
             if getattr(self, name) != parameter.default:
                 parts.append(f"{name}={getattr(self, name)!r}")
         return ", ".join(parts)
-
-
-def _route(network: Network, entered: Entered) -> Route:
-    return choose(network, entered.x, entered.packing, open_lengths=entered.padded_lengths is not None)
-
-
-def _layers(network: Network, entered: Entered) -> tuple[Any, State]:
-    """All layers and directions on the route that `choose` picks."""
-    route = _route(network, entered)
-    if route.whole is not None:
-        x, packing = entered.x, entered.packing
-        if packing.is_full != (x.dim() == 3):
-            x = packing.unpack(x) if packing.is_full else entered.data
-        outputs = backend_named(route.name).whole(network, route.whole, x, entered.states, packing)
-        return leave(network, *outputs, entered)
-    if route.onnx:
-        return _over_layers(network, entered, partial(onnx_direction, network, lengths=entered.padded_lengths))
-    if route.operator:
-        return _over_layers(network, entered, partial(compiled_direction, network, lengths=entered.padded_lengths))
-    entered = entered._replace(x=held(entered.x, 0, network.name))
-    return _over_layers(network, entered, partial(_direction, network, backend=route.name))
-
-
-def _over_layers(
-    network: Network, entered: Entered, direction: Callable[[int, Tensor, Packing, State], tuple[Tensor, State]]
-) -> tuple[Any, State]:
-    """Call `direction(index, rows, packing, state)` for each layer and direction, and join what comes out.
-
-    Args:
-        network: options, cells and weights.
-        entered: the arguments of a call, checked and packed.
-        direction: gives the output and the final state of one layer-direction.
-
-    Returns:
-        output and final state, as `Recurrent.forward`.
-    """
-    data, finals, count = entered.data, [], network.num_directions
-    states = list(zip(*(part.unbind(0) for part in entered.states), strict=True))
-    for layer in range(network.num_layers):
-        rows = data
-        if layer and network.training:
-            packing = entered.packing
-            rows = between_layers(data, network.dropout, network.locked_dropout, packing.batch_size, packing.spread)
-        outputs = []
-        for index in range(layer * count, (layer + 1) * count):
-            output, final = direction(index, rows, entered.packing, states[index])
-            outputs.append(output)
-            finals.append(final)
-        output = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-        data = output + data if network.residual and layer else output
-    # A copy even of a single one: `detach_()`, which loops over long texts call on states, refuses views.
-    return leave(network, data, tuple(torch.stack(parts) for parts in zip(*finals, strict=True)), entered)
-
-
-def _direction(
-    network: Network, index: int, rows: Tensor, packing: Packing, state: State, backend: str
-) -> tuple[Tensor, State]:
-    """One layer in one direction: packed (N, F) to packed (N, output_size) and the final state, each (B, size)."""
-    cell, reverse = network.cells[index], index % network.num_directions == 1
-    if not packing.batch_sizes:
-        return no_output(cell, network.weights(index), rows), state
-    prepared = prepare(cell, network.weights(index), rows, packing.batch_sizes)
-    rows = packing.flip(rows) if reverse else rows
-    chunks = network.checkpoint_chunks if torch.is_grad_enabled() and not tracing() else 1
-    if chunks > 1:
-        output, final = _checkpointed(cell, rows, packing, state, prepared, backend, chunks)
-    else:
-        output, final = scan(backend, cell, rows, packing, state, prepared)
-    return (packing.flip(output) if reverse else output), final
-
-
-def _checkpointed(
-    cell: Cell, rows: Tensor, packing: Packing, state: State, prepared: Prepared, backend: str, chunks: int
-) -> tuple[Tensor, State]:
-    """`scan` in chunks of time, each recomputed in the backward pass. All masks are drawn before."""
-    outputs = []
-    for part, first, end in packing.chunks(chunks):
-        here = prepared.cut(first, end)
-
-        def run(rows: Tensor, *state: Tensor, part: Packing = part, here: Prepared = here) -> Any:
-            return scan(backend, cell, rows, part, state, here)
-
-        output, state = checkpoint(run, rows[first:end], *state, use_reentrant=False, preserve_rng_state=False)
-        outputs.append(output)
-    return torch.cat(outputs), state

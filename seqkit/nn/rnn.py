@@ -111,7 +111,15 @@ class RNN(Recurrent):
         return _bare(super().forward, input, hx, lengths=lengths)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run one step of all layers; the state is one tensor, not a tuple. See `Recurrent.step`."""
+        """Run one step of all layers; the state is one tensor, not a tuple.
+
+        Args:
+            input: (B, I), or unbatched (I,).
+            hx: the state before (num_layers, B, H), without B if unbatched; None: zero, or learned.
+
+        Returns:
+            output (B, F), or (F,), and the state, shaped like hx.
+        """
         return _bare(super().step, input, hx)
 
 
@@ -207,7 +215,15 @@ class GRU(Recurrent):
         return _bare(super().forward, input, hx, lengths=lengths)
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run one step of all layers; the state is one tensor, not a tuple. See `Recurrent.step`."""
+        """Run one step of all layers; the state is one tensor, not a tuple.
+
+        Args:
+            input: (B, I), or unbatched (I,).
+            hx: the state before (num_layers, B, H), without B if unbatched; None: zero, or learned.
+
+        Returns:
+            output (B, F), or (F,), and the state, shaped like hx.
+        """
         return _bare(super().step, input, hx)
 
 

@@ -38,7 +38,7 @@ class Recorder:
         self.records: list[dict[str, Tensor]] = []
 
     def __call__(self, index: int, rows: Tensor, packing: Packing, state: State) -> tuple[Tensor, State]:
-        """Packed rows (N, F) to packed outputs (N, output_size) and the final state, each (B, size)."""
+        """Bring packed rows (N, F) to packed outputs (N, output_size) and the final state, each (B, size)."""
         network = self.network
         cell, reverse = network.cells[index], index % network.num_directions == 1
         if not packing.batch_sizes:

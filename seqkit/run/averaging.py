@@ -17,6 +17,7 @@ from seqkit.training import RunFolder, pick_device
 from seqkit.training.averaging import average_weights
 from seqkit.training.checkpoint import Checkpoints, load_finite, save_weights
 from seqkit.training.reservation import Reservation, reserve
+from seqkit.training.run_folder import write_outputs
 from seqkit.training.scores import counted
 
 
@@ -87,6 +88,7 @@ def _write(
     task = kind.create(checked, folder.path, fresh=False)
     task.model.to(pick_device(device)).eval()
     own = task.model.state_dict()
+    limit = checked.training.keep_outputs
     before = load_finite(folder.weights, own)
     weights = average_weights([checkpoints.weights(step) for step in steps], own)
     scores = []
@@ -94,10 +96,12 @@ def _write(
         task.adopt(state)
         with torch.no_grad():
             scores.append(task.evaluate())
+            outputs = task.dev_outputs(limit) if limit and scores[-1] else []
     with reserved.made() as made:
         write_text(made.config, config.dump(checked.model_copy(update={"name": reserved.path.name})))
         task.save(made.path)
         replace_file(made.weights, lambda path: save_weights(path, weights))
         write_text(made.path / "scores.json", to_json({"averaged": steps, "dev": counted(scores[1])}, indent=2) + "\n")
+        write_outputs(made.outputs, outputs)
         made.describe({**folder.about(), "averaged": steps})
     return Average(made.path, steps, *scores)

@@ -128,8 +128,17 @@ def open_run(
     """
     folder = RunFolder.open(path)
     overrides = list(overrides)
+    refuse_weights(overrides)
+    checked, kind = read_config(folder.config, overrides, trust=trust, folder=folder)
+    return folder, checked, kind
+
+
+def refuse_weights(overrides: Iterable[str]) -> None:
+    """Refuse `KEY.PATH=VALUE` texts that would change what weights are for.
+
+    Raises:
+        UserError: it names the first.
+    """
     for text in overrides:
         if text.partition("=")[0].partition(".")[0] in WEIGHTS:
             raise UserError(f"command line: {text!r}: a trained run keeps its model and vocabulary")
-    checked, kind = read_config(folder.config, overrides, trust=trust, folder=folder)
-    return folder, checked, kind

@@ -42,13 +42,15 @@ class Report:
 
     Attributes:
         machine: see `seqkit.run.environment`.
-        run: the run folder, where one was asked for.
-        checks: of the run folder.
+        run: the folder, where one was asked for.
+        checks: of the folder.
+        kind: what the folder is.
     """
 
     machine: dict[str, Any]
     run: str | None
     checks: list[Check]
+    kind: str = "run"
 
     @property
     def good(self) -> bool:
@@ -56,7 +58,7 @@ class Report:
         return all(one.good for one in self.checks) and all(one["good"] for one in self.machine["packages"])
 
     def as_json(self) -> str:
-        """All of it."""
+        """Return all of it."""
         tree = {"good": self.good, "machine": self.machine, "run": self.run, "checks": [asdict(c) for c in self.checks]}
         return to_json(tree, indent=2)
 
@@ -64,11 +66,11 @@ class Report:
         """Return the same for a reader."""
         shown = here.lines(self.machine)
         if self.run is not None:
-            shown += ["", f"run {self.run}"]
+            shown += ["", f"{self.kind} {self.run}"]
             verdicts = ["PROBLEM" if not one.good else "good" if one.seen else "unknown" for one in self.checks]
             shown += table([(verdict, one.file, one.says) for verdict, one in zip(verdicts, self.checks, strict=True)])
             bad = sum(not one.good for one in self.checks)
-            whole = "the run folder is whole"
+            whole = f"the {self.kind} folder is whole"
             whole += "" if all(one.seen for one in self.checks) else " in everything that was checked"
             shown.append(f"{bad} problem{'s' * (bad != 1)}" if bad else whole)
         return shown
@@ -91,12 +93,12 @@ def doctor(path: str | Path | None = None) -> Report:
 
 def _checks(path: Path) -> Iterator[Check]:
     folder = RunFolder(path)
-    yield _looked_at("run.json", lambda: _about(folder))
+    yield looked_at("run.json", lambda: _about(folder))
     task: list[RunTask] = []
-    yield _looked_at("config.yaml", lambda: _config(folder))
-    yield _looked_at("(what the model needs)", lambda: _model(folder, task))
+    yield looked_at("config.yaml", lambda: _config(folder))
+    yield looked_at("(what the model needs)", lambda: _model(folder, task))
     weights: list[dict[str, Tensor]] = []
-    yield _looked_at("model.safetensors", lambda: _weights(folder, task, weights))
+    yield looked_at("model.safetensors", lambda: _weights(folder, task, weights))
     checkpoints = Checkpoints(folder.checkpoints)
     for step in checkpoints.steps():
         name = f"checkpoints/{checkpoints.path(step).name}"
@@ -108,15 +110,15 @@ def _checks(path: Path) -> Iterator[Check]:
     if weights:
         yield from _chosen(folder, checkpoints, weights[0])
     logs: dict[str, Any] = {"jsonl": {}}
-    yield _looked_at("checkpoints", lambda: _last(checkpoints, logs))
+    yield looked_at("checkpoints", lambda: _last(checkpoints, logs))
     files = (("metrics", folder.metrics), ("timing", folder.timing)) if "jsonl" in logs else ()
     for name, file in files:
         least = logs.get("jsonl", {}).get(name, 0)
-        yield _looked_at(file.name, lambda file=file, least=least: _log(file, least))  # type: ignore[misc]
-    yield _looked_at("scores.json", lambda: _scores(path / "scores.json"))
+        yield looked_at(file.name, lambda file=file, least=least: _log(file, least))  # type: ignore[misc]
+    yield looked_at("scores.json", lambda: _scores(path / "scores.json"))
 
 
-def _looked_at(name: str, look: Callable[[], str]) -> Check:
+def looked_at(name: str, look: Callable[[], str]) -> Check:
     """Return the result of a look; what it raises is what is wrong."""
     try:
         return Check(name, True, look())
@@ -144,7 +146,7 @@ def _config(folder: RunFolder) -> str:
 
 
 def _model(folder: RunFolder, task: list[RunTask]) -> str:
-    """Reads what lies beside config.yaml: tokenizers, classes."""
+    """Read what lies beside config.yaml: tokenizers, classes."""
     checked, kind = read_config(folder.config, folder=folder)
     with torch.random.fork_rng(devices=[]):
         task.append(kind.restore(checked, folder.path))
@@ -165,7 +167,7 @@ def _weights(folder: RunFolder, task: list[RunTask], weights: list[dict[str, Ten
 
 
 def _last(checkpoints: Checkpoints, logs: dict[str, Any]) -> str:
-    """Reads all of the newest whole checkpoint; `logs` gets the positions of the loggers at that moment."""
+    """Read all of the newest whole checkpoint; `logs` gets the positions of the loggers at that moment."""
     step = checkpoints.latest()
     if step is None:
         return "none is whole; `seqkit resume` would start over"

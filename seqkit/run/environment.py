@@ -40,7 +40,9 @@ EXTRAS = {
     "flores": {"sentencepiece": "0.1.99"},
     "plot": {"matplotlib": "3.8"},
     "html": {"jinja2": "3.1"},
+    "explain": {"captum": "0.7"},
     "export": {"onnx": "1.16", "onnxscript": "0.7", "onnxruntime": "1.18"},
+    "serve": {"starlette": "0.40", "uvicorn": "0.30", "httptools": "0.6", "jinja2": "3.1"},
     "triton": {"triton": "3.5"},
 }
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")
@@ -50,7 +52,7 @@ STEPS, ROWS, SIZE = 50, 32, 128
 
 
 def machine() -> dict[str, Any]:
-    """Everything about this machine, ready for JSON."""
+    """Return everything about this machine, ready for JSON."""
     return {
         "seqkit": __version__,
         "python": platform.python_version(),

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from seqkit import config
+from seqkit import config, drawing
 from seqkit._version import __version__
 from seqkit.console import say
 from seqkit.distributed import held, on_all, on_first, start
 from seqkit.errors import Stopped, UserError, at_key
 from seqkit.files import to_json, write_text
 from seqkit.run.config_files import Trust, open_run, read_config
+from seqkit.run.curves import plot_run, run_parts
 from seqkit.run.resume_rules import read_change
 from seqkit.tasks import RunConfig, RunTask
 from seqkit.tasks.init_weights import given_by_run, given_by_torch, initialise
@@ -48,6 +49,19 @@ class Run:
     test: dict[str, float]
     example: str = ""
     stopped: str = ""
+
+    def _repr_html_(self) -> str | None:
+        scores = {"dev": self.dev, "test": self.test}
+        notes = [f"Run folder: {self.folder}", *([self.stopped] if self.stopped else [])]
+        return drawing.notebook(lambda: run_parts(self.folder, scores, notes))
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with the losses over the updates.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        return plot_run(self.folder)
 
 
 def train(
@@ -84,32 +98,34 @@ def train_reserved(reserved: Reservation, checked: RunConfig, kind: type[RunTask
     """Train into a folder whose name is reserved; see `train`."""
     on_all(lambda: pick_device(checked.device))
     on_all(lambda: kind.check_needs(checked))
-    task = on_all(lambda: _build(checked, kind, trust), in_turn=True)
-    folder = on_first(lambda: _begin(reserved, checked, task))
+    task, lines = on_all(lambda: _build(checked, kind, trust), in_turn=True)
+    folder = on_first(lambda: _begin(reserved, checked, task, lines))
     later = "" if folder.becomes is None else " (still the earlier run, which is replaced at the first checkpoint)"
     say(f"run folder: {folder}{later}")
     return _fit(task, checked, folder)
 
 
-def _build(checked: RunConfig, kind: type[RunTask], trust: bool) -> RunTask:
+def _build(checked: RunConfig, kind: type[RunTask], trust: bool) -> tuple[RunTask, list[str]]:
+    """Return the task of a new run, and the lines that report its data and its model."""
     given = _given(checked, trust)
     seed_all(checked.seed)
     task = kind.create(checked)
-    for line in task.report():
+    lines = task.report()
+    for line in lines:
         say(line)
     _initialise(task, checked, given)
     check_settings(task, checked.training)
-    return task
+    return task, lines
 
 
-def _begin(reserved: Reservation, checked: RunConfig, task: RunTask) -> RunFolder:
+def _begin(reserved: Reservation, checked: RunConfig, task: RunTask, lines: list[str]) -> RunFolder:
     """Make the run folder; it appears whole or not at all."""
     try:
         with reserved.made() as new:
             write_text(new.config, config.dump(task.config))
             task.save(new.path)
             about = {"seqkit": __version__, "torch": str(torch.__version__), "task": checked.task}
-            own = {"asked": asked(checked), "config": task.config.model_dump(mode="json")}
+            own = {"report": lines, "asked": asked(checked), "config": task.config.model_dump(mode="json")}
             if checked._names.found:
                 own["modules"] = checked._names.found
             new.describe({**about, **_fingerprints(task), **own})
@@ -180,7 +196,7 @@ def _record(folder: RunFolder, checked: RunConfig, changes: list[str]) -> None:
 
 
 def _fingerprints(task: RunTask) -> dict[str, str]:
-    """Digests of the data that decide a run, under their names in run.json."""
+    """Return digests of the data that decide a run, under their names in run.json."""
     return {"data": task.fingerprint("train"), "dev": task.fingerprint("dev")}
 
 

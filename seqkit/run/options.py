@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,8 @@ from seqkit.tasks import RunConfig, RunTask
 from seqkit.training import RunFolder
 
 Use = Literal["predict", "evaluate"]
+Opener = Callable[..., tuple[RunFolder, RunConfig, type[RunTask]]]
+"""`open_run`, or what opens another kind of folder that holds the configuration of a run."""
 
 
 class OpenedRun(NamedTuple):
@@ -35,6 +37,7 @@ def open_with_options(
     values: Mapping[str, Any] | None = None,
     *,
     trust: bool = False,
+    opener: Opener = open_run,
 ) -> OpenedRun:
     """Open a run folder with options laid over it.
 
@@ -44,11 +47,12 @@ def open_with_options(
         texts: `KEY=VALUE`, as on a command line.
         values: options as Python values.
         trust: see `seqkit.load`.
+        opener: opens the folder.
 
     Raises:
         UserError: see `open_run`; a key that this kind of run lacks, or that several sections have; a bad value.
     """
-    return lay_options(open_run(path, trust=trust), use, texts, values, trust=trust)
+    return lay_options(opener(path, trust=trust), use, texts, values, trust=trust, opener=opener)
 
 
 def lay_options(
@@ -58,8 +62,9 @@ def lay_options(
     values: Mapping[str, Any] | None = None,
     *,
     trust: bool = False,
+    opener: Opener = open_run,
 ) -> OpenedRun:
-    """Lay options over a run that `open_run` has opened; see `open_with_options`."""
+    """Lay options over a run that `opener` has opened; see `open_with_options`."""
     folder, checked, kind = opened
     path = folder.path
     schema = declared(kind, checked, use)
@@ -78,7 +83,7 @@ def lay_options(
     section = document.check(schema)
     options = {name: getattr(section, name) for name in section.model_fields_set}
     if overrides:
-        folder, checked, kind = open_run(path, overrides, trust=trust)
+        folder, checked, kind = opener(path, overrides, trust=trust)
     return OpenedRun(folder, checked, kind, options)
 
 
@@ -87,9 +92,9 @@ def declared(kind: type[RunTask], checked: RunConfig, use: Use) -> type[Section]
     return kind.predict_options(checked) if use == "predict" else kind.score_options(checked)
 
 
-def describe_options(path: str | Path, use: Use, *, trust: bool = False) -> list[str]:
+def describe_options(path: str | Path, use: Use, *, trust: bool = False, opener: Opener = open_run) -> list[str]:
     """Return a line for each option of a run: `name = default`, and what it means."""
-    _, checked, kind = open_run(path, trust=trust)
+    _, checked, kind = opener(path, trust=trust)
     schema = declared(kind, checked, use)
     section = getattr(checked, kind.options_section, None)
     if isinstance(section, Section):
@@ -100,9 +105,9 @@ def describe_options(path: str | Path, use: Use, *, trust: bool = False) -> list
     return [f"{left:{width}}  {' '.join(text.split())}".rstrip() for left, text in rows]
 
 
-def spelling(path: str | Path, use: Use, name: str, *, trust: bool = False) -> str:
+def spelling(path: str | Path, use: Use, name: str, *, trust: bool = False, opener: Opener = open_run) -> str:
     """Return how to write an option: `name=true` for a switch, else `name=VALUE`; "" for what a run does not take."""
-    _, checked, kind = open_run(path, trust=trust)
+    _, checked, kind = opener(path, trust=trust)
     fields = {**getattr(type(getattr(checked, kind.options_section, None)), "model_fields", {})}
     fields |= declared(kind, checked, use).model_fields
     return f"{name}={'true' if fields[name].annotation is bool else 'VALUE'}" if name in fields else ""

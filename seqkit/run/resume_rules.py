@@ -29,6 +29,8 @@ _HARMLESS = (
     "training.loggers*",
     "training.samples",
     "training.keep_best",
+    "training.keep_outputs",
+    "training.report",
     "training.average_best",
     "training.early_stopping*",
 )
@@ -93,7 +95,7 @@ def _check_length(folder: RunFolder, training: TrainingConfig) -> None:
     begun = state["epoch"] + bool(state["position"])
     for key, asked, done in (("steps", training.steps, step), ("epochs", training.epochs, begun)):
         if asked is not None and asked < done:
-            raise UserError(f"training.{key}: {asked} is less than the {done} that {folder} has trained already")
+            raise UserError(f"{asked} is less than the {done} that {folder} has trained already", key=f"training.{key}")
 
 
 def _compare(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

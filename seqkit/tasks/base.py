@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from torch import Tensor
 
+from seqkit import drawing
 from seqkit.config import Names, OneOf, Section
 from seqkit.errors import UserError, require
 from seqkit.nn.lora import merge_lora, merged
+from seqkit.tasks.attribution import Method, check_method
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.sending import sent
+from seqkit.tasks.showing import model_summary
 from seqkit.tasks.start_config import InitConfig, LoraConfig
 from seqkit.tasks.stream import Stream
+from seqkit.tasks.text_trace import TextTrace
+from seqkit.text import take_texts
 from seqkit.training import Task, TrainingConfig
 from seqkit.training.devices import check_name
 from seqkit.training.transfer import Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class RunTask(Task):
@@ -86,8 +96,11 @@ class RunTask(Task):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Return where the model lies."""
         return next(self.model.parameters()).device
+
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(lambda: model_summary(self.kind, self.model))
 
     def data_lines(self) -> list[str]:
         """Return lines about the data, for the report."""
@@ -127,6 +140,25 @@ class RunTask(Task):
             UserError: one is out of range, or they contradict each other.
         """
 
+    def adjusted(self, **options: Any) -> Self:
+        """Return a task with this model and other settings of `predict`, as if loaded anew; this one stays as it is.
+
+        Raises:
+            UserError: see `adjust`.
+        """
+        twin = copy.copy(self)
+        twin.adjust(**options)
+        return twin
+
+    @property
+    def independent(self) -> bool:
+        """Whether `predict` gives a text the same answer whatever was asked before and beside it: nothing is drawn."""
+        return True
+
+    def count_tokens(self, text: str) -> int:
+        """Return how many tokens the model reads of a text; words, unless the task says otherwise."""
+        return len(text.split())
+
     def read_line(self, line: str) -> Any:
         """Return what `predict` is given for a line of a file.
 
@@ -138,6 +170,48 @@ class RunTask(Task):
     @abstractmethod
     def format(self, prediction: Any, form: str, **options: Any) -> str:
         """Return a prediction as one line, in the form `text` or `jsonl`; some tasks have options for it."""
+
+    def read_dev(self, data: str) -> None:
+        """Let `evaluate` and `dev_outputs` be about a file, which has the columns of the run's own dev data.
+
+        Raises:
+            UserError: this kind of run cannot, or the file is bad.
+        """
+        raise UserError(f"a {self.kind} run shows no other data")
+
+    def explain(self, texts: Iterable[str], *, method: Method = "auto") -> list[Explanation]:
+        """Return for each text why `predict` answers as it does.
+
+        Args:
+            texts: as in `predict`.
+            method: "gradients": integrated gradients beside occlusion, which needs captum (extra `explain`);
+                "occlusion": that alone; "auto": gradients where captum is installed.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+            UserError: this kind of run explains nothing; captum is missing; a text is too long.
+        """
+        gradients = check_method(method)
+        self.model.eval()
+        return [self.explain_one(text, gradients) for text in take_texts(texts)]
+
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        """Return why `predict` answers a text as it does; see `explain`."""
+        raise UserError(f"a {self.kind} run explains nothing")
+
+    def trace(self, text: str) -> TextTrace:
+        """Return what the gates of every layer did at every token of a text.
+
+        Raises:
+            TypeError, ValueError: see `take_texts`.
+            UserError: the model has no recurrent layers.
+        """
+        self.model.eval()
+        return self.trace_one(take_texts([text])[0])
+
+    def trace_one(self, text: str) -> TextTrace:
+        """Return the gates of a text; see `trace`."""
+        raise UserError(f"a {self.kind} run has no gates to show")
 
     def example(self, folder: Path) -> str:
         """Return a command line that uses this run, shown at the end of training."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from seqkit.config import Named, OneOf, Section, arguments, from_signature, resolve
+from seqkit.config import Named, OneOf, Section, arguments, as_list, from_signature, resolve
 from seqkit.console import say
 from seqkit.data.batching import BatchingConfig
 from seqkit.data.formats import detect, reader
@@ -82,7 +82,7 @@ class LabelledData(SplitData):
 
     @property
     def refuses_unknown(self) -> bool:
-        """Whether any label that the training data lack is an error."""
+        """Return whether any label that the training data lack is an error."""
         return REFUSES[self.on_unknown_label]
 
 
@@ -166,12 +166,8 @@ def check_dev(training: TrainingConfig, dev: object) -> None:
             raise ValueError(f"training.{what} needs data.dev")
 
 
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, (str, Mapping)) else value
-
-
 _Way = Annotated[str, OneOf("pooling", POOLINGS, Pooling, supplied=("size",))]
-Ways = Annotated[list[_Way], BeforeValidator(_as_list, json_schema_input_type=_Way | list[_Way])]
+Ways = Annotated[list[_Way], BeforeValidator(as_list, json_schema_input_type=_Way | list[_Way])]
 """The type of a key that says how outputs are pooled."""
 
 
@@ -334,7 +330,7 @@ def cut(rows: Sequence[Sequence[T]], texts: Sequence[str], longest: int, unit: s
 
 
 def vocabulary_line(tokenizer: Tokenizer, note: str = "") -> str:
-    """Line of the report on a vocabulary."""
+    """Return a line of the report on a vocabulary."""
     return f"vocabulary: {len(tokenizer):,} entries ({tokenizer.config.tokenizer}){note}"
 
 
@@ -349,7 +345,7 @@ def named_rows(tokenizer: Tokenizer, **options: Any) -> Rows:
 
 
 def make_encoder(embedding: Any, encoder: Section, tokenizer: Tokenizer, *, load: bool) -> tuple[Encoder, list[str]]:
-    """Embedding and recurrent module for a vocabulary.
+    """Return embedding and recurrent module for a vocabulary.
 
     Args:
         embedding: an `EmbeddingConfig`.

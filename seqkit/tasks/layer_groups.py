@@ -11,7 +11,7 @@ Groups = list[list[str]]
 
 
 def reader_groups(encoder: Any, *beside: str) -> Groups:
-    """Embedding, each recurrent layer (or the window), and all the rest of the model.
+    """Return embedding, each recurrent layer (or the window), and all the rest of the model.
 
     Args:
         encoder: the model's `encoder`: an `Encoder` or a `WindowEncoder`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seqkit.console import say
-from seqkit.errors import UserError, listed
+from seqkit.errors import UserError, argument_of, listed
 from seqkit.nn.lora import add_lora
 from seqkit.tasks.base import RunTask
 from seqkit.training.transfer import Transfer
@@ -26,7 +26,8 @@ def adapt(task: RunTask, lora: Any, report: Transfer | None) -> None:
     try:
         done = add_lora(task.model, **lora.model_dump())
     except ValueError as error:
-        raise UserError(f"lora.{error}") from None
+        name, message = argument_of(error)
+        raise UserError(message, key=f"lora.{name}") from None
     made = [] if report is None else [*report.new, *report.left_out, *report.partly_new]
     vectors = {name for name, rows in task.rows().items() if rows.filled is not None}
     frozen = {name for name, value in task.model.named_parameters() if not value.requires_grad}

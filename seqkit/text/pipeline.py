@@ -50,7 +50,7 @@ _LONGEST_STOP_WORD = 100  # characters; the pattern nests as deep as the words s
 
 
 def normalizer(config: TextConfig) -> Any:
-    """Unicode form, accents, case; for bpe and unigram also the space mark. None where nothing is to do."""
+    """Return Unicode form, accents, case; for bpe and unigram also the space mark. None where nothing is to do."""
     form = "nfc" if config.normalize == "none" and config.strip_accents else config.normalize
     parts: list[Any] = []
     if config.strip_accents:

@@ -51,7 +51,7 @@ def _truncation(config: TextConfig) -> dict[str, Any] | None:
 
 
 def _template(config: TextConfig) -> dict[str, Any] | None:
-    """<bos> and <eos> around a text; a pair of texts is two of them."""
+    """Put <bos> and <eos> around a text; a pair of texts is two of them."""
     before, after = [BOS] * config.add_bos, [EOS] * config.add_eos
     if not before and not after:
         return None

@@ -123,7 +123,7 @@ class Tokenizer:
         return [[*self._before, *encoding.ids[self._cut], *self._after] for encoding in encodings]
 
     def _inputs(self, texts: list[str]) -> Sequence[Any]:
-        """Texts as the library takes them: whole, or as the words into which another library splits them."""
+        """Return texts as the library takes them: whole, or as the words into which another library splits them."""
         if not self.config.is_foreign:
             return texts
         words = list(map(splitter(self.config.tokenizer), texts))
@@ -210,7 +210,7 @@ class Tokenizer:
 
     @property
     def words(self) -> list[str]:
-        """The vocabulary as it stands in texts: without marks, so that a word may come twice."""
+        """Return the vocabulary as it stands in texts: without marks, so that a word may come twice."""
         return list(map(marks.plain, self.vocabulary)) if self.config.marked else self.vocabulary
 
     @cached_property
@@ -268,7 +268,7 @@ class Tokenizer:
         return str(self._backend.decode(kept, skip_special_tokens=False))
 
     def __len__(self) -> int:
-        """Number of tokens, the four special ones included."""
+        """Return the number of tokens, the four special ones included."""
         return len(self.vocabulary)
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seqkit.errors import UserError, nearest
+from seqkit.errors import UserError, opening
 from seqkit.files import LONGEST_LINE, read_lines
 from seqkit.text.pipeline import SPECIAL_TOKENS
 
@@ -41,7 +41,7 @@ class Vectors:
 
     @property
     def size(self) -> int:
-        """E, the numbers in a vector."""
+        """Return E, the numbers in a vector."""
         return self.matrix.size(1)
 
 
@@ -240,7 +240,7 @@ def _odd(path: Path, line: int, text: bytes, width: int) -> tuple[bytes, bytes]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    try:
+    with opening(path, "a file of vectors"):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UserError(f"{path}: this is a pipe, a device or a socket; expected a file of vectors")
         with path.open("rb") as file:
@@ -248,12 +248,3 @@ def _open(path: Path) -> IO[bytes]:
         if not magic:
             raise UserError(f"{path}: the file is empty")
         return cast(IO[bytes], gzip.open(path, "rb") if magic == b"\x1f\x8b" else path.open("rb"))
-    except FileNotFoundError:
-        names = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file{nearest(str(path), names)}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: this is a directory; expected a file of vectors") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # a NUL or half of a surrogate pair in the name
-        raise UserError(f"{str(path)!r}: cannot be read ({error})") from None

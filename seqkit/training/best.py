@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -33,22 +34,27 @@ def rank(scores: Mapping[str, float], config: TrainingConfig, ties: str = TIES) 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The weights for use, their dev scores, and whether they are the mean of the best."""
+    """The weights for use, their dev scores and outputs, and whether they are the mean of the best."""
 
     weights: dict[str, Tensor]
     scores: dict[str, float]
+    outputs: list[dict[str, Any]]
     averaged: bool
 
 
 def choose(
-    task: Task, files: Sequence[Path], score: Callable[[], dict[str, float]], config: TrainingConfig, ties: str = TIES
+    task: Task,
+    files: Sequence[Path],
+    score: Callable[[], tuple[dict[str, float], list[dict[str, Any]]]],
+    config: TrainingConfig,
+    ties: str = TIES,
 ) -> Chosen:
     """Give the model the best weights, or their mean where that is asked for and dev says that it is no worse.
 
     Args:
         task: has learned, and is settled.
         files: weights of the checkpoints to choose from, the best first.
-        score: of the model as it is.
+        score: returns the scores and the dev outputs of the model as it is.
         config: says whether a mean is wanted.
         ties: how equal scores are ordered.
 
@@ -59,12 +65,12 @@ def choose(
     own = dict(model.named_buffers())  # in which infinity may be meant
     weights = on_first(lambda: load_finite(files[0], own))
     model.load_state_dict(weights)
-    best = Chosen(weights, score(), False)
+    best = Chosen(weights, *score(), False)
     if not config.average_best or len(files) < 2:
         return best
     weights = on_first(lambda: average_weights(files, own))
     model.load_state_dict(weights)
-    mean = Chosen(weights, score(), True)
+    mean = Chosen(weights, *score(), True)
     kept = rank(mean.scores, config, ties) >= rank(best.scores, config, ties)
     values = f"{mean.scores[config.metric]:.4f} against {best.scores[config.metric]:.4f}"
     say(f"average of the best {len(files)}: {config.metric} {values}: {'kept' if kept else 'not kept'}")

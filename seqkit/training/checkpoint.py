@@ -158,7 +158,7 @@ _FILES = {"model.safetensors", "trainer.safetensors", "trainer.json"}
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex digits; it is read piece by piece."""
+    """Return the SHA-256 of a file, in hex digits; it is read piece by piece."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(1 << 20):
@@ -261,7 +261,7 @@ class Checkpoints:
         return next((step for step in reversed(self.steps()) if self.is_whole(step)), None)
 
     def load(self, step: int, own: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Any]:
-        """Weights and trainer state of a checkpoint.
+        """Return weights and trainer state of a checkpoint.
 
         Args:
             step: its number.

@@ -8,18 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from seqkit.config import Named, OneOf, Section, WithOptions, maker
+from seqkit.config import Named, OneOf, Section, WithOptions, as_list, maker
 from seqkit.training.loggers import LOGGERS, Logger
 from seqkit.training.optim import OptimizerConfig
 from seqkit.training.schedules import ScheduleConfig
 from seqkit.training.scores import more_is_better
 
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-Patterns = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+Patterns = Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str])]
 
 
 class EarlyStoppingConfig(Section):
@@ -121,6 +116,12 @@ class TrainingConfig(Section):
     loggers: list[Annotated[str, OneOf("logger", LOGGERS, Logger, supplied=())]] = ["jsonl"]
     """What follows the training: jsonl (metrics.jsonl and timing.jsonl), tensorboard (event files; needs the
     tensorboard extra), or `mypackage.module:MyLogger`."""
+    report: bool = True
+    """Write report.html into the run folder when training from the command line or by seqkit.train has ended: curves,
+    scores and examples from dev.jsonl (needs the extras html and plot). It holds texts of the dev data."""
+    keep_outputs: int = Field(default=2000, ge=0)
+    """How many dev examples dev.jsonl in the run folder holds at most, evenly spread over the dev data: text, right
+    answer, answer of the kept weights and its confidence. 0: no such file, for private data."""
     tensorboard: bool | None = Field(default=None, exclude=True)
     """Short for adding tensorboard to loggers (true), or for leaving it out (false)."""
 
@@ -163,17 +164,17 @@ class TrainingConfig(Section):
 
     @property
     def margin(self) -> float:
-        """By how much the metric must improve to count as better, for early stopping and for plateau."""
+        """Return by how much the metric must improve to count as better, for early stopping and for plateau."""
         return self.early_stopping.min_delta if self.early_stopping else 0.0
 
     @property
     def most_epochs(self) -> int:
-        """How many times to go through the data at the most, where `steps` does not say when to end."""
+        """Return how many times to go through the data at the most, where `steps` does not say when to end."""
         return self.epochs or 10
 
     @property
     def more_is_better(self) -> bool:
-        """Whether a higher value of `metric` is the better one."""
+        """Return whether a higher value of `metric` is the better one."""
         return self.higher_is_better(self.metric)
 
     def higher_is_better(self, name: str) -> bool:

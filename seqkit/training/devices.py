@@ -39,7 +39,7 @@ def check_name(name: str) -> str:
 
 
 def module_of(kind: str) -> Any:
-    """torch's module for a kind of device (`torch.cuda`), or None where this torch has none."""
+    """Return torch's module for a kind of device (`torch.cuda`), or None where this torch has none."""
     return getattr(torch, kind, None)
 
 
@@ -146,7 +146,7 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 @contextmanager
 def repeatable(wanted: bool) -> Iterator[None]:
-    """A context in which a device gives the same bits for the same input, at some cost in speed, if `wanted`.
+    """Return a context in which a device gives the same bits for the same input, at some cost in speed, if `wanted`.
 
     torch's deterministic algorithms are taken, an operator that lacks one raises an error that names it, cuDNN does not
     try out kernels, and cuBLAS and cuDNN get workspaces of their own (CUBLAS_WORKSPACE_CONFIG=:4096:8, which acts only

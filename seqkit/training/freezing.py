@@ -139,7 +139,7 @@ class Freezing:
 
 
 def _all_names(model: nn.Module) -> dict[str, list[str]]:
-    """Every name of each parameter, under the first of them, in the model's order: a tied weight has several."""
+    """Return every name of each parameter, under the first of them, in the model's order: a tied weight has several."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     found: dict[str, list[str]] = {name: [] for name in first.values()}
     for name, parameter in model.named_parameters(remove_duplicate=False):

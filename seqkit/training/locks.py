@@ -42,6 +42,20 @@ def take_lock(path: Path) -> IO[str]:
     return file
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process has the lock of a file, which is neither made nor changed."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    with suppress(OSError), open(path, encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _claim(file: IO[str], path: Path) -> None:
     try:
         import fcntl

@@ -7,6 +7,8 @@ runs/NAME/
   model.safetensors   the chosen weights: the best on dev so far
   metrics.jsonl       results, cut back to the checkpoint on resume
   timing.jsonl        speed; no result depends on it
+  dev.jsonl           what the chosen weights make of dev data, an example a line; written at the end
+  report.html         the same to look at, with curves and scores; no result depends on it
   checkpoints/        what a resume needs, a folder a step
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -65,6 +67,12 @@ class JsonLines:
         self._file.close()
 
 
+def write_outputs(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write dev.jsonl, if there are records to write; see `Task.dev_outputs`."""
+    if records:
+        write_text(path, "".join(to_json(record) + "\n" for record in records))
+
+
 class Busy(UserError):
     """Another process trains in a run folder."""
 
@@ -92,6 +100,8 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.timing = path / "timing.jsonl"
+        self.outputs = path / "dev.jsonl"
+        self.report = path / "report.html"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None, "swap": None}  # another process gets the paths; the lock stays here
@@ -162,7 +172,10 @@ class RunFolder:
         try:
             version = cls(path).about()["format"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: not a run folder, or half-written: run.json is missing or damaged") from None
+            what = "not a run folder, or half-written: run.json is missing or damaged"
+            if (path / "settings.json").exists() and (path / "predict.py").exists():
+                what = "an exported folder; it is used with its predict.py, `seqkit evaluate` and `seqkit doctor`"
+            raise UserError(f"{path}: {what}") from None
         if not isinstance(version, int) or version > FORMAT:
             raise UserError(
                 f"{path}: written by a newer seqkit (run format {version}, this one reads up to {FORMAT}): upgrade"

@@ -108,6 +108,18 @@ class Task(ABC):
         """Return scores on the development data, in evaluation mode and without gradients; empty: no such data."""
         return {}
 
+    def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
+        """Return what the model as it is makes of the development data, a record for each example.
+
+        Called right after `evaluate`, in every process, in evaluation mode and without gradients. The records become
+        the lines of dev.jsonl, so that they must be JSON. A report shows `place`, `text`, `gold`, `prediction` and
+        `confidence` (from 0 to 1) where they are there.
+
+        Args:
+            limit: most examples, evenly spread over the data.
+        """
+        return []
+
     def samples(self) -> list[dict[str, str]]:
         """Return a few examples of what the last `evaluate` read and answered, as named texts, shown and logged."""
         return []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.errors import UserError, listed, nearest
+from seqkit.errors import UserError, listed, opening
 from seqkit.files import read_bytes
 from seqkit.training.checkpoint import load_weights
 
@@ -58,18 +58,11 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _start(path: Path) -> bytes:
-    try:
+    with opening(path, "a state dict (init.run takes a run folder)"):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UserError(f"{path}: this is a pipe, a device or a socket; expected a state dict")
         with path.open("rb") as file:
             start = file.read(8)
-    except FileNotFoundError:
-        names = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such file{nearest(str(path), names)}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: this is a directory; expected a state dict (init.run takes a run folder)") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not start:
         raise UserError(f"{path}: the file is empty")
     return start

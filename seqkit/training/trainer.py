@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from seqkit.training.data_parallel import own_part
 from seqkit.training.devices import failure, pick_device, repeatable
 from seqkit.training.loggers import Logger
 from seqkit.training.random_state import kept_random, own_seed, random_states, seed_all, set_random_states
-from seqkit.training.run_folder import RunFolder
+from seqkit.training.run_folder import RunFolder, write_outputs
 from seqkit.training.run_log import Progress
 from seqkit.training.scores import Result
 from seqkit.training.signals import SignalWatch, not_finite
@@ -196,7 +196,12 @@ class Trainer:
         for name, logger in self.config.make_loggers().items():
             if self._restored:
                 logger.resumed(self.state.step, self.state.logs.get(name))
-            logger.start(self.folder.path, settings)
+            try:
+                logger.start(self.folder.path, settings)
+            except BaseException:
+                for started in loggers.values():
+                    started.end(None)
+                raise
             loggers[name] = logger
 
     def _finished(self) -> bool:
@@ -219,7 +224,7 @@ class Trainer:
             except NotFinite as error:
                 examples = gathered(self.task.describe(error.batch) if error.batch is not None else [])
                 raise quiet(not_finite(state.step + 1, str(error), examples, self.folder.kept())) from None
-            state.count(done.losses, done.norm, done.rate)
+            state.count(done.losses, done.norm, done.rate, self.config.clip_norm)
             if self.average and not done.skipped:
                 self.average.update()
             state.step += 1
@@ -272,8 +277,9 @@ class Trainer:
         record: dict[str, Any] = {"step": state.step, "epoch": state.epoch + bool(state.position)}
         record.update({name: value / count for name, value in state.losses.items()})
         norm = state.norms / max(count - state.skipped, 1)
-        self._progress.train({**record, "grad_norm": norm, "lr": state.rate})
-        state.losses, state.norms, state.skipped, state.logged = {}, 0.0, 0, state.step
+        clipped = {} if self.config.clip_norm is None else {"clipped": state.clipped}
+        self._progress.train({**record, "grad_norm": norm, "lr": state.rate, **clipped})
+        state.losses, state.norms, state.skipped, state.clipped, state.logged = {}, 0.0, 0, 0, state.step
 
     def _evaluate(self) -> None:
         """Score dev, remember whether it is better, and save."""
@@ -305,13 +311,23 @@ class Trainer:
             say(f"{', '.join(state.zeros)}: 0 in {times}: {self.task.why_zero(state.zeros)}")
 
     def _scores(self) -> dict[str, float]:
+        with self._evaluating():
+            scores = self.task.evaluate()
+            return on_first(lambda: scores)
+
+    def _scores_and_outputs(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        scores, limit = self._scores(), self.config.keep_outputs
+        with self._evaluating():
+            return scores, self.task.dev_outputs(limit) if limit and scores else []
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         model = self.task.model
         averaged = self.average.applied() if self.average else nullcontext()
         model.eval()
         try:
             with torch.no_grad(), kept_random(self.device), averaged, self.updater.autocast():
-                scores = self.task.evaluate()
-                return on_first(lambda: scores)
+                yield
         finally:
             model.train()
 
@@ -339,11 +355,16 @@ class Trainer:
             what = f"{self.folder.weights.name} after step {state.step}"
             self._prune()
             source = self._checkpoints.weights(self._chosen()[0])
-            on_first(lambda: replace_file(self.folder.weights, lambda path: copyfile(source, path)))
+            on_first(lambda: self._replace_weights(lambda path: copyfile(source, path)))
             self._take_place()
         except OSError as error:
             why = f"cannot write {what} ({error.strerror or error})"
             raise Stopped(f"{self.folder}: {why}; {self.folder.kept()}") from error
+
+    def _replace_weights(self, write: Callable[[Path], object]) -> None:
+        """Write model.safetensors; outputs of the weights before are no longer true."""
+        self.folder.outputs.unlink(missing_ok=True)
+        replace_file(self.folder.weights, write)
 
     def _take_place(self) -> None:
         """A run that replaces another one gets its name as soon as it has weights."""
@@ -401,8 +422,9 @@ class Trainer:
         self.task.settle()
         self.average = None  # the chosen weights are averages already
         files = [self._checkpoints.weights(step) for step in self._chosen()]
-        chosen = choose(self.task, files, self._scores, self.config, state.ties)
-        on_first(lambda: replace_file(self.folder.weights, lambda path: save_weights(path, chosen.weights)))
+        chosen = choose(self.task, files, self._scores_and_outputs, self.config, state.ties)
+        on_first(lambda: self._replace_weights(lambda path: save_weights(path, chosen.weights)))
+        on_first(lambda: write_outputs(self.folder.outputs, chosen.outputs))
         self._progress.artifact(self.folder.weights, self.folder.weights.name)
         self.task.model.eval()
         return Result(self._chosen()[0], chosen.scores, chosen.averaged, stopped)

@@ -37,6 +37,7 @@ class State:
     losses: dict[str, float] = field(default_factory=dict)  # since the last log line: total of each loss
     norms: float = 0.0
     skipped: int = 0  # updates since then whose norm is not among these: fp16 has overflowed
+    clipped: int = 0  # updates since then whose norm was above training.clip_norm
     rate: float = 0.0  # the learning rate of the last update
     logged: int = 0  # the step of the last log line
     logs: dict[str, Any] = field(default_factory=dict)  # where each logger is, by its name
@@ -46,12 +47,13 @@ class State:
     evaluations: int = 0
     zeros: list[str] = field(default_factory=list)  # scores that were 0 in each of them
 
-    def count(self, losses: Mapping[str, float], norm: float, rate: float) -> None:
-        """Add an update to what the next log line will say."""
+    def count(self, losses: Mapping[str, float], norm: float, rate: float, limit: float | None) -> None:
+        """Add an update to what the next log line will say; `limit` is the norm from which on gradients are clipped."""
         for name, value in losses.items():
             self.losses[name] = self.losses.get(name, 0.0) + value
         if math.isfinite(norm):
             self.norms += norm
+            self.clipped += limit is not None and norm > limit
         else:  # the loss scaler has skipped this update
             self.skipped += 1
         self.rate = rate

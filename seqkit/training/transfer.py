@@ -217,7 +217,7 @@ class _Weight:
 
     @property
     def called(self) -> str:
-        """Its name for a message, with its name there if it has another one."""
+        """Return its name for a message, with its name there if it has another one."""
         return self.name if self.name == self.there else f"{self.name} (there {self.there})"
 
     def problem(self) -> str:

@@ -54,7 +54,7 @@ class Done:
 
     @property
     def skipped(self) -> bool:
-        """Whether fp16 overflowed: nothing was changed but the scale."""
+        """Return whether fp16 overflowed: nothing was changed but the scale."""
         return not math.isfinite(self.norm)
 
 
@@ -128,7 +128,7 @@ class Updater:
         factor: float,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Done:
-        """One update from the batches of a window.
+        """Make one update from the batches of a window.
 
         The losses and the norm of the gradient are read from the device once, when all has been launched. (With fp16
         the loss scaler of some optimisers asks it once more.)
@@ -177,7 +177,7 @@ class Updater:
         return parts
 
     def _read(self, window: list[Any], parts: Sequence[_Part], norms: torch.Tensor) -> tuple[dict[str, float], float]:
-        """Each loss of a window, weighed and added up, and the norm of the gradient: the one place that waits.
+        """Return each loss of a window, weighed and added up, and the norm of the gradient: the one place that waits.
 
         Raises:
             NotFinite: a loss, or without a loss scaler the gradient.

@@ -4,6 +4,7 @@ time; teacher forcing, single steps and gradients."""
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import seqkit.nn as snn
-from seqkit.nn import attentional, recurrent
+from seqkit.nn import attentional
 
 INPUT, MEMORY = 3, 4  # "dot" needs a query of the memory's size
 
@@ -130,8 +131,8 @@ def test_forward_steps_and_gradients_are_those_of_the_equations(oracle, case, se
         def fixed(x, rate, locked_rate, *rest):
             return x * next(drawn) if rate else x
 
-        for where in (attentional, recurrent):
-            patch.setattr(where, "between_layers", fixed)
+        for room in ("attentional", "layers"):
+            patch.setattr(f"seqkit.nn.{room}.between_layers", fixed)
         patch.setattr(attentional, "drop_mask", lambda rows, *shape_and_rate: next(drawn).expand(*shape_and_rate[:2]))
         kept = module.remember(memory, source, vector if module.feed_context else None)
         features, weights = module(inputs, target, state, kept)
@@ -226,3 +227,9 @@ def test_calls_that_do_not_fit_are_refused():
         module.remember(memory, [1.5] * 3)
     with pytest.raises(RuntimeError, match="eval"):
         module.step(inputs[:, :1], module.start(state), kept)
+
+
+@pytest.mark.parametrize("layer", [1.5, True, 3, -1, "1"])
+def test_the_layer_of_the_attention_is_a_whole_number(layer: Any) -> None:
+    with pytest.raises(ValueError, match=r"^attention_layer must be an int from 0 to num_layers 2, got"):
+        snn.AttentionalRecurrent(3, 4, "gru", 4, 2, attention="dot", attention_layer=layer)

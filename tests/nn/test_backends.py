@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import seqkit.nn as snn
-from seqkit.nn import recurrent
+from seqkit.nn import layers, recurrent
 from seqkit.nn.backends import fused, reference, vendor
 from seqkit.nn.custom_op import AVAILABLE
 
@@ -18,7 +18,7 @@ from seqkit.nn.custom_op import AVAILABLE
 WORKERS = [
     (recurrent, "run_plain", "vendor"),
     (vendor, "whole_network", "vendor"),
-    (recurrent, "compiled_direction", "fused"),
+    (layers, "compiled_direction", "fused"),
     (vendor, "vendor_scan", "vendor"),
     (fused, "kernel_scan", "fused"),
     (reference, "reference_scan", "reference"),

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seqkit.nn as snn
 from seqkit.nn.custom_op import AVAILABLE
+from seqkit.nn.exported_loops import MIN_TORCH, TORCH
 from seqkit.nn.kernels.tuning import MIN_DECODE_ROWS
 
 needs_operators = pytest.mark.skipif(not AVAILABLE, reason="torch.library.custom_op needs torch 2.4")
@@ -284,7 +285,61 @@ def test_export_of_a_decoders_step():
     ],
 )
 @needs_operators
-def test_export_refuses_what_it_cannot_hold_in_one_graph(make, message):
+def test_export_refuses_what_it_cannot_hold_in_one_graph(make, message, monkeypatch):
+    monkeypatch.setattr("seqkit.nn.exported_loops.MIN_TORCH", (99, 1))  # a later torch has loops
     given = (torch.randn(5, 3, 4), torch.tensor([5, 2, 3]))
     with pytest.raises(Exception, match=message):
         torch.export.export(make(), given, strict=False)
+
+
+class Loops(torch.nn.Module):
+    """What no operator serves: cells without a kernel, Viterbi's algorithm, input feeding."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = snn.Recurrent("jordan", 4, 3, bidirectional=True, batch_first=True)
+        self.free = snn.GRU(6, 3, batch_first=True, backend="reference")
+        self.crf = snn.CRF(3, allowed_start=torch.tensor([True, True, False]))
+        torch.nn.init.normal_(self.crf.transitions)
+        options = {"attention": "dot", "input_feeding": True}
+        self.decoder = snn.AttentionalRecurrent(4, 3, "lstm", 3, **options)
+
+    def forward(self, x, lengths):
+        both, (h, _) = self.read(x, lengths=lengths)
+        one = self.free(both)[0]
+        state = self.decoder.initial_state(x.size(0))
+        fed = self.decoder(x, lengths, state, self.decoder.remember(one, lengths))
+        return both, one, h, *self.crf.decode(one * 9, lengths), *fed
+
+
+@pytest.mark.skipif(TORCH < MIN_TORCH, reason="torch's exporter lacks loops")
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_holds_loops_for_any_number_of_steps(strict, tmp_path):
+    torch.manual_seed(0)
+    model = Reads(snn.Recurrent("jordan", 4, 3, batch_first=True)) if strict else Loops()
+    model, free = model.eval(), torch.export.Dim.DYNAMIC
+
+    def batch(rows, steps):
+        return torch.randn(rows, steps, 4), torch.randint(0, steps + 1, (rows,))
+
+    with torch.no_grad():
+        shapes = ({0: free, 1: free}, {0: free})
+        program = torch.export.export(model, batch(3, 4), dynamic_shapes=shapes, strict=strict)
+        assert "seqkit" not in program.graph_module.code
+        torch.export.save(program, tmp_path / "loops.pt2")
+        run = torch.export.load(tmp_path / "loops.pt2").module()
+        for rows, steps in ((1, 1), (2, 9), (5, 2)):
+            given = batch(rows, steps)
+            for one, other in zip(run(*given), model(*given), strict=True):
+                torch.testing.assert_close(one, other)
+
+
+@pytest.mark.skipif(TORCH < MIN_TORCH, reason="torch's exporter lacks loops")
+@pytest.mark.parametrize("make", [lambda: Reads(snn.GRU(4, 4, backend="reference", weight_drop=0.5)), Loops])
+@torch.no_grad()
+def test_exported_loops_draw_no_masks(make):
+    module = make().train()
+    free = torch.export.Dim.DYNAMIC
+    given = torch.randn(3, 3, 4), torch.tensor([3, 1, 2])
+    with pytest.raises(Exception, match=r"draws dropout masks in training mode.*call eval\(\) first"):
+        torch.export.export(module, given, dynamic_shapes=({0: free, 1: free}, {0: free}))

@@ -222,7 +222,7 @@ def test_cells_that_differ_have_no_way_back():
 
 
 def test_quantization_goes_by_way_of_torch():
-    """torch's own `quantize_dynamic` passes over modules that it does not know, without a word."""
+    """torch's own `quantize_dynamic` passes over modules that it does not know."""
     model, x = snn.from_torch(nn.Sequential(nn.LSTM(8, 16))).eval(), torch.randn(3, 2, 8)
     want = model(x)[0]
     with warnings.catch_warnings():
@@ -231,3 +231,12 @@ def test_quantization_goes_by_way_of_torch():
         quantized = torch.ao.quantization.quantize_dynamic(snn.to_torch(model), {nn.LSTM}, torch.qint8)
     assert "quantized" in type(quantized[0]).__module__
     torch.testing.assert_close(quantized(x)[0], want, atol=0.05, rtol=0)
+
+
+def test_quantization_of_our_modules_says_what_to_do():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with pytest.warns(
+            UserWarning, match=r"leaves LSTM of seqkit\.nn in floating point; .*seqkit\.nn\.to_torch\(model\)"
+        ):
+            torch.ao.quantization.quantize_dynamic(nn.Sequential(snn.LSTM(8, 16)), {nn.LSTM}, torch.qint8)

@@ -220,3 +220,22 @@ def test_subclass_with_its_own_masks_goes_the_long_way():
     twin.load_state_dict({name: value / 2 for name, value in module.state_dict().items()})
     torch.testing.assert_close(module(x.unsqueeze(0)), twin(x.unsqueeze(0)))
     torch.testing.assert_close(module.step(x), twin.step(x))
+
+
+@pytest.mark.parametrize("units", [24, 520])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "dropout": 0.3, "batch_first": True}])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_autocast_is_the_long_way_bit_for_bit(kind, options, units, monkeypatch):
+    """An LSTM in small steps goes the short way, where ATen casts; the long way casts by itself."""
+    torch.manual_seed(0)
+    module, x = getattr(snn, kind)(5, units, **options), torch.randn(4, 32, 5)
+    if options:
+        x = x.transpose(0, 1)
+    found = []
+    for run in (lambda: module(x), lambda: long_way(module, x, monkeypatch=monkeypatch)):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = run()
+        found.append([*flat(outputs), *gradients(module, outputs)])
+    assert {part.dtype for part in found[0][: len(flat(outputs))]} == {torch.bfloat16}
+    assert all(map(torch.equal, *found))

@@ -7,6 +7,7 @@ import torch
 
 import seqkit.nn as snn
 from seqkit.nn.kernels.additive import additive_scores
+from seqkit.nn.kernels.gemm import onednn_bfloat16
 
 COMPLEX = [
     ("lstm", {}),
@@ -150,11 +151,17 @@ def test_autocast_leaves_the_loss_in_float64():
 
 
 def test_backend_for_names_what_runs_under_autocast():
-    """oneDNN's LSTM serves float32 alone."""
-    module = snn.LSTM(16, 24)
-    x = torch.randn(7, 5, 16)
-    assert module.backend_for(x).reason == "oneDNN's LSTM"
+    """oneDNN's LSTM serves float32, and bfloat16 where the CPU does; many units train on the fused kernel there."""
+    module, wide = snn.LSTM(16, 24), snn.LSTM(16, 512)
+    x, rows = torch.randn(7, 5, 16), torch.randn(7, 32, 16)
+    assert module.backend_for(x).reason == wide.backend_for(rows).reason == "oneDNN's LSTM"
     with torch.autocast("cpu", torch.bfloat16):
-        lowered = module.backend_for(x)
-        assert lowered.reason != "oneDNN's LSTM"
+        lowered, large = module.backend_for(x), wide.backend_for(rows)
+        assert (lowered.reason == "oneDNN's LSTM") == onednn_bfloat16()
+        assert large.name == "fused"
+        with torch.no_grad():
+            assert wide.backend_for(rows).reason == lowered.reason or not onednn_bfloat16()
+    with torch.autocast("cpu", torch.float16):
+        assert module.backend_for(x).reason != "oneDNN's LSTM"
     assert lowered == module.bfloat16().backend_for(x.bfloat16())
+    assert large == wide.bfloat16().backend_for(rows.bfloat16())

@@ -161,6 +161,9 @@ def test_the_choice_gives_its_reason() -> None:
     rows = torch.zeros(1, EMBEDDED)
     assert decoder.step_backend(rows) == ("fused", "hand-derived backward")
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert decoder.step_backend(rows) == ("fused", "hand-derived backward, products in bfloat16")
+        assert "autocast" in decoder.step_backend(rows.double()).reason
+    with torch.autocast("cpu", dtype=torch.float16):
         assert "autocast" in decoder.step_backend(rows).reason
     assert "JordanCell" in make("jordan").step_backend(rows).reason
     assert make(backend="reference").step_backend(rows) == ("reference", "asked for")
@@ -178,6 +181,44 @@ def test_the_choice_gives_its_reason() -> None:
     replaced = make()
     replaced.vector = nn.Sequential(replaced.vector)
     assert replaced.step_backend(rows).name == "reference"
+
+
+@pytest.mark.parametrize("size", [8, 96])  # products too small for bfloat16, and large enough
+@pytest.mark.parametrize("attention", ["bahdanau", "general", "multi_head"])
+@pytest.mark.parametrize("cell", PLAIN)
+def test_bfloat16_is_nearer_to_float64_than_the_step_loop(cell: str, attention: str, size: int) -> None:
+    """Results and gradients under autocast: the loop rounds states and sums, too."""
+    torch.manual_seed(0)
+    options = {"num_layers": 2, "output": "deep", "recurrent_dropout": 0.2} | (
+        {"heads": 2} if attention == "multi_head" else {}
+    )
+    decoder = AttentionalRecurrent(size, size, cell, size, attention=attention, input_feeding=True, **options).train()
+    lengths, width = torch.tensor([7, 6, 4, 2] * 8), 5
+    drawn = [torch.randn(shape) for shape in ((32, 7, size), (32, width, size), (32, 7, decoder.feature_size))]
+    state = tuple(torch.randn(2, 32, size) for _ in decoder.state_sizes)
+    padding = padding_mask(torch.randint(1, width + 1, (32,)).index_fill(0, torch.tensor(0), width), width)
+    found = []
+    for backend, dtype in (("auto", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
+        module = deepcopy(decoder).to(dtype)
+        for recurrent in (module.lower, *module.upper):
+            recurrent.backend = backend
+        embedded, read, factors = (part.to(dtype, copy=True).requires_grad_() for part in drawn)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.float32):
+            assert module.attention is not None
+            memory = (*module.attention.project(read), padding)
+            features, weights = module(embedded, lengths, tuple(part.to(dtype) for part in state), memory)
+            assert features.dtype == (torch.bfloat16 if dtype == torch.float32 else dtype)
+            loss = (features.to(dtype) * factors.detach()).sum() + weights.to(dtype).square().sum()
+            loss.backward()  # inside, where autocast would round the products of the backward pass
+        grads = [value.grad for value in (embedded, read, *module.parameters()) if value.grad is not None]
+        found.append([features.detach(), weights.detach(), *grads])
+    ratios = []
+    for got, other, want in zip(*found, strict=True):
+        fused, loop = (float((one.double() - want).abs().max() / want.abs().max()) for one in (got, other))
+        assert fused <= loop + torch.finfo(torch.bfloat16).eps
+        ratios.append(fused / loop)
+    assert torch.tensor(ratios).log().mean().exp() < 0.8
 
 
 @pytest.mark.parametrize("attention", ["bahdanau", "multi_head"])

@@ -79,3 +79,10 @@ def test_whole_models_load_with_weights_only():
     found.seek(0)
     with torch.serialization.safe_globals([Uses, *snn.safe_globals()]):
         assert torch.equal(torch.load(found, weights_only=True)(*same), model(*same))
+
+
+def test_safe_globals_leave_out_what_an_exporter_left_behind():
+    left = type("Recurrent", (snn.Recurrent,), {"__module__": snn.Recurrent.__module__})
+    listed = snn.safe_globals()
+    assert snn.Recurrent in listed
+    assert left not in listed

@@ -13,6 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import seqkit.models as models
 import seqkit.nn as snn
+from seqkit.nn.kernels.gemm import onednn
+from seqkit.nn.linear import Linear
 from seqkit.nn.onnx import MIN_TORCH, check_exportable
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
@@ -117,7 +119,9 @@ def export(module, *given, opened=(), dynamo=True):
 
 def assert_same(graph, module, batches, bound=1e-5):
     """Through ONNX Runtime and through torch the same comes out of every batch."""
-    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     for batch in batches:
         found = session.run(None, dict(zip(names, (part.numpy() for part in batch), strict=True)))
@@ -215,7 +219,8 @@ def test_export_in_float64(exporter):
 
 def test_export_of_a_decoders_step(exporter):
     torch.manual_seed(0)
-    options = {"num_layers": 2, "attention": "general", "input_feeding": True}
+    # So many features that tanh would look at its values.
+    options = {"num_layers": 2, "attention": "general", "input_feeding": True, "feature_size": 300}
     decoder = snn.AttentionalRecurrent(5, 6, "lstm", 4, **options).eval()
 
     def step(inner, x, h, c, fed, memory, lengths):
@@ -224,13 +229,36 @@ def test_export_of_a_decoders_step(exporter):
 
     def batch(rows, hypotheses, steps):
         states = torch.randn(2, rows, hypotheses, 2, 4)
-        fed, lengths = torch.randn(rows, hypotheses, 4), torch.randint(0, steps + 1, (rows,))
+        fed, lengths = torch.randn(rows, hypotheses, 300), torch.randint(0, steps + 1, (rows,))
         return torch.randn(rows, hypotheses, 5), *states, fed, torch.randn(rows, steps, 6), lengths
 
     module = Calls(decoder, step).eval()
     graph, kinds = export(module, *batch(3, 2, 4), opened=[(0, 1)] * 5 + [(0,)])
     assert kinds == {"LSTM": 2, "GRU": 0, "RNN": 0, "Scan": 0}
     assert_same(graph, module, [batch(1, 5, 1), batch(4, 1, 7), batch(2, 3, 2)])
+
+
+def test_export_of_loops(exporter):
+    """Viterbi's algorithm, forward and back, and a decoder with input feeding: nothing is unrolled."""
+    torch.manual_seed(0)
+    crf = snn.CRF(5, allowed_start=torch.tensor([True, True, False, True, True]))
+    torch.nn.init.normal_(crf.transitions)
+    decoder = snn.AttentionalRecurrent(5, 5, "lstm", 4, input_feeding=True, output="deep")
+
+    def run(inner, x, lengths, memory, source_lengths):
+        crf, decoder = inner
+        state = decoder.initial_state(len(x))
+        fed = decoder(x, lengths, state, decoder.remember(memory, source_lengths))
+        return crf.decode(x, lengths), fed
+
+    def batch(rows, steps, source):
+        lengths = torch.randint(0, steps + 1, (rows,)), torch.randint(0, source + 1, (rows,))
+        return torch.randn(rows, steps, 5) * 3, lengths[0], torch.randn(rows, source, 5), lengths[1]
+
+    module = Calls(torch.nn.ModuleList([crf, decoder]), run).eval()
+    graph, kinds = export(module, *batch(3, 4, 5), opened=[(0, 1), (0,), (0, 1), (0,)])
+    assert kinds == {"LSTM": 0, "GRU": 0, "RNN": 0, "Scan": 3}
+    assert_same(graph, module, [batch(1, 1, 2), batch(4, 9, 1), batch(2, 3, 6)])
 
 
 def test_export_of_models(exporter):
@@ -270,6 +298,12 @@ def test_what_cannot_be_exported_is_refused(exporter, monkeypatch):
     old = Calls(snn.LSTM(5, 4), lambda inner, x: inner(x))
     with pytest.raises(RuntimeError, match=r"dynamo=False\) cannot take a module of type LSTM; pass dynamo=True"):
         export(old, x, dynamo=False)
+    for given in ((x,), (x, {"lengths": lengths})):  # by itself, whose arguments torch gives by position
+        with pytest.raises(RuntimeError, match=r"dynamo=False\) cannot take a module of type GRU; pass dynamo=True"):
+            export(snn.GRU(5, 4), *given, dynamo=False)
+    tags = Calls(snn.CRF(5), lambda inner, x, lengths: inner.decode(x, lengths))
+    with pytest.raises(RuntimeError, match=r"dynamo=False\) cannot take the loop of a CRF; pass dynamo=True"):
+        export(tags, x, torch.tensor([3, 0, 1, 2]), dynamo=False)
     for options in ({"num_layers": 2, "dropout": 0.5}, {"weight_drop": 0.5}, {"zoneout": 0.1}):
         with pytest.raises(RuntimeError, match=r"draws dropout masks in training mode.*call eval\(\)"):
             export(Calls(snn.LSTM(5, 4, **options).train(), lambda inner, x: inner(x)), x)
@@ -278,3 +312,12 @@ def test_what_cannot_be_exported_is_refused(exporter, monkeypatch):
     monkeypatch.setattr("seqkit.nn.onnx.MIN_TORCH", (99, 1))
     with pytest.raises(RuntimeError, match=r"GRU in torch\.onnx\.export needs torch 99\.1 or later, got 2\."):
         check_exportable(snn.GRU(5, 4).network(), x)
+
+
+def test_export_of_a_large_linear_layer_before_any_product(exporter):
+    """The first look for oneDNN tries a product, which must not stand in the graph."""
+    module = Calls(Linear(256, 256), lambda inner, x: inner(x))
+    x = torch.randn(2, 7, 256)
+    onednn.cache_clear()
+    graph, _ = export(module, x, opened=[(0, 1)])
+    assert_same(graph, module, [(torch.randn(3, 40, 256),)])

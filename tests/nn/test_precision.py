@@ -146,6 +146,44 @@ def test_autocast(kind):
             assert error(got, want) <= bound, (scale, seed)
 
 
+@pytest.mark.parametrize("backend", ["fused", "vendor", "auto"])
+def test_ragged_training_in_bfloat16(backend):
+    """Outputs, memory and gradients beside float64; torch's packed kernel sets the bound."""
+    lengths = torch.tensor([8, 3, 5, 1] * 10)  # more than MIN_STRETCH_ROWS
+    for scale, seed in cases(torch.bfloat16):
+        torch.manual_seed(seed)
+        theirs, exact = networks("LSTM", torch.float32)
+        ours = snn.LSTM(SIZE, SIZE, bias=False, backend=backend)
+        ours.load_state_dict(theirs.state_dict())
+        x, found = torch.randn(8, 40, SIZE) * scale, []
+        for module, dtype in ((ours, torch.float32), (theirs, torch.float32), (exact, torch.float64)):
+            leaf = x.to(dtype, copy=True).requires_grad_()
+            packed = torch.nn.utils.rnn.pack_padded_sequence(leaf, lengths, enforce_sorted=False)
+            with torch.autocast("cpu", torch.bfloat16, enabled=module is not exact):
+                output, (_, memory) = module(packed)
+            (output.data.double().square().sum() + memory.double().square().sum()).backward()
+            weights = [weight.grad for weight in module.parameters()]
+            found.append([output.data.detach(), memory.detach(), leaf.grad, *weights])
+        for got, other, want in zip(*found, strict=True):
+            assert error(got, want) <= 2 * error(other, want) + torch.finfo(torch.bfloat16).eps, (scale, seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_comes_through_the_padding_of_onednn(dtype):
+    """Bit for bit the same results and gradients of the short sequence, however long the other one is."""
+    torch.manual_seed(0)
+    module = snn.LSTM(SIZE, SIZE, backend="vendor", dtype=dtype)
+    x, state = torch.randn(30, 2, SIZE, dtype=dtype), tuple(torch.randn(2, 1, 2, SIZE, dtype=dtype) * 3)
+    found = []
+    for steps in (6, 30):
+        leaf = x[:steps].clone().requires_grad_()
+        output, (h, c) = module(leaf, state, lengths=[steps, 5])
+        (output[:, 1].sum() + 2 * h[:, 1].sum() + 3 * c[:, 1].sum()).backward()
+        found.append([output[:5, 1], h[:, 1], c[:, 1], leaf.grad[:5, 1]])
+    for short, long in zip(*found, strict=True):
+        assert torch.equal(short, long)
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 @pytest.mark.parametrize("size", [8, 4096])
 def test_tanh(size, dtype):

@@ -399,6 +399,12 @@ def test_bad_settings_stop_before_data_is_read(generated_data: Path, sections: d
         read_config(tree(generated_data, **sections))
 
 
+def test_of_a_metric_of_ones_own_more_may_be_better(generated_data: Path) -> None:
+    training = {"metric": "seqkit.tasks.language_model.metrics:bits_per_character", "metric_mode": "max"}
+    config, _ = read_config(tree(generated_data, training=training))
+    assert config.training.more_is_better
+
+
 @pytest.mark.parametrize(
     ("text", "sections", "message"),
     [
@@ -407,7 +413,7 @@ def test_bad_settings_stop_before_data_is_read(generated_data: Path, sections: d
         (
             "a b c d e f\n" * 3,
             {"model": {"tie": False, "adaptive_cutoffs": [11]}},
-            r"model\.adaptive_cutoffs must rise",
+            r"model\.adaptive_cutoffs: adaptive_cutoffs must rise",
         ),
     ],
 )

@@ -213,6 +213,7 @@ def test_patterns_that_match_nothing(
     lora: dict[str, Any], message: str, runs: Path, generated_data: Path, tmp_path: Path
 ) -> None:
     config = tree(generated_data, name="bad", init={"run": str(runs / "sentiment")}, lora={"rank": 2, **lora})
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as mistake:
         train(config, root=tmp_path)
+    assert mistake.value.key.removeprefix("lora.") in lora
     assert not (tmp_path / "bad").exists()

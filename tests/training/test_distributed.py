@@ -69,7 +69,7 @@ def same_bits(one: Path, other: Path) -> None:
     sizes = [state.pop("logs")["jsonl"] for state in states]  # the times in timing.jsonl differ
     assert states[0] == states[1]
     assert sizes[0]["metrics"] == sizes[1]["metrics"]
-    for name in ("metrics.jsonl", "scores.json", "model.safetensors"):
+    for name in ("metrics.jsonl", "scores.json", "model.safetensors", "dev.jsonl"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 

@@ -251,7 +251,7 @@ def test_a_run_that_is_shortened_in_mid_epoch_ends_as_if_it_had_been_asked_for_a
             run.train(tree(epochs=5), root=tmp_path / "cut")
     cut = run.resume(tmp_path / "cut/r", *changes)
     assert (cut.dev, cut.test) == (whole.dev, whole.test)
-    for name in ("model.safetensors", "metrics.jsonl", "scores.json"):
+    for name in ("model.safetensors", "metrics.jsonl", "scores.json", "dev.jsonl"):
         assert (tmp_path / "cut/r" / name).read_bytes() == (tmp_path / "whole/r" / name).read_bytes()
 
 

@@ -36,7 +36,7 @@ def configuration(data: Path, **training: Any) -> dict[str, Any]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a run that is a result; timings, the lock and the configuration are none."""
-    others = ("timing.jsonl", ".lock", "config.yaml", "run.json", "trainer.json", "manifest.json")
+    others = ("timing.jsonl", "report.html", ".lock", "config.yaml", "run.json", "trainer.json", "manifest.json")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -118,8 +118,9 @@ def test_what_is_done_cannot_be_shortened(copy: Path, change: str) -> None:
     other = "training.epochs=null" if "steps" in change else "training.steps=null"
     with pytest.raises(
         UserError, match=rf"{change.split('=')[0]}: \d is less than the \d+ that .* has trained already"
-    ):
+    ) as mistake:
         run.resume(copy, other, change)
+    assert mistake.value.key == change.partition("=")[0]
     assert before == (content(copy), (copy / "config.yaml").read_bytes())
 
 

@@ -236,7 +236,7 @@ def _join(literal: str, readers: list[Reader]) -> Value:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """Literal stretches and outermost `{...}` references, told apart by the flag."""
+    """Yield literal stretches and outermost `{...}` references, told apart by the flag."""
     start = depth = 0
     for place, character in enumerate(text):
         if character == "{":

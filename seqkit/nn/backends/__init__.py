@@ -12,6 +12,7 @@ from seqkit.nn.backends.triton import Triton
 from seqkit.nn.backends.vendor import Vendor, recorded_whole
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import check_choice, dtype_name, exporting_onnx, tracing, transformed
+from seqkit.nn.exported_loops import loops_exported
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.network import Network
 
@@ -47,6 +48,8 @@ def choose(network: Network, x: Tensor, packing: Packing, *, open_lengths: bool 
     backend = network.backend
     if exporting_onnx():
         return Route("reference", "one node of ONNX for each layer and direction", onnx=True)
+    if by_loop(network, x) and (open_lengths or not isinstance(packing.num_steps, int)):
+        return Route("reference", "one loop for each layer and direction inside torch.export", loop=True)
     if backend == "reference":
         return Route("reference", "asked for")
     if not open_lengths and (route := recorded_whole(network, x, packing)) is not None:
@@ -110,6 +113,11 @@ def by_operator(network: Network, x: Tensor) -> bool:
         and not x.is_complex()
         and all(cell.operator is not None for cell in network.cells)
     )
+
+
+def by_loop(network: Network, x: Tensor) -> bool:
+    """Return whether `torch.export` looks at a call, no operator serves it, and a loop of torch's own does."""
+    return loops_exported() and not exporting_onnx() and not by_operator(network, x)
 
 
 def scan(

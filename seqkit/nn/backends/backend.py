@@ -34,6 +34,7 @@ class Route(NamedTuple):
             another.
         operator: whether a layer-direction is one opaque operator, for a compiler or a trace.
         onnx: whether a layer-direction is one node of ONNX.
+        loop: whether a layer-direction is one loop of an exported program.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Route(NamedTuple):
     whole: str | None = None
     operator: bool = False
     onnx: bool = False
+    loop: bool = False
 
 
 class Backend:

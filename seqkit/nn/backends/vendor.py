@@ -21,6 +21,7 @@ from seqkit.nn.kernels.tuning import (
     LARGE_STEP,
     MANY_UNITS,
     SMALL_STEP,
+    WIDE_LOW,
 )
 from seqkit.nn.network import Network
 
@@ -116,6 +117,11 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[b
     | LSTM training, full, (50,32,256,256) / (200,32,300,512) | 27.5 / 413 | 37.1 / 427 | vendor |
     | LSTM training, ragged, (50,32,128,128) / (50,32,256,256) | 10.6 / 30.1 | 13.7 / 32.5 | vendor |
     | LSTM training, ragged, (100,64,256,256), vendor in 3 stretches | 118 | 104 | fused |
+    | bfloat16: LSTM training, ragged, (50,32,128,128) / (50,32,256,256) | 5.1 / 17.0 | 9.2 / 20.8 | vendor |
+    | bfloat16: LSTM training, ragged, (50,64,256,256) / (50,32,512,512) | 29.1 / 63.8 | 33.9 / 52.3 | fused |
+    | bfloat16: LSTM training, full, (100,64,256,256) / (50,32,384,384) | 69.5 / 29.5 | 71.5 / 37.2 | vendor |
+    | bfloat16: LSTM training, full, (50,64,512,512) / (30,64,512,1024) | 157 / 303 | 117 / 213 | fused |
+    | bfloat16: LSTM inference, ragged, (100,64,256,256) / (50,32,512,512) | 18.6 / 18.1 | 24.4 / 20.1 | vendor |
     | GRU / RNN training, full, (50,32,128,128) | 15.9 / 5.5 | 11.3 / 4.1 | fused |
     | GRU / RNN inference, full, (64,16,64,64) | 1.4 / 0.6 | 1.7 / 0.7 | vendor |
     | GRU / RNN inference, full, (50,32,128,128) | 4.3 / 1.8 | 3.5 / 1.3 | fused |
@@ -127,8 +133,14 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[b
     """
     living, hidden_size = packing.first_rows, network.hidden_size
     if uses_onednn(mode, x):
-        if living * hidden_size >= LARGE_STEP and not packing.is_rectangle:
+        if living * hidden_size < LARGE_STEP:
+            return True, "oneDNN's LSTM"
+        low = x.dtype == torch.bfloat16
+        if not packing.is_rectangle and (not low or trains(network, x)):
             return False, "LSTM with large steps on uneven lengths: no work is spent on padding"
+        wide = hidden_size >= WIDE_LOW and packing.num_steps > FEW_STEPS_TRAINING
+        if low and wide and trains(network, x):
+            return False, "LSTM with many units in bfloat16: oneDNN's backward pass is slower"
         return True, "oneDNN's LSTM"
     reason = few_or_small_steps(packing.num_steps, living * hidden_size, trains(network, x))
     return (True, reason) if reason else (False, "faster than ATen's loop; hand-derived backward")

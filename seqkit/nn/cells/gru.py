@@ -128,6 +128,11 @@ class GRUCell(Cell):
             new = zone(new, h, self.zoneout if keep is None else keep)
         return (new,), {"reset": r, "update": z, "new": n}
 
+    def keeps(self, gates: Mapping[str, Tensor]) -> Tensor | None:
+        if type(self).step is not GRUCell.step:
+            return None
+        return gates["update"] + self.zoneout * (1 - gates["update"])
+
     def kernel(self) -> GRUKernel | None:
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not GRUCell.step or type(self).project is not GRUCell.project:

@@ -187,6 +187,11 @@ class LSTMCell(Cell):
             new_c = zone(new_c, c, self.zoneout_cell if keep is None else keep)
         return (new_h, new_c), {"input": i, "forget": f, "cell": g, "output": o}
 
+    def keeps(self, gates: Mapping[str, Tensor]) -> Tensor | None:
+        if type(self).step is not LSTMCell.step or self.cell_clip is not None:  # what is clipped is no sum any more
+            return None
+        return gates["forget"] + self.zoneout_cell * (1 - gates["forget"])
+
     def kernel(self) -> LSTMKernel | None:
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not LSTMCell.step or type(self).project is not LSTMCell.project:

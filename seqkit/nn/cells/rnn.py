@@ -115,6 +115,11 @@ class RNNCell(Cell):
             new = zone(new, h, self.zoneout if keep is None else keep)
         return (new,), {}
 
+    def keeps(self, gates: Mapping[str, Tensor]) -> Tensor | None:
+        if type(self).step is not RNNCell.step or not self.zoneout:
+            return None
+        return torch.full_like(gates["h"], self.zoneout)
+
     def kernel(self) -> RNNKernel | None:
         # A subclass with other mathematics must not run on this kernel.
         if type(self).step is not RNNCell.step or type(self).project is not RNNCell.project:

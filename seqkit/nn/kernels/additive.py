@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import batched, tracing, transformed
+from seqkit.nn.checks import batched, recorded
 from seqkit.nn.kernels.kernel import tanh_
 from seqkit.nn.kernels.tuning import ADDITIVE_TERMS
 
@@ -27,7 +27,7 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     """
     # torch.func, forward-mode differentiation and compilers need operators that they know; complex derivatives are
     # others.
-    if torch.compiler.is_compiling() or tracing() or transformed() or query.is_complex():
+    if recorded() or query.is_complex():
         return torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)) @ vector
     if torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad or vector.requires_grad):
         return AdditiveScores.apply(query, keys, vector)  # type: ignore[no-any-return, no-untyped-call]
@@ -40,7 +40,7 @@ def _blocks(query: Tensor, keys: Tensor) -> int:
 
 
 def _terms(query: Tensor, keys: Tensor) -> Tensor:
-    """tanh(query + keys) of a block: (B, q, S, A)."""
+    """Return tanh(query + keys) of a block: (B, q, S, A)."""
     total = query.unsqueeze(2) + keys.unsqueeze(1)
     return tanh_(total, total)
 

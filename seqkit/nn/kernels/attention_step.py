@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from seqkit.nn.kernels.gemm import StepProduct, outer
+from seqkit.nn.kernels.gemm import outer, step_product
 from seqkit.nn.kernels.kernel import SLOPES, Tensors, quick, reaches
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.tuning import MIN_REACH
@@ -25,10 +25,11 @@ class Reader:
         tensors: "keys" and "values" (b_0, S, ...) or (b_0, heads, S, ...), "padding" (b_0, S), and of the attention's
             weights those it has: "query" (A, H), "score" (A,), "output" (C, size).
         packing: of the target.
+        low: products of the weights may round their operands to bfloat16; see `product`.
     """
 
-    def __init__(self, tensors: Tensors, packing: Packing) -> None:
-        self.tensors, self.packing, self.sizes = tensors, packing, packing.batch_sizes
+    def __init__(self, tensors: Tensors, packing: Packing, *, low: bool = False) -> None:
+        self.tensors, self.packing, self.sizes, self.low = tensors, packing, packing.batch_sizes, low
         keys, values, padding = tensors["keys"], tensors["values"], tensors["padding"]
         self.values = (values if values.dim() == 4 else values.unsqueeze(1)).contiguous()  # (b_0, heads, S, V)
         self.keys = (keys if keys.dim() == 4 else keys.unsqueeze(1)).contiguous()
@@ -40,8 +41,8 @@ class Reader:
         self.asks = padding.device.type == "cpu"
         masked = not self.asks or bool(padding.all(1).any())
         self.valid = (~padding).to(values.dtype).unsqueeze(1) if masked else None
-        self.ask = StepProduct(self.query_weight(), self.rows) if "query" in tensors else None
-        self.join = StepProduct(tensors["output"], self.rows) if "output" in tensors else None
+        self.ask = step_product(self.query_weight(), self.rows, low=low) if "query" in tensors else None
+        self.join = step_product(tensors["output"], self.rows, low=low) if "output" in tensors else None
         self.context_size = tensors["output"].size(0) if self.join else self.heads * self.values.size(3)
 
     def query_weight(self) -> Tensor:
@@ -89,7 +90,7 @@ class Reader:
         return packed.squeeze(1).clone() if self.heads == 1 else packed.mean(1)
 
     def saved(self) -> Tensors:
-        """Buffers that `rewind` wants."""
+        """Return the buffers that `rewind` wants."""
         buffers = {"reader.weights": self.weights, "reader.queries": self.queries}
         return buffers if self.contexts is None else {**buffers, "reader.contexts": self.contexts}
 
@@ -100,11 +101,11 @@ class Reader:
         self.d_queries = torch.empty_like(self.queries)
         self.d_contexts = self.buffer(self.heads * self.values.size(3))
         self.d_joined = self.buffer(self.tensors["output"].size(0)) if self.join else None
-        self.unjoin = StepProduct(self.tensors["output"].t(), self.rows) if self.join else None
-        self.unask = StepProduct(self.tensors["query"].t(), self.rows) if self.ask else None
+        self.unjoin = step_product(self.tensors["output"].t(), self.rows, low=self.low) if self.join else None
+        self.unask = step_product(self.tensors["query"].t(), self.rows, low=self.low) if self.ask else None
 
     def backward(self, t: int, d_context: Tensor, d_weights: Tensor | None) -> Tensor:
-        """From the gradients of the context (b, C) and of the weights' mean over heads (b, S), that of x, (b, H)."""
+        """Return the gradient of x (b, H), from those of the context (b, C) and the weights' mean over heads (b, S)."""
         size = d_context.size(0)
         if self.unjoin is not None and self.d_joined is not None:
             self.d_joined[t, :size] = d_context
@@ -136,9 +137,9 @@ class Reader:
         d_contexts = _by_head(self.d_contexts, heads)
         grads = {"values": torch.bmm(weights, d_contexts).view(self.tensors["values"].shape)}
         if self.ask is not None:
-            grads["query"] = outer(self.pack(self.d_queries), queries)
+            grads["query"] = outer(self.pack(self.d_queries), queries, low=self.low)
         if self.d_joined is not None and self.contexts is not None:
-            grads["output"] = outer(self.pack(self.d_joined), self.pack(self.contexts))
+            grads["output"] = outer(self.pack(self.d_joined), self.pack(self.contexts), low=self.low)
         return grads
 
 
@@ -183,8 +184,8 @@ class AdditiveReader(Reader):
             where no key is large, so that s(2x) would have lost the digits of x.
     """
 
-    def __init__(self, tensors: Tensors, packing: Packing) -> None:
-        super().__init__(tensors, packing)
+    def __init__(self, tensors: Tensors, packing: Packing, *, low: bool = False) -> None:
+        super().__init__(tensors, packing, low=low)
         self.scaled = self.keys.squeeze(1) * self.scale
         self.terms = torch.empty_like(self.scaled)
         self.vector = tensors["score"] * self.scale

@@ -178,7 +178,7 @@ def reachable(chain: Chain) -> Tensor:
 
 
 def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
-    """Emissions (B, T, K) and lengths (B,) as a `Chain`; `scores` are transitions, start and end."""
+    """Return emissions (B, T, K) and lengths (B,) as a `Chain`; `scores` are transitions, start and end."""
     steps = torch.arange(emissions.size(1), device=emissions.device)
     valid = (steps.unsqueeze(1) < send(lengths, emissions.device)).unsqueeze(2)  # (T, B, 1)
     turned = emissions.detach().transpose(0, 1).double()

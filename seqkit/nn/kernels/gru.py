@@ -124,7 +124,7 @@ class GRUKernel(Kernel):
         r, z, m = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
         kept = tensors.get("mask_zoneout", self.zoneout)
         update = tensors.get("mask_update")
-        carry = (1 - z).mul_(1 - kept)  # the share of n in h', until the last line turns it into that of h
+        carry = (1 - z).mul_(1 - kept)  # the share of n in h', until the last line turns it into h's share
         shown = news if update is None else news * update
         d_new, factors = torch.empty_like(news), torch.empty_like(gates)
         SLOPES["tanh"](carry if update is None else carry * update, news, d_new)

@@ -8,15 +8,16 @@ the gradients of all weights are products over all steps after the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import batched
+from seqkit.nn.checks import autocast_dtype, batched
 from seqkit.nn.kernels.attention_step import Reader
-from seqkit.nn.kernels.gemm import StepProduct, outer, product
+from seqkit.nn.kernels.gemm import outer, product, step_product
 from seqkit.nn.kernels.kernel import SLOPES, Tensors, split, tanh_
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.pointwise import CellSteps
@@ -38,14 +39,16 @@ class Plan:
         cells: makes the steps of each layer's cell.
         states: tensors in a cell's state.
         names: of the tensors, in order.
+        low: products of the weights may round their operands to bfloat16; see `product`.
     """
 
     stack: Stack
     packing: Packing
     cells: Sequence[CellFactory]
-    reader: Callable[[Tensors, Packing], Reader]
+    reader: type[Reader]
     states: int
     names: tuple[str, ...]
+    low: bool = False
     saved_names: tuple[str, ...] = field(default=())
 
     def named(self, tensors: Sequence[Tensor]) -> Tensors:
@@ -78,13 +81,13 @@ class _Layer:
             bias = steps.by_input(tensors[f"bias_ih.{number}"]) + steps.by_state(tensors[f"bias_hh.{number}"])
             bias = steps.scaled(bias)
         if self.outside is not None:
-            sums = product(rows, steps.scaled(self.outside), bias)
+            sums = product(rows, steps.scaled(self.outside), bias, low=plan.low)
         else:
             sums = rows.new_zeros(rows.size(0), self.weight.size(0))
             sums = sums if bias is None else sums.add_(bias)
         self.state: tuple[Tensor, ...] = tuple(tensors[f"state{k}.{number}"] for k in range(plan.states))
         steps.start(sums, self.state)
-        self.forth = StepProduct(steps.scaled(self.weight), plan.packing.batch_sizes[0])
+        self.forth = step_product(steps.scaled(self.weight), plan.packing.batch_sizes[0], low=plan.low)
         self.joined = rows.new_empty(rows.size(0), self.inputs + self.H)
         self.pieces = split(self.joined, plan.packing)
 
@@ -109,7 +112,7 @@ class _Layer:
         mine = {name.removesuffix(end): value for name, value in saved.items() if name.endswith(end)}
         self.joined = mine.pop("joined")
         self.steps.rewind(mine)
-        self.back = StepProduct(self.weight.t(), self.plan.packing.batch_sizes[0])
+        self.back = step_product(self.weight.t(), self.plan.packing.batch_sizes[0], low=self.plan.low)
         self.grads = [torch.zeros_like(self.tensors[f"state{k}.{number}"]) for k in range(self.plan.states)]
 
     def backward(self, t: int, d_output: Tensor) -> Tensor:
@@ -126,7 +129,7 @@ class _Layer:
         """After the backward loop."""
         steps, number, delta, cut = self.steps, self.number, self.steps.delta, self.before + self.inputs
         left = [self.tensors["rows"]] if self.before else []
-        both = outer(delta, *left, self.joined)
+        both = outer(delta, *left, self.joined, low=self.plan.low)
         grads = {
             f"weight_ih.{number}": steps.from_input(both[:, :cut]),
             f"weight_hh.{number}": steps.from_state(both[:, cut:]),
@@ -137,7 +140,7 @@ class _Layer:
             grads[f"bias_ih.{number}"] = steps.from_input(total)
             grads[f"bias_hh.{number}"] = steps.from_state(total)
         if self.outside is not None:
-            grads["rows"] = product(delta, self.outside.t())
+            grads["rows"] = product(delta, self.outside.t(), low=self.plan.low)
         return grads
 
 
@@ -147,7 +150,7 @@ class _Loop:
     def __init__(self, plan: Plan, tensors: Tensors) -> None:
         self.plan, self.tensors, self.packing = plan, tensors, plan.packing
         self.layers = [_Layer(plan, tensors, number) for number in range(len(plan.cells))]
-        self.reader = plan.reader(tensors, plan.packing)
+        self.reader = plan.reader(tensors, plan.packing, low=plan.low)
         self.masks = [
             split(tensors[name], plan.packing) if (name := f"mask_input.{number}") in tensors else None
             for number in range(len(plan.cells))
@@ -158,14 +161,14 @@ class _Loop:
         self.inside, self.outside = weight[:, :cut], weight[:, cut:]
 
     def forward(self) -> tuple[Tensor, Tensor, Tensors]:
-        """Vectors (N, F), weights (N, S) and the buffers for the backward loop."""
+        """Return vectors (N, F), weights (N, S) and the buffers for the backward loop."""
         plan, reader = self.plan, self.reader
         rows, sizes = self.tensors["rows"], plan.packing.batch_sizes
         for layer in self.layers:
             layer.start()
         reader.start()
         vectors = self._outside()
-        forth = StepProduct(self.inside, sizes[0])
+        forth = step_product(self.inside, sizes[0], low=plan.low)
         both = rows.new_empty(rows.size(0), self.inside.size(1))
         # The query's layer is the last one, as a rule, and then its output is in `both` already.
         queries = both[:, : self.H] if self._reads_last else rows.new_empty(rows.size(0), self.H)
@@ -180,7 +183,7 @@ class _Loop:
         return vectors, reader.mean_weights(), saved
 
     def _through(self, t: int, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
-        """All layers of step t on what was fed (b, F): the top output and the context; notes the query."""
+        """Run all layers of step t on what was fed (b, F): the top output and the context; notes the query."""
 
         def layer(number: int, parts: list[Tensor]) -> Tensor:
             mask = self.masks[number]
@@ -203,7 +206,7 @@ class _Loop:
         """Return the part of the sums of all attentional vectors that is known before the loop: (N, F)."""
         rows, bias = self.tensors["rows"], self.tensors.get("combine_bias")
         if self.outside.size(1):
-            return product(rows, self.outside, bias)
+            return product(rows, self.outside, bias, low=self.plan.low)
         sums = rows.new_zeros(rows.size(0), self.outside.size(0))
         return sums if bias is None else sums.add_(bias)
 
@@ -215,7 +218,7 @@ class _Loop:
         self.reader.rewind(saved)
         delta = torch.empty_like(vectors)
         SLOPES["tanh"](vectors.new_ones(1, 1).expand_as(vectors), vectors, delta)
-        back = StepProduct(self.inside.t(), packing.batch_sizes[0])
+        back = step_product(self.inside.t(), packing.batch_sizes[0], low=self.plan.low)
         # The gradient that the next step has for the vector it was fed; zero at the last step.
         fed = vectors.new_zeros(packing.batch_sizes[0], vectors.size(1))
         from_vectors, from_weights = (
@@ -249,12 +252,12 @@ class _Loop:
         """All that is summed over the steps; delta (N, F) is the gradient of the sums of the attentional vectors."""
         rows, deep = self.tensors["rows"], self.outside.size(1) > 0
         grads = self.reader.gradients(saved["queries"])
-        grads["combine_weight"] = outer(delta, saved["both"], *([rows] if deep else []))
+        grads["combine_weight"] = outer(delta, saved["both"], *([rows] if deep else []), low=self.plan.low)
         grads["combine_bias"] = delta.sum(0)
         for layer in self.layers:
             grads |= layer.gradients()
         if deep:
-            grads["rows"] = grads["rows"].add_(product(delta, self.outside.t()))
+            grads["rows"] = grads["rows"].add_(product(delta, self.outside.t(), low=self.plan.low))
         return grads
 
 
@@ -290,7 +293,9 @@ class FeedScan(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return None, *(None for _ in wanted)
         saved = dict(zip(plan.saved_names, everything[len(plan.names) :], strict=True))
-        by_name = _Loop(plan, plan.named(tensors)).backward(saved, *grads)
+        # A backward pass inside autocast would round what is float32 here.
+        with torch.autocast("cpu", enabled=False) if plan.low else nullcontext():
+            by_name = _Loop(plan, plan.named(tensors)).backward(saved, *grads)
         return None, *(by_name[name] if want else None for name, want in zip(plan.names, wanted, strict=True))
 
 
@@ -302,7 +307,7 @@ def feed_scan(
     combine_weight: Tensor,
     combine_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the loop.
+    """Run the loop. Where it `rounds`, the features are bfloat16, and all the rest but products is float32.
 
     Args:
         cells: makes the steps of each layer's cell.
@@ -322,5 +327,16 @@ def feed_scan(
         if mask is not None:
             here["mask_input"] = mask
         tensors |= {f"{name}.{number}": value for name, value in here.items()}
-    plan = Plan(call.stack, call.packing, cells, reader, len(call.states[0]), tuple(tensors))
-    return FeedScan.apply(plan, *(tensor.contiguous() for tensor in tensors.values()))  # type: ignore[no-any-return, no-untyped-call]
+    low = rounds(call.rows)
+    plan = Plan(call.stack, call.packing, cells, reader, len(call.states[0]), tuple(tensors), low)
+    if not low:
+        return FeedScan.apply(plan, *(tensor.contiguous() for tensor in tensors.values()))  # type: ignore[no-any-return, no-untyped-call]
+    wide = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors.values()]
+    with torch.autocast("cpu", enabled=False):
+        features, weights = FeedScan.apply(plan, *(tensor.contiguous() for tensor in wide))  # type: ignore[no-untyped-call]
+    return features.bfloat16(), weights
+
+
+def rounds(rows: Tensor) -> bool:
+    """Return whether the products of a call on these rows are to be in bfloat16: autocast says so, on the CPU."""
+    return rows.is_cpu and autocast_dtype(rows) == torch.bfloat16

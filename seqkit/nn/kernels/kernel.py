@@ -26,17 +26,17 @@ class Kernel:
 
     @property
     def takes_projected(self) -> bool:
-        """Whether the kernel wants `cell.project`'s result instead of the input."""
+        """Return whether the kernel wants `cell.project`'s result instead of the input."""
         return False
 
     def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
-        """Returns [outputs (N, size), final states (B, size)...] and the buffers that backward needs if `save`."""
+        """Return [outputs (N, size), final states (B, size)...] and the buffers that backward needs if `save`."""
         raise NotImplementedError
 
     def backward(
         self, tensors: Tensors, saved: Tensors, packing: Packing, grads: Sequence[Tensor | None], needed: frozenset[str]
     ) -> Tensors:
-        """Gradients by name for (at least) the names in `needed`; grads belong to forward's returned list."""
+        """Return gradients by name for (at least) the names in `needed`; grads belong to forward's returned list."""
         raise NotImplementedError
 
 
@@ -48,14 +48,14 @@ def history(initial: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def previous(buffer: Tensor, packing: Packing) -> Tensor:
-    """From a history buffer (B + N, size) the state before each step: (N, size)."""
+    """Return from a history buffer (B + N, size) the state before each step: (N, size)."""
     if packing.is_full:
         return buffer[: buffer.size(0) - packing.batch_size]
     return buffer.index_select(0, packing.on(buffer.device, "previous_rows"))
 
 
 def last(buffer: Tensor, packing: Packing) -> Tensor:
-    """From a history buffer (B + N, size) each sequence's last state: (B, size), a copy."""
+    """Return from a history buffer (B + N, size) each sequence's last state: (B, size), a copy."""
     if packing.is_full:
         return buffer[buffer.size(0) - packing.batch_size :].clone()
     return buffer.index_select(0, packing.on(buffer.device, "last_rows"))
@@ -82,7 +82,7 @@ def mask_rows(mask: Tensor | None, packing: Packing) -> list[Tensor]:
 
 
 def split(rows: Tensor, packing: Packing) -> list[Tensor]:
-    """Packed rows (N, size) as one view for each step."""
+    """Return packed rows (N, size) as one view for each step."""
     return list(rows.split_with_sizes(packing.batch_sizes))
 
 

@@ -81,10 +81,10 @@ def _plain_scan(
     *,
     doubled: bool,
 ) -> Tensor:
-    """Torch's LSTM in few calls a step. Returns the memory's history (B + N, H), or only c_n if not `save`.
+    """Run torch's LSTM in few calls a step. Returns the memory's history (B + N, H), or only c_n if not `save`.
 
     Where the rows of the weights that belong to g come doubled, one sigmoid serves all: tanh(x) = 2 sigmoid(2x) - 1.
-    Its error is that of float32 beside 1, so this is for float32 and where some g is not small; see `tanh_`.
+    It errs by float32's precision at 1, so this is for float32 and where some g is not small; see `tanh_`.
     """
     h, c = tensors["h0"], tensors["c0"]
     H = c.size(1)
@@ -159,7 +159,7 @@ class _VariantScan:
             self.peeps = tensors["weight_peephole"].view(-1, H)
 
     def run(self) -> Tensor:
-        """All steps; returns the memory's history (B + N, H)."""
+        """Run all steps; returns the memory's history (B + N, H)."""
         h, c, mask = self.tensors["h0"], self.tensors["c0"], self.tensors.get("mask_recurrent")
         for t, rows in enumerate(self.whole):
             size = rows.size(0)
@@ -215,7 +215,7 @@ class _VariantScan:
         return out
 
     def saved(self) -> Tensors:
-        """Buffers beyond the plain ones."""
+        """Return the buffers beyond the plain ones."""
         result: Tensors = {"fresh": self.fresh} if self.kernel.zoneout_cell else {}
         if self.norm_h is not None and self.shown is not None:
             result |= {**self.norm_h.saved(), **self.norm_c.saved(), "shown": self.shown}

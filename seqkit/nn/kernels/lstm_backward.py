@@ -38,7 +38,7 @@ class LSTMBackward:
         self._factors()
 
     def _factors(self) -> None:
-        """Everything that multiplies dh or dc, for all steps."""
+        """Return everything that multiplies dh or dc, for all steps."""
         kernel, H, gates = self.kernel, self.H, self.saved["gates"]
         delta = self.delta = torch.empty_like(gates)
         o, f, g = gates[:, :H], gates[:, -2 * H : -H], gates[:, -H:]
@@ -74,7 +74,7 @@ class LSTMBackward:
         return apply_(self.kernel.output_activation, self.fresh, torch.empty_like(self.fresh))
 
     def _open(self, name: str, rate: float) -> Tensor | float | None:
-        """1 - the zoneout mask (N, size), or 1 - rate in evaluation, or None without zoneout."""
+        """Return 1 - the zoneout mask (N, size), or 1 - rate in evaluation, or None without zoneout."""
         mask = self.tensors.get(f"mask_{name}")
         return None if not rate else 1 - rate if mask is None else 1 - mask
 
@@ -89,7 +89,7 @@ class LSTMBackward:
         return {**self._gradients(needed), "h0": self.incoming.flow, "c0": self.dc}
 
     def _plain_scan(self) -> None:
-        """Five calls a step; dc (B, H) holds c_n's gradient in the rows that are not alive yet."""
+        """Make five calls a step; dc (B, H) holds c_n's gradient in the rows that are not alive yet."""
         H, packing = self.H, self.packing
         whole, to_memory = split(self.delta, packing), split(self.to_memory, packing)
         forget = split(self.saved["gates"][:, 2 * H : 3 * H], packing)

@@ -37,17 +37,17 @@ class LSTMOptions(Kernel):
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Position of each of our gate blocks in torch's order (i, f, g, o), or (f, g, o) if coupled."""
+        """Return the position of each of our gate blocks in torch's order (i, f, g, o), or (f, g, o) if coupled."""
         return (2, 0, 1) if self.coupled else (3, 0, 1, 2)
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether a step is torch's LSTM."""
+        """Return whether a step is torch's LSTM."""
         return self == type(self)()
 
     @cached_property
     def is_plain_projected(self) -> bool:
-        """Whether a step is torch's LSTM, with or without a projection."""
+        """Return whether a step is torch's LSTM, with or without a projection."""
         return self == type(self)(proj_size=self.proj_size)
 
     def masks(self, tensors: Tensors, packing: Packing) -> dict[str, list[Tensor]]:

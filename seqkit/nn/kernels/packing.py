@@ -85,12 +85,12 @@ class Packing:
 
     @property
     def is_full(self) -> bool:
-        """Whether all sequences have all T steps."""
+        """Return whether all sequences have all T steps."""
         return self.sizes is None
 
     @property
     def is_rectangle(self) -> bool:
-        """Whether all sequences that have any step have the same number of them."""
+        """Return whether all sequences that have any step have the same number of them."""
         return not self.sizes or self.sizes[-1] == self.sizes[0]
 
     def on(self, device: torch.device, name: str) -> Tensor:
@@ -226,13 +226,13 @@ def _range(end: int) -> Tensor:
 
 
 def _coordinates(alive: Tensor) -> tuple[Tensor, Tensor]:
-    """Step and row of each packed row, both (N,), from the rows alive at each step."""
+    """Return step and row of each packed row, both (N,), from the rows alive at each step."""
     step = torch.repeat_interleave(_range(alive.numel()), alive)
     return step, _range(step.numel()) - (alive.cumsum(0) - alive)[step]
 
 
 def length_vector(lengths: Tensor | Sequence[int]) -> Tensor:
-    """Lengths as an integer tensor: on the CPU, unless they are a tensor elsewhere.
+    """Return lengths as an integer tensor: on the CPU, unless they are a tensor elsewhere.
 
     Raises:
         TypeError: lengths that are not integers.
@@ -257,7 +257,7 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_lengths(lengths: Tensor | Sequence[int], batch_size: int, num_steps: int) -> Tensor:
-    """Lengths as a CPU integer tensor (B,).
+    """Return lengths as a CPU integer tensor (B,).
 
     Raises:
         TypeError: lengths that are not integers.

@@ -76,7 +76,7 @@ class CellSteps:
         raise NotImplementedError
 
     def saved(self) -> Tensors:
-        """Buffers that `rewind` wants."""
+        """Return the buffers that `rewind` wants."""
         return {"sums": self.sums, "hidden": self.hidden}
 
     def rewind(self, saved: Tensors) -> None:

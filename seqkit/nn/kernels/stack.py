@@ -110,18 +110,35 @@ def step_loop(
     for t, (size, input) in enumerate(zip(sizes, rows.split_with_sizes(sizes), strict=True)):
         states = [tuple(part[:size] for part in state) for state in states]
         memory = tuple(part[:size] for part in memory)
-
-        def layer(number: int, parts: list[Tensor], t: int = t, states: list[State] = states) -> Tensor:
-            cell, here, mask = cells[number], ready[number][t], masks[number]
-            if mask is not None:
-                parts[0] = parts[0] * mask[t]
-            states[number], _ = cell.step(cell.project(joined(parts), here), states[number], here)
-            return states[number][0]
-
-        x = torch.cat([input, fed[:size]], 1)
-        top, context, weight = call.stack.through(x, None, layer, partial(read, memory=memory))
-        assert weight is not None
-        fed = combine(top, context, input)
+        here, mask = [one[t] for one in ready], [None if one is None else one[t] for one in masks]
+        fed, weight, states = fed_step(call.stack, cells, here, mask, read, combine, input, fed[:size], states, memory)
         features.append(fed)
-        weights.append(weight.squeeze(1))
+        weights.append(weight)
     return torch.cat(features), torch.cat(weights)
+
+
+def fed_step(
+    stack: Stack,
+    cells: Sequence[Cell],
+    prepared: Sequence[Prepared],
+    masks: Sequence[Tensor | None],
+    read: Callable[..., tuple[Tensor, Tensor]],
+    combine: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+    input: Tensor,
+    fed: Tensor,
+    states: Sequence[State],
+    memory: tuple[Tensor, ...],
+) -> tuple[Tensor, Tensor, list[State]]:
+    """Run one step of `step_loop`: input (b, E), fed (b, F) to features (b, F), weights (b, S) and the states."""
+    after = list(states)
+
+    def layer(number: int, parts: list[Tensor]) -> Tensor:
+        cell, here, mask = cells[number], prepared[number], masks[number]
+        if mask is not None:
+            parts[0] = parts[0] * mask
+        after[number], _ = cell.step(cell.project(joined(parts), here), after[number], here)
+        return after[number][0]
+
+    top, context, weight = stack.through(torch.cat([input, fed], 1), None, layer, partial(read, memory=memory))
+    assert weight is not None
+    return combine(top, context, input), weight.squeeze(1), after

@@ -11,6 +11,10 @@ tiles come from a model with constants of its own, in `triton/tiles.py`; `script
 # us for (b, H) times (H, 4H), oneDNN against MKL: (32, 64) 15.4 12.5; (64, 64) 19.5 24.2; (8, 128) 16.2 17.5;
 # (16, 128) 20.4 28.4; (2, 256) 22.5 25.0; (4, 256) 26.3 91.0.
 MIN_WORK = 800_000
+# Multiply-adds of one product from which rounding float32 to bfloat16 pays (where the CPU multiplies bfloat16). us for
+# (b, K) times (K, M), float32 beside bfloat16 with its conversions: (16, 64, 256) 15 15; (32, 128, 512) 29 24;
+# (32, 256, 1024) 84 52; (64, 512, 4096) 1190 565.
+MIN_LOW_WORK = 1_000_000
 # Multiply-adds from which the backward pass of a linear layer gains too: 64 rows of 768 features to 256 (13 million)
 # take 0.97 ms beside 0.86, 832 of 256 to 256 (55 million) 2.2 beside 3.3.
 MIN_TRAINING = 30_000_000
@@ -56,6 +60,8 @@ MIN_DECODE_ROWS = 32
 # work on padding, and takes three stretches on oneDNN where that is asked for; below the second, inference runs on
 # ATen's loop.
 LARGE_STEP, SMALL_STEP = 16_384, 4_096
+# Units from which oneDNN's LSTM is slower to train in bfloat16 than the fused kernel, where steps are large.
+WIDE_LOW = 512
 # Steps up to which ATen's loop has less overhead, in training and in inference.
 FEW_STEPS_TRAINING, FEW_STEPS = 4, 2
 # Units up to which and from which cuDNN's inference on full batches is faster than one launch of Triton
@@ -64,5 +70,5 @@ FEW_UNITS, MANY_UNITS = 128, 1_024
 # oneDNN computes on the padding too, so a ragged batch with at least this number of sequences runs in stretches of time
 # with fewer and fewer rows: a new one begins where the rows fall to this share. Training, lengths uniform in T/2..T, ms
 # in 1, 2, 3, 4 stretches: (50,32,128,128) 11.1 10.4 10.3 10.8; (100,64,256,256) 147 122 118 115; (64,16,64,64) 3.1 3.1
-# 3.5 3.8.
+# 3.5 3.8. In bfloat16 one stretch is best in training: (50,32,128,128) 5.1 5.6 6.0 6.7; (50,32,256,256) 17 18 19 19.
 MIN_STRETCH_ROWS, STRETCH_FALL = 32, 0.7

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 
 from seqkit.config import OneOf, Section, from_signature
 from seqkit.data.bptt import StreamConfig
-from seqkit.errors import UserError
+from seqkit.errors import UserError, argument_of
 from seqkit.models import Embedding, Encoder, LanguageModel
 from seqkit.nn import Recurrent
 from seqkit.tasks.base import RunConfig
@@ -56,13 +56,19 @@ class LanguageModelTraining(TrainingConfig):
     metrics = METRICS
     metric: Annotated[str, OneOf("metric", METRICS, Callable, supplied=("outcome",))] = "loss"
     """The dev score that chooses the best checkpoint; less is better in all that have a name."""
-    metric_mode: Literal["auto", "min"] = "auto"
     ar: float = Field(default=0.0, ge=0)
     """Activation regularisation, alpha (Merity et al. 2017, section 4.6): this much of the mean square of the top
     layer's outputs, after dropout, is added to the loss. The paper has 2."""
     tar: float = Field(default=0.0, ge=0)
     """Temporal activation regularisation, beta: this much of the mean square of the difference between the outputs of
     one step and the next. The paper has 1."""
+
+    @field_validator("metric_mode")
+    @classmethod
+    def _less_is_better(cls, value: str, info: ValidationInfo) -> str:
+        if value == "max" and info.data.get("metric") in METRICS:
+            raise ValueError(f"less is better in {info.data['metric']}; max is for a metric of your own")
+        return value
 
 
 class LanguageModelModel(Section):
@@ -154,4 +160,5 @@ def build(config: Any, tokenizer: Tokenizer, *, load: bool) -> tuple[LanguageMod
     try:
         return make_language_model(config, encoder), lines
     except ValueError as error:
-        raise UserError(f"model.{error}") from None
+        name, message = argument_of(error)
+        raise UserError(message, key=f"model.{name}") from None

@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
 @lower_is_better
 def bits_per_character(outcome: Outcome) -> float:
-    """Negative log-likelihood of a character, in bits."""
+    """Return the negative log-likelihood of a character, in bits."""
     return outcome.nats / math.log(2) / outcome.characters
 
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from seqkit import drawing
 from seqkit.config import Section
 from seqkit.data.batching import BatchingConfig, pad, plan_batches
 from seqkit.decoding import Hypothesis, Search
-from seqkit.errors import UserError
+from seqkit.errors import UserError, argument_of
 from seqkit.files import to_json
 from seqkit.models import LanguageModel
 from seqkit.models.encoder import valid_rows
 from seqkit.nn import padding_mask
 from seqkit.nn.sending import send
 from seqkit.tasks.common import cut, scores_expected
+from seqkit.tasks.explain import plot_bars
 from seqkit.tasks.lines import as_json
 from seqkit.text import Tokenizer
 from seqkit.text.joining import join_tokens, one_line
 
-# Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states.
-_LONGEST = 50_000
+LONGEST = 50_000
+"""Tokens in a line. A longer one is a broken file, not a line, and would take gigabytes for its states."""
 _TOGETHER = 64
 
 
@@ -45,6 +49,16 @@ class LineScore:
     perplexity: float | None = None
     bits_per_character: float | None = None
 
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
+
+    def _parts(self) -> list[str]:
+        if self.log_prob is None or self.perplexity is None or self.bits_per_character is None:
+            return [drawing.paragraph("A blank line: no score.")]
+        values = [self.log_prob, self.perplexity, self.bits_per_character]
+        header = ["tokens", "log-probability (nats)", "perplexity of a token", "bits per character"]
+        return [drawing.table(header, [[str(self.tokens), *map(drawing.number, values)]], "How probable the line is.")]
+
 
 @dataclass(frozen=True)
 class Continuation:
@@ -62,16 +76,39 @@ class Continuation:
     log_probs: list[float] = field(default_factory=list)
     finished: bool = True
 
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids that the model reads of each line."""
-    return [list(row) for row in cut(tokenizer.encode(texts), texts, _LONGEST, "line")]
+    def _parts(self) -> list[str]:
+        if not self.tokens:
+            return [drawing.labelled_text([(self.text, "")], "Nothing was added.")]
+        bits = [-value / math.log(2) for value in self.log_probs]
+        words = [drawing.Word(token, joined=False) for token in self.tokens]
+        caption = "The tokens that were added; the darker, the less probable."
+        parts = drawing.marked_words(words, bits[: len(words)], caption, shares=True)
+        return [drawing.labelled_text([(self.text, "")], "The prompt and what follows it."), parts]
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with the surprise of each token that was added, in bits.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        bits = [-value / math.log(2) for value in self.log_probs]
+        return plot_bars([*self.tokens, "<eos>"][: len(bits)], bits, "bits")
+
+
+def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each line, without the end of the line."""
+    return [list(row) for row in cut(tokenizer.encode(texts), texts, LONGEST, "line")]
 
 
 @torch.no_grad()
-def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
-    """Return the score of each line, whatever stands around it."""
-    rows, found = encode(tokenizer, texts), [LineScore() for _ in texts]
+def _read_lines(
+    model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[Sequence[int]]
+) -> Iterator[tuple[list[int], Tensor, list[int]]]:
+    """Yield batches of lines, by their ids, that are not blank: their numbers, the log-probabilities (B, T) of each
+    one's tokens and last of its end, 0 on padding, and how many they are."""
     kept = [number for number, row in enumerate(rows) if row]
     device, eos = next(model.parameters()).device, tokenizer.eos_id
     sizes = np.array([len(rows[number]) + 1 for number in kept], dtype=np.int64)
@@ -85,7 +122,29 @@ def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
         wanted = targets[valid] if model.adaptive is not None else send(targets[valid], device)
         log_probs = torch.zeros(valid.shape, dtype=torch.float64, device="cpu")
         log_probs[valid] = model.token_log_probs(read, wanted).cpu().double()
-        for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths.tolist(), strict=True):
+        yield numbers, log_probs, lengths.tolist()
+
+
+def token_log_probs(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the log-probabilities of each line's tokens, and last of its end, whatever stands around it; none of a
+    blank line.
+
+    Args:
+        rows: the ids of each line, without its end; only the first `LONGEST` are read.
+    """
+    rows = [row[:LONGEST] for row in rows]
+    found = [list[float]() for _ in rows]
+    for numbers, log_probs, lengths in _read_lines(model, tokenizer, rows):
+        for number, values, size in zip(numbers, log_probs.tolist(), lengths, strict=True):
+            found[number] = values[:size]
+    return found
+
+
+def score_lines(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[LineScore]:
+    """Return the score of each line, whatever stands around it."""
+    found = [LineScore() for _ in texts]
+    for numbers, log_probs, lengths in _read_lines(model, tokenizer, encode_lines(tokenizer, texts)):
+        for number, total, size in zip(numbers, log_probs.sum(1).tolist(), lengths, strict=True):
             found[number] = line_score(total, size, len(texts[number]) + 1)
     return found
 
@@ -144,7 +203,7 @@ class Sampler:
             # The "source" that lengths are measured by is the longest output that is allowed.
             self.search = Search(sample=True, max_ratio=1.0, allow_unknown=False, **settings)  # type: ignore[arg-type]
         except ValueError as error:
-            name, _, message = str(error).partition(": ")
+            name, message = argument_of(error)
             raise UserError(message, key=name) from None
         self._count = 0  # texts so far
 
@@ -157,7 +216,7 @@ class Sampler:
 
     def _batch(self, texts: Sequence[str]) -> list[Continuation]:
         tokenizer = self.tokenizer
-        prompts = encode(tokenizer, texts)
+        prompts = encode_lines(tokenizer, texts)
         seeds = [
             int(np.random.default_rng([self.seed, self._count + number]).integers(2**62))
             for number in range(len(texts))

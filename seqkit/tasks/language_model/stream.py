@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.sending import send
-from seqkit.tasks.language_model.predictions import Continuation, LineScore, encode, line_score
+from seqkit.tasks.language_model.predictions import Continuation, LineScore, encode_lines, line_score
 from seqkit.tasks.stream import Growing, Stream
 
 
@@ -28,7 +28,7 @@ class LineStream(Stream[LineScore | Continuation]):
         self._task, self._log_probs = task, Growing(self._read)
 
     def _ids(self, text: str) -> list[int]:
-        return [self._task.tokenizer.eos_id, *encode(self._task.tokenizer, [text])[0]]
+        return [self._task.tokenizer.eos_id, *encode_lines(self._task.tokenizer, [text])[0]]
 
     def _read(self, ids: Sequence[int], carry: Any) -> tuple[Tensor, Any]:
         """Log-probability of each token, (1, T), that of the first one of all 0; state, and features of the last."""

@@ -29,29 +29,34 @@ from seqkit.nn import detach_state
 from seqkit.nn.sending import send
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.common import make_tokenizer, named_rows, scored, vocabulary_line, word_rows
+from seqkit.tasks.dev_outputs import kept_number, kept_text, mean_probability, spread_rows
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.language_model.config import LanguageModelConfig, build, check_text, language_model_schema
+from seqkit.tasks.language_model.explain import explain_line, line_layers
 from seqkit.tasks.language_model.metrics import METRICS, Outcome
 from seqkit.tasks.language_model.predictions import (
     Continuation,
     LineScore,
     Sampler,
     SamplingOptions,
+    encode_lines,
     format_line,
     score_lines,
+    token_log_probs,
 )
 from seqkit.tasks.language_model.stream import LineStream
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.stream import Stream
+from seqkit.tasks.text_trace import TextTrace, Token, tokens_of
 from seqkit.text import Tokenizer, take_texts
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
 from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str}
-# Steps of a window in which dev and test are read; the state goes on, so that the number does not show in the scores.
-_EVALUATED = 256
+_BLOCK = 65_536  # lines whose tokens are counted together
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ class LanguageModelTask(RunTask):
     """
 
     kind = "language_model"
+    # Steps of a window in which dev and test are read; the state goes on, so that the number shows in no score.
+    evaluated = 256
     model: LanguageModel
 
     def __init__(self, config: LanguageModelConfig, tokenizer: Tokenizer, *, load_vectors: bool) -> None:
@@ -242,12 +249,52 @@ class LanguageModelTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return on_first(lambda: self._measure(self.splits["dev"])) if "dev" in self.splits else {}
 
+    def read_dev(self, data: str) -> None:
+        where, part = scored(self.config.data, data)
+        self.splits["dev"] = self._read((open_source(where, _FIELDS, part),))
+
+    def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
+        """See `Task.dev_outputs`; each line is read alone, after a line end. `log_probs` are those of the `tokens`, and
+        last of the line's end; `counts` say how often the training data, where they are there, have each."""
+        if "dev" not in self.splits:
+            return []
+        dev, eos = self.splits["dev"], self.tokenizer.eos_id
+        source = dev.sources[0]
+        rows = spread_rows(np.flatnonzero(dev.ids.lengths > 0), limit).tolist()
+        texts = source.dataset.select_columns(["text"])[rows]["text"]
+        counts = self._train_counts() if "train" in self.splits else None
+        log_probs_of = token_log_probs(self.model, self.tokenizer, [dev.ids[row].tolist() for row in rows])
+        found = zip(rows, source.places(rows), texts, log_probs_of, strict=True)
+        records = []
+        for row, place, text, log_probs in found:
+            record = {
+                "place": place,
+                "text": kept_text(text),
+                "confidence": mean_probability(log_probs),
+                "tokens": self.tokenizer.pieces(text)[: len(log_probs) - 1],
+                "log_probs": list(map(kept_number, log_probs)),
+            }
+            if counts is not None:
+                record["counts"] = counts[[*dev.ids[row][: len(log_probs) - 1].tolist(), eos]].tolist()
+            records.append(record)
+        return records
+
+    def _train_counts(self) -> NDArray[np.int64]:
+        """(V,) how often each token stands in the training data."""
+        train = self.splits["train"]
+        counts = np.zeros(len(self.tokenizer), np.int64)
+        for start in range(0, len(train.ids), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(train.ids)))
+            counts += np.bincount(train.ids.take(rows)[0], minlength=len(counts))
+        counts[self.tokenizer.eos_id] += int((train.ids.lengths > 0).sum())
+        return counts
+
     def _measure(self, text: Text) -> Scores:
         """Scores of a whole text, each token predicted once, the state carried on: nothing that processes can share."""
         stream = TokenStream(text.ids, self.tokenizer.eos_id)
         streams = min(self.config.data.eval_batch_size, len(stream))
         length, total, state = len(stream) // streams, 0.0, None
-        for first, count in plan_windows(length, _EVALUATED):
+        for first, count in plan_windows(length, self.evaluated):
             nats, state = self._nats(stream.window(streams, int(first), int(count)), state)
             total += nats
         if rest := len(stream) - streams * length:  # the last stream goes on to the end
@@ -329,8 +376,29 @@ class LanguageModelTask(RunTask):
     def stream(self) -> Stream[LineScore | Continuation]:
         return LineStream(self)
 
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        ids = encode_lines(self.tokenizer, [text])[0]
+        if not ids:
+            return Explanation(text)
+        tokens, words = tokens_of(self.tokenizer, text, ids), self.tokenizer.words
+        return explain_line(self.model, text, tokens, ids, self.tokenizer.eos_id, words)
+
+    def trace_one(self, text: str) -> TextTrace:
+        ids, eos = encode_lines(self.tokenizer, [text])[0], self.tokenizer.eos_id
+        if not ids:
+            return TextTrace(text)
+        tokens = [Token(self.tokenizer.vocabulary[eos]), *tokens_of(self.tokenizer, text, ids)]
+        return TextTrace(text, tokens, line_layers(self.model, ids, eos))
+
     def format(self, prediction: LineScore | Continuation, form: str, **options: Any) -> str:
         return format_line(prediction, form)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
+
+    @property
+    def independent(self) -> bool:
+        return self.sampler is None
 
     def example(self, folder: Path) -> str:
         source = self.splits["train"].sources[0]

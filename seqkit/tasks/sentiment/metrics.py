@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 def accuracy(outcome: Outcome) -> float:
-    """Share of the examples whose class is predicted."""
+    """Return the share of the examples whose class is predicted."""
     return float((outcome.labels == outcome.predicted).mean())
 
 
@@ -54,7 +54,7 @@ METRICS = {"loss": loss, "accuracy": accuracy, "macro_f1": macro_f1}
 
 
 def _counts(outcome: Outcome) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Of every class how often it was found rightly, is there, and was found."""
+    """Return, for every class, how often it was found rightly, is there, and was found."""
     labels, found = outcome.labels, outcome.predicted
     size = max(outcome.classes, int(labels.max()) + 1)
     right, gold, taken = (np.bincount(numbers, minlength=size) for numbers in (labels[labels == found], labels, found))

@@ -29,7 +29,7 @@ class SentimentStream(Stream[Prediction]):
 
     def predict(self, *, final: bool) -> Prediction:
         task, text = self._task, self.text
-        ids = task.encode(text) if text.strip() else []
+        ids = task.encode(text)
         if not ids:
             return task.predict([text])[0]  # type: ignore[no-any-return]
         task.model.eval()

@@ -38,14 +38,18 @@ from seqkit.tasks.common import (
     vocabulary_line,
     word_rows,
 )
+from seqkit.tasks.dev_outputs import kept_number, kept_text, spread_rows
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import as_json, command_on
 from seqkit.tasks.sentiment.config import SentimentConfig, make_classifier, sentiment_schema
+from seqkit.tasks.sentiment.explain import explain_label
 from seqkit.tasks.sentiment.metrics import METRICS, Outcome, classification_report
 from seqkit.tasks.sentiment.predictions import Prediction
 from seqkit.tasks.sentiment.stream import SentimentStream
 from seqkit.tasks.stream import Stream
+from seqkit.tasks.text_trace import TextTrace, one_row, tokens_of, trace_module
 from seqkit.text import Tokenizer, take_texts
 from seqkit.text.joining import one_line
 from seqkit.training import Loss
@@ -54,7 +58,8 @@ from seqkit.training.transfer import Rows
 
 _FIELDS = {"text": str, "label": str}
 # Tokens in a text. A longer one is a broken file, not a sentence, and would take gigabytes for its states.
-_LONGEST = 50_000
+LONGEST = 50_000
+_KEPT = 5  # classes whose probabilities a record of dev.jsonl has
 _SCORED = BatchingConfig(batch_size=8192, batch_by="tokens")
 _BLANK = r"^[\t-\r\x1c-\x20\x{85}\pZ]*$"  # what `str.strip` leaves nothing of
 
@@ -170,11 +175,11 @@ class SentimentTask(RunTask):
             source, "label", self.classes, "texts", refuse=refuse, learned=part == "train", left_out=blank
         )
         ids = encode_column(source.dataset, "text", self.tokenizer)
-        if len(ids) and ids.lengths.max() > _LONGEST:
+        if len(ids) and ids.lengths.max() > LONGEST:
             row = int(ids.lengths.argmax())
             raise UserError(
                 f"{source.place(row)}: a text of {ids.lengths[row]:,} tokens; give text.max_length (and text.keep) to "
-                f"cut texts, or remove it (the limit is {_LONGEST:,})"
+                f"cut texts, or remove it (the limit is {LONGEST:,})"
             )
         return Split(ids, labels, names, source, blank)
 
@@ -264,6 +269,38 @@ class SentimentTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return self._measure(self.splits["dev"])[0] if "dev" in self.splits else {}
 
+    def read_dev(self, data: str) -> None:
+        source, part = scored(self.config.data, data)
+        self.splits["dev"] = self._split(open_source(source, _FIELDS, part), part)
+
+    def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
+        """See `Task.dev_outputs`; `probabilities` are those of the most probable classes, the best first."""
+        if "dev" not in self.splits:
+            return []
+        split = self.splits["dev"]
+        rows = spread_rows(np.flatnonzero(~split.blank), limit)
+        shares = np.zeros((len(rows), len(self.classes)))
+        plan = plan_batches(split.ids.lengths[rows], _SCORED)
+        computed = spread(plan, lambda part: torch.softmax(self._logits(split.ids, rows[part]).double(), 1).numpy())
+        for part, some in zip(plan, computed, strict=True):
+            shares[part] = some
+        texts = split.source.dataset.select_columns(["text"])[rows.tolist()]["text"]
+        places = split.source.places(rows.tolist())
+        return [self._record(split, *one) for one in zip(rows.tolist(), places, texts, shares, strict=True)]
+
+    def _record(self, split: Split, row: int, place: str, text: str, shares: NDArray[np.float64]) -> dict[str, Any]:
+        gold, best = int(split.labels[row]), np.argsort(-shares, kind="stable")[:_KEPT]
+        return {
+            "place": place,
+            "text": kept_text(text),
+            "gold": split.names.names[gold],
+            "prediction": self.classes[best[0]],
+            "confidence": kept_number(shares[best[0]]),
+            "gold_probability": kept_number(shares[gold]) if gold < len(shares) else 0.0,
+            "probabilities": {self.classes[number]: kept_number(shares[number]) for number in best},
+            "tokens": int(split.ids.lengths[row]),
+        }
+
     def _measure(self, split: Split) -> tuple[Scores, Outcome]:
         """Return the scores of a part, and what they are made from."""
         outcome, blank = self._outcome(split), int(split.blank.sum())
@@ -332,7 +369,7 @@ class SentimentTask(RunTask):
 
     @torch.no_grad()
     def predict(self, texts: Iterable[str]) -> list[Prediction]:
-        """Label and probabilities for each text; a text of nothing but white space gets no label.
+        """Return the label and probabilities for each text; a text of nothing but white space gets no label.
 
         Raises:
             TypeError, ValueError: see `take_texts`.
@@ -344,7 +381,7 @@ class SentimentTask(RunTask):
         if not kept:
             return found
         written = [texts[number] for number in kept]
-        ids = Ragged.from_lists(cut(self.tokenizer.encode(written), written, _LONGEST))
+        ids = Ragged.from_lists(cut(self.tokenizer.encode(written), written, LONGEST))
         plan = plan_batches(ids.lengths, _SCORED)
         for part, logits in zip(plan, spread(plan, partial(self._logits, ids)), strict=True):
             for number, prediction in zip(part.tolist(), self.predictions(logits), strict=True):
@@ -359,18 +396,35 @@ class SentimentTask(RunTask):
             found.append(Prediction(self.classes[best], dict(zip(self.classes, shares, strict=True))))
         return found
 
-    def encode(self, text: str) -> Sequence[int]:
-        """Return the ids that the model reads of a text."""
-        return cut(self.tokenizer.encode([text]), [text], _LONGEST)[0]
+    def encode(self, text: str) -> list[int]:
+        """Return the ids that the model reads of a text; none for a blank one, which gets no label."""
+        return list(cut(self.tokenizer.encode([text]), [text], LONGEST)[0]) if text.strip() else []
 
     def stream(self) -> Stream[Prediction]:
         return SentimentStream(self)
+
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        ids = self.encode(text)
+        if not ids:
+            return Explanation(text)
+        return explain_label(self.model, self.classes, text, tokens_of(self.tokenizer, text, ids), ids, gradients)
+
+    def trace_one(self, text: str) -> TextTrace:
+        ids = self.encode(text)
+        if not ids:
+            return TextTrace(text)
+        encoder = self.model.encoder
+        layers = trace_module(encoder.recurrent, lambda: encoder(*one_row(ids, self.device)))
+        return TextTrace(text, tokens_of(self.tokenizer, text, ids), layers)
 
     def format(self, prediction: Prediction, form: str, **options: Any) -> str:
         if not as_json(form):
             return one_line(prediction.label or "")  # an old run may have a label with a line end
         probabilities = {name: round(value, 6) for name, value in prediction.probabilities.items()}
         return to_json({"label": prediction.label, "probabilities": probabilities})
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
 
     def example(self, folder: Path) -> str:
         split = self.splits.get("dev") or self.splits["train"]

@@ -48,7 +48,7 @@ class SlotsData(LabelledData):
 
     @property
     def has_intent(self) -> bool:
-        """Whether an intent is read.
+        """Return whether an intent is read.
 
         Raises:
             UserError: the name of the training file does not tell its format.

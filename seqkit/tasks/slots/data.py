@@ -21,8 +21,8 @@ from seqkit.text import Tokenizer
 
 LONGEST = 10_000
 """Tokens in a sentence. A longer one is a broken file, not a sentence."""
-# Characters of a token that are read; a longer one is not a word.
-_LONGEST_WORD = 64
+LONGEST_WORD = 64
+"""Characters of a token that are read; a longer one is not a word."""
 
 Lists = tuple[NDArray[np.int32], NDArray[np.int32], list[str]]
 """Values as numbers, where each list begins and ends in them, and what the numbers stand for."""
@@ -65,7 +65,7 @@ class Words:
         values, offsets, distinct = lists
         spelling = None
         if letters is not None:
-            cut = [word[:_LONGEST_WORD] for word in distinct]
+            cut = [word[:LONGEST_WORD] for word in distinct]
             spelling = Ragged.from_lists(letters.encode(cut))
         ids = np.array(tokenizer.lookup(distinct), np.int64)
         return cls(Ragged([(values, offsets)]), ids, spelling)
@@ -146,12 +146,12 @@ class Tagged:
 
     @cached_property
     def tag_names(self) -> list[str]:
-        """What the numbers of tags stand for."""
+        """Return what the numbers of tags stand for."""
         return tags_of(self.types.names)
 
     @property
     def intent_labels(self) -> list[str]:
-        """The name of the intent of each sentence; "" where none is learned."""
+        """Return the name of the intent of each sentence; "" where none is learned."""
         if self.intents is None or self.intent_names is None:
             return [""] * len(self)
         return [self.intent_names.names[number] for number in self.intents]
@@ -178,7 +178,7 @@ class TagBatch:
 
 
 def collate(data: Tagged, rows: NDArray[np.int64], tokenizer: Tokenizer) -> TagBatch:
-    """One batch of the sentences with these numbers, on the CPU."""
+    """Return one batch of the sentences with these numbers, on the CPU."""
     ids, lengths, spelling = data.words.collate(rows, tokenizer)
     tags, _ = pad([data.tags[row] for row in rows], 0)
     intents = None if data.intents is None else torch.from_numpy(data.intents[rows])
@@ -186,7 +186,7 @@ def collate(data: Tagged, rows: NDArray[np.int64], tokenizer: Tokenizer) -> TagB
 
 
 def tag_names(source: Source) -> list[str]:
-    """O, and B- and I- of every type that a source has."""
+    """Return O, and B- and I- of every type that a source has."""
     _, _, distinct = column_lists(source, "tags")
     types = sorted({label_form(tag[2:]) for tag in distinct if tag != "O"})
     if not types:
@@ -195,7 +195,7 @@ def tag_names(source: Source) -> list[str]:
 
 
 def tags_of(types: Sequence[str]) -> list[str]:
-    """O, and B- and I- of every type."""
+    """Return O, and B- and I- of every type."""
     return ["O", *(f"{mark}-{name}" for name in types for mark in "BI")]
 
 
@@ -255,7 +255,7 @@ def read_tagged(
     refuse: bool,
     learned: bool,
 ) -> Tagged:
-    """One part of the data as numbers.
+    """Read one part of the data as numbers.
 
     Raises:
         UserError: a sentence that is none; see `number_tags` and `number_column`.

@@ -89,7 +89,7 @@ class Outcome:
 
     @cached_property
     def counts(self) -> SpanCounts:
-        """Its slots, counted by type."""
+        """Return its slots, counted by type."""
         counts = SpanCounts()
         for tags, predicted in zip(self.tags, self.predicted_tags, strict=True):
             counts.add(tags, predicted)
@@ -97,28 +97,28 @@ class Outcome:
 
 
 def span_precision(outcome: Outcome) -> float:
-    """Share of the predicted slots that are right."""
+    """Return the share of the predicted slots that are right."""
     return outcome.counts.scores()[0]
 
 
 def span_recall(outcome: Outcome) -> float:
-    """Share of the slots that are predicted."""
+    """Return the share of the slots that are predicted."""
     return outcome.counts.scores()[1]
 
 
 def span_f1(outcome: Outcome) -> float:
-    """Harmonic mean of precision and recall."""
+    """Return the harmonic mean of precision and recall."""
     return outcome.counts.scores()[2]
 
 
 def sentence_accuracy(outcome: Outcome) -> float:
-    """Share of the sentences with all tags right, and the intent, where there is one."""
+    """Return the share of the sentences with all tags right, and the intent, where there is one."""
     wanted = zip(outcome.tags, outcome.intents, strict=True)
     return _share(wanted, zip(outcome.predicted_tags, outcome.predicted_intents, strict=True))
 
 
 def intent_accuracy(outcome: Outcome) -> float:
-    """Share of the sentences whose intent is predicted."""
+    """Return the share of the sentences whose intent is predicted."""
     return _share(outcome.intents, outcome.predicted_intents)
 
 

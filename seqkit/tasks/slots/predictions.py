@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from seqkit import drawing
 from seqkit.files import to_json
 from seqkit.tasks.lines import as_json
 from seqkit.tasks.slots.metrics import spans
+from seqkit.tasks.text_trace import figure_axes
 from seqkit.text.joining import one_line
 
 
@@ -37,6 +40,30 @@ class Tagging:
     slots: list[Slot] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
+
+    def _parts(self) -> list[str]:
+        pieces, place = list[tuple[str, str]](), 0
+        for slot in self.slots:
+            pieces += [(self.text[place : slot.start], ""), (slot.text, slot.type)]
+            place = slot.end
+        caption = "The slots of the text." if self.intent is None else f"The intent is {self.intent}."
+        return [drawing.labelled_text([*pieces, (self.text[place:], "")], caption)]
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with the tag of each token.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        names = sorted(set(self.tags))
+        axes = figure_axes(0.35 * len(self.tokens), 0.3 * len(names))
+        axes.scatter(range(len(self.tags)), [names.index(tag) for tag in self.tags], marker="s")
+        axes.set_xticks(range(len(self.tokens)), [token.replace("$", r"\$") for token in self.tokens], rotation=90)
+        axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+        return axes
 
 
 def make_tagging(text: str, offsets: Sequence[tuple[int, int]], tags: Sequence[str], intent: str | None) -> Tagging:

@@ -28,6 +28,8 @@ from seqkit.files import read_json, write_text
 from seqkit.models import Tagger
 from seqkit.tasks.base import RunConfig, RunTask
 from seqkit.tasks.common import column, cut, make_tokenizer, open_parts, scored, word_rows
+from seqkit.tasks.dev_outputs import kept_number, kept_text, spread_rows
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import kept_tokenizer
 from seqkit.tasks.layer_groups import reader_groups
 from seqkit.tasks.lines import command_on
@@ -46,12 +48,14 @@ from seqkit.tasks.slots.data import (
     tag_names,
     unknown_lines,
 )
+from seqkit.tasks.slots.explain import explain_tags, tag_layers
 from seqkit.tasks.slots.inputs import looks_like_tokens, read_tokens, refuse_long, token_offsets
 from seqkit.tasks.slots.metrics import METRICS, Outcome, SpanCounts
 from seqkit.tasks.slots.predictions import Tagging, format_tagging, make_tagging
 from seqkit.tasks.slots.split_fit import fit_lines, fitted, split_of
 from seqkit.tasks.slots.stream import SlotsStream
 from seqkit.tasks.stream import Stream
+from seqkit.tasks.text_trace import TextTrace, Token
 from seqkit.text import TextConfig, Tokenizer, take_sentences, take_texts
 from seqkit.training import Loss
 from seqkit.training.scores import Scores, measured
@@ -204,8 +208,49 @@ class SlotsTask(RunTask):
     def evaluate(self) -> dict[str, float]:
         return self._judge(self.splits["dev"])[0] if "dev" in self.splits else {}
 
+    def read_dev(self, data: str) -> None:
+        where, part = scored(self.config.data, data)
+        self.splits["dev"] = self._split(open_tagged(where, part, intent=bool(self.intents)), part)
+
+    def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
+        """See `Task.dev_outputs`; `gold` and `prediction` are the tags of the `tokens`, `confidence` is the probability
+        of all predicted tags together, and `gold_intent` and `intent` are there where intents are learned."""
+        if "dev" not in self.splits:
+            return []
+        data = self.splits["dev"]
+        kept = spread_rows(np.arange(len(data)), limit)
+
+        def compute(part: NDArray[np.int64]) -> list[tuple[list[str], float, str | None]]:
+            rows = kept[part]
+            batch = sent(collate(data, rows, self.tokenizer), self.device)
+            scores, classes = self.model(batch.ids, batch.lengths, batch.spelling)
+            tags = self.model.decode(scores, batch.lengths)
+            shares = self.model.log_probs(scores, tags, batch.lengths).exp().tolist()
+            best = [None] * len(rows) if classes is None else [self.intents[i] for i in classes.argmax(1).tolist()]
+            return list(zip(self._names(tags, data.words.lengths[rows]), shares, best, strict=True))
+
+        plan = plan_batches(data.words.lengths[kept], BatchingConfig(batch_size=8192, batch_by="tokens"))
+        found: dict[int, tuple[list[str], float, str | None]] = {}
+        for part, some in zip(plan, spread(plan, compute), strict=True):
+            found |= zip(part.tolist(), some, strict=True)
+        rows = kept.tolist()
+        tokens, intents = data.source.dataset.select_columns(["tokens"])[rows]["tokens"], data.intent_labels
+        records = []
+        for number, (row, place) in enumerate(zip(rows, data.source.places(rows), strict=True)):
+            tags, share, intent = found[number]
+            record = {
+                "place": place,
+                "text": kept_text(" ".join(tokens[number])),
+                "tokens": tokens[number],
+                "gold": [data.tag_names[tag] for tag in data.tags[row]],
+                "prediction": tags,
+                "confidence": kept_number(share),
+            }
+            records.append(record if intent is None else {**record, "gold_intent": intents[row], "intent": intent})
+        return records
+
     def _judge(self, data: Tagged) -> tuple[Scores, SpanCounts]:
-        """All scores, and slots counted by type."""
+        """Return all scores, and slots counted by type."""
         losses = {"tags": 0.0, "intent": 0.0}
         tags: list[list[str]] = [[] for _ in range(len(data))]
         intents = [""] * len(data)
@@ -243,7 +288,7 @@ class SlotsTask(RunTask):
         return Scores(scores, len(data), data.source.skipped), outcome.counts
 
     def _names(self, found: Tensor, lengths: NDArray[np.int32]) -> list[list[str]]:
-        """Numbers of tags (B, T) as their names, without padding."""
+        """Return numbers of tags (B, T) as their names, without padding."""
         rows = zip(found.tolist(), lengths.tolist(), strict=True)
         return [[self.tags[tag] for tag in row[:length]] for row, length in rows]
 
@@ -283,7 +328,7 @@ class SlotsTask(RunTask):
         return line
 
     def predict(self, texts: Iterable[Any], *, is_split_into_words: bool | None = None) -> list[Tagging]:
-        """Slots and intent of each text; one without tokens gets neither.
+        """Return slots and intent of each text; one without tokens gets neither.
 
         Args:
             texts: each a str, which is split into tokens.
@@ -325,8 +370,38 @@ class SlotsTask(RunTask):
     def stream(self) -> Stream[Tagging]:
         return SlotsStream(self)
 
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        (found,) = self.predict([text], is_split_into_words=False)
+        if not found.tokens:
+            return Explanation(text)
+        inputs, tokens = self._inputs(text)
+        answer = format_tagging(found, "text")
+        return explain_tags(self.model, self.tags, self.intents, found, tokens, inputs, answer, gradients)
+
+    def trace_one(self, text: str) -> TextTrace:
+        if self.model.encoder.recurrent is None:
+            raise UserError("this model reads a window of tokens: it has no gates to show")
+        if not self.tokenizer.offsets(text):
+            return TextTrace(text)
+        inputs, tokens = self._inputs(text)
+        return TextTrace(text, tokens, tag_layers(self.model, inputs))
+
+    def _inputs(self, text: str) -> tuple[tuple[Tensor, Tensor, Any], list[Token]]:
+        """What the model takes of one text that is not blank, and its tokens."""
+        places = cut([self.tokenizer.offsets(text)], [text], LONGEST)[0]
+        words = Words.make(plain_lists([[text[start:end] for start, end in places]]), self.tokenizer, self.letters)
+        ids, lengths, spelling = words.collate(np.arange(1), self.tokenizer)
+        tokens = [
+            Token(text[start:end], start > 0 and not text[start - 1].isspace(), number == self.tokenizer.unk_id)
+            for (start, end), number in zip(places, ids[0].tolist(), strict=False)
+        ]
+        return (sent(ids, self.device), lengths, sent(spelling, self.device)), tokens
+
     def format(self, prediction: Tagging, form: str, **options: Any) -> str:
         return format_tagging(prediction, form)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.tokenizer.encode([text])[0])
 
     def example(self, folder: Path) -> str:
         data = self.splits["train"]

@@ -15,7 +15,7 @@ from seqkit.tasks.translation.task import TranslationTask
 def compare(
     tasks: Sequence[tuple[str, TranslationTask]], data: str | None = None, reference: str | None = None
 ) -> list[str]:
-    """Paired bootstrap of named runs on the same data; see `compare_outputs` and `TranslationTask.score`.
+    """Run a paired bootstrap of named runs on the same data; see `compare_outputs` and `TranslationTask.score`.
 
     Raises:
         UserError: without `data`, when the runs' own test data are not the same.

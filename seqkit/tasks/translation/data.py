@@ -183,7 +183,7 @@ def _kept(
 def _reasons(
     source: NDArray[np.int32], target: NDArray[np.int32], unknown: NDArray[np.bool_], filters: TranslationData
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """For each reason, which of N pairs it would leave out.
+    """Return, for each reason, which of N pairs it would leave out.
 
     Args:
         source, target: (N,) tokens of the sides.
@@ -200,7 +200,7 @@ def _reasons(
 
 
 def collate(pairs: Pairs, rows: NDArray[np.int64], tokenizer: Tokenizer, own_inputs: float = 0.0) -> PairBatch:
-    """One batch, on the CPU.
+    """Return one batch, on the CPU.
 
     Args:
         pairs: the data.
@@ -216,7 +216,7 @@ def collate(pairs: Pairs, rows: NDArray[np.int64], tokenizer: Tokenizer, own_inp
 
 
 def left_out_lines(left_out: Mapping[str, tuple[int, str]]) -> list[str]:
-    """Each reason, with how many it left out and where the first of them stands."""
+    """Return each reason, with how many it left out and where the first of them stands."""
     return [f"{reason}: {count:,} (the first is {place})" for reason, (count, place) in left_out.items()]
 
 

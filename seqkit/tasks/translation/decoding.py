@@ -70,9 +70,9 @@ class Translator:
         return replace(blank, n_best=(blank,) if self.search.n_best > 1 else ())
 
     @staticmethod
-    def encode(tokenizer: Tokenizer, text: str) -> Sequence[int]:
-        """Return the ids that a model reads of a text."""
-        return cut(tokenizer.encode([text]), [text], LONGEST)[0]
+    def encode(tokenizer: Tokenizer, text: str) -> list[int]:
+        """Return the ids that a model reads of a text; none for a blank one, which has an empty translation."""
+        return list(cut(tokenizer.encode([text]), [text], LONGEST)[0]) if text.strip() else []
 
     def translate_one(self, text: str, starts: list[tuple[Tree, Tree]], lengths: Tensor, *, count: bool) -> Translation:
         """Translate a text that has been read.

@@ -26,7 +26,7 @@ _ASIAN = ("zh", "char", "ja-mecab")
 
 
 def make_bleu(tokenize: str, **options: Any) -> Any:
-    """sacreBLEU's BLEU with one of its tokenizers.
+    """Return sacreBLEU's BLEU with one of its tokenizers.
 
     Raises:
         UserError: sacreBLEU, or what the tokenizer needs, is not installed; its model cannot be downloaded.
@@ -65,12 +65,12 @@ class Outcome:
 
 
 def bleu(outcome: Outcome) -> float:
-    """BLEU; see `CorpusScores`."""
+    """Return BLEU; see `CorpusScores`."""
     return outcome.corpus["bleu"]
 
 
 def chrf(outcome: Outcome) -> float:
-    """chrF2; see `CorpusScores`."""
+    """Return chrF2; see `CorpusScores`."""
     return outcome.corpus["chrf"]
 
 
@@ -114,8 +114,12 @@ class CorpusScores:
             lines.append(score.format(width=2, signature=metric.get_signature().format(short=False)))
         return found, lines
 
+    def bleu(self, outputs: Sequence[str], references: Sequence[str]) -> float:
+        """Return BLEU alone."""
+        return float(self._metrics["bleu"].corpus_score(list(outputs), [list(references)]).score)
+
     def by_length(self, outputs: Sequence[str], references: Sequence[str], lengths: NDArray[Any]) -> str:
-        """BLEU of the sentences whose source is short, longer, and so on: a quarter of the corpus each.
+        """Return the BLEU of the sentences whose source is short, longer, and so on: a quarter of the corpus each.
 
         Args:
             lengths: (N,) tokens of each source.
@@ -125,9 +129,9 @@ class CorpusScores:
         for high in edges.tolist():
             rows = np.flatnonzero((lengths >= low) & (lengths <= high)).tolist()
             if rows:
-                part = [outputs[row] for row in rows], [[references[row] for row in rows]]
+                part = [outputs[row] for row in rows], [references[row] for row in rows]
                 span = f"{low}-{high}" if low < high else str(high)
-                parts.append(f"{span}: {self._metrics['bleu'].corpus_score(*part).score:.1f}")
+                parts.append(f"{span}: {self.bleu(*part):.1f}")
             low = high + 1
         return f"BLEU by tokens of the source: {', '.join(parts)}"
 
@@ -135,7 +139,7 @@ class CorpusScores:
 def compare_outputs(
     systems: Mapping[str, Sequence[str]], references: Sequence[str], *, lowercase: bool, tokenize: str
 ) -> list[str]:
-    """Paired bootstrap resampling (Koehn 2004) of two or more systems, the first being the baseline.
+    """Run a paired bootstrap resampling (Koehn 2004) of two or more systems, the first being the baseline.
 
     Args:
         systems: name -> translations, all of the same sentences.

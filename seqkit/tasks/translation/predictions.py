@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
+from seqkit import drawing
 from seqkit.errors import UserError, require
 from seqkit.files import to_json
+from seqkit.tasks.explain import plot_matrix
 from seqkit.tasks.lines import as_json
 from seqkit.text.joining import one_line
 
@@ -38,6 +39,36 @@ class Translation:
     source_tokens: list[str] = field(default_factory=list)
     attention: Tensor | None = None
     n_best: tuple[Translation, ...] = ()
+
+    def _repr_html_(self) -> str | None:
+        return drawing.notebook(self._parts)
+
+    def _parts(self) -> list[str]:
+        parts = [drawing.labelled_text([(self.text, "")], f"Score {self.score:.4g}." if self.score is not None else "")]
+        if self.n_best:
+            rows = [[one.text, "" if one.score is None else f"{one.score:.4g}"] for one in self.n_best]
+            parts.append(drawing.table(["translation", "score"], rows, "All that the search found, best first."))
+        if self.attention is not None and self.tokens:
+            caption = "Attention: a row for each token of the translation, a column for each token of the source."
+            weights = self.attention[: len(self._rows)].tolist()
+            parts.append(drawing.word_matrix(self._rows, self.source_tokens, weights, caption))
+        return parts
+
+    @property
+    def _rows(self) -> list[str]:
+        return self.tokens + ["<eos>"] * (len(self.log_probs) - len(self.tokens))
+
+    def plot(self) -> Any:
+        """Return matplotlib axes with the attention: a row for each token of the translation, a column for each token
+        of the source.
+
+        Raises:
+            UserError: matplotlib is not installed, or no attention was kept.
+        """
+        if self.attention is None:
+            refuse_without_attention()
+        weights = self.attention[: len(self._rows)].tolist()
+        return plot_matrix(self._rows, self.source_tokens, weights, "attention")
 
     def alignment(self) -> list[tuple[int, int]]:
         """(place in the source, place in the translation): for each token the source token with the most attention.
@@ -127,26 +158,8 @@ def plot_attention(found: Translation, path: Path) -> None:
     Raises:
         UserError: matplotlib is not installed, no attention was kept, or the file cannot be written.
     """
-    if found.attention is None:
-        refuse_without_attention()
-    require("matplotlib", "plot")
-    figures = require("matplotlib.figure", "plot")
-    rows = found.tokens + ["<eos>"] * (len(found.log_probs) - len(found.tokens))
-    size = (2 + 0.35 * len(found.source_tokens), 1.5 + 0.3 * len(rows))
-    figure = figures.Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    weights = found.attention[: len(rows)]
-    image = axes.imshow(weights.numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(found.source_tokens)), _drawable(found.source_tokens), rotation=90)
-    axes.set_yticks(range(len(rows)), _drawable(rows))
-    axes.xaxis.tick_top()
-    figure.colorbar(image, label="attention")
+    axes = found.plot()
     try:
-        figure.savefig(path, dpi=120)
+        axes.figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
         raise UserError(f"{path}: cannot be written ({error})") from None
-
-
-def _drawable(tokens: Sequence[str]) -> list[str]:
-    """`$` begins a formula in matplotlib's texts."""
-    return [token.replace("$", r"\$") for token in tokens]

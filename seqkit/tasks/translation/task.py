@@ -31,11 +31,14 @@ from seqkit.tasks.common import (
     vocabulary_line,
     word_rows,
 )
+from seqkit.tasks.dev_outputs import kept_text, mean_probability, spread_rows
+from seqkit.tasks.explain import Explanation
 from seqkit.tasks.init_weights import SOURCE_TABLE, TARGET_TABLE, kept_tokenizer
 from seqkit.tasks.layer_groups import translation_groups
 from seqkit.tasks.lines import command_on
 from seqkit.tasks.sending import sent
 from seqkit.tasks.stream import Stream
+from seqkit.tasks.text_trace import TextTrace, tokens_of
 from seqkit.tasks.translation.bleu_tokenizer import fitting_tokenizer, settled
 from seqkit.tasks.translation.config import (
     TranslationConfig,
@@ -46,6 +49,7 @@ from seqkit.tasks.translation.config import (
 )
 from seqkit.tasks.translation.data import PairBatch, Pairs, collate, describe, open_split, tokenise
 from seqkit.tasks.translation.decoding import Translator
+from seqkit.tasks.translation.explain import best_outputs, explain_translation, trace_translation
 from seqkit.tasks.translation.metrics import LIKELIHOOD, METRICS, CorpusScores, Outcome, make_bleu
 from seqkit.tasks.translation.options import ScoreOptions, TranslationOptions, translation_options
 from seqkit.tasks.translation.predictions import Translation, check_plot, format_translation, plot_attention
@@ -86,6 +90,7 @@ class TranslationTask(RunTask):
         self._planner: Planner | None = None
         self._stream: PairStream | None = None
         self._samples: list[dict[str, str]] = []
+        self._found: tuple[Pairs, list[tuple[str, float | None]]] | None = None  # by the last `evaluate`
         self.scores = tuple(LIKELIHOOD if config.training.dev_limit == 0 else METRICS)
         decoding: Any = config.decoding
         self.translator = self._translator(make_search(decoding.model_dump()))
@@ -201,7 +206,7 @@ class TranslationTask(RunTask):
             return {}
         dev, training = self.splits["dev"], self.config.training
         outcome, count = Outcome(self._loss(dev)), len(dev)
-        self._samples = []
+        self._samples, self._found = [], None
         limit = training.dev_limit if training.dev_limit is not None else len(dev)
         if limit:
             plain = {"n_best": 1, "sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -209,7 +214,9 @@ class TranslationTask(RunTask):
             dev = replace(dev, kept=dev.kept[:limit])
             references = dev.texts("target")
             corpus = self._corpus_scores(references)
-            outputs = self.outputs(dev, self._translator(make_search(settings)))
+            found = self._decode(dev, self._translator(make_search(settings)))
+            outputs = [text for text, _ in found]
+            self._found = dev, found
             sources = dev.texts("source")
             outcome = Outcome(outcome.loss, sources, references, outputs, corpus(outputs, references))
             chosen = np.linspace(0, len(dev) - 1, min(training.samples, len(dev))).astype(int).tolist()
@@ -228,6 +235,32 @@ class TranslationTask(RunTask):
 
     def samples(self) -> list[dict[str, str]]:
         return self._samples
+
+    def read_dev(self, data: str) -> None:
+        self.splits["dev"] = self.open(*self.where(data))
+
+    def dev_outputs(self, limit: int) -> list[dict[str, Any]]:
+        """See `Task.dev_outputs`; those that `evaluate` has decoded. `confidence` is the geometric mean of the tokens'
+        probabilities."""
+        if self._found is None:
+            return []
+        pairs, found = self._found
+        chosen = spread_rows(np.arange(len(pairs)), limit)
+        rows = pairs.kept[chosen].tolist()
+        places, texts = pairs.origin.places(rows), pairs.origin.dataset.select_columns(list(_SIDES))[rows]
+        return [
+            {
+                "place": place,
+                "text": kept_text(source),
+                "gold": kept_text(target),
+                "prediction": kept_text(found[number][0]),
+                "confidence": found[number][1],
+                "tokens": int(pairs.source.lengths[row]),
+            }
+            for number, row, place, source, target in zip(
+                chosen.tolist(), rows, places, texts["source"], texts["target"], strict=True
+            )
+        ]
 
     def _loss(self, pairs: Pairs) -> float:
         """Mean negative log-likelihood of a target token, <eos> among them."""
@@ -250,8 +283,16 @@ class TranslationTask(RunTask):
 
     def outputs(self, pairs: Pairs, translator: Translator) -> list[str]:
         """Return the best translation of each source."""
+        return [text for text, _ in self._decode(pairs, translator)]
+
+    @staticmethod
+    def _decode(pairs: Pairs, translator: Translator) -> list[tuple[str, float | None]]:
+        """Return the best translation of each source, and the geometric mean of its tokens' probabilities."""
         ids = Ragged.from_lists([pairs.source[row].tolist() for row in pairs.kept])
-        return [translator.best(hypotheses) for hypotheses in translator.decode([ids])]
+        return [
+            (translator.best(hypotheses), mean_probability(hypotheses[0].log_probs))
+            for hypotheses in translator.decode([ids])
+        ]
 
     def _corpus_scores(self, references: Sequence[str], *, ter: bool = False) -> CorpusScores:
         return CorpusScores(lowercase=self.lowercase, tokenize=self.tokenize(references), ter=ter)
@@ -264,7 +305,7 @@ class TranslationTask(RunTask):
 
     @property
     def lowercase(self) -> bool:
-        """Whether scores compare without case."""
+        """Return whether scores compare without case."""
         chosen = self.config.scoring.lowercase
         return self.target.config.lowercase if chosen is None else chosen
 
@@ -371,8 +412,7 @@ class TranslationTask(RunTask):
         changes |= {name: options[name] for name in ("seed", "batch_size", "attention") if name in options}
         if "replace_unknown" in options:
             changes["copy_unknown"] = options["replace_unknown"]
-        for name, value in changes.items():
-            setattr(self.translator, name, value)
+        self.translator = replace(self.translator, _count=0, **changes)
 
     def _prefix(self, options: Mapping[str, Any]) -> list[int]:
         """Return the ids that every translation begins with."""
@@ -396,6 +436,22 @@ class TranslationTask(RunTask):
     def stream(self) -> Stream[Translation]:
         return TranslationStream(self.translator)
 
+    def explain_one(self, text: str, gradients: bool) -> Explanation:
+        source = self.translator.encode(self.source, text)
+        if not source:
+            return Explanation(text)
+        found, outputs, names = best_outputs(self.translator, text)
+        tokens, bos = tokens_of(self.source, text, source), self.target.bos_id
+        return explain_translation(self.model, text, tokens, source, found, outputs, names, bos, gradients)
+
+    def trace_one(self, text: str) -> TextTrace:
+        source = self.translator.encode(self.source, text)
+        if not source:
+            return TextTrace(text)
+        _, outputs, names = best_outputs(self.translator, text)
+        tokens = tokens_of(self.source, text, source)
+        return trace_translation(self.model, text, tokens, source, outputs, names, self.target.bos_id)
+
     def format(self, prediction: Translation, form: str, **options: Any) -> str:
         """See `format_translation`, which takes the options."""
         return format_translation(prediction, form, **options)
@@ -408,6 +464,13 @@ class TranslationTask(RunTask):
         """Draw the attention of a translation into a file; its tokens without marks."""
         tokens = list(map(plain, prediction.tokens)) if self.target.config.marked else prediction.tokens
         plot_attention(replace(prediction, tokens=tokens), path)
+
+    def count_tokens(self, text: str) -> int:
+        return len(self.source.encode([text])[0])
+
+    @property
+    def independent(self) -> bool:
+        return not self.translator.search.sample
 
     def example(self, folder: Path) -> str:
         part = self.splits.get("dev") or self.splits.get("train")

@@ -119,7 +119,7 @@ def gru_forward(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
     HOLD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All steps of the GRU from `first` to `end`, for one row block and one unit block."""
+    """Run all steps of the GRU from `first` to `end`, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
     PHASES: tl.constexpr = 2 if PARTS > 0 else 1
     row_block, rows, unit_block, units, lives, longest = own_part(row_block0, lengths, steps, B, H, FULL, BM, BN)

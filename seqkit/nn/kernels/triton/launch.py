@@ -65,7 +65,7 @@ class Plan(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the weight stays in registers."""
+        """Return whether the weight stays in registers."""
         return self.persistent and self.tile.hold
 
     @property

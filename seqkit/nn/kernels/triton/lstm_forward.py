@@ -183,7 +183,7 @@ def lstm_forward(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
     HOLD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All steps of the LSTM from `first` to `end`, for one row block and one unit block."""
+    """Run all steps of the LSTM from `first` to `end`, for one row block and one unit block."""
     unit_blocks: tl.constexpr = (H + BN - 1) // BN
     PHASES: tl.constexpr = 3 if PARTS > 0 else 1
     row_block, rows, unit_block, units, lives, longest = own_part(row_block0, lengths, steps, B, H, FULL, BM, BN)

@@ -61,7 +61,7 @@ def rnn_forward(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr,
     HOLD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """All steps of the Elman cell from `first` to `end`, for one row block and one unit block.
+    """Run all steps of the Elman cell from `first` to `end`, for one row block and one unit block.
 
     h' = f(W_ih x + W_hh h + b), or f(LN(W_ih x + W_hh h) * gain + b), as in `seqkit.nn.RNNCell`.
     """

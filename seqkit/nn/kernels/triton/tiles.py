@@ -156,7 +156,7 @@ def _power(number: int) -> int:
 def precision() -> Precision:
     """Return how float32 products are computed: in TF32 where torch may, else in three TF32 products, as exact as IEEE.
 
-    The error of "tf32x3" is that of "ieee" to two digits (3e-7 of a gradient's norm), on tensor cores; "ieee" itself
+    "tf32x3" has the error of "ieee" to two digits (3e-7 of a gradient's norm), on tensor cores; "ieee" itself
     can be forced.
     """
     if FORCED.precision is not None:

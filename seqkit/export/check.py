@@ -1,0 +1,139 @@
+"""Whether an exported folder, perhaps a stranger's, is whole; nothing in it is imported or run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqkit.errors import listed, require, shown
+from seqkit.export.evaluate import open_exported
+from seqkit.export.files import SETTINGS, damage, read_settings
+from seqkit.export.make import scripts_of
+from seqkit.export.table import find_exporter
+from seqkit.run import environment
+from seqkit.run.doctor import Check, Report, looked_at
+
+_LARGEST = 1 << 31  # bytes of a file of ONNX; protobuf itself takes no more
+_RECURRENT = ("LSTM", "GRU", "RNN", "Scan", "DynamicQuantizeLSTM")
+
+
+def doctor(path: str | Path) -> Report:
+    """Look at this machine, and at an exported folder. Nothing is changed, and nothing that lies there is imported.
+
+    Args:
+        path: an exported folder.
+    """
+    return Report(environment.machine(), str(path), list(_checks(Path(path))), "exported")
+
+
+def _checks(folder: Path) -> Iterator[Check]:
+    settings: dict[str, Any] = {}
+    yield looked_at(SETTINGS, lambda: _settings(folder, settings))
+    if not settings:
+        return
+    bad = damage(folder, settings)
+    for name, why in bad.items():
+        yield Check(name, False, why)
+    if not bad:
+        total = sum(about["bytes"] for about in settings["files"].values())
+        yield Check("(files)", True, f"{len(settings['files'])} files, {total:,} bytes, each with its digest")
+    for name, faces in settings["graphs"].items():
+        if name not in bad:
+            yield looked_at(name, lambda name=name, faces=faces: _graph(folder, name, faces, settings))  # type: ignore[misc]
+    yield looked_at("(configuration)", lambda: _config(folder))
+    yield looked_at("(what scoring needs)", lambda: _task(folder))
+    for name in ("predict.py", "exported.py"):
+        if name not in bad:
+            yield looked_at(name, lambda name=name: _script(folder, name))  # type: ignore[misc]
+    others = sorted({path.name for path in folder.iterdir()} - settings["files"].keys() - {SETTINGS})
+    if others:
+        yield Check("(other files)", True, f"not of the export, and not checked: {listed(others)}", seen=False)
+
+
+def _settings(folder: Path, settings: dict[str, Any]) -> str:
+    settings |= read_settings(folder)
+    return f"a run of the task {shown(settings.get('task'))}, exported by seqkit {settings.get('seqkit')}"
+
+
+def _graph(folder: Path, name: str, faces: Any, settings: dict[str, Any]) -> str:
+    onnx = require("onnx", "export")
+    path = folder / name
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"more than {_LARGEST:,} bytes")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's own classes
+        raise ValueError(f"not a file of ONNX ({error})") from None
+    for tensor in _tensors(model.graph):
+        _refuse_outside(tensor, folder, settings["files"])
+    for one in (model.functions, model.training_info):
+        if len(one):
+            raise ValueError("functions and training in a graph are nothing that seqkit writes")
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ValueError(f"not valid ({error})") from None
+    for side, values in (("inputs", model.graph.input), ("outputs", model.graph.output)):
+        unknown = {value.name for value in values} - set(faces[side])
+        if unknown:
+            raise ValueError(f"{side} that settings.json does not name: {listed(sorted(unknown))}")
+    kinds = Counter(node.op_type for node in model.graph.node)
+    recurrent = ", ".join(f"{kinds[kind]} {kind}" for kind in _RECURRENT if kinds[kind]) or "none recurrent"
+    return f"valid; {len(model.graph.node)} nodes, {recurrent}"
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Yield all tensors of a graph and of the graphs in it."""
+    waiting = [graph]
+    while waiting:
+        one = waiting.pop()
+        yield from one.initializer
+        for sparse in one.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in one.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices)
+                waiting += [attribute.g] if attribute.HasField("g") else []
+                waiting += attribute.graphs
+
+
+def _refuse_outside(tensor: Any, folder: Path, files: dict[str, Any]) -> None:
+    """Refuse weights that lie outside the folder, or where the file does not reach.
+
+    Raises:
+        ValueError: it says which.
+    """
+    if not tensor.external_data:
+        return
+    about = {entry.key: entry.value for entry in tensor.external_data}
+    location = about.get("location", "")
+    if location not in files:
+        raise ValueError(f"weights {shown(tensor.name)} lie in {shown(location)}, which is no file of this export")
+    end = int(about.get("offset", 0)) + int(about.get("length", 0))
+    if not 0 <= int(about.get("offset", 0)) <= end <= (folder / location).stat().st_size:
+        raise ValueError(f"weights {shown(tensor.name)} lie beyond the end of {location}")
+
+
+def _config(folder: Path) -> str:
+    _, _, kind = open_exported(folder)
+    return f"valid, of the task {kind.kind}"
+
+
+def _task(folder: Path) -> str:
+    _, checked, kind = open_exported(folder)
+    with torch.random.fork_rng(devices=[]):
+        kind.restore(checked, folder)
+    return "tokenizer and names are there"
+
+
+def _script(folder: Path, name: str) -> str:
+    _, _, kind = open_exported(folder)
+    if (folder / name).read_bytes() != scripts_of(find_exporter(kind))[name]:
+        raise ValueError("not the script that this seqkit ships: read it before you run it")
+    return "the script that this seqkit ships"

@@ -1,0 +1,173 @@
+"""Loops of any number of steps inside an exported program: torch's `scan`, which ONNX has as `Scan`.
+
+`torch.export` writes a Python loop step by step and fixes their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from seqkit.nn.cell import Cell, Prepared, State
+from seqkit.nn.checks import exporting
+from seqkit.nn.kernels.crf import time_first
+from seqkit.nn.kernels.packing import Packing, length_vector
+from seqkit.nn.kernels.stack import Stack, fed_step
+from seqkit.nn.network import Network, prepare
+from seqkit.nn.sending import send
+
+MIN_TORCH = (2, 13)
+"""The first torch whose exporter is known to take what is written here."""
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def loops_exported() -> bool:
+    """Return whether an exporter looks at this call that takes loops."""
+    return exporting() and TORCH >= MIN_TORCH
+
+
+def prepare_direction(network: Network, index: int, rows: Tensor, packing: Packing) -> tuple[Cell, Prepared]:
+    """Return the cell of a layer-direction and its weights.
+
+    Raises:
+        RuntimeError: dropout masks are drawn, which an exported loop has no place for.
+    """
+    cell = network.cells[index]
+    prepared = prepare(cell, network.weights(index), rows, [packing.batch_size, rows.size(0) - packing.batch_size])
+    drop = getattr(cell, "weight_drop", 0.0) if cell.training else 0.0
+    if drop or prepared.sequence_masks or prepared.step_masks:
+        raise RuntimeError(draws(network.name))
+    return cell, prepared
+
+
+def draws(name: str) -> str:
+    """Say that a module draws masks."""
+    return (
+        f"this {name} draws dropout masks in training mode, which an exported graph has no place for; call eval() first"
+    )
+
+
+def loop_direction(
+    network: Network, index: int, rows: Tensor, packing: Packing, state: State, lengths: Tensor | None
+) -> tuple[Tensor, State]:
+    """One layer in one direction as one loop: rows (T * B, F), states (B, size) in the caller's order.
+
+    States pass through the padding, so that the reverse direction may begin there.
+    """
+    cell, prepared = prepare_direction(network, index, rows, packing)
+    shape = (packing.num_steps, packing.batch_size)
+    projected = cell.project(rows, prepared)
+    inputs = [projected.view(*shape, projected.size(-1))]
+    if lengths is not None:
+        inputs.append(_valid(lengths, inputs[0]))
+    reverse = index % network.num_directions == 1
+    if reverse:
+        inputs = [value.flip(0) for value in inputs]
+
+    def step(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        after, _ = cell.step(now[0], tuple(before), prepared)
+        return _kept(after, before, after[:1], now[1:])
+
+    final, (output,) = _scan(step, state, inputs)
+    output = output.flip(0) if reverse else output
+    return output.reshape(-1, output.size(-1)), tuple(final)
+
+
+def _valid(lengths: Tensor, like: Tensor) -> Tensor:
+    """(T, B, 1) bool, for lengths (B,) and `like` (T, B, ...)."""
+    steps = torch.arange(like.size(0), device=like.device).unsqueeze(1)
+    return (steps < send(lengths, like.device)).unsqueeze(2)
+
+
+def _kept(
+    after: Sequence[Tensor], before: Sequence[Tensor], outputs: Sequence[Tensor], valid: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """States (..., B, size) that stay on padding, and outputs that are zero there; `valid` is [] or [(B, 1)]."""
+    if not valid:
+        return list(after), list(outputs)
+    states = [torch.where(valid[0], new, old) for new, old in zip(after, before, strict=True)]
+    return states, [torch.where(valid[0], output, 0.0) for output in outputs]
+
+
+def _scan(
+    step: Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]],
+    first: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`step(states, inputs of a step) -> (states, outputs)` over time; no two of these tensors may share memory."""
+    from torch._higher_order_ops.scan import scan  # imports the compiler
+
+    def run(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        after, outputs = step(before, now)
+        return [part.clone() for part in after], [part.clone() for part in outputs]
+
+    final, outputs = scan(run, [part.clone() for part in first], list(inputs))
+    return list(final), list(outputs)
+
+
+def best_path_loop(
+    emissions: Tensor, lengths: Tensor, transitions: Tensor, start: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`seqkit.nn.kernels.crf.best_path` with two loops: forward over the scores, and back along the best path."""
+    chain = time_first(emissions, lengths, transitions, start, end)
+    begins = torch.arange(chain.valid.size(0), device=emissions.device).view(-1, 1, 1) == 0
+
+    def forward(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        (earlier,), (emission, valid, first) = before, now
+        moved = (earlier.unsqueeze(2) + chain.transitions).amax(1) + emission
+        score = torch.where(first, chain.start + emission, torch.where(valid, moved, earlier))
+        return [score], [earlier]
+
+    zero = torch.zeros_like(chain.emissions[0])
+    (score,), (before,) = _scan(forward, [zero], [chain.emissions, chain.valid, begins.expand_as(chain.valid)])
+    best, last = (score + chain.end).max(1)
+    into, flags = chain.transitions.T.contiguous(), chain.valid.squeeze(2)
+
+    def back(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        (tag,), (earlier, valid) = before, now  # what the first step leads back to is never looked at
+        return [torch.where(valid, (earlier + into[tag]).argmax(1), tag)], [tag]
+
+    _, (path,) = _scan(back, [last], [before.flip(0), flags.flip(0)])
+    return torch.where(flags, path.flip(0), 0).T.contiguous(), torch.where(flags[0], best, 0.0)
+
+
+def fed_loop(
+    stack: Stack,
+    input: Tensor,
+    lengths: Tensor | Sequence[int] | None,
+    state: State,
+    memory: tuple[Tensor, ...],
+    prepared: Sequence[Prepared],
+    cells: Sequence[Cell],
+    read: Callable[..., tuple[Tensor, Tensor]],
+    combine: Callable[[Tensor, Tensor | None, Tensor], Tensor],
+    feed_size: int,
+) -> tuple[Tensor, Tensor]:
+    """`seqkit.nn.kernels.stack.step_loop` in one loop, without dropout.
+
+    Args:
+        input: (B, T, E).
+        lengths: (B,); None: all are T.
+        state: the first state, each (L, B, size).
+        stack, memory, prepared, cells, read, combine, feed_size: see `FedSteps` and `step_loop`.
+
+    Returns:
+        features (B, T, F) and weights (B, T, S), zero past a length.
+    """
+    inputs = [input.transpose(0, 1)]
+    if lengths is not None:
+        inputs.append(_valid(length_vector(lengths), inputs[0]))
+    masks = [None] * len(cells)
+
+    def step(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        fed, *parts = before
+        layers = list(zip(*(part.unbind(0) for part in parts), strict=True))
+        features, weights, layers = fed_step(stack, cells, prepared, masks, read, combine, now[0], fed, layers, memory)
+        after = [features, *(torch.stack(each) for each in zip(*layers, strict=True))]
+        return _kept(after, before, [features, weights], now[1:])
+
+    first = [input.new_zeros(input.size(0), feed_size), *state]
+    _, (features, weights) = _scan(step, first, inputs)
+    return features.transpose(0, 1), weights.transpose(0, 1)

@@ -1,0 +1,285 @@
+"""`seqkit export` from a shell: what it makes, what it refuses, and what doctor says of a folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqkit import export, run
+from seqkit.errors import UserError
+from seqkit.export.files import SETTINGS, describe_files
+from seqkit.export.table import find_exporter
+from seqkit.tasks import RunTask
+
+onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+SCRIPTS = ("predict.py", "exported.py")
+RUN = "2026-11-options/slots-window-killed"
+Exported = Callable[[str], tuple[Path, Path]]
+Cli = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def folder(exported: Exported, tmp_path: Path) -> Path:
+    """A copy of an exported folder, beside a copy of its run."""
+    source, made = exported(RUN)
+    shutil.copytree(source, tmp_path / "run")
+    shutil.copytree(made, tmp_path / "made")
+    return tmp_path / "made"
+
+
+def signed(folder: Path) -> None:
+    """Digests that fit: what a stranger who changes a file would write."""
+    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    (folder / SETTINGS).unlink()
+    settings["files"] = describe_files(folder)
+    (folder / SETTINGS).write_text(json.dumps(settings), "utf-8")
+
+
+def problems(folder: Path) -> dict[str, str]:
+    return {check.file: check.says for check in export.doctor(folder).checks if not check.good}
+
+
+def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, folder: Path) -> None:
+    shutil.rmtree(folder)
+    done = cli(folder.parent, "export", "run", "--to", "made")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.onnx", "crf.npz", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+    before = (folder / "settings.json").stat().st_ino
+    done = cli(folder.parent, "export", "run", "--to", "made")
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        "seqkit: made: this exists already; replace it with --overwrite, or choose another folder with --to\n"
+    )
+    done = cli(folder.parent, "export", "run", "--to", "run", "--overwrite")
+    assert b"run: this is not an exported folder; --overwrite does not touch it" in done.stderr
+    assert (folder / "settings.json").stat().st_ino == before
+    assert cli(folder.parent, "export", "run", "--to", "made", "--overwrite").returncode == 0
+    assert (folder / "settings.json").stat().st_ino != before
+    assert {path.name for path in folder.parent.iterdir()} == {"run", "made"}
+
+
+def test_commands_know_an_exported_folder(cli: Cli, folder: Path) -> None:
+    want = cli(folder.parent, "evaluate", "run", "--format", "json").stdout
+    scores = json.loads(cli(folder.parent, "evaluate", "made", "--format", "json").stdout)
+    assert scores == pytest.approx(json.loads(want), rel=1e-5)
+    assert cli(folder.parent, "evaluate", "made", "--help-options").returncode == 0
+    done = cli(folder.parent, "doctor", "made")
+    assert (done.returncode, done.stdout.decode().splitlines()[-1]) == (0, "the exported folder is whole")
+    for arguments, message in (
+        (["predict", "made"], "made: an exported folder; it is used with its predict.py, `seqkit evaluate`"),
+        (["evaluate", "made", "--device", "cuda"], "an exported folder is scored on the CPU"),
+        (["evaluate", "made", "--beam"], "--beam: neither a flag of this command nor an option of this run"),
+        (["evaluate", "made", "text.lowercase=true"], "a trained run keeps its model and vocabulary"),
+        (["export", "nowhere"], "nowhere: no such run folder"),
+    ):
+        done = cli(folder.parent, *arguments)
+        (line,) = done.stderr.decode().splitlines()
+        assert (done.returncode, message in line) == (2, True), line
+
+
+def test_int8_tells_sizes_and_scores_on_dev(cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "2026-11/sentiment-finished", tmp_path / "run")
+    done = cli(tmp_path, "export", "run", "--int8", "--to", "small")
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == 0, lines
+    assert lines[0].startswith("model.onnx: ")
+    assert "1 LSTM" in lines[0]
+    assert [line.partition(": ")[0] for line in lines[1:]] == ["dev, run", "dev, int8"]
+    assert all("of 20 examples" in line for line in lines[1:])
+    assert problems(tmp_path / "small") == {}
+    kinds = {node.op_type for node in onnx.load(str(tmp_path / "small/model.onnx")).graph.node}
+    assert "DynamicQuantizeLSTM" in kinds
+    scores, _ = export.evaluate(tmp_path / "small")
+    assert scores["loss"] == pytest.approx(run.evaluate(tmp_path / "run")[0]["loss"], abs=0.05)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_of_the_users_own_that_no_graph_can_hold_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom seqkit.nn import RNNCell\n\n\nclass Odd(RNNCell):\n"
+        "    def kernel(self):\n        return None\n\n"
+        "    def step(self, projected, state, prepared):\n"
+        "        new, gates = super().step(projected, state, prepared)\n"
+        "        return (new if float(projected.detach().sum()) > 0 else state), gates\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tree = {
+        "task": "sentiment",
+        "name": "odd",
+        "device": "cpu",
+        "data": {"train": {"path": "builtin:reviews", "limit": 20}},
+        "model": {"embedding": {"size": 4}, "encoder": {"cell": "mine:Odd", "hidden_size": 4}},
+        "training": {"steps": 1, "metric": "loss"},
+    }
+    run.train(tree)
+    with pytest.raises(UserError, match=r"mine:Odd"):
+        export.export("runs/odd")
+    with pytest.raises(UserError) as caught:
+        export.export("runs/odd", trust=True)
+    assert "no graph of ONNX can hold this model; code of your own: model.encoder.cell: mine:Odd (" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in Path("runs").iterdir()] == ["odd"]
+
+
+def test_a_missing_exporter_is_named(folder: Path, monkeypatch: Any) -> None:
+    source = folder.parent / "run"
+    monkeypatch.setattr("seqkit.export.graphs.MIN_TORCH", (99, 1))
+    with pytest.raises(UserError, match=r"export needs torch 99\.1 or later, got 2\."):
+        export.export(source)
+    monkeypatch.undo()
+    original = importlib.import_module
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "onnxscript":
+            raise ImportError("No module named 'onnxscript'")
+        return original(name, *rest)
+
+    monkeypatch.setattr("importlib.import_module", without)
+    with pytest.raises(
+        UserError, match=r"this needs onnxscript: pip install onnxscript, or pip install '\.\[export\]'"
+    ):
+        export.export(source)
+
+
+def test_a_task_without_exporter_is_refused() -> None:
+    class Mine(RunTask):
+        kind = "parsing"
+
+    with pytest.raises(UserError, match=r"no exporter for tasks of the kind 'parsing' \(there are those for .*slots"):
+        find_exporter(Mine)
+
+
+def test_a_tokenizer_that_is_python_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURES / "2026-11/sentiment-finished", tmp_path / "run")
+    task: Any = run.load(tmp_path / "run", device="cpu")
+    task.tokenizer.config = task.tokenizer.config.model_copy(update={"tokenizer": "torchtext:moses"})
+    with pytest.raises(UserError, match=r"text\.tokenizer: torchtext:moses is Python code"):
+        find_exporter(type(task)).graphs(task)
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "crf.npz", "labels.json", *SCRIPTS])
+def test_a_damaged_or_missing_file_is_told(folder: Path, name: str) -> None:
+    assert problems(folder) == {}
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    assert problems(folder)[name] == "the digest differs from settings.json"
+    with pytest.raises(UserError, match=rf"damaged: {name} \(the digest differs"):
+        export.evaluate(folder)
+    (folder / name).write_bytes(data[:-1])
+    assert "were written" in problems(folder)[name]
+    (folder / name).unlink()
+    assert problems(folder)[name] == "missing"
+
+
+def test_predict_py_says_that_a_file_is_damaged(folder: Path, alone: Any) -> None:
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-1])
+    done = alone(folder, text=b"a\n")
+    (line,) = done.stderr.decode().splitlines()
+    assert (done.returncode, line) == (2, f"{folder}: model.onnx is damaged; export the run again")
+    (folder / "model.onnx").write_bytes(b"x" * ((folder / "model.onnx").stat().st_size + 1))
+    done = alone(folder, text=b"a\n")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def outside(model: Any, location: str, offset: str = "0", length: str = "4") -> None:
+    tensor = model.graph.initializer.add(name="evil", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=value)
+
+
+@pytest.mark.parametrize(
+    ("location", "offset", "length", "message"),
+    [
+        ("../run/model.safetensors", "0", "4", "no file of this export"),
+        ("/etc/passwd", "0", "4", "no file of this export"),
+        ("labels.json", "0", "999999", "lie beyond the end of labels.json"),
+        ("labels.json", "-8", "4", "lie beyond the end of labels.json"),
+    ],
+)
+def test_weights_outside_the_folder_are_refused(
+    folder: Path, location: str, offset: str, length: str, message: str
+) -> None:
+    model = onnx.load(str(folder / "model.onnx"))
+    outside(model, location, offset, length)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    signed(folder)
+    assert message in problems(folder)["model.onnx"]
+
+
+def test_a_graph_that_is_none_and_a_foreign_script_are_told(folder: Path) -> None:
+    (folder / "model.onnx").write_bytes(b"no graph")
+    for name in SCRIPTS:
+        (folder / name).write_text("print('hello')\n")
+    (folder / "notes.txt").write_text("mine")
+    signed_before = problems(folder)
+    assert set(signed_before) == {"model.onnx", *SCRIPTS}
+    (folder / "notes.txt").unlink()
+    signed(folder)
+    (folder / "notes.txt").write_text("mine")
+    found = problems(folder)
+    for name in SCRIPTS:
+        assert found[name] == "not the script that this seqkit ships: read it before you run it"
+    assert found["model.onnx"].startswith("not ")
+    others = {check.file: check for check in export.doctor(folder).checks}["(other files)"]
+    assert (others.good, others.seen) == (True, False)
+    assert "notes.txt" in others.says
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "newer seqkit"),
+        ({"format": "1"}, "missing or damaged"),
+        ({"files": {"../x": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
+        ({"files": {"x": 1}}, "missing or damaged"),
+        ({"graphs": {"other.onnx": {}}}, "lacks its size or digest"),
+    ],
+)
+def test_damaged_settings_are_one_message(folder: Path, change: dict[str, Any], message: str) -> None:
+    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    (folder / SETTINGS).write_text(json.dumps({**settings, **change}), "utf-8")
+    assert message in problems(folder)[SETTINGS]
+    with pytest.raises(UserError, match=r"settings\.json"):
+        export.evaluate(folder)
+
+
+def test_doctor_imports_nothing_that_settings_name(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    settings["config"]["task"] = "evil:Task"
+    (folder / SETTINGS).write_text(json.dumps(settings), "utf-8")
+    checks = {check.file: check for check in export.doctor(folder).checks}
+    assert not checks["(configuration)"].seen
+    with pytest.raises(UserError, match="evil"):
+        export.evaluate(folder)
+
+
+def test_an_empty_input_never_reaches_onnx_runtime(folder: Path) -> None:
+    from seqkit.export.graphs import Runner
+
+    with pytest.raises(ValueError, match="ids is empty"):
+        Runner(folder / "model.onnx")(ids=np.zeros((0, 3), np.int64), lengths=np.zeros(0, np.int64))

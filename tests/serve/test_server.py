@@ -1,0 +1,101 @@
+"""`seqkit serve` as a process: its one line, signals, a port in use, and other mistakes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Prints a line when it is asked, and answers when it may read a line, so that a signal comes in between.
+SLOW = """
+import sys
+from seqkit.serve import batcher
+ask, outcomes = batcher.Batcher.ask, batcher.Batcher._outcomes
+batcher.Batcher.ask = lambda *asked, **how: (ask(*asked, **how), print("asked", flush=True))[0]
+batcher.Batcher._outcomes = lambda self, jobs: (sys.stdin.readline(), outcomes(self, jobs))[1]
+from seqkit.cli import main
+main(sys.argv[1:])
+"""
+
+
+@contextmanager
+def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the command line, and yield it with the address that it prints."""
+    command = [sys.executable, "-c", SLOW, "serve", *map(str, arguments), "--port", "0", "--device", "cpu"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as running:
+        assert running.stdout is not None
+        try:
+            yield running, running.stdout.readline()
+        finally:
+            running.kill()
+
+
+def accepts(port: int) -> bool:
+    """Return whether a server takes a new client."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_sigterm_finishes_what_was_begun(runs: dict[str, Path]) -> None:
+    with process(runs["slots"]) as (server, line):
+        assert line.startswith(f"serving {runs['slots'].name} (slots) at http://127.0.0.1:")
+        port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
+        clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(3)]
+        for client in clients:
+            body = json.dumps({"text": "Find the superb film."})
+            client.request("POST", "/predict", body, {"content-type": "application/json"})
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert [server.stdout.readline() for _ in clients] == ["asked\n"] * 3
+        server.send_signal(signal.SIGTERM)
+        while accepts(port):
+            time.sleep(0.01)
+        server.stdin.close()  # now it may answer
+        answers = [client.getresponse() for client in clients]
+        assert [answer.status for answer in answers] == [200] * 3
+        assert all(json.loads(answer.read())["predictions"][0]["tokens"] for answer in answers)
+        assert server.wait(60) == 143
+        assert server.stderr is not None
+        assert server.stderr.read() == "seqkit: stopped\n"
+
+
+def test_mistakes_are_one_line(cli: Callable[..., Any], tmp_path: Path, runs: dict[str, Path]) -> None:
+    def error(*arguments: str) -> str:
+        done = cli(tmp_path, "serve", *arguments)
+        assert (done.returncode, done.stdout) == (2, b"")
+        return str(done.stderr.decode())
+
+    slots = str(runs["slots"])
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert error(slots, "--port", port) == (
+            f"seqkit: --port: {port} is in use on 127.0.0.1: another server listens there; choose another port, or "
+            "--port 0 for a free one\n"
+        )
+    assert "no such run folder" in error("nothing", "--port", "0")
+    assert "has no such option" in error(slots, "beam_size=3", "--port", "0")
+    assert "--host" in error(slots, "--host", "no.such.host.invalid", "--port", "0")
+    assert "cannot listen at 192.0.2.1" in error(slots, "--host", "192.0.2.1", "--port", "0")
+    assert "--nothing: no such flag" in error(slots, "--nothing", "--port", "0")
