@@ -40,6 +40,8 @@ EXTRAS = {
     "flores": {"sentencepiece": "0.1.99"},
     "plot": {"matplotlib": "3.8"},
     "html": {"jinja2": "3.1"},
+    "explain": {"captum": "0.7"},
+    "serve": {"starlette": "0.40", "uvicorn": "0.30", "httptools": "0.6", "jinja2": "3.1"},
     "export": {"onnx": "1.16", "onnxscript": "0.7", "onnxruntime": "1.18"},
     "triton": {"triton": "3.5"},
 }
