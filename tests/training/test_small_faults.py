@@ -1,4 +1,4 @@
-"""Single-place faults that other tests let pass: numbers in the log, changes in a resume, ends of schedules, options."""
+"""Single-place faults that other tests let pass: numbers in the log, changes in a resume, ends of schedules."""
 
 from __future__ import annotations
 
