@@ -1,4 +1,4 @@
-"""Single-place faults that other tests let pass: numbers in the log, changes in a resume, ends of schedules, options."""
+"""Single-place faults that other tests let pass: logs, what a resume may change, schedules, options of optimisers."""
 
 from __future__ import annotations
 
@@ -200,6 +200,13 @@ def test_what_may_change_in_a_resume(tmp_path: Path, change: str, reason: str) -
         assert len(read_change(folder, change.split())[2]) >= 1
         return
     with pytest.raises(UserError, match=reason):
+        read_change(folder, [change])
+
+
+@pytest.mark.parametrize("change", ["decoding.beam_size=2", "scoring.tokenize=char", "training.dev_limit=5"])
+def test_what_dev_scores_depend_on_stays(tmp_path: Path, change: str) -> None:
+    folder = RunFolder(shutil.copytree(RUNS / "translation-finished", tmp_path / "r"))
+    with pytest.raises(UserError, match="dev scores from before and after could not be compared"):
         read_change(folder, [change])
 
 
