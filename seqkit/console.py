@@ -7,6 +7,7 @@ such as `\\x1b`, in both kinds. Of several processes only the first one prints; 
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -62,6 +63,12 @@ def in_notebook() -> bool:
     return shell is not None and getattr(shell, "kernel", None) is not None
 
 
+if in_notebook():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm's, that ipywidgets is missing; it comes whoever imports this first
+        importlib.import_module("tqdm.auto")
+
+
 def tell(text: str) -> None:
     """Print a line of results on standard output, control characters escaped.
 
@@ -93,9 +100,8 @@ def show_error(message: object) -> None:
 def bar(total: int | None, done: int = 0, unit: str = "step") -> tqdm[NoReturn]:
     """Show a progress bar on standard error; only a terminal gets one, and a notebook one of its own."""
     if in_notebook() and not _muted:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without ipywidgets it is a bar of text, and tqdm warns
-            from tqdm.auto import tqdm as notebook_bar
+        from tqdm.auto import tqdm as notebook_bar  # without ipywidgets a bar of text
+
         return notebook_bar(total=total, initial=done, unit=unit, file=sys.stdout)
     hidden = _muted or not sys.stderr.isatty()
     return tqdm(total=total, initial=done, unit=unit, disable=hidden, dynamic_ncols=True, file=sys.stderr)
