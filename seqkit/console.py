@@ -7,7 +7,6 @@ such as `\\x1b`, in both kinds. Of several processes only the first one prints; 
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
@@ -66,7 +65,7 @@ def in_notebook() -> bool:
 if in_notebook():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm's, that ipywidgets is missing; it comes whoever imports this first
-        importlib.import_module("tqdm.auto")
+        from tqdm import auto  # noqa: F401
 
 
 def tell(text: str) -> None:
