@@ -51,7 +51,7 @@ class OneBiasStep:
 
 
 def aten_step(mode: str, weights: Sequence[Tensor], x: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
-    """Run one step.
+    """Run one step, where neither autocast nor a transform of torch.func is at work.
 
     Args:
         mode: a key of `ATEN_STEPS`.
@@ -60,13 +60,11 @@ def aten_step(mode: str, weights: Sequence[Tensor], x: Tensor, state: Sequence[T
         state: each tensor (B, H).
 
     Returns:
-        the new state; None where ATen would compute something else than the cell, or has no derivative of some kind.
+        the new state; None where the state needs a closer look.
 
     Raises:
         RuntimeError: sizes that do not fit each other.
     """
-    if x.is_cuda and transformed():  # CUDA's kernel has no forward mode
-        return None
     for part in state:
         if part.dim() != 2 or part.dtype is not x.dtype:
             return None

@@ -239,3 +239,27 @@ def test_autocast_is_the_long_way_bit_for_bit(kind, options, units, monkeypatch)
         found.append([*flat(outputs), *gradients(module, outputs)])
     assert {part.dtype for part in found[0][: len(flat(outputs))]} == {torch.bfloat16}
     assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_cell_under_vmap_is_a_loop(kind):
+    """vmap of ATen's cells raises or warns."""
+    torch.manual_seed(0)
+    cell, xs, h = getattr(snn, kind)(5, 7), torch.randn(4, 3, 5), torch.randn(3, 7)
+    state = (h, h.cos()) if kind == "LSTMCell" else h
+    got = flat(torch.func.vmap(lambda x: cell(x, state))(xs))
+    want = zip(*(flat(cell(x, state)) for x in xs), strict=True)
+    for mine, others in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, torch.stack(others))
+
+
+@pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_cell_under_autocast_is_the_long_way_bit_for_bit(kind, monkeypatch):
+    torch.manual_seed(0)
+    cell, x = getattr(snn, kind)(5, 7), torch.randn(3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = flat(cell(x))
+        monkeypatch.setattr(cell, "single_mode", lambda: None)
+        want = flat(cell(x))
+    assert {part.dtype for part in got} == {torch.bfloat16}
+    assert all(map(torch.equal, got, want))
