@@ -153,7 +153,8 @@ def step_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tupl
         new = aten_step(str(plain.mode), weights, x, state)
     except RuntimeError:  # sizes: the long way says which
         return None
-    return None if new is None else (new[0], tuple([part.unsqueeze(0) for part in new]))
+    # Copies: a change in place of the output leaves the state alone, and `detach_()` of a state refuses views.
+    return None if new is None else (new[0], tuple([torch.stack((part,)) for part in new]))
 
 
 def _cast_by_aten(plain: Plain, x: Tensor, rows: int) -> bool:

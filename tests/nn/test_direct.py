@@ -263,3 +263,14 @@ def test_cell_under_autocast_is_the_long_way_bit_for_bit(kind, monkeypatch):
         want = flat(cell(x))
     assert {part.dtype for part in got} == {torch.bfloat16}
     assert all(map(torch.equal, got, want))
+
+
+@pytest.mark.parametrize("road", ["forward", "step"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_is_no_view_and_shares_nothing_with_the_output(kind, road):
+    module, x = getattr(snn, kind)(5, 7), torch.randn(1, 3, 5)
+    output, state = module(x) if road == "forward" else module.step(x[0])
+    before = [part.detach_().clone() for part in flat(state)]
+    with torch.no_grad():
+        output.zero_()
+    assert all(map(torch.equal, flat(state), before))
