@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqkit.models.encoder import Encoder, last_output, valid_rows
 from seqkit.models.pooling import Pooling, Poolings
 from seqkit.models.window import WindowEncoder
-from seqkit.nn import CRF, State
+from seqkit.nn import CRF, State, padding_mask
 
 OutputName = Literal["crf", "softmax"]
 
@@ -169,8 +168,7 @@ class Tagger(nn.Module):
             losses: Tensor = self.crf(scores, tags, lengths)
             return -losses
         held = scores.float().log_softmax(2).gather(2, tags.unsqueeze(2)).squeeze(2)
-        steps = torch.arange(tags.size(1), device=tags.device)
-        return held.masked_fill(steps >= lengths.to(tags.device).unsqueeze(1), 0.0).sum(1)
+        return held.masked_fill(padding_mask(lengths, tags.size(1), tags.device), 0.0).sum(1)
 
     def decode(self, scores: Tensor, lengths: Tensor) -> Tensor:
         """Find the most probable sequence of tags that is allowed.
