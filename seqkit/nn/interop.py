@@ -13,7 +13,6 @@ from seqkit.nn.attention import Attention
 from seqkit.nn.cells import Cell
 from seqkit.nn.crf import CRF
 from seqkit.nn.custom_op import Operator, describe
-from seqkit.nn.direct import Plain
 from seqkit.nn.recurrent import Recurrent
 
 _PACKAGE = __name__.partition(".")[0]
@@ -52,7 +51,7 @@ def safe_globals() -> list[Any]:
     # torch.export leaves subclasses behind that go by the names of their bases.
     modules = [kind for kind in kinds if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind]
     parts = (nn.ModuleList, nn.Linear, nn.Embedding, nn.Dropout, nn.Conv1d, nn.Sequential)
-    return [*modules, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, Plain, describe]
+    return [*modules, *parts, nn.AdaptiveLogSoftmaxWithLoss, Operator, describe]
 
 
 def _subclasses(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:

@@ -126,6 +126,10 @@ class Recurrent(nn.Module):
         super().__setattr__(name, value)
         self.__dict__.pop("_plan", None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A saved module must not name a class that is ours alone; the plan is made again at the next call.
+        return {name: value for name, value in self.__dict__.items() if name != "_plan"}
+
     def _refuse(self, name: str, value: Any) -> None:
         """Raise AttributeError where setting an attribute would have no effect."""
         if isinstance(value, (Tensor, nn.Module)):

@@ -180,7 +180,9 @@ def test_step_needs_one_direction():
 def test_copies_and_pickles_go_the_short_way_on_their_own_weights():
     module, x = snn.LSTM(5, 7), torch.randn(1, 3, 5)
     before = module(x)[0]
+    assert "_plan" in module.__dict__
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert "_plan" not in twin.__dict__
         assert torch.equal(twin(x)[0], before)
         with torch.no_grad():
             twin.weight_ih_l0.zero_()
