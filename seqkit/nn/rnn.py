@@ -14,7 +14,42 @@ from seqkit.nn.recurrent import BackendName, Recurrent
 Device = torch.device | str | None
 
 
-class RNN(Recurrent):
+class _OneTensorState(Recurrent):
+    """A `Recurrent` whose state is one tensor, passed and returned without its tuple."""
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+    ) -> tuple[Any, Tensor]:
+        """Run over time; the state is one tensor, not a tuple.
+
+        Args:
+            input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
+            hx: initial state (num_layers * num_directions, B, H), without B if unbatched; None: zero, or learned.
+            lengths: (B,) integers in [0, T]; see `Recurrent.forward`.
+
+        Returns:
+            output shaped like the input with `output_size` features, and the final state, shaped like hx.
+        """
+        return _bare(super().forward, input, hx, lengths=lengths)
+
+    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run one step of all layers; the state is one tensor, not a tuple.
+
+        Args:
+            input: (B, I), or unbatched (I,).
+            hx: the state before (num_layers, B, H), without B if unbatched; None: zero, or learned.
+
+        Returns:
+            output (B, F), or (F,), and the state, shaped like hx.
+        """
+        return _bare(super().step, input, hx)
+
+
+class RNN(_OneTensorState):
     """Run an RNN over time: a drop-in for `torch.nn.RNN`, with its constructor, parameter names, shapes and results.
 
     Args:
@@ -91,39 +126,8 @@ class RNN(Recurrent):
         """Return the nonlinearity of the cells."""
         return str(self.cell_at(0).nonlinearity)
 
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Any, Tensor]:
-        """Run over time; the state is one tensor, not a tuple.
 
-        Args:
-            input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
-            hx: initial state (num_layers * num_directions, B, H), without B if unbatched; None: zero, or learned.
-            lengths: (B,) integers in [0, T]; see `Recurrent.forward`.
-
-        Returns:
-            output shaped like the input with `output_size` features, and the final state, shaped like hx.
-        """
-        return _bare(super().forward, input, hx, lengths=lengths)
-
-    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run one step of all layers; the state is one tensor, not a tuple.
-
-        Args:
-            input: (B, I), or unbatched (I,).
-            hx: the state before (num_layers, B, H), without B if unbatched; None: zero, or learned.
-
-        Returns:
-            output (B, F), or (F,), and the state, shaped like hx.
-        """
-        return _bare(super().step, input, hx)
-
-
-class GRU(Recurrent):
+class GRU(_OneTensorState):
     """Run a GRU over time: a drop-in for `torch.nn.GRU`, with its constructor, parameter names, shapes and results.
 
     Args:
@@ -194,37 +198,6 @@ class GRU(Recurrent):
             recurrent_dropout_kind=recurrent_dropout_kind,
         )  # fmt: skip
         self.bias = bias
-
-    def forward(
-        self,
-        input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Any, Tensor]:
-        """Run over time; the state is one tensor, not a tuple.
-
-        Args:
-            input: (T, B, I), with batch_first (B, T, I), unbatched (T, I), or a `PackedSequence`.
-            hx: initial state (num_layers * num_directions, B, H), without B if unbatched; None: zero, or learned.
-            lengths: (B,) integers in [0, T]; see `Recurrent.forward`.
-
-        Returns:
-            output shaped like the input with `output_size` features, and the final state, shaped like hx.
-        """
-        return _bare(super().forward, input, hx, lengths=lengths)
-
-    def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run one step of all layers; the state is one tensor, not a tuple.
-
-        Args:
-            input: (B, I), or unbatched (I,).
-            hx: the state before (num_layers, B, H), without B if unbatched; None: zero, or learned.
-
-        Returns:
-            output (B, F), or (F,), and the state, shaped like hx.
-        """
-        return _bare(super().step, input, hx)
 
 
 class LSTM(Recurrent):
