@@ -350,6 +350,8 @@ class AttentionalRecurrent(nn.Module):
     def step(self, input: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """Run one step for K hypotheses of each source; evaluation only.
 
+        The steps after a `start` share weights that are laid out once. After a weight has changed, call `start` again.
+
         Args:
             input: (B, K, E).
             state: from `start` or the step before, its tensors (B, K, ...).

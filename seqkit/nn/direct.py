@@ -2,7 +2,8 @@
 
 A module that is called step by step spends more time in Python than in arithmetic. Here are the fewest checks that
 tell whether `backends.choose` would let ATen run all layers in one call; where one fails the long way is taken, which
-has the messages. What comes out is the same, bit for bit.
+has the messages. What comes out is the same, bit for bit; of `step_plain` up to the last bits of an LSTM, for which
+the long way may be oneDNN's.
 """
 
 from __future__ import annotations
