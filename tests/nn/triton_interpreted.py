@@ -1,6 +1,6 @@
 """The Triton kernels against the step loop in float64. `test_triton.py` runs this file with TRITON_INTERPRET=1.
 
-A test without an assertion of its own ends in `compare` or in a function around it, which makes them.
+A test without an assertion of its own ends in `check` or in a function around it, which makes them.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def results(cell, prepared, packing, x, state, probes, wanted, dtype, through):
     return [*found, *(torch.zeros(()) if grad is None else grad for grad in grads)]
 
 
-def compare(kind, options, size, steps, lengths, *, training=True, wanted=None, dtype=torch.float32, inputs=3):
+def check(kind, options, size, steps, lengths, *, training=True, wanted=None, dtype=torch.float32, inputs=3):
     torch.manual_seed(steps * 100 + size)
     batch = len(lengths)
     cell = CELLS[kind](inputs, size, dtype=torch.float64, **options).train(training)
@@ -154,34 +154,34 @@ def compare(kind, options, size, steps, lengths, *, training=True, wanted=None, 
 
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_variants(kind, options):
-    compare(kind, options, 5, 5, [3, 0, 5, 1])
+    check(kind, options, 5, 5, [3, 0, 5, 1])
 
 
 @pytest.mark.parametrize(("kind", "options"), [case for case in CASES if any("zoneout" in key for key in case[1])])
 def test_evaluation(kind, options):
-    compare(kind, options, 5, 3, [3, 1], training=False)
+    check(kind, options, 5, 3, [3, 1], training=False)
 
 
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("size", [1, 17, 33])
 def test_sizes(kind, size):
-    compare(kind, {}, size, 2, [2, 2])
-    compare(kind, {}, size, 3, [0, 3, 1])
+    check(kind, {}, size, 2, [2, 2])
+    check(kind, {}, size, 3, [0, 3, 1])
 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_many_rows(kind):
     """More rows than a block has; the last block holds empty sequences only."""
     lengths = [2, 1] * 8 + [3] * 3 + [0] * 20
-    compare(kind, {}, 5, 3, lengths)
-    compare(kind, {"recurrent_dropout": 0.3, "zoneout": 0.2}, 5, 3, lengths)
-    compare(kind, {}, 5, 2, [2] * 18)
+    check(kind, {}, 5, 3, lengths)
+    check(kind, {"recurrent_dropout": 0.3, "zoneout": 0.2}, 5, 3, lengths)
+    check(kind, {}, 5, 2, [2] * 18)
 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_half(kind):
-    compare(kind, {}, 17, 4, [4, 2, 0], dtype=torch.float16)
-    compare(kind, {"zoneout": 0.3}, 5, 3, [3, 3], dtype=torch.float16)
+    check(kind, {}, 17, 4, [4, 2, 0], dtype=torch.float16)
+    check(kind, {"zoneout": 0.3}, 5, 3, [3, 3], dtype=torch.float16)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -192,7 +192,7 @@ def test_generated(data):
     lengths = data.draw(st.lists(st.integers(0, steps), min_size=1, max_size=5).filter(any))
     wanted = data.draw(st.lists(st.booleans(), min_size=3, max_size=3).filter(any))
     wanted = wanted if kind == "lstm" else [wanted[0], wanted[1] or not wanted[0]]
-    compare(kind, options, data.draw(st.sampled_from([2, 5, 8])), steps, lengths, wanted=wanted)
+    check(kind, options, data.draw(st.sampled_from([2, 5, 8])), steps, lengths, wanted=wanted)
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -203,8 +203,8 @@ def test_all_steps_in_one_launch(kind, lengths, hold):
     launch.FORCED.mode = "persistent"
     launch.FORCED.forward = Tile(16, 4, 16, 1, 4, 1, hold)
     launch.FORCED.backward = Tile(16, 16, 16, 1, 4, 1, hold)
-    compare(kind, {}, 4, 3, lengths)
-    compare(kind, VARIANTS[kind][-1], 4, 3, lengths)
+    check(kind, {}, 4, 3, lengths)
+    check(kind, VARIANTS[kind][-1], 4, 3, lengths)
 
 
 def _one_process_a_program(start, plan, steps):
@@ -241,7 +241,7 @@ def test_programs_wait_for_each_other(kind, lengths, monkeypatch):
     monkeypatch.setattr(launch, "_persistent", _one_process_a_program)
     launch.FORCED.mode = "persistent"
     launch.FORCED.forward = launch.FORCED.backward = Tile(16, 16, 16, 1, 4, 1, False)
-    compare(kind, VARIANTS[kind][-1], 33, max(lengths), lengths)
+    check(kind, VARIANTS[kind][-1], 33, max(lengths), lengths)
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -258,8 +258,8 @@ def test_programs_wait_for_each_other(kind, lengths, monkeypatch):
 def test_tiles(kind, tile):
     """Products in several pieces, and split over warps."""
     launch.FORCED.forward = launch.FORCED.backward = tile
-    compare(kind, {}, 37, 3, [3, 1, 2])
-    compare(kind, {"recurrent_dropout": 0.5}, 37, 2, [2, 2])
+    check(kind, {}, 37, 3, [3, 1, 2])
+    check(kind, {"recurrent_dropout": 0.5}, 37, 2, [2, 2])
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -313,28 +313,28 @@ def _one_unit_block(size):
 @pytest.mark.parametrize(("kind", "options"), NORMED_CASES)
 def test_layer_norm(kind, options):
     _one_unit_block(8)
-    compare(kind, options, 5, 5, [3, 0, 5, 1])
+    check(kind, options, 5, 5, [3, 0, 5, 1])
     if "zoneout" in options:
-        compare(kind, options, 8, 2, [2, 2], training=False)
+        check(kind, options, 8, 2, [2, 2], training=False)
 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_layer_norm_with_many_rows(kind):
     _one_unit_block(8)
-    compare(kind, {"layer_norm": True}, 8, 2, [2] * 18)
+    check(kind, {"layer_norm": True}, 8, 2, [2] * 18)
 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_layer_norm_in_half(kind):
     _one_unit_block(8)
-    compare(kind, {"layer_norm": True}, 8, 4, [4, 2, 0], dtype=torch.float16)
+    check(kind, {"layer_norm": True}, 8, 4, [4, 2, 0], dtype=torch.float16)
 
 
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("wanted", [[True, False, False], [False, True, False], [False, True, True]])
 def test_layer_norm_with_gradients_of_some_results(kind, wanted):
     _one_unit_block(8)
-    compare(kind, {"layer_norm": True}, 6, 3, [3, 1], wanted=wanted if kind == "lstm" else wanted[:2])
+    check(kind, {"layer_norm": True}, 6, 3, [3, 1], wanted=wanted if kind == "lstm" else wanted[:2])
 
 
 @pytest.mark.parametrize(("kind", "options"), [NORMED_CASES[0], NORMED_CASES[3], NORMED_CASES[6], NORMED_CASES[-1]])
@@ -344,7 +344,7 @@ def test_layer_norm_over_programs(kind, options, lengths, monkeypatch):
     monkeypatch.setattr(launch, "_persistent", _one_process_a_program)
     launch.FORCED.mode = "persistent"
     launch.FORCED.forward = launch.FORCED.backward = Tile(16, 16, 16, 1, 4, 1, False)
-    compare(kind, options, 33, max(lengths), lengths)
+    check(kind, options, 33, max(lengths), lengths)
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -375,7 +375,7 @@ def test_layer_norm_of_large_means(kind, monkeypatch):
 def test_layer_norm_without_one_launch(kind):
     """Where the programs do not fit on the card together, the fused kernel computes."""
     launch.FORCED.mode = "stepwise"
-    compare(kind, {"layer_norm": True}, 5, 4, [3, 0, 4])
+    check(kind, {"layer_norm": True}, 5, 4, [3, 0, 4])
 
 
 def test_not_served():
