@@ -150,7 +150,7 @@ def update(program: nn.Module, optimiser: torch.optim.Optimizer) -> float:
     loss = program()
     loss.backward()
     optimiser.step()
-    return float(loss)
+    return loss.item()
 
 
 def sides(make: Callable[[Any, str], nn.Module], kind: str) -> dict[str, Callable[[], float]]:
