@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqkit.nn.aten_step import aten_step
-from seqkit.nn.checks import autocast_enabled, check_choice, check_goes_with, check_size, transformed
+from seqkit.nn.checks import autocast_dtype, check_choice, check_goes_with, check_size, transformed
 from seqkit.nn.initialise import refill
 
 State = tuple[Tensor, ...]
@@ -267,7 +267,7 @@ class Cell(nn.Module):
         try:
             batched = x.dim() == 2
             # vmap has no rule for ATen's cells, and autocast leaves their results in float32.
-            if (not batched and x.dim() != 1) or transformed() or autocast_enabled(x.device.type):
+            if (not batched and x.dim() != 1) or transformed() or autocast_dtype(x) is not None:
                 return None
             rows = x if batched else x.unsqueeze(0)
             if state is None:
