@@ -78,6 +78,34 @@ def test_other_refusals(served: Any) -> None:
     assert served.post("/explain", {"text": "a", "what": "all"}).status == 422
 
 
+def test_a_defect_is_one_sentence_too(
+    start: Any, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before the queue, in the thread that answers, and in what is not a model's answer."""
+
+    def broken(*asked: Any) -> Any:
+        raise RuntimeError("a secret path")
+
+    with start(runs["slots"]) as server:
+        model = server.models["slots-finished"]
+        asks = [
+            (model, "take", lambda: server.predict(text="a")),
+            (model, "check_length", lambda: server.post("/explain", {"text": "a"})),
+            (model.batcher, "_answer", lambda: server.predict(text="a")),
+            (type(model.batcher), "waiting", lambda: server.get("/health")),
+        ]
+        for place, name, ask in asks:
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, property(broken) if name == "waiting" else broken)
+                answer = ask()
+            assert answer.status == 500
+            assert answer.error == "the server failed on this request; its standard error says why"
+            assert "content-security-policy" in answer.headers
+            if name != "waiting":  # what Starlette answers, uvicorn logs
+                assert "RuntimeError: a secret path" in capfd.readouterr().err
+            assert server.get("/health").status == 200
+
+
 def test_a_large_body_is_not_read(served: Any) -> None:
     assert served.post("/predict", " " * 100_001).status == 413
     # Without a length: in pieces.
