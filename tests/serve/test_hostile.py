@@ -241,9 +241,16 @@ def test_every_answer_forbids_foreign_scripts(served: Any) -> None:
     answers += [served.predict(text="a"), served.predict(txt=""), served.get("/", host="evil.example")]
     for answer in answers:
         policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
-        assert policy["default-src"] == "'none'"
-        assert policy["script-src"] == "'self'"
+        assert policy == {
+            **dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), "'none'"),
+            **dict.fromkeys(("script-src", "connect-src"), "'self'"),
+            "style-src": "'self' 'unsafe-inline'",
+            "img-src": "'self' data:",
+        }
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"  # the address may hold the token
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert answer.headers["cache-control"] == "no-store"
         assert not any(name.startswith("access-control") for name in answer.headers)
 
 
