@@ -108,6 +108,10 @@ def test_a_defect_is_one_sentence_too(
 
 def test_a_large_body_is_not_read(served: Any) -> None:
     assert served.post("/predict", " " * 100_001).status == 413
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as client:  # it says how large it will be
+        head = f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{served.port}\r\ncontent-type: application/json\r\n"
+        client.sendall(f"{head}content-length: 100001\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
     # Without a length: in pieces.
     with socket.create_connection(("127.0.0.1", served.port)) as client:
         head = f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{served.port}\r\ncontent-type: application/json\r\n"
