@@ -40,6 +40,7 @@ JSON = {"content-type": "application/json"}
         ({"texts": "a"}, "body: texts: input should be a valid list"),
         ({"texts": ["a", None]}, "body: texts.1: input should be a valid string"),
         ('{"text": "\\ud800"}', "texts[0]: not valid Unicode"),
+        ('{"text": "\\ud800' + " film" * 20 + '"}', "texts[0]: not valid Unicode"),
         ({"texts": ["a"] * 21}, "texts: 21 are too many; this server takes 20 a request"),
         ({"text": "film " * 70}, "texts[0]: 70 tokens are too many; this server takes 60"),
         ({"text": "x" * 5000}, "texts[0]: 5,000 characters are too long"),
@@ -48,9 +49,14 @@ JSON = {"content-type": "application/json"}
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": 0}}, "beam_size: must be at least 1"),
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": [1]}}, "options: beam_size"),
         ({"run": "translation-finished", "text": "a", "options": {"max_length": 61}}, "max_length: 61 is too many"),
+        ({"run": "translation-finished", "text": "a", "options": {"min_length": 61}}, "min_length: 61 is too many"),
+        ({"run": "translation-finished", "text": "a", "options": {"n_best": 7}}, "n_best: 7 is too many; this"),
         ({"run": "translation-finished", "text": "a", "options": {"constraints": ["os:system"]}}, "no such option"),
         ({"run": "translation-finished", "text": "a", "options": {"top_k": 3}}, "sampling"),
         ({"run": "translation-finished", "text": "a", "options": {"prefix": "\U0001f600"}}, "target vocabulary lacks"),
+        ({"run": "translation-finished", "text": "a", "options": {"prefix": "sie " * 61}}, "prefix: 61 tokens are too"),
+        ({"run": "translation-finished", "text": "a", "options": {"prefix": "sie " * 999}}, "3,996 characters are too"),
+        ('{"run": "translation-finished", "text": "a", "options": {"prefix": "\\ud800"}}', "prefix: not valid Unicode"),
     ],
 )
 def test_what_cannot_be_answered(body: Any, says: str, served: Any) -> None:
