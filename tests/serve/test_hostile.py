@@ -10,15 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqkit.config import OneOf, Section
 from seqkit.errors import UserError
 from seqkit.serve import Limits, open_models
 from seqkit.serve.guard import Hosts
+from seqkit.serve.models import _is_open
 
 JSON = {"content-type": "application/json"}
 
@@ -43,6 +45,7 @@ JSON = {"content-type": "application/json"}
         ('{"text": "\\ud800' + " film" * 20 + '"}', "texts[0]: not valid Unicode"),
         ({"texts": ["a"] * 21}, "texts: 21 are too many; this server takes 20 a request"),
         ({"text": "film " * 70}, "texts[0]: 70 tokens are too many; this server takes 60"),
+        ({"text": "a " * 61}, "texts[0]: 61 tokens are too many"),
         ({"text": "x" * 5000}, "texts[0]: 5,000 characters are too long"),
         ({"text": "a", "options": {"beam_size": 2}}, "options.beam_size: no such option of sentiment-finished"),
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": 7}}, "beam_size: 7 is too many; this"),
@@ -82,6 +85,7 @@ def test_other_refusals(served: Any) -> None:
     assert "did you mean 'slots-finished'?" in served.predict(run="slots-finishd", text="a").error
     assert served.post("/explain", {"text": "film " * 31}).status == 422
     assert served.post("/explain", {"text": "a", "what": "all"}).status == 422
+    assert "text: not valid Unicode" in served.post("/explain", '{"text": "\\ud800' + " film" * 20 + '"}').error
 
 
 def test_a_defect_is_one_sentence_too(
@@ -324,6 +328,17 @@ def test_a_run_that_names_code_needs_trust(copied: Callable[..., Path]) -> None:
     config.write_text(config.read_text("utf-8").replace("task: sentiment", "task: my_evil_module:Task"), "utf-8")
     with pytest.raises(UserError, match="trust"):
         open_models([folder])
+
+
+def test_clients_set_plain_values_that_name_no_code() -> None:
+    class Options(Section):
+        plain: str = ""
+        choice: Literal["a", "b"] | None = None
+        code: Annotated[str, OneOf("part", {}, object)] = ""
+        several: list[str] = []
+        batch_size: int = 1
+
+    assert [key for key, field in Options.model_fields.items() if _is_open(key, field)] == ["plain", "choice"]
 
 
 def test_names_of_runs(copied: Callable[..., Path], tmp_path: Path) -> None:
