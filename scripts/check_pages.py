@@ -256,13 +256,13 @@ def validate(pages: Sequence[Path], modules: Path) -> list[Finding]:
     with tempfile.TemporaryDirectory() as name:
         config = Path(name) / "rules.json"
         config.write_text(json.dumps({"root": True, **RULES}), "utf-8")
+        held = Path(name) / "results.json"  # to a pipe the program writes 64 KiB at most before it ends
         program = ["node", str(modules / "html-validate" / "bin" / "html-validate.mjs")]
-        command = [*program, "--formatter", "json", "--config", str(config), *map(str, pages)]
+        command = [*program, "--formatter", f"json={held}", "--config", str(config), *map(str, pages)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    try:
-        results = json.loads(done.stdout)
-    except ValueError:
-        raise Missing(f"html-validate failed: {(done.stderr or done.stdout).strip()[-500:]}") from None
+        if not held.is_file():
+            raise Missing(f"html-validate failed: {(done.stderr or done.stdout).strip()[-500:]}")
+        results = json.loads(held.read_text("utf-8"))
     return [
         Finding(Path(result["filePath"]).name, f"line {message['line']}", message["ruleId"], message["message"])
         for result in results

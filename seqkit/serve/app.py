@@ -11,7 +11,7 @@ from typing import Any
 
 from seqkit.drawing.html import script, style
 from seqkit.errors import nearest, require
-from seqkit.serve.batcher import Batcher
+from seqkit.serve.batcher import FAILED, Batcher, failed
 from seqkit.serve.clients import Clients
 from seqkit.serve.explaining import explain_item
 from seqkit.serve.guard import Application, Guard, Hosts, Receive, Scope, Send, send_json
@@ -62,7 +62,7 @@ class Server:
             route("/static/{name}", self.static),
             route("/", self.page),
         ]
-        handlers = dict.fromkeys((Refused, exceptions.HTTPException), self.refused)
+        handlers = dict.fromkeys((Refused, exceptions.HTTPException, Exception), self.refused)
         starlette = require("starlette.applications", "serve").Starlette
         app: Application = starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
         return app
@@ -85,8 +85,9 @@ class Server:
             try:
                 body = await self.clients.read(scope, receive)
                 text, status = await answer(body, receive), 200
-            except Refused as error:
-                text, status = json.dumps({"error": str(error)}), error.status
+            except Exception as error:
+                refused = error if isinstance(error, Refused) else failed(error)
+                text, status = json.dumps({"error": str(refused)}), refused.status
             await send_json(send, status, text)
 
         return post
@@ -141,7 +142,11 @@ class Server:
     async def refused(self, request: Any, error: Exception) -> Any:
         """Tell a client why its request is not answered."""
         status = getattr(error, "status", 0) or getattr(error, "status_code", 500)
-        known = {404: "no such address; GET /docs lists them", 405: "this address takes another method; see GET /docs"}
+        known = {
+            404: "no such address; GET /docs lists them",
+            405: "this address takes another method; see GET /docs",
+            500: FAILED,  # Starlette raises the error again, and uvicorn prints it
+        }
         message = str(error) if isinstance(error, Refused) else known.get(status, "the request was not understood")
         return self.response(json.dumps({"error": message}), status, media_type="application/json")
 

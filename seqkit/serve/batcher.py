@@ -19,6 +19,9 @@ from seqkit.serve.limits import Refused
 # seconds for each client; never longer than the last value.
 _SHARE, _EACH, _LONGEST_WAIT = 0.05, 2e-4, 5e-3
 
+FAILED = "the server failed on this request; its standard error says why"
+"""What a client is told whose request hit a defect."""
+
 
 @dataclass
 class Job:
@@ -153,8 +156,13 @@ def _as_refusal(error: Exception) -> Exception:
         return error
     if isinstance(error, (UserError, ValueError, TypeError)):
         return Refused(422, str(error))
+    return failed(error)
+
+
+def failed(error: Exception) -> Refused:
+    """Print an error that no client is to blame for, and return what its client is told."""
     say(f"an answer failed:\n{''.join(traceback.format_exception(error))}".rstrip())
-    return Refused(500, "the server failed on this request; its standard error says why")
+    return Refused(500, FAILED)
 
 
 def _deliver(jobs: list[Job], outcomes: list[list[str] | Exception]) -> None:

@@ -122,6 +122,9 @@ class Model:
             most = self.limits.beam if key in _WIDTHS else self.limits.tokens if key in _LENGTHS else None
             if most is not None and isinstance(value, int) and value > most:
                 raise Refused(422, f"options.{key}: {value:,} is too many; this server allows {most:,}")
+            if isinstance(value, str):
+                check_unicode(f"options.{key}", value)
+                self.check_length(f"options.{key}", value, self.limits.tokens)
 
     @cached_property
     def explainer(self) -> RunTask:

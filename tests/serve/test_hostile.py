@@ -10,15 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqkit.config import OneOf, Section
 from seqkit.errors import UserError
 from seqkit.serve import Limits, open_models
 from seqkit.serve.guard import Hosts
+from seqkit.serve.models import _is_open
 
 JSON = {"content-type": "application/json"}
 
@@ -40,17 +42,24 @@ JSON = {"content-type": "application/json"}
         ({"texts": "a"}, "body: texts: input should be a valid list"),
         ({"texts": ["a", None]}, "body: texts.1: input should be a valid string"),
         ('{"text": "\\ud800"}', "texts[0]: not valid Unicode"),
+        ('{"text": "\\ud800' + " film" * 20 + '"}', "texts[0]: not valid Unicode"),
         ({"texts": ["a"] * 21}, "texts: 21 are too many; this server takes 20 a request"),
         ({"text": "film " * 70}, "texts[0]: 70 tokens are too many; this server takes 60"),
+        ({"text": "a " * 61}, "texts[0]: 61 tokens are too many"),
         ({"text": "x" * 5000}, "texts[0]: 5,000 characters are too long"),
         ({"text": "a", "options": {"beam_size": 2}}, "options.beam_size: no such option of sentiment-finished"),
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": 7}}, "beam_size: 7 is too many; this"),
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": 0}}, "beam_size: must be at least 1"),
         ({"run": "translation-finished", "text": "a", "options": {"beam_size": [1]}}, "options: beam_size"),
         ({"run": "translation-finished", "text": "a", "options": {"max_length": 61}}, "max_length: 61 is too many"),
+        ({"run": "translation-finished", "text": "a", "options": {"min_length": 61}}, "min_length: 61 is too many"),
+        ({"run": "translation-finished", "text": "a", "options": {"n_best": 7}}, "n_best: 7 is too many; this"),
         ({"run": "translation-finished", "text": "a", "options": {"constraints": ["os:system"]}}, "no such option"),
         ({"run": "translation-finished", "text": "a", "options": {"top_k": 3}}, "sampling"),
         ({"run": "translation-finished", "text": "a", "options": {"prefix": "\U0001f600"}}, "target vocabulary lacks"),
+        ({"run": "translation-finished", "text": "a", "options": {"prefix": "sie " * 61}}, "prefix: 61 tokens are too"),
+        ({"run": "translation-finished", "text": "a", "options": {"prefix": "sie " * 999}}, "3,996 characters are too"),
+        ('{"run": "translation-finished", "text": "a", "options": {"prefix": "\\ud800"}}', "prefix: not valid Unicode"),
     ],
 )
 def test_what_cannot_be_answered(body: Any, says: str, served: Any) -> None:
@@ -76,10 +85,43 @@ def test_other_refusals(served: Any) -> None:
     assert "did you mean 'slots-finished'?" in served.predict(run="slots-finishd", text="a").error
     assert served.post("/explain", {"text": "film " * 31}).status == 422
     assert served.post("/explain", {"text": "a", "what": "all"}).status == 422
+    assert "text: not valid Unicode" in served.post("/explain", '{"text": "\\ud800' + " film" * 20 + '"}').error
+
+
+def test_a_defect_is_one_sentence_too(
+    start: Any, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before the queue, in the thread that answers, and in what is not a model's answer."""
+
+    def broken(*asked: Any) -> Any:
+        raise RuntimeError("a secret path")
+
+    with start(runs["slots"]) as server:
+        model = server.models["slots-finished"]
+        asks = [
+            (model, "take", lambda: server.predict(text="a")),
+            (model, "check_length", lambda: server.post("/explain", {"text": "a"})),
+            (model.batcher, "_answer", lambda: server.predict(text="a")),
+            (type(model.batcher), "waiting", lambda: server.get("/health")),
+        ]
+        for place, name, ask in asks:
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, property(broken) if name == "waiting" else broken)
+                answer = ask()
+            assert answer.status == 500
+            assert answer.error == "the server failed on this request; its standard error says why"
+            assert "content-security-policy" in answer.headers
+            if name != "waiting":  # what Starlette answers, uvicorn logs
+                assert "RuntimeError: a secret path" in capfd.readouterr().err
+            assert server.get("/health").status == 200
 
 
 def test_a_large_body_is_not_read(served: Any) -> None:
     assert served.post("/predict", " " * 100_001).status == 413
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as client:  # it says how large it will be
+        head = f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{served.port}\r\ncontent-type: application/json\r\n"
+        client.sendall(f"{head}content-length: 100001\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
     # Without a length: in pieces.
     with socket.create_connection(("127.0.0.1", served.port)) as client:
         head = f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1:{served.port}\r\ncontent-type: application/json\r\n"
@@ -213,9 +255,16 @@ def test_every_answer_forbids_foreign_scripts(served: Any) -> None:
     answers += [served.predict(text="a"), served.predict(txt=""), served.get("/", host="evil.example")]
     for answer in answers:
         policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
-        assert policy["default-src"] == "'none'"
-        assert policy["script-src"] == "'self'"
+        assert policy == {
+            **dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), "'none'"),
+            **dict.fromkeys(("script-src", "connect-src"), "'self'"),
+            "style-src": "'self' 'unsafe-inline'",
+            "img-src": "'self' data:",
+        }
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"  # the address may hold the token
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert answer.headers["cache-control"] == "no-store"
         assert not any(name.startswith("access-control") for name in answer.headers)
 
 
@@ -279,6 +328,17 @@ def test_a_run_that_names_code_needs_trust(copied: Callable[..., Path]) -> None:
     config.write_text(config.read_text("utf-8").replace("task: sentiment", "task: my_evil_module:Task"), "utf-8")
     with pytest.raises(UserError, match="trust"):
         open_models([folder])
+
+
+def test_clients_set_plain_values_that_name_no_code() -> None:
+    class Options(Section):
+        plain: str = ""
+        choice: Literal["a", "b"] | None = None
+        code: Annotated[str, OneOf("part", {}, object)] = ""
+        several: list[str] = []
+        batch_size: int = 1
+
+    assert [key for key, field in Options.model_fields.items() if _is_open(key, field)] == ["plain", "choice"]
 
 
 def test_names_of_runs(copied: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from seqkit.cli.app import app
+from seqkit.serve import Limits
 
 # Prints a line when it is asked, and answers when it may read a line, so that a signal comes in between.
 SLOW = """
@@ -79,6 +84,47 @@ def test_sigterm_finishes_what_was_begun(runs: dict[str, Path]) -> None:
         assert server.wait(60) == 143
         assert server.stderr is not None
         assert server.stderr.read() == "seqkit: stopped\n"
+
+
+def test_beyond_loopback_the_address_holds_a_token(runs: dict[str, Path]) -> None:
+    with process(runs["slots"], "--host", "0.0.0.0") as (_, line):
+        found = re.search(r":(\d+)/\?token=([\w-]{20,}) ", line)
+        assert found is not None, line
+        for path, status in (("/runs", 401), (f"/runs?token={found[2]}", 200)):
+            client = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+            client.request("GET", path)
+            answer = client.getresponse()
+            assert answer.status == status
+            assert answer.getheader("server") is None
+            client.close()
+
+
+def test_what_the_command_line_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("seqkit.serve.serve", lambda *values, **named: calls.append((values, named)))
+    flags = ["--max-body=1", "--max-texts=2", "--max-tokens=3", "--max-beam=4", "--max-queue=5", "--max-batch=6"]
+    more = ["--host=::1", "--port=81", "--device=cpu", "--trust"]
+    for words in (["runs/first", "beam_size=2", *flags, *more], ["runs/first"]):
+        assert CliRunner().invoke(app, ["serve", *words]).exit_code == 0
+    (values, named), (plain, default) = calls
+    assert values == ([Path("runs/first")], "::1", 81)
+    assert named.pop("limits") == Limits(body=1, texts=2, tokens=3, beam=4, queue=5, batch=6)
+    assert named.pop("ready")
+    assert named == {"device": "cpu", "trust": True, "options": ["beam_size=2"]}
+    assert plain == ([Path("runs/first")], "127.0.0.1", 8000)
+    assert (default["limits"], default["trust"]) == (Limits(), False)
+
+
+def test_a_run_that_names_code_needs_trust(
+    cli: Callable[..., Any], copied: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = copied("sentiment", "run") / "config.yaml"
+    config.write_text(config.read_text("utf-8").replace("task: sentiment", "task: my_evil_module:Task"), "utf-8")
+    (tmp_path / "my_evil_module.py").write_text("print('imported')\n", "utf-8")
+    for flags, imported in (([], b""), (["--trust"], b"imported\n")):
+        done = cli(tmp_path, "serve", "run", "--port", "0", *flags)
+        assert (done.returncode, done.stdout) == (2, imported)
+        assert (b"--trust" in done.stderr) == (not flags)
 
 
 def test_mistakes_are_one_line(cli: Callable[..., Any], tmp_path: Path, runs: dict[str, Path]) -> None:
