@@ -144,6 +144,7 @@ def _lengths(records: Sequence[Record]) -> list[str]:
 def _examples(records: Sequence[Record], size: int, explain: Explainer) -> list[str]:
     worst = sorted((one for one in records if not _right(one)), key=lambda one: number_of(one, "gold_probability"))
     parts = [section("The worst mistakes")]
+    explain.share(2)
     shown = [
         plain_example(
             one,
@@ -158,6 +159,7 @@ def _examples(records: Sequence[Record], size: int, explain: Explainer) -> list[
         note = f"The true class gets the lowest probability: the first {len(shown)} of {len(worst):,} mistakes."
         parts += [paragraph(note), example_list(shown)]
     unsure = sorted(records, key=lambda one: (_lead(one), str(one.get("place"))))[:size]
+    explain.share(1)
     shown = [plain_example(one, _two_best(one), explain) for one in unsure]
     note = "The two most probable classes are closest to each other."
     return [*parts, section("The least certain answers"), paragraph(note), example_list(shown)]

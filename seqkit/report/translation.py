@@ -92,7 +92,8 @@ def _examples(records: Sequence[Record], scores: Sequence[float], size: int, exp
     }
     parts: list[str] = []
     seen: set[int] = set()
-    for heading, rows in kinds.items():
+    for number, (heading, rows) in enumerate(kinds.items()):
+        explain.share(len(kinds) - number)
         shown = [row for row in rows if row not in seen]
         seen.update(shown)
         if shown:
