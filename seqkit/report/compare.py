@@ -13,6 +13,7 @@ from seqkit.drawing import number, paragraph, section, table
 from seqkit.errors import UserError
 from seqkit.report.section import Record
 from seqkit.report.stored import StoredRun, part, texts
+from seqkit.report.translation import scoring
 from seqkit.tasks.slots.metrics import spans
 from seqkit.tasks.translation.metrics import compare_outputs
 
@@ -131,13 +132,10 @@ def _f1(counts: NDArray[np.float64]) -> float:
 
 
 def _bleu(run: StoredRun, sides: Sequence[Sequence[Record]]) -> list[list[str]]:
-    scoring = part(part(run.about, "config"), "scoring")
-    tokenize = scoring.get("tokenize")
     systems = {str(number): [str(one["prediction"]) for one in side] for number, side in enumerate(sides)}
     references = [str(one["gold"]) for one in sides[0]]
-    found = compare_outputs(
-        systems, references, lowercase=bool(scoring.get("lowercase")), tokenize=str(tokenize) if tokenize else "13a"
-    )
+    lowercase, tokenize = scoring(run, references)
+    found = compare_outputs(systems, references, lowercase=lowercase, tokenize=tokenize)
     rows, name, values = [], "", list[str]()
     for line in found:  # a line for each score, and below it one for each system
         if not line.startswith(" "):

@@ -172,6 +172,27 @@ def test_many_classes_and_long_texts_fit(count: int, copied: Callable[[str], Pat
     assert f"{right / of:.3f}" in text
 
 
+def test_translations_are_scored_as_the_task_scores_them(copied: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = copied("translation")
+    about = json.loads((folder / "run.json").read_text())
+    assert about["config"]["scoring"]["lowercase"] is None
+    about["config"]["text"]["target"]["lowercase"] = True  # what the task goes by
+    about["config"]["scoring"]["tokenize"] = "auto"
+    (folder / "run.json").write_text(json.dumps(about))
+    records = stored_outputs(folder)
+    for record in records:
+        record.update(gold="我喜歡貓 A", prediction="我喜歡貓 a")
+    (folder / "dev.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / "dev.jsonl").write_text((folder / "dev.jsonl").read_text().replace(" a", " b"))
+    text = " ".join(checked(write_summary(folder)).texts)
+    assert "case:lc" in text
+    assert "tok:zh" in text
+    assert text.count("chrF 100.0") >= 3
+    rows = re.findall(r"other, BLEU</th>.*?>100\.\d*<", report([folder, other], tmp_path / "x.html").read_text())
+    assert len(rows) == 1
+
+
 BAD_LINES = [
     '{"split": "train", "step": 3, "loss": null}',
     '{"split": "dev", "step": "x"}',
