@@ -102,14 +102,14 @@ def _confusions(records: Sequence[Record]) -> list[str]:
                 table(["true class", "taken for", "texts", "of the class"], rows, "The most frequent confusions.")
             )
     rows = []
-    for name in sorted(names[:_CLASSES]):
+    for name in sorted(names[:_CLASSES], key=lambda name: (-gold[name], name)):
         scores = good[name] / max(taken[name], 1), good[name] / max(gold[name], 1)
         f1 = 2 * good[name] / max(gold[name] + taken[name], 1)
         rows.append([name, *(f"{value:.3f}" for value in (*scores, f1)), f"{gold[name]:,}", f"{taken[name]:,}"])
     left = len(names) - len(rows)
     more = f" {left:,} classes with as many mistakes or fewer are left out." if left else ""
     header = ["class", "precision", "recall", "F1", "texts", "found"]
-    return [*parts, table(header, rows, f"Precision, recall and F1 of each class.{more}")]
+    return [*parts, table(header, rows, f"Precision, recall and F1 of each class, the most frequent first.{more}")]
 
 
 def _calibration(records: Sequence[Record]) -> list[str]:

@@ -172,6 +172,16 @@ def test_many_classes_and_long_texts_fit(count: int, copied: Callable[[str], Pat
     assert f"{right / of:.3f}" in text
 
 
+def test_frequent_classes_come_first(copied: Callable[[str], Path]) -> None:
+    folder = copied("sentiment")
+    names = ["a"] * 3 + ["b"] * 9 + ["c"] * 5
+    records = [{"text": "x", "gold": name, "prediction": name, "confidence": 0.5} for name in names]
+    (folder / "dev.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    page = write_summary(folder).read_text()
+    (table,) = [part for part in page.split("<table") if "precision</th>" in part]
+    assert re.findall(r'<th scope="row">(\w)</th>', table) == ["b", "c", "a"]
+
+
 def test_translations_are_scored_as_the_task_scores_them(copied: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copied("translation")
     about = json.loads((folder / "run.json").read_text())
