@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.drawing import number, paragraph, section, table
+from seqkit.drawing import paragraph, section, table
 from seqkit.errors import UserError
 from seqkit.report.section import Record
 from seqkit.report.stored import StoredRun, part, texts
@@ -167,5 +167,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict) and value:
             found |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = number(value) if isinstance(value, float) else str(value)
+            found[f"{prefix}{key}"] = f"{value:.12g}" if isinstance(value, float) else str(value)
     return found

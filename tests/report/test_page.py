@@ -255,6 +255,7 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         other = Path(shutil.copytree(finished / task, tmp_path / f"{task}-other"))
         about = json.loads((other / "run.json").read_text())
         about["config"]["training"]["steps"] = 6
+        about["config"]["training"]["optimizer"]["lr"] += 1e-7
         (other / "run.json").write_text(json.dumps(about))
         records = stored_outputs(other)
         for number, one in enumerate(records):  # another run answers otherwise
@@ -267,6 +268,7 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         text = " ".join(page.texts)
         assert test in text
         assert "training.steps" in text
+        assert "0.0500001" in text
         assert f"{task}-other, dev" in text
     text = " ".join(checked(report([finished / "sentiment", finished / "slots"], tmp_path / "x.html")).texts)
     assert "no dev examples in common" in text
