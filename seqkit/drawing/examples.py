@@ -24,6 +24,7 @@ class Piece:
         shade: from 0 to 1, the colour behind them; None: none.
         hover: what a mouse over a coloured piece shows.
         joined: no white space stands before them.
+        mark: what stands behind the note of a marked piece.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Piece:
     shade: float | None = None
     hover: str = ""
     joined: bool = False
+    mark: str = "wrong"
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,16 @@ def test_many_classes_and_long_texts_fit(count: int, copied: Callable[[str], Pat
     assert f"{right / of:.3f}" in text
 
 
+def test_true_slots_are_missed_and_found_ones_are_wrong(copied: Callable[[str], Path]) -> None:
+    folder = copied("slots")
+    record = {"tokens": ["a", "b", "c"], "gold": ["O", "B-x", "O"], "prediction": ["B-y", "O", "O"], "text": "a b c"}
+    (folder / "dev.jsonl").write_text(json.dumps(record) + "\n")
+    page = write_summary(folder).read_text()
+    for line, note in (("true", "x, missed"), ("found", "y, wrong")):
+        (shown,) = re.findall(rf"<dt>{line}</dt><dd[^>]*>(.*?)</dd>", page, re.S)
+        assert re.findall(r"<small>(.*?)</small>", shown) == [note]
+
+
 def test_frequent_classes_come_first(copied: Callable[[str], Path]) -> None:
     folder = copied("sentiment")
     names = ["a"] * 3 + ["b"] * 9 + ["c"] * 5
