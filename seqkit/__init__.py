@@ -15,10 +15,14 @@ __all__ = ["__version__", "load", "train"]
 
 def __getattr__(name: str) -> Any:
     # Lazy (PEP 562), so that `import seqkit.nn` needs nothing but torch.
-    if name in ("train", "load"):
-        from seqkit import report, run
+    if name == "train":
+        from seqkit.report import train
 
-        return report.train if name == "train" else run.load
+        return train
+    if name == "load":
+        from seqkit.run import load
+
+        return load
     raise AttributeError(f"module 'seqkit' has no attribute {name!r}")
 
 

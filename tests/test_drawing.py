@@ -116,3 +116,20 @@ def test_a_chart_has_no_colour_of_its_own() -> None:
         assert f"var(--series-{number})" in text
     with pytest.raises(ValueError, match="5 lines at most, got 6"):
         drawing.line_chart([Line(str(n), [0, 1], [0, 1]) for n in range(6)], "x", "y", "six")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["span_precision", "span_recall", "span_f1", "sentence_accuracy", "intent_accuracy"],
+        ["training", "dev", "a-run-with-a-name-of-thirty-six-sig"],
+        ["a", "b", "c", "d", "e"],
+    ],
+)
+def test_the_legend_fits_the_chart(names: list[str]) -> None:
+    svg = drawing.line_chart([Line(name, [0, 1], [0, 1]) for name in names], "x", "y", "c")
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])  # type: ignore[index]
+    for name in names:
+        start = re.search(rf'<text[^>]* x="([\d.]+)"[^>]*>{name}<', svg)
+        assert start is not None
+        assert float(start[1]) + 5.5 * len(name) < width  # a letter of 8.5 points is 5 to 5.5 wide on average

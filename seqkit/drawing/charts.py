@@ -89,7 +89,9 @@ def line_chart(
         axes.grid(lw=0.6)
         axes.tick_params(length=0)
         if len(lines) > 1:
-            figure.legend(loc="outside upper left", ncols=2 if len(lines) == 4 else 3, frameon=False, handlelength=2.6)
+            longest = max(len(line.name) for line in lines)
+            columns = 1 if longest > 24 else 2 if longest > 14 or len(lines) == 4 else 3
+            figure.legend(loc="outside upper left", ncols=columns, frameon=False, handlelength=2.6)
         return chart(_as_svg(figure, caption), caption)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqkit.drawing.colours import readable_on, sequential
-from seqkit.drawing.html import column_kinds, fragment
+from seqkit.drawing.html import fragment, table
 from seqkit.errors import require
 
 _WIDE = 8  # columns from which on a matrix is set in small type
@@ -24,6 +24,7 @@ class Piece:
         shade: from 0 to 1, the colour behind them; None: none.
         hover: what a mouse over a coloured piece shows.
         joined: no white space stands before them.
+        mark: what stands behind the note of a marked piece.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Piece:
     shade: float | None = None
     hover: str = ""
     joined: bool = False
+    mark: str = "wrong"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def count_matrix(
             for count, colour in zip(row, colours, strict=True)
         ]
         cells.append((name, shown))
-    return fragment("examples.html", "count_matrix", across, columns, cells, caption, len(columns) > _WIDE)
+    return fragment("parts.html", "heat_map", across, columns, cells, caption, len(columns) > _WIDE)
 
 
 def link_table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], caption: str) -> str:
@@ -109,5 +111,6 @@ def link_table(header: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]],
         rows: each a relative address ("" for none) and texts, as many as there are columns.
         caption: what is seen.
     """
-    kinds = column_kinds(header, [row for _, row in rows])
-    return fragment("examples.html", "link_table", header, rows, kinds, caption)
+    link = require("markupsafe", "html", "jinja2").Markup('<a href="{}">{}</a>')
+    lines = [[link.format(target, row[0]) if target else row[0], *row[1:]] for target, row in rows]
+    return table(header, lines, caption)

@@ -131,10 +131,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) ->
         caption: what is seen.
     """
     brief = all(len(cell) <= _BRIEF for row in rows for cell in row[1:])
-    return _part("table", header, rows, column_kinds(header, rows), brief, caption)
+    return _part("table", header, rows, _column_kinds(header, rows), brief, caption)
 
 
-def column_kinds(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _column_kinds(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return `number` or `text` for each column of a table; the first one names the rows."""
     columns = list(zip(*rows, strict=True)) or [()] * len(header)
     return ["text", *("number" if all(map(_is_numeric, column)) else "text" for column in columns[1:])]

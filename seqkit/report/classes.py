@@ -102,14 +102,14 @@ def _confusions(records: Sequence[Record]) -> list[str]:
                 table(["true class", "taken for", "texts", "of the class"], rows, "The most frequent confusions.")
             )
     rows = []
-    for name in sorted(names[:_CLASSES]):
+    for name in sorted(names[:_CLASSES], key=lambda name: (-gold[name], name)):
         scores = good[name] / max(taken[name], 1), good[name] / max(gold[name], 1)
         f1 = 2 * good[name] / max(gold[name] + taken[name], 1)
         rows.append([name, *(f"{value:.3f}" for value in (*scores, f1)), f"{gold[name]:,}", f"{taken[name]:,}"])
     left = len(names) - len(rows)
     more = f" {left:,} classes with as many mistakes or fewer are left out." if left else ""
     header = ["class", "precision", "recall", "F1", "texts", "found"]
-    return [*parts, table(header, rows, f"Precision, recall and F1 of each class.{more}")]
+    return [*parts, table(header, rows, f"Precision, recall and F1 of each class, the most frequent first.{more}")]
 
 
 def _calibration(records: Sequence[Record]) -> list[str]:
@@ -144,6 +144,7 @@ def _lengths(records: Sequence[Record]) -> list[str]:
 def _examples(records: Sequence[Record], size: int, explain: Explainer) -> list[str]:
     worst = sorted((one for one in records if not _right(one)), key=lambda one: number_of(one, "gold_probability"))
     parts = [section("The worst mistakes")]
+    explain.share(2)
     shown = [
         plain_example(
             one,
@@ -158,6 +159,7 @@ def _examples(records: Sequence[Record], size: int, explain: Explainer) -> list[
         note = f"The true class gets the lowest probability: the first {len(shown)} of {len(worst):,} mistakes."
         parts += [paragraph(note), example_list(shown)]
     unsure = sorted(records, key=lambda one: (_lead(one), str(one.get("place"))))[:size]
+    explain.share(1)
     shown = [plain_example(one, _two_best(one), explain) for one in unsure]
     note = "The two most probable classes are closest to each other."
     return [*parts, section("The least certain answers"), paragraph(note), example_list(shown)]

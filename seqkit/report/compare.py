@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.drawing import number, paragraph, section, table
+from seqkit.drawing import paragraph, section, table
 from seqkit.errors import UserError
 from seqkit.report.section import Record
 from seqkit.report.stored import StoredRun, part, texts
+from seqkit.report.translation import scoring
 from seqkit.tasks.slots.metrics import spans
 from seqkit.tasks.translation.metrics import compare_outputs
 
@@ -131,13 +132,10 @@ def _f1(counts: NDArray[np.float64]) -> float:
 
 
 def _bleu(run: StoredRun, sides: Sequence[Sequence[Record]]) -> list[list[str]]:
-    scoring = part(part(run.about, "config"), "scoring")
-    tokenize = scoring.get("tokenize")
     systems = {str(number): [str(one["prediction"]) for one in side] for number, side in enumerate(sides)}
     references = [str(one["gold"]) for one in sides[0]]
-    found = compare_outputs(
-        systems, references, lowercase=bool(scoring.get("lowercase")), tokenize=str(tokenize) if tokenize else "13a"
-    )
+    lowercase, tokenize = scoring(run, references)
+    found = compare_outputs(systems, references, lowercase=lowercase, tokenize=tokenize)
     rows, name, values = [], "", list[str]()
     for line in found:  # a line for each score, and below it one for each system
         if not line.startswith(" "):
@@ -169,5 +167,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict) and value:
             found |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = number(value) if isinstance(value, float) else str(value)
+            found[f"{prefix}{key}"] = f"{value:.12g}" if isinstance(value, float) else str(value)
     return found

@@ -156,9 +156,8 @@ def one_run(run: StoredRun, size: int, explain: Explainer, task: RunTask | None 
         of_task += search_section(task, run.outputs)
     if task is not None and run.task == "language_model":
         of_task += sample_section(task)
-    if explain.failed:
-        of_task.append(paragraph(f"Explanations are left out: {explain.failed}".replace("`", "'")))
-    parts = [score_table([run]), *map(paragraph, run.notes), *curves([run]), *samples(run), *of_task, *trained(run)]
+    notes = [*run.notes, *filter(None, [explain.note()])]
+    parts = [score_table([run]), *map(paragraph, notes), *curves([run]), *samples(run), *of_task, *trained(run)]
     return page(run.name, _summary(run), parts, contents=True)
 
 

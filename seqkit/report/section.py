@@ -27,22 +27,39 @@ class Explainer:
         left: how many texts may still be explained.
         room: how many characters of HTML that may still take.
         advance: called after each.
-
-    Attributes:
-        failed: why nothing is explained, in a line; "" where something is.
     """
 
     task: RunTask | None = None
     left: int = 0
     room: int = 3_400_000
     advance: Callable[[], object] = lambda: None
-    failed: str = ""
+    _kept: tuple[int, int] = (0, 0)  # texts and room of the kinds that are still to come
     _done: set[str] = field(default_factory=set)
+    _long: int = 0
+    _large: int = 0
+    _failed: str = ""
+
+    def share(self, kinds: int) -> None:
+        """Begin with the next kind of example, the first of `kinds` that are still to come: it gets its share of the
+        texts and of the room, and leaves what it does not take to the others."""
+        self._kept = self.left - -(-self.left // kinds), self.room - self.room // kinds
+
+    def note(self) -> str:
+        """Return in a sentence which texts are not explained, and why; "" where nothing is left out."""
+        if self._failed:
+            return f"Explanations are left out: {self._failed}".replace("`", "'")
+        why = [f"{self._long:,} longer than {_EXPLAINED:,} characters"] if self._long else []
+        why += [f"{self._large:,} that the page has no room for"] if self._large else []
+        return f"Some texts open into no explanation: {', and '.join(why)}." if why else ""
 
     def __call__(self, text: str) -> str:
         """Return explanation and gates of a text as HTML; "" where there is no room for it."""
         task, blank = self.task, not text.strip()
-        if task is None or self.left < 1 or self.failed or blank or len(text) > _EXPLAINED or text in self._done:
+        if task is None or self.left <= self._kept[0] or self._failed or blank or text in self._done:
+            return ""
+        self._done.add(text)
+        if len(text) > _EXPLAINED:
+            self._long += 1
             return ""
         makers: list[Callable[[], str]] = [lambda: task.explain([text])[0].html(), lambda: task.trace(text).html()]
         parts, failed = [], ""
@@ -52,13 +69,14 @@ class Explainer:
             except UserError as error:
                 failed = str(error)
         self.advance()
-        self._done.add(text)
         html = "".join(parts)
         if not parts:
-            self.failed = failed
-        if len(html) > self.room:
+            self._failed = failed
+        self.left -= 1
+        if len(html) > self.room - self._kept[1]:
+            self._large += 1
             return ""
-        self.left, self.room = self.left - 1, self.room - len(html)
+        self.room -= len(html)
         return html
 
 

@@ -125,7 +125,7 @@ def _worst(records: Sequence[Record], size: int, explain: Explainer) -> list[str
     items = []
     for one in worst:
         lines = [
-            ("true", tagged(one["tokens"], one["gold"], one["prediction"])),
+            ("true", tagged(one["tokens"], one["gold"], one["prediction"], "missed")),
             ("found", tagged(one["tokens"], one["prediction"], one["gold"])),
         ]
         count = _mistakes(one)
@@ -145,11 +145,11 @@ def _mistakes(record: Record) -> int:
     return len(confusions(record["gold"], record["prediction"])) + intent
 
 
-def tagged(tokens: Sequence[str], tags: Sequence[str], other: Sequence[str]) -> list[Piece]:
-    """Return a sentence with its slots; those that another tagging of it lacks are marked."""
+def tagged(tokens: Sequence[str], tags: Sequence[str], other: Sequence[str], mark: str = "wrong") -> list[Piece]:
+    """Return a sentence with its slots; those that another tagging of it lacks are marked, and called `mark`."""
     there, shown, place = set(spans(other)), list[Piece](), 0
     for span in spans(tags):
         shown += [Piece(token) for token in tokens[place : span.start]]
-        shown.append(Piece(" ".join(tokens[span.start : span.end]), span not in there, span.type))
+        shown.append(Piece(" ".join(tokens[span.start : span.end]), span not in there, span.type, mark=mark))
         place = span.end
     return [*shown, *(Piece(token) for token in tokens[place:])]

@@ -13,6 +13,7 @@ from seqkit.drawing import Example, Piece, example_list, paragraph, section, tab
 from seqkit.errors import UserError, require
 from seqkit.report.section import Explainer, Record, by_length, number_of, sample_note, shown_text
 from seqkit.report.stored import StoredRun, part, texts
+from seqkit.tasks.translation.bleu_tokenizer import settled
 from seqkit.tasks.translation.metrics import CorpusScores
 
 # Scripts that put no spaces between words: characters are compared instead.
@@ -33,10 +34,9 @@ def translation_section(run: StoredRun, size: int, explain: Explainer) -> list[s
     records = run.outputs
     if not texts(records, "text", "gold", "prediction"):
         return []
-    scoring = part(part(run.about, "config"), "scoring")
-    tokenize, lowercase = str(scoring.get("tokenize") or "13a"), bool(scoring.get("lowercase"))
-    corpus = CorpusScores(lowercase=lowercase, tokenize="13a" if tokenize == "auto" else tokenize)
     outputs, references = [one["prediction"] for one in records], [one["gold"] for one in records]
+    lowercase, tokenize = scoring(run, references)
+    corpus = CorpusScores(lowercase=lowercase, tokenize=tokenize)
     _, lines = corpus.report(outputs, references)
     beam = run.training.get("dev_beam_size", 1)
     how = f"decoded with beam {beam}" if beam != 1 else "decoded greedily"
@@ -45,6 +45,16 @@ def translation_section(run: StoredRun, size: int, explain: Explainer) -> list[s
     scores = _sentence_scores(outputs, references, lowercase)
     parts += [*_lengths(records, corpus, scores), *_copies(records)]
     return [*parts, *_examples(records, scores, size, explain)]
+
+
+def scoring(run: StoredRun, references: Sequence[str]) -> tuple[bool, str]:
+    """Return whether a run's scores compare without case, and the tokenizer of its BLEU, as the task itself scores."""
+    config = part(run.about, "config")
+    chosen = part(config, "scoring")
+    lowercase = chosen.get("lowercase")
+    if lowercase is None:
+        lowercase = part(part(config, "text"), "target").get("lowercase")
+    return bool(lowercase), settled(str(chosen.get("tokenize") or "13a"), references)[0]
 
 
 def _sentence_scores(outputs: Sequence[str], references: Sequence[str], lowercase: bool) -> list[float]:
@@ -92,7 +102,8 @@ def _examples(records: Sequence[Record], scores: Sequence[float], size: int, exp
     }
     parts: list[str] = []
     seen: set[int] = set()
-    for heading, rows in kinds.items():
+    for number, (heading, rows) in enumerate(kinds.items()):
+        explain.share(len(kinds) - number)
         shown = [row for row in rows if row not in seen]
         seen.update(shown)
         if shown:

@@ -172,6 +172,47 @@ def test_many_classes_and_long_texts_fit(count: int, copied: Callable[[str], Pat
     assert f"{right / of:.3f}" in text
 
 
+def test_true_slots_are_missed_and_found_ones_are_wrong(copied: Callable[[str], Path]) -> None:
+    folder = copied("slots")
+    record = {"tokens": ["a", "b", "c"], "gold": ["O", "B-x", "O"], "prediction": ["B-y", "O", "O"], "text": "a b c"}
+    (folder / "dev.jsonl").write_text(json.dumps(record) + "\n")
+    page = write_summary(folder).read_text()
+    for line, note in (("true", "x, missed"), ("found", "y, wrong")):
+        (shown,) = re.findall(rf"<dt>{line}</dt><dd[^>]*>(.*?)</dd>", page, re.S)
+        assert re.findall(r"<small>(.*?)</small>", shown) == [note]
+
+
+def test_frequent_classes_come_first(copied: Callable[[str], Path]) -> None:
+    folder = copied("sentiment")
+    names = ["a"] * 3 + ["b"] * 9 + ["c"] * 5
+    records = [{"text": "x", "gold": name, "prediction": name, "confidence": 0.5} for name in names]
+    (folder / "dev.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    page = write_summary(folder).read_text()
+    (table,) = [part for part in page.split("<table") if "precision</th>" in part]
+    assert re.findall(r'<th scope="row">(\w)</th>', table) == ["b", "c", "a"]
+
+
+def test_translations_are_scored_as_the_task_scores_them(copied: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = copied("translation")
+    about = json.loads((folder / "run.json").read_text())
+    assert about["config"]["scoring"]["lowercase"] is None
+    about["config"]["text"]["target"]["lowercase"] = True  # what the task goes by
+    about["config"]["scoring"]["tokenize"] = "auto"
+    (folder / "run.json").write_text(json.dumps(about))
+    records = stored_outputs(folder)
+    for record in records:
+        record.update(gold="我喜歡貓 A", prediction="我喜歡貓 a")
+    (folder / "dev.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / "dev.jsonl").write_text((folder / "dev.jsonl").read_text().replace(" a", " b"))
+    text = " ".join(checked(write_summary(folder)).texts)
+    assert "case:lc" in text
+    assert "tok:zh" in text
+    assert text.count("chrF 100.0") >= 3
+    rows = re.findall(r"other, BLEU</th>.*?>100\.\d*<", report([folder, other], tmp_path / "x.html").read_text())
+    assert len(rows) == 1
+
+
 BAD_LINES = [
     '{"split": "train", "step": 3, "loss": null}',
     '{"split": "dev", "step": "x"}',
@@ -224,6 +265,7 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         other = Path(shutil.copytree(finished / task, tmp_path / f"{task}-other"))
         about = json.loads((other / "run.json").read_text())
         about["config"]["training"]["steps"] = 6
+        about["config"]["training"]["optimizer"]["lr"] += 1e-7
         (other / "run.json").write_text(json.dumps(about))
         records = stored_outputs(other)
         for number, one in enumerate(records):  # another run answers otherwise
@@ -236,6 +278,7 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         text = " ".join(page.texts)
         assert test in text
         assert "training.steps" in text
+        assert "0.0500001" in text
         assert f"{task}-other, dev" in text
     text = " ".join(checked(report([finished / "sentiment", finished / "slots"], tmp_path / "x.html")).texts)
     assert "no dev examples in common" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from seqkit.report.classes import reliability
 from seqkit.report.compare import bootstrap, mcnemar
 from seqkit.report.language_model import perplexity, surprisal_pieces
-from seqkit.report.section import by_length
+from seqkit.report.section import Explainer, by_length
 from seqkit.report.slots import NOTHING, confusions, tagged
 from seqkit.report.translation import marked
 
@@ -135,3 +136,40 @@ def test_surprise_is_shaded_by_bits() -> None:
     for piece, value in zip(pieces, log_probs, strict=True):
         assert piece.shade == pytest.approx(min(-value / math.log(2) / 12, 1))
     assert perplexity([math.log(0.5), math.log(0.125)]) == pytest.approx(4)
+
+
+def explainer(left: int, room: int) -> Explainer:
+    """Make the HTML of a text as long as the text: a half from its explanation, a half from its gates."""
+    half = lambda text: SimpleNamespace(html=lambda: "x" * (len(text) // 2))  # noqa: E731
+    task: Any = SimpleNamespace(explain=lambda texts: [half(texts[0])], trace=half)
+    return Explainer(task, left, room)
+
+
+def texts_of(kind: str, count: int, length: int = 10) -> list[str]:
+    return [f"{kind}{number}".ljust(length, "-") for number in range(count)]
+
+
+def test_each_kind_of_example_gets_its_share_of_explanations() -> None:
+    explain = explainer(12, 1000)
+    shown = []
+    for kinds, texts in ((3, texts_of("a", 20)), (2, texts_of("b", 2)), (1, texts_of("c", 20))):
+        explain.share(kinds)
+        shown.append(sum(bool(explain(text)) for text in texts))
+    assert shown == [4, 2, 6]  # what the second kind leaves, the third one takes
+    assert explain.note() == ""
+
+
+def test_a_kind_of_example_does_not_take_the_room_of_the_next() -> None:
+    explain = explainer(12, 100)
+    explain.share(2)
+    assert sum(bool(explain(text)) for text in texts_of("a", 20, 20)) == 2
+    explain.share(1)
+    assert sum(bool(explain(text)) for text in texts_of("b", 20)) == 6
+    assert explain.note() == "Some texts open into no explanation: 4 that the page has no room for."
+
+
+def test_texts_that_are_too_long_are_passed_over_and_told() -> None:
+    explain = explainer(2, 10_000)
+    long = "x" * 2001
+    assert [bool(explain(text)) for text in (long, long, *texts_of("a", 3))] == [False, False, True, True, False]
+    assert explain.note() == "Some texts open into no explanation: 1 longer than 2,000 characters."
