@@ -69,7 +69,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, and threads would wait
     if path.stat().st_size <= SMALL:
         options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def one_line(text: str) -> str:
 
 
 def cut(row: Sequence[Any], longest: int, text: str, what: str = "text") -> Any:
-    """Return at most so many tokens of a text, and say it where it has more."""
+    """Return the first `longest` tokens of a text, and print a line if it has more."""
     if len(row) > longest:
         print(f"a {what} of {len(row):,} tokens is cut: {text[:40]!r}...", file=sys.stderr)
     return row[:longest]
@@ -196,6 +196,7 @@ def batches(rows: Sequence[Any], most: int = sys.maxsize, tokens: int = TOKENS) 
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
+# Functions and patterns that seqkit.text has too: this file runs without seqkit. A test holds them equal.
 
 Place = tuple[int, int]
 
@@ -214,7 +215,8 @@ def places_in(text: str, tokenizer: Tokenizer) -> list[Place]:
 
 
 def whole_end(text: str, start: int, end: int, limit: int) -> int:
-    """Return the end of a token with the marks behind it: of characters that join the library counts the first."""
+    """Return the end of a token with the marks behind it: of characters that normalising joins, or drops, the library
+    counts the first."""
     while start < end < limit:
         before = text[max(start, end - 2) : end]
         joined = len(unicodedata.normalize("NFC", before + text[end])) == len(unicodedata.normalize("NFC", before))
@@ -248,7 +250,7 @@ def join_tokens(tokens: list[str], tokenizer: Tokenizer, words: dict[str, Any] |
 
 
 def join_words(tokens: list[str], rules: bool, chinese: bool) -> str:
-    """Words without marks as a text, by rules for European languages."""
+    """Return words without marks as a text, by rules for European languages."""
     text, close, quoted, han = "", True, False, False
     for token in tokens:
         quote, was_han = rules and set(token) == {'"'}, han
