@@ -193,6 +193,11 @@ def test_a_damaged_or_missing_file_is_told(folder: Path, name: str) -> None:
     assert problems(folder)[name] == "missing"
 
 
+def test_predict_py_names_a_file_that_it_cannot_read(folder: Path, alone: Any) -> None:
+    done = alone(folder, "missing.txt")
+    assert (done.returncode, done.stderr.decode()) == (2, "missing.txt: No such file or directory\n")
+
+
 def test_predict_py_says_that_a_file_is_damaged(folder: Path, alone: Any) -> None:
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-1])
     done = alone(folder, text=b"a\n")

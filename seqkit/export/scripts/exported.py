@@ -108,7 +108,10 @@ def answer(
                 sys.stdout.buffer.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
         where = f"{options.file or 'standard input'}: " if str(error).startswith("line ") else ""
         print(f"{where}{error}", file=sys.stderr)
         sys.exit(2)
