@@ -54,7 +54,7 @@ def close(first: Any, second: Any) -> bool:
 @given(data=st.data())
 def test_the_whole_is_the_sum_of_its_parts(name: str, data: st.DataObject) -> None:
     used = task(name)
-    words = st.sampled_from([*used.sample, " ", " ", "xq", "\u00e9", ""])
+    words = st.sampled_from([*used.sample, " ", " ", "xq", "\u00e9", "中文", ""])
     if used.kind in ("sentiment", "slots") and not reads_forward(used.model.encoder):
         with pytest.raises(UserError, match="cannot stream"):
             used.stream()
@@ -68,6 +68,15 @@ def test_the_whole_is_the_sum_of_its_parts(name: str, data: st.DataObject) -> No
             assert close(astuple(found), astuple(used.predict([fed])[0])), fed
     assert stream.text == fed
     assert close(astuple(stream.end()), astuple(used.predict([fed])[0])), fed
+
+
+@pytest.mark.parametrize("name", ["2026-11/sentiment-finished", "2026-11/slots-finished"])
+def test_no_words_before_a_text_are_nothing(name: str) -> None:
+    used = task(name)
+    stream, text = used.stream(), " ".join(used.sample[:3])
+    stream.feed([])
+    assert close(astuple(stream.feed(text)), astuple(used.predict([text])[0]))
+    assert close(astuple(stream.end()), astuple(used.predict([text])[0]))
 
 
 def test_slots_take_words_as_they_are() -> None:

@@ -38,8 +38,8 @@ class SlotsStream(Stream[Tagging]):
             raise ValueError("a stream of slots takes text or lists of words, not both")
         if isinstance(more, str):
             super().add(more)
-        else:
-            self._words = [*(self._words or []), *take_tokens(list(more))]
+        elif words := take_tokens(list(more)):
+            self._words = [*(self._words or []), *words]
             self.text = " ".join(self._words)
 
     def _offsets(self, text: str) -> Sequence[tuple[int, int]]:
