@@ -48,6 +48,9 @@ def labelled_text(pieces: Sequence[tuple[str, str]], caption: str) -> str:
     return fragment("words.html", "labelled_text", pieces, caption)
 
 
+_MOST = 100  # rows and columns of a matrix
+
+
 def word_matrix(
     rows: Sequence[str],
     columns: Sequence[str],
@@ -58,6 +61,8 @@ def word_matrix(
 ) -> str:
     """Return a matrix of colours, with a word for each row and column; the numbers show under the pointer.
 
+    Of more than 100 rows or columns it draws the first 100, and the caption says so: a page of 30 MB shows nothing more.
+
     Args:
         rows, columns: the words.
         values: a list of numbers for each row.
@@ -66,6 +71,10 @@ def word_matrix(
     """
     top = 1.0 if shares else max((abs(value) for row in values for value in row), default=0.0) or 1.0
     colour = sequential if shares else diverging
+    for what, names in (("rows", rows), ("columns", columns)):
+        if len(names) > _MOST:
+            caption += f" The first {_MOST} of {len(names):,} {what}."
+    rows, columns, values = rows[:_MOST], columns[:_MOST], [row[:_MOST] for row in values[:_MOST]]
     lines = [
         (name, _cells([Word(f"{name} - {column}") for column in columns], row, [colour(value / top) for value in row]))
         for name, row in zip(rows, values, strict=True)

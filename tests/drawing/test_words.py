@@ -46,6 +46,18 @@ def test_a_matrix_has_a_cell_for_each_pair() -> None:
     assert drawing.word_matrix([], [], [], "") != ""
 
 
+def test_a_large_matrix_is_cut_and_says_so():
+    names = [f"w{number}" for number in range(140)]
+    html = drawing.word_matrix(names[:90], names, [[0.5] * 140] * 90, "Seen.")
+    assert "Seen. The first 100 of 140 columns." in html
+    assert "rows" not in html
+    assert "w99" in html
+    assert "w100" not in html
+    assert len(html) < 250 * 90 * 100
+    whole = drawing.word_matrix(names[:100], names[:100], [[0.5] * 100] * 100, "Seen.")
+    assert "The first" not in whole
+
+
 def test_texts_of_any_script_keep_their_direction_and_are_escaped() -> None:
     words = [Word("مرحبا"), Word("你好", True), Word(HOSTILE)]
     for html in (
