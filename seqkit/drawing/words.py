@@ -61,7 +61,7 @@ def word_matrix(
 ) -> str:
     """Return a matrix of colours, with a word for each row and column; the numbers show under the pointer.
 
-    Of more than 100 rows or columns it draws the first 100, and the caption says so: a page of 30 MB shows nothing more.
+    Of more than 100 rows or columns it draws the first 100, and the caption says so; a page of 30 MB helps nobody.
 
     Args:
         rows, columns: the words.
