@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqkit.nn.checks import batched, recorded
-from seqkit.nn.kernels.kernel import tanh_
-from seqkit.nn.kernels.tuning import ADDITIVE_TERMS
+from seqkit.nn.kernels.kernel import SLOPES, quick, reaches, tanh_
+from seqkit.nn.kernels.tuning import ADDITIVE_FEW, ADDITIVE_TERMS, MIN_REACH
 
 
 def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
@@ -34,21 +36,42 @@ def additive_scores(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     return _forward(query, keys, vector)
 
 
-def _blocks(query: Tensor, keys: Tensor) -> int:
-    """Return how many queries a block takes."""
-    return max(1, ADDITIVE_TERMS // max(1, keys.numel()))
+class _Terms:
+    """The terms of all queries, block by block, in one buffer: tanh(q + k), or where that is faster s(2q + 2k).
 
+    tanh(x) = 2 s(2x) - 1, s the sigmoid. It serves where some q or k is not small, see `tanh_`.
 
-def _terms(query: Tensor, keys: Tensor) -> Tensor:
-    """Return tanh(query + keys) of a block: (B, q, S, A)."""
-    total = query.unsqueeze(2) + keys.unsqueeze(1)
-    return tanh_(total, total)
+    Attributes:
+        scale: 2 where a term is s(2q + 2k), 1 where it is tanh(q + k).
+    """
+
+    def __init__(self, query: Tensor, keys: Tensor) -> None:
+        fast = quick(keys) and (reaches(keys, MIN_REACH) or reaches(query, MIN_REACH))
+        self.scale = 2 if fast else 1
+        self._query, self._keys = query * self.scale, (keys * self.scale).unsqueeze(1)
+        self._step = max(1, ADDITIVE_TERMS // max(1, keys.numel()))
+        self._buffer = keys.new_empty(min(self._step, query.size(1)) * keys.numel())
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the queries of each block, and its terms (B, q, S, A), which the next block overwrites."""
+        for first in range(0, self._query.size(1), self._step):
+            part = slice(first, first + self._step)
+            query = self._query[:, part].unsqueeze(2)
+            shape = (query.size(0), query.size(1), *self._keys.shape[2:])
+            terms = torch.add(query, self._keys, out=self._buffer[: math.prod(shape)].view(shape))
+            yield part, terms.sigmoid_() if self.scale == 2 else terms.tanh_()
 
 
 def _forward(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
-    step = _blocks(query, keys)
-    parts = [_terms(part, keys) @ vector for part in torch.split(query, step, 1)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    if query.size(1) * keys.numel() <= ADDITIVE_FEW:
+        total = query.unsqueeze(2) + keys.unsqueeze(1)
+        return torch.matmul(tanh_(total, total), vector)
+    scores = query.new_empty(query.size(0), query.size(1), keys.size(1))
+    blocks = _Terms(query, keys)
+    weights = vector * blocks.scale
+    for part, terms in blocks:
+        scores[:, part] = torch.mv(terms.flatten(0, 2), weights).view(terms.shape[:3])
+    return scores.sub_(vector.sum()) if blocks.scale == 2 else scores
 
 
 class AdditiveScores(torch.autograd.Function):
@@ -67,16 +90,21 @@ class AdditiveScores(torch.autograd.Function):
             slopes = (1 - terms.square()) * vector * weighted
             return slopes.sum(2), slopes.sum(1), (terms * weighted).sum((0, 1, 2))
         grad_query, grad_keys, grad_vector = torch.empty_like(query), torch.zeros_like(keys), torch.zeros_like(vector)
-        step = _blocks(query, keys)
-        for first in range(0, query.size(1), step):
-            part = slice(first, first + step)
-            terms, outer = _terms(query[:, part], keys), grad[:, part].contiguous()  # (B, q, S, A), (B, q, S)
-            grad_vector += terms.flatten(0, 2).t() @ outer.flatten()
-            # The derivative of tanh is 1 - tanh^2, and the sums of grad * 1 come in at the end, as does `vector`.
-            squares = terms.square_()
-            by_query = torch.bmm(outer.flatten(0, 1).unsqueeze(1), squares.flatten(0, 1))
-            grad_query[:, part] = by_query.view_as(grad_query[:, part])
-            squares *= outer.unsqueeze(-1)
-            grad_keys += squares.squeeze(1) if squares.size(1) == 1 else squares.sum(1)
-        grad_query = (grad.sum(2).unsqueeze(-1) - grad_query).mul_(vector)
-        return grad_query, (grad.sum(1).unsqueeze(-1) - grad_keys).mul_(vector), grad_vector
+        blocks = _Terms(query, keys)
+        for part, terms in blocks:
+            outer = grad[:, part].contiguous().unsqueeze(-1)  # (B, q, S, 1)
+            grad_vector.addmv_(terms.flatten(0, 2).t(), outer.flatten())
+            # `vector` and the inner derivative are the same for all terms and come in at the end.
+            if blocks.scale == 2:
+                slopes = SLOPES["sigmoid"](outer.expand_as(terms), terms, terms)
+                torch.sum(slopes, 2, out=grad_query[:, part])
+                grad_keys += slopes.squeeze(1) if slopes.size(1) == 1 else slopes.sum(1)
+            else:
+                # 1 - tanh^2 in two parts, as in `AdditiveReader`.
+                squares = terms.square_().mul_(outer)
+                torch.sub(outer.sum(2), squares.sum(2), out=grad_query[:, part])
+                grad_keys += outer.sum(1) - squares.sum(1)
+        if blocks.scale == 2:
+            grad_vector = grad_vector.mul_(2).sub_(grad.sum())
+        inner = blocks.scale**2 * vector
+        return grad_query.mul_(inner), grad_keys.mul_(inner), grad_vector
