@@ -62,8 +62,9 @@ class Stream(ABC, Generic[P]):
         if isinstance(more, str):
             self.text = take_texts([self.text + more])[0]
             return
-        space = " " if self.text and not self.text[-1].isspace() else ""
-        self.text += space + " ".join(take_texts(more)) if (more := list(more)) else ""
+        if words := take_texts(more, "more"):
+            space = " " if self.text and not self.text[-1].isspace() else ""
+            self.text += space + " ".join(words)
 
     @abstractmethod
     def predict(self, *, final: bool) -> P:

@@ -94,6 +94,14 @@ def test_slots_take_words_as_they_are() -> None:
         stream.feed("more")
 
 
+@pytest.mark.parametrize("kind", ["slots", "sentiment"])
+@pytest.mark.parametrize("given", [None, 3, b"ab", ["a", None]])
+def test_what_is_neither_text_nor_words_is_named(kind: str, given: Any) -> None:
+    stream = task(f"2026-11/{kind}-finished").stream()
+    with pytest.raises(TypeError, match="^more(\\[1\\])? is "):
+        stream.feed(given)
+
+
 def test_what_has_settled_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     used = task("2026-11/sentiment-finished")
     stream, counts = used.stream(), []

@@ -15,7 +15,7 @@ from seqkit.tasks.slots.data import LONGEST, Words, plain_lists
 from seqkit.tasks.slots.inputs import token_offsets
 from seqkit.tasks.slots.predictions import Tagging, make_tagging
 from seqkit.tasks.stream import Growing, Stream, check_forward
-from seqkit.text.texts import take_tokens
+from seqkit.text.texts import take_texts, take_tokens
 
 
 class SlotsStream(Stream[Tagging]):
@@ -38,7 +38,7 @@ class SlotsStream(Stream[Tagging]):
             raise ValueError("a stream of slots takes text or lists of words, not both")
         if isinstance(more, str):
             super().add(more)
-        elif words := take_tokens(list(more)):
+        elif words := take_tokens(take_texts(more, "more")):
             self._words = [*(self._words or []), *words]
             self.text = " ".join(self._words)
 
