@@ -98,7 +98,7 @@ def test_slots_take_words_as_they_are() -> None:
 @pytest.mark.parametrize("given", [None, 3, b"ab", ["a", None]])
 def test_what_is_neither_text_nor_words_is_named(kind: str, given: Any) -> None:
     stream = task(f"2026-11/{kind}-finished").stream()
-    with pytest.raises(TypeError, match="^more(\\[1\\])? is "):
+    with pytest.raises(TypeError, match=r"^more(\[1\])? is "):
         stream.feed(given)
 
 
