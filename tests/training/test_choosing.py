@@ -25,7 +25,7 @@ from seqkit.training.checkpoint import Checkpoints, load_weights
 from seqkit.training.trainer_state import State
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, math.nan])
-LOSSES = st.sampled_from([0.5, 1.0, math.inf])
+LOSSES = st.sampled_from([0.5, 1.0, math.inf, math.nan])
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +85,7 @@ def test_the_best_are_by_score_then_by_loss_then_the_latest(
     def key(step: int) -> tuple[float, float, int]:
         score, loss = script[step - 1]
         score = worst if math.isnan(score) else score
+        loss = math.inf if math.isnan(loss) else loss
         return (score if more else -score, -loss, step)
 
     expected: list[int] = []
@@ -234,6 +235,17 @@ def test_a_run_begun_without_dev_losses_goes_on_by_the_old_order(tmp_path: Path)
     assert trainer.restore() == 2
     assert trainer.state.ties == OLD_TIES
     assert trainer.fit().step == 2
+
+
+@pytest.mark.parametrize(("score", "kept"), [(0.5, True), (0.4, False)])
+def test_by_the_old_order_a_mean_of_equal_score_is_kept_whatever_its_loss(
+    tmp_path: Path, score: float, kept: bool
+) -> None:
+    script = [(0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (score, 1.5)]
+    trainer = trainer_of(tmp_path, *script, epochs=2, keep_best=2, average_best=True)
+    trainer.state.ties = OLD_TIES
+    result = trainer.fit()
+    assert (result.averaged, result.step) == (kept, 2)
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
