@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from seqkit.nn.cell import Cell, Prepared, State
-from seqkit.nn.checks import exporting
+from seqkit.nn.checks import exporting, exporting_onnx
 from seqkit.nn.kernels.crf import time_first
 from seqkit.nn.kernels.packing import Packing, length_vector
 from seqkit.nn.kernels.stack import Stack, fed_step
@@ -86,7 +89,7 @@ def _kept(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """States (..., B, size) that stay on padding, and outputs that are zero there; `valid` is [] or [(B, 1)]."""
     if not valid:
-        return list(after), list(outputs)
+        return [part.clone() for part in after], [part.clone() for part in outputs]
     states = [torch.where(valid[0], new, old) for new, old in zip(after, before, strict=True)]
     return states, [torch.where(valid[0], output, 0.0) for output in outputs]
 
@@ -96,15 +99,69 @@ def _scan(
     first: Sequence[Tensor],
     inputs: Sequence[Tensor],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """`step(states, inputs of a step) -> (states, outputs)` over time; no two of these tensors may share memory."""
-    from torch._higher_order_ops.scan import scan  # imports the compiler
+    """`step(states, inputs of a step) -> (states, outputs)` over time.
 
-    def run(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        after, outputs = step(before, now)
-        return [part.clone() for part in after], [part.clone() for part in outputs]
+    None of the tensors that a step takes and returns may share memory with another.
+    """
+    from torch._higher_order_ops.scan import scan, scan_op  # imports the compiler
 
-    final, outputs = scan(run, [part.clone() for part in first], list(inputs))
-    return list(final), list(outputs)
+    first, inputs = [part.clone() for part in first], list(inputs)
+    if torch.compiler.is_dynamo_compiling():
+        final, outputs = scan(step, first, inputs)
+        return list(final), list(outputs)
+    # `scan` by itself has dynamo read the step, to find the tensors that are not among its arguments: 0.5 s a loop.
+    closed = _closure(step, first, inputs)
+    operands = [*first, *inputs, *closed]
+    if exporting_onnx():  # whose passes would write the loop's derivative too, and drop it
+        operands = [value.detach() for value in operands]
+    ends = len(first), len(first) + len(inputs)
+
+    def flat(*parts: Tensor) -> list[Tensor]:
+        with _Swapped(closed, parts[ends[1] :]):
+            after, outputs = step(list(parts[: ends[0]]), list(parts[ends[0] : ends[1]]))
+        return [*after, *outputs]
+
+    results = list(scan_op(flat, operands[: ends[0]], operands[ends[0] : ends[1]], tuple(operands[ends[1] :])))
+    return results[: ends[0]], results[ends[0] :]
+
+
+def _closure(step: Callable[..., Any], first: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Return the tensors that a step reads besides its arguments, in the order of their first use."""
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+
+    with disable_proxy_modes_tracing():
+        now = [part[0] for part in inputs]
+        with _Reads([*first, *now]) as reads:
+            step(first, now)
+    return list(reads.closed.values())
+
+
+class _Reads(TorchFunctionMode):
+    """Note in `closed`, by their ids, the tensors that no operation made and that are not among the arguments."""
+
+    def __init__(self, arguments: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.made, self.closed = {id(value): value for value in arguments}, dict[int, Tensor]()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and id(value) not in self.made:
+                self.closed[id(value)] = value
+        result = function(*args, **(kwargs or {}))
+        self.made.update((id(value), value) for value in tree_leaves(result) if isinstance(value, Tensor))
+        return result
+
+
+class _Swapped(TorchFunctionMode):
+    """Put `others` into every operation in the place of `tensors`."""
+
+    def __init__(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.others = {id(one): other for one, other in zip(tensors, others, strict=True)}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(Tensor, lambda value: self.others.get(id(value), value), (args, kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def best_path_loop(
@@ -118,7 +175,7 @@ def best_path_loop(
         (earlier,), (emission, valid, first) = before, now
         moved = (earlier.unsqueeze(2) + chain.transitions).amax(1) + emission
         score = torch.where(first, chain.start + emission, torch.where(valid, moved, earlier))
-        return [score], [earlier]
+        return [score], [earlier.clone()]
 
     zero = torch.zeros_like(chain.emissions[0])
     (score,), (before,) = _scan(forward, [zero], [chain.emissions, chain.valid, begins.expand_as(chain.valid)])
@@ -127,7 +184,7 @@ def best_path_loop(
 
     def back(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         (tag,), (earlier, valid) = before, now  # what the first step leads back to is never looked at
-        return [torch.where(valid, (earlier + into[tag]).argmax(1), tag)], [tag]
+        return [torch.where(valid, (earlier + into[tag]).argmax(1), tag)], [tag.clone()]
 
     _, (path,) = _scan(back, [last], [before.flip(0), flags.flip(0)])
     return torch.where(flags, path.flip(0), 0).T.contiguous(), torch.where(flags[0], best, 0.0)
