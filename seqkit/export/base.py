@@ -52,15 +52,16 @@ class Exporter(ABC):
         task.save(folder)
 
     def settings(self, task: RunTask) -> dict[str, Any]:
-        """Return what the script is to know, as JSON; it stands under `predict` in settings.json."""
+        """Return what the script needs to know, as JSON; it stands under `predict` in settings.json."""
         return {}
 
     @abstractmethod
-    def attach(self, task: RunTask, folder: Path, run: Mapping[str, Any]) -> None:
+    def attach(self, task: RunTask, folder: Path, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         """Let a task whose model has no weights compute by the graphs, so that its `score` scores the folder.
 
         Args:
             task: from `RunTask.restore` on the exported folder.
             folder: the exported folder.
+            settings: what `settings` returned when it was exported.
             run: name of a graph's file -> a function from inputs to outputs, see `seqkit.export.graphs.Runner`.
         """

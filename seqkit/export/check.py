@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from seqkit.errors import listed, require, shown
-from seqkit.export.evaluate import open_exported
+from seqkit.export.evaluate import open_settings
 from seqkit.export.files import SETTINGS, damage, read_settings
 from seqkit.export.make import scripts_of
 from seqkit.export.table import find_exporter
+from seqkit.export.wire import check_size
 from seqkit.run import environment
 from seqkit.run.doctor import Check, Report, looked_at
 
-_LARGEST = 1 << 31  # bytes of a file of ONNX; protobuf itself takes no more
 _RECURRENT = ("LSTM", "GRU", "RNN", "Scan", "DynamicQuantizeLSTM")
 
 
@@ -44,11 +44,11 @@ def _checks(folder: Path) -> Iterator[Check]:
     for name, faces in settings["graphs"].items():
         if name not in bad:
             yield looked_at(name, lambda name=name, faces=faces: _graph(folder, name, faces, settings))  # type: ignore[misc]
-    yield looked_at("(configuration)", lambda: _config(folder))
-    yield looked_at("(what scoring needs)", lambda: _task(folder))
+    yield looked_at("(configuration)", lambda: _config(folder, settings))
+    yield looked_at("(what scoring needs)", lambda: _task(folder, settings))
     for name in ("predict.py", "exported.py"):
         if name not in bad:
-            yield looked_at(name, lambda name=name: _script(folder, name))  # type: ignore[misc]
+            yield looked_at(name, lambda name=name: _script(folder, settings, name))  # type: ignore[misc]
     others = sorted({path.name for path in folder.iterdir()} - settings["files"].keys() - {SETTINGS})
     if others:
         yield Check("(other files)", True, f"not of the export, and not checked: {listed(others)}", seen=False)
@@ -62,8 +62,7 @@ def _settings(folder: Path, settings: dict[str, Any]) -> str:
 def _graph(folder: Path, name: str, faces: Any, settings: dict[str, Any]) -> str:
     onnx = require("onnx", "export")
     path = folder / name
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"more than {_LARGEST:,} bytes")
+    check_size(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's own classes
@@ -120,20 +119,20 @@ def _refuse_outside(tensor: Any, folder: Path, files: dict[str, Any]) -> None:
         raise ValueError(f"weights {shown(tensor.name)} lie beyond the end of {location}")
 
 
-def _config(folder: Path) -> str:
-    _, _, kind = open_exported(folder)
+def _config(folder: Path, settings: dict[str, Any]) -> str:
+    _, _, kind = open_settings(settings, folder)
     return f"valid, of the task {kind.kind}"
 
 
-def _task(folder: Path) -> str:
-    _, checked, kind = open_exported(folder)
-    with torch.random.fork_rng(devices=[]):
+def _task(folder: Path, settings: dict[str, Any]) -> str:
+    _, checked, kind = open_settings(settings, folder)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # whatever sizes a stranger writes take no memory
         kind.restore(checked, folder)
     return "tokenizer and names are there"
 
 
-def _script(folder: Path, name: str) -> str:
-    _, _, kind = open_exported(folder)
+def _script(folder: Path, settings: dict[str, Any], name: str) -> str:
+    _, _, kind = open_settings(settings, folder)
     if (folder / name).read_bytes() != scripts_of(find_exporter(kind))[name]:
         raise ValueError("not the script that this seqkit ships: read it before you run it")
     return "the script that this seqkit ships"

@@ -50,9 +50,9 @@ class ClassesExporter(Exporter):
         }
 
     def settings(self, task: Any) -> dict[str, Any]:
-        return {"pad_id": task.tokenizer.pad_id, "longest": LONGEST}
+        return {"longest": LONGEST}
 
-    def attach(self, task: RunTask, folder: Path, run: Mapping[str, Any]) -> None:
+    def attach(self, task: RunTask, folder: Path, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         def forward(ids: Tensor, lengths: Tensor, shift: None = None) -> Tensor:
             logits: Tensor = run[_MODEL](ids=ids, lengths=lengths)[0]
             return logits

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,39 @@ def open_exported(
     Raises:
         UserError: settings.json is missing or damaged; see `open_run`.
     """
+    return open_settings(read_settings(Path(path)), path, overrides, trust=trust)
+
+
+def open_settings(
+    settings: Mapping[str, Any], path: str | Path, overrides: Iterable[str] = (), *, trust: Trust = False
+) -> tuple[RunFolder, RunConfig, type[RunTask]]:
+    """Do the work of `open_exported` with settings that were read before."""
     overrides = list(overrides)
     refuse_weights(overrides)
     folder = RunFolder(path)
-    checked, kind = read_config(read_settings(folder.path)["config"], overrides, trust=trust, folder=folder)
+    checked, kind = read_config(settings["config"], overrides, trust=trust, folder=folder)
     return folder, checked, kind
 
 
-def restore(folder: Path, checked: RunConfig, kind: type[RunTask]) -> RunTask:
+def restore(folder: Path, settings: Mapping[str, Any], checked: RunConfig, kind: type[RunTask]) -> RunTask:
     """Return the task of an exported folder, whose model computes by the graphs.
 
+    Args:
+        folder: the exported folder.
+        settings: what `read_settings` returns.
+        checked: the configuration of its run.
+        kind: the class of its task.
+
     Raises:
-        UserError: a file is missing, or ONNX Runtime cannot read a graph.
+        UserError: a file is missing or damaged, or ONNX Runtime cannot read a graph.
     """
     try:
         task = kind.restore(checked, folder)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{folder / SETTINGS}: its configuration cannot be used ({error})") from error
     task.model.eval()
-    run = {name: Runner(folder / name) for name in read_settings(folder)["graphs"]}
-    find_exporter(kind).attach(task, folder, run)
+    run = {name: Runner(folder / name) for name in settings["graphs"]}
+    find_exporter(kind).attach(task, folder, settings["predict"], run)
     return task
 
 
@@ -72,10 +86,12 @@ def evaluate(
     """
     if device not in ("auto", "cpu"):
         raise UserError("an exported folder is scored on the CPU", key=Option("device"))
-    opened = open_with_options(path, "evaluate", overrides, values, trust=trust, opener=open_exported)
-    if bad := damage(opened.folder.path, read_settings(opened.folder.path)):
+    settings = read_settings(Path(path))
+    opener = partial(open_settings, settings)
+    opened = open_with_options(path, "evaluate", overrides, values, trust=trust, opener=opener)
+    if bad := damage(opened.folder.path, settings):
         raise UserError(f"{path}: damaged: {listed(f'{name} ({why})' for name, why in bad.items())}; export it again")
-    return restore(opened.folder.path, opened.checked, opened.kind).score(data, **opened.options)
+    return restore(opened.folder.path, settings, opened.checked, opened.kind).score(data, **opened.options)
 
 
 def on_dev(config: RunConfig) -> RunConfig | None:

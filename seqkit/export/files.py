@@ -1,7 +1,7 @@
 """An exported folder: written whole or not at all, with the size and the digest of every file.
 
 FOLDER/
-  settings.json       task, graphs, what predict.py is to know, the run's configuration, digests of the other files
+  settings.json       task, graphs, what predict.py needs to know, the run's configuration, digests of other files
   model.onnx ...      the graphs
   tokenizer.json ...  what the tokenizers library and predict.py read
   predict.py          predicts with numpy, onnxruntime and tokenizers alone
@@ -24,8 +24,10 @@ from seqkit.training.locks import Held
 from seqkit.training.reservation import Reservation
 from seqkit.training.run_folder import hidden
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS = "settings.json"
+_MOST_FILES = 1000
+_MOST_BYTES, _MOST_WEIGHTS = 1 << 31, 1 << 36  # of a file, and of one that holds nothing but weights
 
 
 def is_exported(path: str | Path) -> bool:
@@ -63,13 +65,18 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _refuse_taken(path: Path, overwrite: bool) -> None:
-    if not os.path.lexists(path):
+    if not os.path.lexists(path) or _is_empty(path):
         return
     if not overwrite:
         ways = ("replace it with ", Option("overwrite", "True"), ", or choose another folder with ", Option("to"))
         raise UserError(f"{path}: this exists already; ", *ways)
     if path.is_symlink() or not is_exported(path):
         raise UserError(f"{path}: this is not an exported folder; ", Option("overwrite"), " does not touch it")
+
+
+def _is_empty(path: Path) -> bool:
+    """Return whether it is an empty folder, which a user may have made for the export."""
+    return not path.is_symlink() and path.is_dir() and not any(path.iterdir())
 
 
 def _place(new: Path, path: Path) -> None:
@@ -100,7 +107,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         about = read_json(path)
         version, graphs, files = about["format"], about["graphs"], about["files"]
-        if not isinstance(version, int) or not isinstance(about["config"], dict):
+        if not isinstance(version, int) or not isinstance(about["config"], dict) or len(files) > _MOST_FILES:
             raise ValueError
         names = [*files, *graphs]
         whole = all({"bytes", "sha256"} <= file.keys() for file in files.values()) and graphs.keys() <= files.keys()
@@ -109,11 +116,28 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: missing or damaged{why}: not a folder of `seqkit export`") from None
     if version > FORMAT:
         raise UserError(f"{path}: written by a newer seqkit (format {version}, this one reads up to {FORMAT}): upgrade")
+    if version < FORMAT:
+        older = f"written by an earlier seqkit (format {version}, this one reads {FORMAT})"
+        raise UserError(f"{path}: {older}: its predict.py still works; for anything else export the run again")
     if outside := [name for name in names if not name or name != Path(name).name or name == ".."]:
         raise UserError(f"{path}: {shown(outside[0])} is not the plain name of a file")
     if not whole:
         raise UserError(f"{path}: damaged: a file lacks its size or digest")
+    if not isinstance(about.get("predict"), dict) or not all(_is_graph(faces) for faces in graphs.values()):
+        raise UserError(f"{path}: damaged: it lacks what predict.py needs to know, or names of inputs and outputs")
     return dict(about)
+
+
+def _is_graph(faces: Any) -> bool:
+    """Return whether settings say of a graph how it is called and run."""
+    return (
+        isinstance(faces, dict)
+        and isinstance(faces.get("threads"), int)
+        and all(
+            isinstance(faces.get(side), list) and all(isinstance(name, str) for name in faces[side])
+            for side in ("inputs", "outputs")
+        )
+    )
 
 
 def damage(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -129,6 +153,8 @@ def _damage(path: Path, about: dict[str, Any]) -> str:
         size = path.stat().st_size
         if size != about["bytes"]:
             return f"{size:,} bytes, where {shown(about['bytes'])} were written"
+        if size > (most := _MOST_WEIGHTS if path.suffix == ".data" else _MOST_BYTES):
+            return f"{size:,} bytes; at most {most:,} are read"
         return "" if digest(path) == about["sha256"] else "the digest differs from settings.json"
     except OSError as error:
         return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"

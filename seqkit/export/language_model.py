@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from seqkit.export.base import Exporter, Graph
 from seqkit.export.classes import check_splitting
-from seqkit.export.files import read_settings
 from seqkit.export.translation import NEXT, joining
 from seqkit.models import LanguageModel
 from seqkit.models.language_model import Reading
@@ -57,10 +56,10 @@ class LanguageModelExporter(Exporter):
         written = {**joining(task.tokenizer.config), "spaces": spaces}
         return {"longest": LONGEST, "start": learned, "seed": task.config.seed, "text": written}
 
-    def attach(self, task: Any, folder: Path, run: Mapping[str, Any]) -> None:
+    def attach(self, task: Any, folder: Path, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         model: Any = task.model
         names, start = _start(model)
-        for name, values in read_settings(folder)["predict"]["start"].items():
+        for name, values in settings["start"].items():
             start[names.index(name)] = torch.tensor(values).unsqueeze(1)
 
         def forward(ids: Tensor, state: Any = None, lengths: Tensor | None = None) -> Reading:
@@ -76,7 +75,7 @@ class LanguageModelExporter(Exporter):
 
 
 def _start(model: LanguageModel) -> tuple[list[str], list[Tensor]]:
-    """Names of the parts of the state, and what a text begins with, each (layers, 1, size)."""
+    """Return the names of the parts of the state, and the state in which a text begins, each (layers, 1, size)."""
     recurrent = model.encoder.recurrent
     with torch.no_grad():
         _, state = recurrent(torch.zeros(1, 1, recurrent.input_size), lengths=torch.tensor([0]))

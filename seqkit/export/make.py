@@ -25,6 +25,8 @@ from seqkit.run.loading import load_task
 from seqkit.tasks import RunConfig, RunTask
 
 _OWN = re.compile(r"[\w.]+:[A-Za-z_]\w*")  # package.module:Name
+_SMALL = 1 << 24  # bytes of a graph whose products are too small for several threads, which would wait for each other
+_NONE = {"bytes": 0}
 
 
 def export(
@@ -50,7 +52,8 @@ def export(
     opened = open_run(run, trust=trust)
     exporter = find_exporter(opened[2])
     source = Path(run).resolve()
-    target = Path(to) if to is not None else Path(run).with_name(f"{source.name}-onnx")
+    place = Path(run) if Path(run).name not in ("", "..") else source  # such as `.`, which has no name to add to
+    target = Path(to) if to is not None else place.with_name(f"{source.name}-onnx")
     with new_folder(target, overwrite=overwrite) as folder:
         task = load_task(*opened, "cpu")
         graphs = exporter.graphs(task)
@@ -65,7 +68,9 @@ def export(
             "seqkit": __version__,
             "task": task.kind,
             "run": source.name,
-            "graphs": {name: {"inputs": list(one.inputs), "outputs": one.outputs} for name, one in graphs.items()},
+            "graphs": {
+                name: {"inputs": list(one.inputs), "outputs": list(one.outputs)} for name, one in graphs.items()
+            },
             "predict": exporter.settings(task),
             "config": opened[1].model_dump(mode="json"),
         }
@@ -74,15 +79,21 @@ def export(
             for name in graphs:
                 say(f"{name}: {quantise(folder / name, folder / name)}")
                 (folder / f"{name}.data").unlink(missing_ok=True)
-            _finish(folder, about)
-            _tell_loss(task, folder)
+            _tell_loss(task, folder, _finish(folder, about))
     return target
 
 
-def _finish(folder: Path, about: dict[str, Any]) -> None:
-    """Write settings.json with the digests of all other files."""
+def _finish(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Write settings.json, with the threads of each graph and the digests of all other files, and return it."""
     (folder / SETTINGS).unlink(missing_ok=True)
-    write_settings(folder / SETTINGS, {**about, "files": describe_files(folder)})
+    files = describe_files(folder)
+    graphs = {
+        name: {**faces, "threads": int(files[name]["bytes"] + files.get(f"{name}.data", _NONE)["bytes"] <= _SMALL)}
+        for name, faces in about["graphs"].items()
+    }
+    settings = {**about, "graphs": graphs, "files": files}
+    write_settings(folder / SETTINGS, settings)
+    return settings
 
 
 @contextmanager
@@ -119,7 +130,7 @@ def _leaves(tree: Any, above: str = "") -> Iterator[tuple[str, Any]]:
         yield above, tree
 
 
-def _tell_loss(task: RunTask, folder: Path) -> None:
+def _tell_loss(task: RunTask, folder: Path, settings: dict[str, Any]) -> None:
     """Print the scores on dev of a run and of its quantised graphs."""
     config = on_dev(task.config)
     if config is None:
@@ -128,7 +139,7 @@ def _tell_loss(task: RunTask, folder: Path) -> None:
     task.config = config
     try:
         before, _ = task.score()
-        after, _ = restore(folder, config, type(task)).score()
+        after, _ = restore(folder, settings, config, type(task)).score()
     except UserError as error:
         say(f"dev cannot be scored ({error}): what int8 costs is not known")
         return

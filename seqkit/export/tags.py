@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqkit.errors import UserError
 from seqkit.export.base import Exporter, Graph
 from seqkit.export.classes import example_ids
 from seqkit.models import Spelling, Tagger
 from seqkit.tasks.slots.data import LONGEST, LONGEST_WORD
 
 _MODEL = "model.onnx"
-_CRF = "crf.npz"
+_CRF = "crf.npy"
 
 
 class _Scores(nn.Module):
@@ -67,25 +68,25 @@ class TagsExporter(Exporter):
     def save(self, task: Any, folder: Path) -> None:
         super().save(task, folder)
         crf = task.model.crf
-        forbidden = {name: getattr(crf, name) for name in ("forbidden_transitions", "forbidden_start")}
-        np.savez(
-            folder / _CRF, **{name: value.detach().numpy() for name, value in (crf.state_dict() | forbidden).items()}
-        )
+        with torch.no_grad():
+            learned = torch.cat([crf.start[None], crf.end[None], crf.transitions])
+            free = torch.zeros_like(crf.forbidden_start)[None]
+            forbidden = torch.cat([crf.forbidden_start[None], free, crf.forbidden_transitions])
+            # predict.py decodes by the second; the loss, which `evaluate` tells, may count what is forbidden.
+            np.save(folder / _CRF, torch.stack([learned, learned.masked_fill(forbidden, -torch.inf)]).numpy())
 
     def settings(self, task: Any) -> dict[str, Any]:
         return {
-            "pad_id": task.tokenizer.pad_id,
-            "unk_id": task.tokenizer.unk_id,
+            "characters": task.letters is not None,
             "mark_joined": task.tokenizer.config.marked,
             "longest": LONGEST,
             "longest_word": LONGEST_WORD,
         }
 
-    def attach(self, task: Any, folder: Path, run: Mapping[str, Any]) -> None:
-        with np.load(folder / _CRF, allow_pickle=False) as values:
-            task.model.crf.load_state_dict(
-                {name: torch.from_numpy(values[name]) for name in task.model.crf.state_dict()}
-            )
+    def attach(self, task: Any, folder: Path, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+        crf = task.model.crf
+        values = _array(folder / _CRF, (2, len(crf.start) + 2, len(crf.start)))[0]
+        crf.load_state_dict({"start": values[0], "end": values[1], "transitions": values[2:]})
 
         def forward(
             ids: Tensor, lengths: Tensor, spelling: Spelling | None = None, shift: None = None
@@ -97,3 +98,18 @@ class TagsExporter(Exporter):
             return tags, intents[0] if intents else None
 
         task.model.forward = forward
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Return the array in a file, whose size is not trusted.
+
+    Raises:
+        UserError: it is not a file of numpy with an array of float32 of this shape.
+    """
+    try:
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # takes no memory for what the file only claims
+        if values.dtype != np.float32 or values.shape != shape:
+            raise ValueError(f"{values.dtype} {values.shape}")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: expected an array of float32 {shape} ({error})") from None
+    return torch.from_numpy(np.array(values))

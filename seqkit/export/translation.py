@@ -18,6 +18,7 @@ from seqkit.export.classes import check_splitting
 from seqkit.models import Seq2Seq
 from seqkit.tasks.translation.config import LONGEST
 from seqkit.text import TextConfig
+from seqkit.text.joining import word_patterns
 
 _ENCODER, _STEP = "encoder.onnx", "decoder_step.onnx"
 NEXT = "next_"
@@ -55,7 +56,7 @@ def _parts(state: Any) -> list[Tensor]:
 
 
 def _joined(model: Seq2Seq, parts: Iterable[Tensor]) -> tuple[Any, tuple[Tensor, ...]]:
-    """State and memory of their parts."""
+    """Return the decoder's state and memory, put together from a flat list of their parts."""
     decoder, left = model.decoder, iter(parts)
     layers = tuple(tuple(next(left) for _ in decoder.state_names) for _ in range(decoder.num_layers))
     fed = next(left) if decoder.input_feeding else None
@@ -63,7 +64,7 @@ def _joined(model: Seq2Seq, parts: Iterable[Tensor]) -> tuple[Any, tuple[Tensor,
 
 
 def _names(model: Seq2Seq) -> tuple[list[str], list[str]]:
-    """Names of the parts of the decoder's state, and of its memory."""
+    """Return a name for each part of the decoder's state, and for each part of its memory."""
     decoder = model.decoder
     states = [f"{name}{layer + 1}" for layer in range(decoder.num_layers) for name in decoder.state_names]
     memory = ["keys", "values", "padding"] if decoder.attention is not None else ["vector"] * decoder.feed_context
@@ -111,7 +112,7 @@ class TranslationExporter(Exporter):
             "target": joining(target),
         }
 
-    def attach(self, task: Any, folder: Path, run: Mapping[str, Any]) -> None:
+    def attach(self, task: Any, folder: Path, settings: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         model: Any = task.model
         names = [*itertools.chain(*_names(model))]
         encoder, step = run[_ENCODER], run[_STEP]
@@ -184,6 +185,5 @@ _LIMITS: dict[type, tuple[str, Any]] = {
 
 def joining(config: TextConfig) -> dict[str, Any]:
     """Return how tokens become a text again; see `seqkit.text.joining.join_tokens`."""
-    plain = config.kind == "word" and not config.marked  # the others' own decoder puts them together
-    rules = {"rules": config.split == "words", "chinese": config.split_chinese is True}
-    return {"marked": config.marked, "words": rules if plain else None}
+    plain = config.kind == "word" and not config.marked  # other tokenizers have a decoder that does it
+    return {"marked": config.marked, "words": word_patterns(config) if plain else None}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from seqkit.text.config import TextConfig
 from seqkit.text.marks import join as join_marked
 from seqkit.text.tokenizer import Tokenizer
 
-# Tokens that stand close to the one before (clitics among them), or to the one after.
-_CLOSE_LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
-_CLOSE_RIGHT = re.compile(r"[(\[{$€£#«„]+")
-_BOTH = re.compile(r"[-/]")
-_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+# Tokens that stand close to the one before (clitics among them), to the one after, or to one or the other in turn.
+_RULES = {
+    "left": r"[-/]|[.,:;!?)\]}%…»“”’']+|(?i:n['’]t|['’](?:s|re|ve|ll|d|m))",
+    "right": r"[-/]|[(\[{$€£#«„]+",
+    "quote": '"+',
+}
+_HAN = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+_NEVER = "(?!)"
 
 
 def one_line(text: str) -> str:
@@ -41,17 +45,27 @@ def join_tokens(tokens: Sequence[str], tokenizer: Tokenizer) -> str:
     elif config.kind != "word":
         text = "".join(tokens).replace("▁", " ").removeprefix(" ")
     else:
-        text = _join_words(tokens, rules=config.split == "words", chinese=config.split_chinese is True)
+        text = _join_words(tokens, word_patterns(config))
     return one_line(text)
 
 
-def _join_words(tokens: Sequence[str], *, rules: bool, chinese: bool) -> str:
-    text, close, quoted, han = "", True, False, False
+def word_patterns(config: TextConfig) -> dict[str, str]:
+    """Return patterns of whole words by which words without marks are joined.
+
+    Returns:
+        `left`: a word without a space before it; `right`: without a space behind it; `quote`: which is both in turn;
+        `alike`: without a space between two of them.
+    """
+    rules = _RULES if config.split == "words" else dict.fromkeys(_RULES, _NEVER)
+    return {**rules, "alike": _HAN if config.split_chinese is True else _NEVER}
+
+
+def _join_words(tokens: Sequence[str], patterns: Mapping[str, str]) -> str:
+    left, right, quote, alike = (re.compile(patterns[name]).fullmatch for name in ("left", "right", "quote", "alike"))
+    text, close, quoted, last = "", True, False, None
     for token in tokens:
-        quote = rules and set(token) == {'"'}
-        was_han, han = han, chinese and bool(_HAN.fullmatch(token))
-        left = rules and (_CLOSE_LEFT.fullmatch(token) or _BOTH.fullmatch(token) or (quote and quoted))
-        text += token if close or left or (han and was_han) else f" {token}"
-        close = rules and bool(_CLOSE_RIGHT.fullmatch(token) or _BOTH.fullmatch(token) or (quote and not quoted))
-        quoted ^= quote
+        quotes, same = quote(token), alike(token)
+        text += token if close or left(token) or (quotes and quoted) or (last and same) else f" {token}"
+        close = bool(right(token) or (quotes and not quoted))
+        quoted, last = quoted ^ bool(quotes), same
     return text

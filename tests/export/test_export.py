@@ -17,6 +17,7 @@ from seqkit import export, run
 from seqkit.errors import UserError
 from seqkit.export.files import SETTINGS, describe_files
 from seqkit.export.table import find_exporter
+from seqkit.export.wire import check_size
 from seqkit.tasks import RunTask
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
@@ -55,7 +56,7 @@ def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, fol
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
     names = {path.name for path in folder.iterdir()}
-    assert names == {"model.onnx", "crf.npz", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
+    assert names == {"model.onnx", "crf.npy", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     before = (folder / "settings.json").stat().st_ino
     done = cli(folder.parent, "export", "run", "--to", "made")
@@ -178,7 +179,7 @@ def test_a_tokenizer_that_is_python_is_refused(tmp_path: Path) -> None:
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "crf.npz", "labels.json", *SCRIPTS])
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "crf.npy", "labels.json", *SCRIPTS])
 def test_a_damaged_or_missing_file_is_told(folder: Path, name: str) -> None:
     assert problems(folder) == {}
     data = bytearray((folder / name).read_bytes())
@@ -234,6 +235,53 @@ def test_weights_outside_the_folder_are_refused(
     assert message in problems(folder)["model.onnx"]
 
 
+def varint(number: int) -> bytes:
+    return b"" if number < 0 else bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x3a" + varint(1 << 25) + b"\x0a\x00" * (1 << 24), "beside the weights"),  # 16 million empty nodes
+        (b"\x3a" + varint((1 << 25) + 5) + b"\x6a" + varint(1 << 25) + b"\x0a\x00" * (1 << 24), "beside the weights"),
+        (b"\x3a\x09\x0a\x00", "it ends within a field"),
+        (b"\x3a\x05\x2a" + varint(1 << 28), "it ends within a field"),
+        (b"\x3f" * 20, "wire type 7"),
+        (b"\x38" + b"\x80" * 20, "more than 64 bits"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_would_take_much_memory_is_not_parsed(
+    folder: Path, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "load", lambda *given, **named: pytest.fail("parsed"))
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        check_size(folder / "model.onnx")
+    signed(folder)
+    assert message in problems(folder)["model.onnx"]
+
+
+def test_sizes_that_a_stranger_writes_take_no_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = json.loads((folder / SETTINGS).read_text("utf-8"))
+    settings["config"]["model"]["embedding"]["size"] = settings["config"]["model"]["encoder"]["hidden_size"] = 1_000_000
+    (folder / SETTINGS).write_text(json.dumps(settings), "utf-8")
+    assert problems(folder) == {}
+    monkeypatch.setattr("seqkit.export.files._MOST_BYTES", 100)
+    assert problems(folder)["labels.json"].endswith("bytes; at most 100 are read")
+    (folder / "model.onnx").rename(folder / "moved")
+    (folder / "model.onnx").symlink_to(folder / "moved")
+    assert problems(folder)["model.onnx"] == "not a regular file"
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 5, 3), np.float64), np.zeros((1, 5, 3), np.float32), None])
+def test_scores_of_tags_that_do_not_fit_are_named(folder: Path, values: Any) -> None:
+    np.save(folder / "crf.npy", values, allow_pickle=True)
+    signed(folder)
+    with pytest.raises(UserError, match=r"crf\.npy: expected an array of float32 \(2, "):
+        export.evaluate(folder)
+
+
 def test_a_graph_that_is_none_and_a_foreign_script_are_told(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(b"no graph")
     for name in SCRIPTS:
@@ -257,6 +305,10 @@ def test_a_graph_that_is_none_and_a_foreign_script_are_told(folder: Path) -> Non
     ("change", "message"),
     [
         ({"format": 99}, "newer seqkit"),
+        ({"format": 1}, "an earlier seqkit (format 1, this one reads 2): its predict.py still works; for anything"),
+        ({"files": {str(number): {"bytes": 1, "sha256": ""} for number in range(1001)}}, "missing or damaged"),
+        ({"predict": []}, "lacks what predict.py needs to know"),
+        ({"graphs": {"model.onnx": {"inputs": [], "outputs": [1], "threads": 1}}}, "names of inputs and outputs"),
         ({"format": "1"}, "missing or damaged"),
         ({"files": {"../x": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
         ({"files": {"x": 1}}, "missing or damaged"),

@@ -67,11 +67,12 @@ def predictor(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple
             return [part.numpy() for part in graph.module(*(torch.tensor(inputs[name]) for name in graph.inputs))]
 
     faces = [SimpleNamespace(name=name, shape=list(value.shape)) for name, value in graph.inputs.items()]
-    session = SimpleNamespace(get_inputs=lambda: faces, run=compute)
+    after = [SimpleNamespace(name=name) for name in graph.outputs]
+    session = SimpleNamespace(get_inputs=lambda: faces, get_outputs=lambda: after, run=compute)
     settings = json.loads(json.dumps(LanguageModelExporter().settings(task)))
     tokenizer.save(folder / "tokenizer.json")
     saved = HF.from_file(str(folder / "tokenizer.json"))
-    exported = SimpleNamespace(settings=settings, graphs={"model.onnx": session}, tokenizer=lambda: saved)
+    exported = SimpleNamespace(settings=settings, graphs=[session], tokenizer=lambda: saved)
     monkeypatch.setattr(script, "Exported", lambda folder: exported)
     return task, script.Predictor(folder)
 

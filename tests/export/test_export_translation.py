@@ -159,7 +159,7 @@ def test_the_script_searches_as_seqkit_does(name: str, tmp_path: Path, monkeypat
     task.source.save(tmp_path / "tokenizer.source.json")
     task.target.save(tmp_path / "tokenizer.target.json")
     saved = {path.name: HF.from_file(str(path)) for path in tmp_path.glob("tokenizer.*.json")}
-    exported = SimpleNamespace(settings=settings, graphs=dict(enumerate(graphs)), tokenizer=saved.__getitem__)
+    exported = SimpleNamespace(settings=settings, graphs=graphs, tokenizer=saved.__getitem__)
     monkeypatch.setattr(script, "Exported", lambda folder: exported)
     texts = [*SENTENCES, "", " \t", "zebra, unknown qqq (xyz)", "a " * 70]
     found = script.Predictor(tmp_path)(texts)
@@ -175,9 +175,9 @@ def test_the_script_searches_as_seqkit_does(name: str, tmp_path: Path, monkeypat
 def test_words_without_marks_are_joined_as_in_seqkit(text: str) -> None:
     for config in (TextConfig(), TextConfig(split="spaces", split_chinese=False)):
         tokenizer = Tokenizer.train(SENTENCES, config)
-        rules = joining(tokenizer.config)["words"]
+        patterns = joining(tokenizer.config)["words"]
         tokens = tokenizer.tokens(text)
-        assert shared.join_words(tokens, **rules).removeprefix(" ") == join_tokens(tokens, tokenizer)
+        assert shared.join_words(tokens, patterns) == join_tokens(tokens, tokenizer)
 
 
 class Together(torch.nn.Module):

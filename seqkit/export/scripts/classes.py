@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exported import Array, Exported, answer, batches, cut, one_line, padded, parser, rounded
+from exported import Exported, answer, batches, cut, one_line, pad, parser, rounded
 
 
 class Predictor:
@@ -15,7 +15,7 @@ class Predictor:
 
     def __init__(self, folder: str | Path = "") -> None:
         exported = Exported(folder)
-        self.settings, self.model = exported.settings, exported.graphs["model.onnx"]
+        self.settings, (self.model,) = exported.settings, exported.graphs
         self.tokenizer, self.classes = exported.tokenizer(), exported.json("classes.json")
 
     def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -24,18 +24,13 @@ class Predictor:
         encodings = self.tokenizer.encode_batch_fast([texts[number] for number in kept])
         rows = [cut(one.ids, self.settings["longest"], texts[number]) for number, one in zip(kept, encodings)]
         for batch in batches(rows):
-            for number, shares in zip(batch, self.probabilities([rows[number] for number in batch]).tolist()):
-                shown = dict(zip(self.classes, shares))
-                found[kept[number]] = {"label": max(shown, key=shown.__getitem__), "probabilities": shown}
+            ids, lengths = pad([rows[place] for place in batch]), np.array([len(rows[place]) for place in batch])
+            (logits,) = self.model.run(None, {"ids": ids, "lengths": lengths})
+            powers = np.exp(logits - logits.max(1, keepdims=True))
+            for place, shares in zip(batch, (powers / powers.sum(1, keepdims=True)).tolist()):
+                best = self.classes[shares.index(max(shares))]
+                found[kept[place]] = {"label": best, "probabilities": dict(zip(self.classes, shares))}
         return found
-
-    def probabilities(self, rows: list[list[int]]) -> Array:
-        """Compute the probabilities of the classes: rows of token ids -> (rows, classes)."""
-        lengths = np.array([len(row) for row in rows])
-        (logits,) = self.model.run(None, {"ids": padded(rows, self.settings["pad_id"]), "lengths": lengths})
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        shares: Array = powers / powers.sum(1, keepdims=True)
-        return shares
 
 
 def main() -> None:

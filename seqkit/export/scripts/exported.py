@@ -1,4 +1,4 @@
-"""What the predict.py of every task shares: files, the command line, batches, tokens. It lies beside predict.py.
+"""What the predict.py of every task shares: the folder, the command line, batches, text. It lies beside predict.py.
 
 Needs numpy, onnxruntime and tokenizers.
 """
@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -23,16 +22,10 @@ from tokenizers import Tokenizer
 Array = NDArray[Any]
 PAD, UNK, BOS, EOS = range(4)
 LONGEST_LINE = 1 << 25  # bytes
-TOKENS = 8192  # in a batch, padding included
-SMALL = 1 << 24  # bytes of a graph whose products are too small for several threads, which would wait for each other
 UNSEEN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # JSON allows them, readers of lines do not
 OWN = {"￮": "￮0", "￭": "￮1", " ": "￮2"}  # how a marked vocabulary writes characters that mean something in it
-# Words without marks that stand close to the one before, to the one after, or to both; Chinese characters.
-LEFT = re.compile(r"[.,:;!?)\]}%…»“”’']+|n['’]t|['’](?:s|re|ve|ll|d|m)", re.I)
-RIGHT, BOTH = re.compile(r"[(\[{$€£#«„]+"), re.compile(r"[-/]")
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- the folder -------------------------------------------------------------------------------------------------------
 
 
 class Exported:
@@ -45,14 +38,15 @@ class Exported:
     def __init__(self, folder: str | Path = "") -> None:
         self.folder = Path(folder or Path(__file__).parent)
         try:
-            about = json.loads((self.folder / "settings.json").read_text("utf-8"))
+            about = self.json("settings.json")
             for name, file in about["files"].items():
                 if (self.folder / name).stat().st_size != file["bytes"]:
                     raise ValueError(f"{name} is damaged")
             self.settings: dict[str, Any] = about["predict"]
-            self.graphs = {name: session(self.folder / name) for name in about["graphs"]}
+            self.graphs = [self.graph(name, graph["threads"]) for name, graph in about["graphs"].items()]
         except Exception as error:  # those of onnxruntime have no common base
-            raise ValueError(f"{self.folder}: {error}; export the run again") from None
+            reason = f"settings.json lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{self.folder}: {reason}; export the run again") from None
 
     def json(self, name: str) -> Any:
         """Return what a file of JSON holds."""
@@ -62,25 +56,23 @@ class Exported:
         """Return the tokenizer in a file."""
         return Tokenizer.from_file(str(self.folder / name))
 
-
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """Return a graph as ONNX Runtime runs it."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, and threads would wait
-    if path.stat().st_size <= SMALL:
-        options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def graph(self, name: str, threads: int) -> onnxruntime.InferenceSession:
+        """Return a graph that computes in this many threads; 0: in one for each core."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, threads would wait
+        return onnxruntime.InferenceSession(str(self.folder / name), options, providers=["CPUExecutionProvider"])
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of what all tasks take."""
-    found = argparse.ArgumentParser(description=description)
-    found.add_argument("file", nargs="?", help="one text a line; without it standard input")
-    found.add_argument("--format", choices=["text", "jsonl"], default="text")
-    return found
+    """Return a parser of the arguments that all tasks take."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("file", nargs="?", help="one text a line; without it standard input")
+    arguments.add_argument("--format", choices=["text", "jsonl"], default="text")
+    return arguments
 
 
 def answer(
@@ -90,14 +82,14 @@ def answer(
     row: Callable[[dict[str, Any]], dict[str, Any]],
     read: Callable[[str], Any] = str,
 ) -> None:
-    """Print what a predictor finds in each line of a file or of standard input; a mistake ends it with status 2.
+    """Print the prediction for each line of a file or of standard input; a mistake ends it with status 2.
 
     Args:
         options: of the command line.
-        make: it returns the predictor.
-        text: it returns what was found in a line as text.
-        row: it returns what was found in a line as a line of JSON will hold it.
-        read: it returns what the predictor takes of a line.
+        make: returns the predictor; not called before the file is open.
+        text: turns a prediction into a line of text.
+        row: turns a prediction into what a line of JSON holds.
+        read: turns a line into what the predictor takes.
     """
     shown = text if options.format == "text" else lambda found: to_json(row(found))
     try:
@@ -108,12 +100,12 @@ def answer(
                 sys.stdout.buffer.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}" if error.filename else error, file=sys.stderr)
-        sys.exit(2)
-    except ValueError as error:
-        where = f"{options.file or 'standard input'}: " if str(error).startswith("line ") else ""
-        print(f"{where}{error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        reason = str(error)
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}"
+        where = f"{options.file or 'standard input'}: " if reason.startswith("line ") else ""
+        print(f"{where}{reason}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -134,36 +126,19 @@ def line_groups(source: IO[bytes], read: Callable[[str], Any]) -> Iterator[list[
     yield lines
 
 
-def read_tokens(line: str) -> list[str]:
-    """Return the tokens in a line like `{"tokens": ["to", "Rome"]}`."""
-    if not line.strip():
-        return []
-    row = json.loads(line)
-    tokens = row.get("tokens") if isinstance(row, dict) else None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) and token.strip() for token in tokens):
-        raise ValueError('expected a line like {"tokens": ["to", "Rome"]}, without blank tokens')
-    "".join(tokens).encode()  # half of a surrogate pair is an error
-    return tokens
-
-
-def to_json(found: dict[str, Any]) -> str:
-    """Return what was found as a line of JSON."""
-    out = json.dumps(found, ensure_ascii=False)
+def to_json(row: dict[str, Any]) -> str:
+    """Return a prediction as a line of JSON."""
+    out = json.dumps(row, ensure_ascii=False)
     return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", out)
 
 
 def rounded(value: Any) -> Any:
-    """Return a number, or each of several, with six digits behind the point."""
+    """Return a number, or each number in a list or dict, with six digits behind the point."""
     if isinstance(value, dict):
         return {name: rounded(one) for name, one in value.items()}
     if isinstance(value, list):
         return [rounded(one) for one in value]
     return round(value, 6) if isinstance(value, float) else value
-
-
-def one_line(text: str) -> str:
-    """Return a text as one line."""
-    return " ".join(text.splitlines())
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -176,90 +151,55 @@ def cut(row: Sequence[Any], longest: int, text: str, what: str = "text") -> Any:
     return row[:longest]
 
 
-def padded(rows: list[list[int]], pad: int) -> NDArray[np.int64]:
+def pad(rows: list[list[int]], filler: int = PAD) -> NDArray[np.int64]:
     """Return rows as one rectangle of at least one column."""
-    ids = np.full((len(rows), max(1, *map(len, rows))), pad, np.int64)
+    ids = np.full((len(rows), max(1, *map(len, rows))), filler, np.int64)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = row
     return ids
 
 
-def batches(rows: Sequence[Any], most: int = sys.maxsize, tokens: int = TOKENS) -> Iterator[list[int]]:
-    """Yield the numbers of rows that go through a model together, the longest first."""
-    batch: list[int] = []
-    longest = 0
-    for number in sorted(range(len(rows)), key=lambda number: -len(rows[number])):
-        if batch and (len(batch) == most or longest * (len(batch) + 1) > tokens):
-            yield batch
-            batch = []
-        longest = longest if batch else max(1, len(rows[number]))
-        batch.append(number)
-    if batch:
-        yield batch
+def batches(rows: Sequence[Any], most: int = sys.maxsize, tokens: int = 8192) -> Iterator[list[int]]:
+    """Yield the numbers of rows that go through a model together, the longest first.
+
+    Args:
+        rows: with a length.
+        most: rows in a batch.
+        tokens: in a batch, padding included.
+    """
+    numbers = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
+    while numbers:
+        size = max(1, min(most, tokens // max(1, len(rows[numbers[0]]))))
+        yield numbers[:size]
+        del numbers[:size]
 
 
-# --- tokens -----------------------------------------------------------------------------------------------------------
-# Functions and patterns that seqkit.text has too: this file runs without seqkit. A test holds them equal.
-
-Place = tuple[int, int]
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
-def places_of(tokens: list[str]) -> list[Place]:
-    """Return where tokens stand in the text that they make with a space between each two."""
-    ends = np.cumsum([len(token) + 1 for token in tokens]).tolist()
-    return [(end - 1 - len(token), end - 1) for token, end in zip(tokens, ends)]
+def one_line(text: str) -> str:
+    """Return a text as one line."""
+    return " ".join(text.splitlines())
 
 
-def places_in(text: str, tokenizer: Tokenizer) -> list[Place]:
-    """Return where the tokens of a text stand: from the first character to behind the last one."""
-    found = tokenizer.encode(text, add_special_tokens=False).offsets
-    limits = [start for start, _ in found[1:]] + [len(text)]
-    return [(start, whole_end(text, start, end, limit)) for (start, end), limit in zip(found, limits)]
+def join_tokens(tokens: list[str], tokenizer: Tokenizer, patterns: dict[str, str] | None) -> str:
+    """Return tokens as a line of text; patterns: see `join_words`, None: the tokenizer knows where spaces are."""
+    return one_line(tokenizer.decoder.decode(tokens) if patterns is None else join_words(tokens, patterns))
 
 
-def whole_end(text: str, start: int, end: int, limit: int) -> int:
-    """Return the end of a token with the marks behind it: of characters that normalising joins, or drops, the library
-    counts the first."""
-    while start < end < limit:
-        before = text[max(start, end - 2) : end]
-        joined = len(unicodedata.normalize("NFC", before + text[end])) == len(unicodedata.normalize("NFC", before))
-        if not joined and not unicodedata.combining(text[end]):
-            break
-        end += 1
-    return end
+def join_words(tokens: list[str], patterns: dict[str, str]) -> str:
+    """Join words with spaces between them, as far as patterns allow.
 
-
-class Words:
-    """The ids of words that are tokens already, normalised and then looked up as they stand."""
-
-    def __init__(self, tokenizer: Tokenizer, marked: bool) -> None:
-        self.normal, self.marked = tokenizer.normalizer, marked
-        words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])[EOS + 1 :]
-        self.numbers = dict(words)
-        if marked:
-            joined = {word[1:]: number for word, number in words if word.startswith("￭") and word != "￭"}
-            self.numbers = joined | self.numbers
-
-    def __call__(self, words: list[str]) -> list[int]:
-        written = words if self.normal is None else [self.normal.normalize_str(word) for word in words]
-        if self.marked:
-            written = [word.removeprefix("\t") for word in written]
-        return [self.numbers.get(word, UNK) for word in written]
-
-
-def join_tokens(tokens: list[str], tokenizer: Tokenizer, words: dict[str, Any] | None) -> str:
-    """Return tokens as a text; words: the rules for words without marks, None: the tokenizer knows how."""
-    return str(tokenizer.decoder.decode(tokens)) if words is None else join_words(tokens, **words)
-
-
-def join_words(tokens: list[str], rules: bool, chinese: bool) -> str:
-    """Return words without marks as a text, by rules for European languages."""
-    text, close, quoted, han = "", True, False, False
+    Args:
+        tokens: words.
+        patterns: of words: `left`, without a space before them, `right`, without a space behind them, `quote`, which
+            are both in turn, and `alike`, without a space between two of them.
+    """
+    left, right, quote, alike = (re.compile(patterns[name]).fullmatch for name in ("left", "right", "quote", "alike"))
+    text, close, quoted, last = "", True, False, None
     for token in tokens:
-        quote, was_han = rules and set(token) == {'"'}, han
-        han = chinese and bool(HAN.fullmatch(token))
-        left = rules and (LEFT.fullmatch(token) or BOTH.fullmatch(token) or (quote and quoted))
-        text += token if close or left or (han and was_han) else f" {token}"
-        close = rules and bool(RIGHT.fullmatch(token) or BOTH.fullmatch(token) or (quote and not quoted))
-        quoted ^= bool(quote)
+        quotes, same = quote(token), alike(token)
+        text += token if close or left(token) or (quotes and quoted) or (last and same) else f" {token}"
+        close = bool(right(token) or (quotes and not quoted))
+        quoted, last = quoted ^ bool(quotes), same
     return text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exported import BOS, EOS, OWN, PAD, UNK, Array, Exported, answer, cut, join_tokens, one_line, parser, rounded
+from exported import BOS, EOS, OWN, PAD, UNK, Array, Exported, answer, batches, cut, join_tokens, pad, parser, rounded
 
 LINES, VALUES = 64, 1 << 22  # that go through the model together, and log-probabilities that come out
 
@@ -18,10 +19,12 @@ class Predictor:
 
     def __init__(self, folder: str | Path = "") -> None:
         exported = Exported(folder)
-        self.settings, self.model = exported.settings, exported.graphs["model.onnx"]
+        self.settings, (self.model,) = exported.settings, exported.graphs
         self.tokenizer = exported.tokenizer()
         self.size = self.tokenizer.get_vocab_size()
+        # A graph lacks the parts of the state that it does not read.
         self.sizes = {one.name: one.shape for one in self.model.get_inputs() if one.name != "tokens"}
+        self.after = [one.name.removeprefix("next_") for one in self.model.get_outputs()[1:]]
 
     def encode(self, texts: Sequence[str]) -> list[Any]:
         """Return the encodings of texts."""
@@ -31,24 +34,24 @@ class Predictor:
         return list(found)
 
     def start(self, lines: int) -> dict[str, Array]:
-        """Return the state in which so many lines begin."""
+        """Return the state in which a number of lines begin."""
         state = {name: np.zeros((shape[0], lines, shape[2]), np.float32) for name, shape in self.sizes.items()}
-        for name, values in self.settings["start"].items():
-            state[name] += np.array(values, np.float32)[:, None]
+        for name in state.keys() & self.settings["start"].keys():
+            state[name] += np.array(self.settings["start"][name], np.float32)[:, None]
         return state
 
     def step(self, tokens: Array, state: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
         """Read tokens (B, T); return log-probabilities (B, T, V) of what follows each, and the next state."""
         log_probs, *after = self.model.run(None, {"tokens": tokens, **state})
-        return log_probs, dict(zip(self.sizes, after))
+        return log_probs, {name: part for name, part in zip(self.after, after) if name in self.sizes}
 
     def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         none = {"log_prob": None, "perplexity": None, "bits_per_character": None, "tokens": 0}
-        found: list[dict[str, Any]] = [{**none} for _ in texts]
+        found: list[dict[str, Any]] = [none for _ in texts]
         rows = [encoding.ids for encoding in self.encode(texts)]
-        kept = sorted((number for number, row in enumerate(rows) if row), key=lambda number: -len(rows[number]))
-        for first in range(0, len(kept), LINES):
-            numbers = kept[first : first + LINES]
+        kept = [number for number, row in enumerate(rows) if row]
+        for batch in batches([rows[number] for number in kept], LINES, sys.maxsize):
+            numbers = [kept[place] for place in batch]
             for number, total in zip(numbers, self.totals([rows[number] for number in numbers]).tolist()):
                 size, bits = len(rows[number]) + 1, -total / math.log(2) / (len(texts[number]) + 1)
                 shown = {"log_prob": total, "perplexity": math.exp(min(-total / size, 700.0))}
@@ -57,10 +60,7 @@ class Predictor:
 
     def totals(self, rows: list[list[int]]) -> Array:
         """Return the log-probability of each row of ids and its end, the longest first."""
-        lengths = np.array([len(row) + 1 for row in rows])
-        tokens = np.full((len(rows), lengths[0] + 1), PAD, np.int64)
-        for place, row in enumerate(rows):
-            tokens[place, : len(row) + 2] = [EOS, *row, EOS]
+        lengths, tokens = np.array([len(row) + 1 for row in rows]), pad([[EOS, *row, EOS] for row in rows])
         total, state, first = np.zeros(len(rows)), self.start(len(rows)), 0
         while first < lengths[0]:
             live = int((lengths > first).sum())
@@ -109,7 +109,7 @@ class Predictor:
         return found
 
     def written(self, text: str, encoding: Any, ids: list[int], log_probs: list[float]) -> dict[str, Any]:
-        """A continuation as it is shown."""
+        """Return a continuation as it is shown."""
         how, tokens = self.settings["text"], [str(self.tokenizer.id_to_token(number)) for number in ids]
         pieces = []
         for token, (start, end) in zip(encoding.tokens, encoding.offsets):
@@ -119,10 +119,8 @@ class Predictor:
                 piece = "￭" * joined + "".join(OWN.get(character, character) for character in piece)
             alone = token == "▁" if how["spaces"] else token == "￭" and how["marked"]
             pieces.append(token if alone else piece)
-        every = [*pieces, *tokens]
-        whole = one_line(join_tokens(every, self.tokenizer, how["words"]))
-        shown = {"text": whole, "tokens": tokens, "log_probs": log_probs}
-        return {**shown, "finished": len(log_probs) > len(ids)}
+        shown = {"text": join_tokens([*pieces, *tokens], self.tokenizer, how["words"]), "tokens": tokens}
+        return {**shown, "log_probs": log_probs, "finished": len(log_probs) > len(ids)}
 
 
 def draw(log_probs: Array, uniform: Array, temperature: float, top_k: int, top_p: float) -> Array:

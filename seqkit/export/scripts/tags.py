@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exported import (
-    Exported,
-    Place,
-    Words,
-    answer,
-    batches,
-    cut,
-    one_line,
-    padded,
-    parser,
-    places_in,
-    places_of,
-    read_tokens,
-)
-from numpy.typing import NDArray
+from exported import EOS, PAD, UNK, Array, Exported, answer, batches, cut, one_line, pad, parser
+
+Place = tuple[int, int]  # of a token in its text: its first character, and the one behind it
 
 
 class Predictor:
@@ -32,24 +22,20 @@ class Predictor:
 
     def __init__(self, folder: str | Path = "") -> None:
         exported = Exported(folder)
-        self.settings, self.model = exported.settings, exported.graphs["model.onnx"]
+        self.settings, (self.model,) = exported.settings, exported.graphs
         self.tokenizer, self.labels = exported.tokenizer(), exported.json("labels.json")
-        self.numbers = Words(self.tokenizer, self.settings["mark_joined"])
-        letters = "tokenizer.characters.json"
-        self.letters = exported.tokenizer(letters) if (exported.folder / letters).exists() else None
-        with np.load(exported.folder / "crf.npz", allow_pickle=False) as crf:
-            names = ("transitions", "start", "end")
-            self.transitions, self.start, self.end = (crf[name].astype(float) for name in names)
-            self.transitions[crf["forbidden_transitions"]] = -np.inf
-            self.start[crf["forbidden_start"]] = -np.inf
+        spelled = self.settings["characters"]
+        self.letters = exported.tokenizer("tokenizer.characters.json") if spelled else None
+        # Of tags: the scores of a first and of a last one, then (from, to) of one after another; -inf: never.
+        _, crf = np.load(exported.folder / "crf.npy", allow_pickle=False).astype(float)
+        self.start, self.end, self.transitions = crf[0], crf[1], crf[2:]
 
     def __call__(self, texts: Sequence[str | list[str]]) -> list[dict[str, Any]]:
         whole = [text if isinstance(text, str) else " ".join(text) for text in texts]
         places = [self.places(text) if isinstance(text, str) else places_of(text) for text in texts]
         rows = [[text[start:end] for start, end in where] for text, where in zip(whole, places)]
-        found: list[dict[str, Any]] = [
-            {"text": text, "intent": None, "slots": [], "tokens": [], "tags": []} for text in whole
-        ]
+        none: dict[str, Any] = {"intent": None, "slots": [], "tokens": [], "tags": []}
+        found = [{"text": text, **none} for text in whole]
         kept = [number for number, row in enumerate(rows) if row]
         for batch in batches([rows[number] for number in kept]):
             numbers = [kept[place] for place in batch]
@@ -58,32 +44,25 @@ class Predictor:
                 found[number] |= {"intent": intent, "slots": slots, "tokens": rows[number], "tags": tags}
         return found
 
-    def places(self, text: str) -> list[Place]:
-        """Return where the tokens of a text stand."""
-        found: list[Place] = cut(places_in(text, self.tokenizer), self.settings["longest"], text)
-        return found
-
     def tag(self, rows: list[list[str]]) -> tuple[list[list[str]], list[str | None]]:
         """Tag sentences, each a list of tokens: the tags of each and its intent."""
         distinct = list(dict.fromkeys(word for row in rows for word in row))
         place = {word: number for number, word in enumerate(distinct)}
-        words = padded([[place[word] for word in row] for row in rows], 0)
-        lengths = np.array([len(row) for row in rows])
-        valid = np.arange(words.shape[1]) < lengths[:, None]
-        ids = np.array(self.numbers(distinct))[words]
-        inputs = {"ids": np.where(valid, ids, self.settings["pad_id"]), "lengths": lengths}
+        words, lengths = pad([[place[word] for word in row] for row in rows], len(distinct)), lengths_of(rows)
+        ids = np.array([*map(self.word_id, distinct), PAD])[words]
+        inputs = {"ids": ids, "lengths": lengths}
         if self.letters is not None:
             short = [word[: self.settings["longest_word"]] for word in distinct]
             spelled = [encoding.ids for encoding in self.letters.encode_batch_fast(short)]
-            inputs["letters"] = padded(spelled, self.settings["pad_id"])
-            inputs |= {"letter_counts": np.array([len(row) for row in spelled]), "words": words}
+            inputs |= {"letters": pad(spelled), "letter_counts": lengths_of(spelled)}
+            inputs["words"] = words % len(distinct)  # padding: any word
         scores, *classes = self.model.run(None, inputs)
         paths = self.best_paths(scores.astype(float), lengths)
         tags = [[self.labels["tags"][tag] for tag in path[:length]] for path, length in zip(paths.tolist(), lengths)]
         best: list[int] = classes[0].argmax(1).tolist() if classes else []
         return tags, [self.labels["intents"][number] for number in best] or [None] * len(rows)
 
-    def best_paths(self, scores: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    def best_paths(self, scores: Array, lengths: Array) -> Array:
         """Find the most probable sequences of tags (Viterbi 1967): scores (B, T, K) -> (B, T), anything on padding."""
         steps = [self.start + scores[:, 0]]
         for time in range(1, scores.shape[1]):
@@ -94,6 +73,51 @@ class Predictor:
             before = (steps[time - 1] + self.transitions.T[path[-1]]).argmax(1)
             path.append(np.where(time < lengths, before, path[-1]))
         return np.stack(path[::-1], 1)
+
+    def word_id(self, word: str) -> int:
+        """Return the id of a word that is a token already: normalised, and then looked up as it stands.
+
+        A marked vocabulary has a word without mark, or else the mark before it.
+        """
+        if self.tokenizer.normalizer is not None:
+            word = self.tokenizer.normalizer.normalize_str(word)
+        forms = [word]
+        if self.settings["mark_joined"]:
+            word = word.removeprefix("\t")
+            forms = [word, f"￭{word}"] if word else []
+        numbers = (self.tokenizer.token_to_id(form) for form in forms)
+        return next((number for number in numbers if number is not None and number > EOS), UNK)
+
+    def places(self, text: str) -> list[Place]:
+        """Return where the tokens of a text stand."""
+        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        limits = [start for start, _ in offsets[1:]] + [len(text)]
+        found = [(start, whole_end(text, start, end, limit)) for (start, end), limit in zip(offsets, limits)]
+        kept: list[Place] = cut(found, self.settings["longest"], text)
+        return kept
+
+
+def lengths_of(rows: Sequence[Sequence[Any]]) -> Array:
+    """Return the lengths of rows."""
+    return np.array([len(row) for row in rows])
+
+
+def places_of(tokens: list[str]) -> list[Place]:
+    """Return where tokens stand in the text that they make with a space between each two."""
+    ends = np.cumsum([len(token) + 1 for token in tokens]).tolist()
+    return [(end - 1 - len(token), end - 1) for token, end in zip(tokens, ends)]
+
+
+def whole_end(text: str, start: int, end: int, limit: int) -> int:
+    """Return the end of a token with the marks behind it: of characters that normalising joins, or drops, the library
+    counts the first."""
+    while start < end < limit:
+        before = text[max(start, end - 2) : end]
+        joined = len(unicodedata.normalize("NFC", before + text[end])) == len(unicodedata.normalize("NFC", before))
+        if not joined and not unicodedata.combining(text[end]):
+            break
+        end += 1
+    return end
 
 
 def slots_of(tags: list[str], places: list[Place], text: str) -> list[dict[str, Any]]:
@@ -116,6 +140,18 @@ def bracketed(found: dict[str, Any]) -> str:
     parts = [f"{text[start : slot['start']]}[{slot['type']} {slot['text']}]" for start, slot in zip(starts, slots)]
     intent = "" if found["intent"] is None else f"{found['intent']}: "
     return one_line("".join([intent, *parts, text[starts[-1] :]]))
+
+
+def read_tokens(line: str) -> list[str]:
+    """Return the tokens in a line like `{"tokens": ["to", "Rome"]}`."""
+    if not line.strip():
+        return []
+    row = json.loads(line)
+    tokens = row.get("tokens") if isinstance(row, dict) else None
+    if not isinstance(tokens, list) or not all(isinstance(token, str) and token.strip() for token in tokens):
+        raise ValueError('expected a line like {"tokens": ["to", "Rome"]}, without blank tokens')
+    "".join(tokens).encode()  # half of a surrogate pair is an error
+    return tokens
 
 
 def main() -> None:

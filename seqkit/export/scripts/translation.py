@@ -10,27 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from exported import (
-    BOS,
-    EOS,
-    OWN,
-    PAD,
-    UNK,
-    Array,
-    Exported,
-    answer,
-    batches,
-    cut,
-    join_tokens,
-    one_line,
-    padded,
-    parser,
-    rounded,
-)
+from exported import BOS, EOS, OWN, PAD, UNK, Array, Exported, answer, batches, cut, join_tokens, pad, parser, rounded
 
 NEVER = np.float32(-np.inf)
-BLANK: dict[str, Any] = {"translation": "", "score": None, "finished": True, "tokens": [], "log_probs": []}
-Tree = dict[str, Array]
 
 
 class Predictor:
@@ -38,13 +20,17 @@ class Predictor:
 
     def __init__(self, folder: str | Path = "") -> None:
         exported = Exported(folder)
-        self.settings, (self.encoder, self.decoder) = exported.settings, exported.graphs.values()
+        self.settings, (self.encoder, self.decoder) = exported.settings, exported.graphs
         self.source, self.target = (exported.tokenizer(f"tokenizer.{side}.json") for side in ("source", "target"))
-        self.reads, self.gives = ([one.name for one in run.get_outputs()] for run in (self.encoder, self.decoder))
-        self.takes = [one.name for one in self.decoder.get_inputs()]
+        # A step reads the last tokens, the state, which it changes, and the memory, which stays.
+        self.names = ["tokens", *(one.name for one in self.encoder.get_outputs())]
+        self.takes = {one.name for one in self.decoder.get_inputs()}
+        self.parts = sum(one.name.startswith("next_") for one in self.decoder.get_outputs())
+        self.banned = [PAD, BOS, EOS] + [UNK] * (not self.settings["decoding"]["allow_unknown"])
 
     def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        found = [{**BLANK} for _ in texts]
+        none: dict[str, Any] = {"translation": "", "score": None, "finished": True, "tokens": [], "log_probs": []}
+        found = [none for _ in texts]
         kept = [number for number, text in enumerate(texts) if text.strip()]  # a blank text has a blank translation
         encodings = self.source.encode_batch([texts[number] for number in kept])
         rows = [cut(one.ids, self.settings["longest"], texts[number]) for number, one in zip(kept, encodings)]
@@ -57,29 +43,29 @@ class Predictor:
                 found[kept[place]] = self.written(texts[kept[place]], encodings[place], best)
         return found
 
-    def read(self, rows: list[list[int]], lengths: Array) -> tuple[Tree, Tree]:
-        """Rows of token ids -> what the decoder starts from and what it reads, by name, a row for each sentence."""
-        parts = dict(zip(self.reads, self.encoder.run(None, {"tokens": padded(rows, PAD), "lengths": lengths})))
-        return {name: parts.pop(name) for name in self.reads if f"next_{name}" in self.gives}, parts
+    def read(self, rows: list[list[int]], lengths: Array) -> tuple[list[Array], list[Array]]:
+        """Read rows of token ids: return the first state and the memory, each part with a row for each sentence."""
+        parts = self.encoder.run(None, {"tokens": pad(rows), "lengths": lengths})
+        return parts[: self.parts], parts[self.parts :]
 
-    def step(self, last: Array, state: Tree, memory: Tree) -> tuple[Array, Tree, Any]:
-        """The last tokens (b, J) -> log-probabilities (b, J, V) of the next ones, the new state, attention."""
-        inputs = {"tokens": last, **state, **memory}
-        parts = dict(zip(self.gives, self.decoder.run(None, {name: inputs[name] for name in self.takes})))
-        return parts["log_probs"], {name: parts[f"next_{name}"] for name in state}, parts.get("attention")
+    def step(self, last: Array, state: list[Array], memory: list[Array]) -> tuple[Array, list[Array], Any]:
+        """Read the last tokens (b, J): return log-probabilities (b, J, V) of the next, the new state, attention."""
+        inputs = zip(self.names, (last, *state, *memory))
+        log_probs, *parts = self.decoder.run(None, {name: part for name, part in inputs if name in self.takes})
+        return log_probs, parts[: self.parts], parts[-1]  # without attention the last part is of the state
 
     def written(self, text: str, encoding: Any, best: Best) -> dict[str, Any]:
-        """A translation as it is shown."""
-        tokens, words = [str(self.target.id_to_token(number)) for number in best.ids], self.settings["target"]["words"]
+        """Return a translation as it is shown."""
+        tokens = [str(self.target.id_to_token(number)) for number in best.ids]
         for place, at in enumerate(best.looked):
             if best.ids[place] == UNK and at >= 0:
                 tokens[place] = self.copied(text, encoding, at)
-        text = one_line(join_tokens(tokens, self.target, words))
-        shown = {"translation": text, "score": best.score, "finished": best.finished}
+        joined = join_tokens(tokens, self.target, self.settings["target"]["words"])
+        shown = {"translation": joined, "score": best.score, "finished": best.finished}
         return {**shown, "tokens": tokens, "log_probs": best.log_probs}
 
     def copied(self, text: str, encoding: Any, at: int) -> str:
-        """A stretch of the source as a token of the target."""
+        """Return the source's token at a place, as it stands in the text, as a token of the target."""
         source, marked, token = self.settings["source"], self.settings["target"]["marked"], encoding.tokens[at]
         piece = "" if source["marked"] and token == "￭" else text[slice(*encoding.offsets[at])]
         if source["spaces"]:
@@ -89,8 +75,13 @@ class Predictor:
 
 
 class Best(NamedTuple):
-    """The best translation of a sentence: ids, and of each its log-probability (last that of <eos>, where it is
-    finished) and the place of the source with the most attention, -1: none."""
+    """The best translation of a sentence.
+
+    Attributes:
+        ids: of its tokens.
+        log_probs: of each token, and of <eos> where it is finished.
+        looked: of each token the place of the source with the most attention; -1: none.
+    """
 
     finished: bool = False
     score: float = -np.inf
@@ -106,11 +97,11 @@ def greedy(model: Predictor, rows: list[list[int]]) -> list[Best]:
     shortest, longest = limits(lengths, rules)
     state, memory = model.read(rows, lengths)
     live, sums = np.arange(len(rows)), np.zeros(len(rows), np.float32)
-    last, banned = np.full((len(rows), 1), BOS, np.int64), banned_tokens(rules)
+    last = np.full((len(rows), 1), BOS, np.int64)
     while live.size:
         log_probs, state, attention = model.step(last, state, memory)
         scores, end = log_probs[:, 0], log_probs[:, 0, EOS].copy()
-        scores[:, banned] = NEVER
+        scores[:, model.banned] = NEVER
         short, full = time < shortest[live], time >= longest[live]
         for size in rules["no_repeat_ngram"]:
             ban_repeats(log_probs, [[found[row].ids] for row in live], size)
@@ -163,11 +154,11 @@ class Beam:
 
     def run(self) -> list[Best]:
         """Return the best translation of each sentence."""
-        last, banned = np.full((len(self.live), 1), BOS, np.int64), banned_tokens(self.rules)
+        last = np.full((len(self.live), 1), BOS, np.int64)
         while self.live.size:
             log_probs, self.state, attention = self.model.step(last, self.state, self.memory)
             end = log_probs[:, :, EOS].copy()
-            log_probs[:, :, banned] = NEVER
+            log_probs[:, :, self.model.banned] = NEVER
             short = (self.past.shape[2] < self.shortest[self.live])[:, None]
             for size in self.rules["no_repeat_ngram"]:
                 ban_repeats(log_probs, self.past[..., 0].astype(int).tolist(), size)
@@ -224,31 +215,26 @@ class Beam:
 
 
 def penalty(length: Any, rules: dict[str, Any]) -> Any:
-    """What the log-probability of so many tokens is divided by."""
+    """Return the number that the log-probability of a translation of this length is divided by."""
     base = (5 + length) / 6 if rules["length_penalty_kind"] == "gnmt" else np.maximum(length, 1)
     return np.float32(base ** rules["length_penalty"])
 
 
 def looks(attention: Array, lengths: Array, source: dict[str, Any]) -> Array:
-    """The word of the source with the most attention (b, J), -1: there is none."""
+    """Return the place of the source's word with the most attention (b, J); -1: the source has no word."""
     place = np.arange(attention.shape[2])
     words = (place >= source["before"]) & (place < (lengths - source["after"])[:, None])
     most = np.where(words[:, None], attention, -1).argmax(2)
     return np.where(words.any(1)[:, None], most, -1)
 
 
-def picked(tree: Tree, places: Any) -> Tree:
-    """Some places of each array."""
-    return {name: part[places] for name, part in tree.items()}
-
-
-def banned_tokens(rules: dict[str, Any]) -> list[int]:
-    """Tokens that no translation holds."""
-    return [PAD, BOS, EOS] + [UNK] * (not rules["allow_unknown"])
+def picked(parts: list[Array], places: Any) -> list[Array]:
+    """Return some places of each array."""
+    return [part[places] for part in parts]
 
 
 def continuations(log_probs: Array, sums: Array, width: int) -> tuple[Array, Array, Array]:
-    """The best of all next tokens (b, J, V): scores (b, K) in falling order, parents and tokens."""
+    """Return the best of all next tokens (b, J, V): scores (b, K) in falling order, parents and tokens."""
     totals = (log_probs + sums[:, :, None]).reshape(len(sums), -1)
     best = np.argpartition(totals, -min(width, totals.shape[1]), 1)[:, -width:]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(totals, best, 1), axis=1), 1)
@@ -265,7 +251,7 @@ def ban_repeats(log_probs: Array, past: list[list[list[int]]], size: int) -> Non
 
 
 def limits(lengths: Array, rules: dict[str, Any]) -> tuple[Array, Array]:
-    """Fewest and most tokens of a translation, by the lengths of the sources."""
+    """Return the fewest and the most tokens of a translation, by the lengths of the sources."""
     least = np.maximum(rules["min_length"], np.ceil(lengths * rules["min_ratio"] - 1e-9))
     most = np.full(len(lengths), rules["max_length"] or np.inf)
     if rules["max_ratio"] is not None:
