@@ -64,7 +64,7 @@ TABLE: dict[str, tuple[set[str], set[str], set[str]]] = {
         {"torch", "packaging"},
         set(),
     ),
-    "drawing": ({"errors"}, set(), {"numpy"}),
+    "drawing": ({"console", "errors"}, set(), {"numpy"}),
     "lessons": (
         {"config", "nn", "data", "tasks", "training", "run", "drawing", "files", "errors", "console"},
         {"torch"},

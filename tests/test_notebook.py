@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,9 @@ def test_plots_are_axes(outputs: dict[str, list[Any]]) -> None:
     assert printed(outputs, "plots", "stdout").strip() == str(["Axes"] * 4)
 
 
-def test_a_notebook_without_jinja_shows_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_without_jinja_shows_the_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from seqkit import drawing
     from seqkit.tasks.explain import Explanation
 
@@ -127,4 +130,13 @@ def test_a_notebook_without_jinja_shows_the_text(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "markupsafe", None)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     drawing.html._templates.cache_clear()
+    capsys.readouterr()
     assert Explanation("")._repr_html_() is None
+    assert re.fullmatch(r"shown as text: .*jinja2.*pip install.*\n", capsys.readouterr().err)
+
+
+def test_a_defect_breaks_no_cell_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    from seqkit import drawing
+
+    assert drawing.notebook(lambda: [str([][1])]) is None
+    assert capsys.readouterr().err == "shown as text: IndexError: list index out of range\n"

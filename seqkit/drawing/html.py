@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from seqkit.console import say
 from seqkit.drawing.colours import diverging, readable_on, sequential
 from seqkit.errors import UserError, require
 
@@ -99,12 +100,15 @@ def embedded(*parts: str) -> str:
 
 
 def notebook(make: Callable[[], Iterable[str]]) -> str | None:
-    """Return what `_repr_html_` returns: the parts that `make` returns, or None where a library for them is missing, so
-    that the notebook shows the text of the object instead."""
+    """Return what `_repr_html_` returns: the parts that `make` returns; where that fails None, after a line that says
+    why, so that the notebook shows the text of the object instead."""
     try:
         return embedded(*make())
-    except UserError:
-        return None
+    except UserError as error:
+        say(f"shown as text: {error}")
+    except Exception as error:  # a defect of ours must not hide the object
+        say(f"shown as text: {type(error).__name__}: {error}")
+    return None
 
 
 def section(heading: str) -> str:
@@ -197,9 +201,11 @@ def _cells(row: Sequence[float], colour_of: Callable[[float], str]) -> list[dict
 def _templates() -> Any:
     jinja = require("jinja2", "html")
     loader = jinja.FileSystemLoader(Path(__file__).parent)
-    return jinja.Environment(
+    found = jinja.Environment(
         loader=loader, autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # thousands of numbers
+    return found
 
 
 def _part(name: str, *values: Any) -> str:

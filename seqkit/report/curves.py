@@ -12,6 +12,7 @@ _LINES = 5
 _PERCENT = ("bleu", "chrf", "ter")
 _NEVER = ("loss", "perplexity")  # drawn by themselves
 _SAMPLES = 3
+_TIMES, _TIMES_OF_EACH = 6, 3  # at which a run's answers are shown, and each of several runs'
 
 
 def curves(runs: Sequence[StoredRun]) -> list[str]:
@@ -119,20 +120,21 @@ def _clipped(run: StoredRun) -> str:
     return f"Gradients were clipped in {clipped:,} of {updates:,} updates{share}."
 
 
-def samples(run: StoredRun) -> list[str]:
-    """Return how the answers to some dev examples changed during training, where the run has logged them."""
-    table: dict[tuple[str, ...], dict[int, str]] = {}
-    for record in run.split("sample"):
-        given = {name: text for name, text in record.items() if name not in ("split", "step") and isinstance(text, str)}
-        if "output" in given and is_number(record.get("step")):
-            output = given.pop("output")
-            table.setdefault(tuple(part for pair in given.items() for part in pair), {})[int(record["step"])] = output
+def samples(runs: Sequence[StoredRun]) -> list[str]:
+    """Return how the answers to some dev examples changed during training, where runs have logged them; of several runs
+    the examples that the first one with samples has logged."""
+    logged = [_samples(run) for run in runs[:_LINES]]
+    chosen = next((one for one in logged if one), {})
+    most = _TIMES if len(runs) == 1 else _TIMES_OF_EACH
     shown = []
-    for given_parts, outputs in list(table.items())[:_SAMPLES]:
-        steps = sorted(outputs)
-        kept = [steps[round(place * (len(steps) - 1) / 5)] for place in range(6)] if len(steps) > 6 else steps
-        named = list(zip(given_parts[::2], given_parts[1::2], strict=True))
-        lines = [*named, *((f"update {step:,}", outputs[step]) for step in kept)]
+    for given in list(chosen)[:_SAMPLES]:
+        lines = list(zip(given[::2], given[1::2], strict=True))
+        for run, outputs in zip(runs, logged, strict=False):
+            steps = sorted(outputs.get(given, {}))
+            if len(steps) > most:
+                steps = [steps[round(place * (len(steps) - 1) / (most - 1))] for place in range(most)]
+            name = "" if len(runs) == 1 else f"{run.name}, "
+            lines += [(f"{name}update {step:,}", outputs[given][step]) for step in steps]
         shown.append(Example("", "", [(name, [Piece(text)]) for name, text in lines]))
     if not shown:
         return []
@@ -141,3 +143,14 @@ def samples(run: StoredRun) -> list[str]:
         paragraph("The same dev examples, answered at several times."),
         example_list(shown),
     ]
+
+
+def _samples(run: StoredRun) -> dict[tuple[str, ...], dict[int, str]]:
+    """Return the outputs of each example by step; an example is the names and texts of what it holds beside."""
+    found: dict[tuple[str, ...], dict[int, str]] = {}
+    for record in run.split("sample"):
+        given = {name: text for name, text in record.items() if name not in ("split", "step") and isinstance(text, str)}
+        if "output" in given and is_number(record.get("step")):
+            output = given.pop("output")
+            found.setdefault(tuple(part for pair in given.items() for part in pair), {})[int(record["step"])] = output
+    return found

@@ -112,9 +112,8 @@ def sample_section(task: Any, size: int = 8) -> list[str]:
     for temperature in (0.7, 1.0):
         task.adjust(sample=True, temperature=temperature, max_length=60)
         lines = task.predict([""] * (size // 2))
-        items += [
-            Example(f"temperature {temperature}", "", [("", [Piece(one.text or "(an empty line)")])]) for one in lines
-        ]
+        shown = [("", [Piece(one.text or "(an empty line)")]) for one in lines]
+        items.append(Example(f"temperature {temperature}", "", shown))
     task.adjust()
     note = "Lines that the model writes from nothing, drawn at random with the run's seed."
     return [section("Samples"), paragraph(note), example_list(items)]

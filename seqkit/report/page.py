@@ -134,7 +134,7 @@ def _on_data(run: StoredRun, task: RunTask, data: str) -> StoredRun:
 def several_runs(runs: Sequence[StoredRun]) -> str:
     """Return the page about several runs."""
     names = ", ".join(run.name for run in runs)
-    parts = [score_table(runs), *comparison(runs), *curves(runs)]
+    parts = [score_table(runs), *comparison(runs), *curves(runs), *samples(runs)]
     for run in runs:
         parts += trained(run, heading=f"What was trained: {run.name}")
     return page(f"{len(runs)} runs", f"{names}.", parts, contents=True)
@@ -157,7 +157,7 @@ def one_run(run: StoredRun, size: int, explain: Explainer, task: RunTask | None 
     if task is not None and run.task == "language_model":
         of_task += sample_section(task)
     notes = [*run.notes, *filter(None, [explain.note()])]
-    parts = [score_table([run]), *map(paragraph, notes), *curves([run]), *samples(run), *of_task, *trained(run)]
+    parts = [score_table([run]), *map(paragraph, notes), *curves([run]), *samples([run]), *of_task, *trained(run)]
     return page(run.name, _summary(run), parts, contents=True)
 
 

@@ -34,6 +34,7 @@ class Explainer:
     room: int = 3_400_000
     advance: Callable[[], object] = lambda: None
     _kept: tuple[int, int] = (0, 0)  # texts and room of the kinds that are still to come
+    _tries: int | None = None  # left to this kind
     _done: set[str] = field(default_factory=set)
     _long: int = 0
     _large: int = 0
@@ -41,8 +42,11 @@ class Explainer:
 
     def share(self, kinds: int) -> None:
         """Begin with the next kind of example, the first of `kinds` that are still to come: it gets its share of the
-        texts and of the room, and leaves what it does not take to the others."""
-        self._kept = self.left - -(-self.left // kinds), self.room - self.room // kinds
+        texts and of the room, and leaves what it does not take to the others. The last kind may try others for texts
+        that are too large."""
+        share = -(-self.left // kinds)
+        self._kept = self.left - share, self.room - self.room // kinds
+        self._tries = share if kinds > 1 else 2 * share
 
     def note(self) -> str:
         """Return in a sentence which texts are not explained, and why; "" where nothing is left out."""
@@ -55,12 +59,15 @@ class Explainer:
     def __call__(self, text: str) -> str:
         """Return explanation and gates of a text as HTML; "" where there is no room for it."""
         task, blank = self.task, not text.strip()
-        if task is None or self.left <= self._kept[0] or self._failed or blank or text in self._done:
+        full = self.left <= self._kept[0] or self.room <= self._kept[1] or self._tries == 0
+        if task is None or full or self._failed or blank or text in self._done:
             return ""
         self._done.add(text)
         if len(text) > _EXPLAINED:
             self._long += 1
             return ""
+        if self._tries is not None:
+            self._tries -= 1
         makers: list[Callable[[], str]] = [lambda: task.explain([text])[0].html(), lambda: task.trace(text).html()]
         parts, failed = [], ""
         for make in makers:
@@ -68,15 +75,15 @@ class Explainer:
                 parts.append(make())
             except UserError as error:
                 failed = str(error)
-        self.advance()
         html = "".join(parts)
         if not parts:
             self._failed = failed
-        self.left -= 1
         if len(html) > self.room - self._kept[1]:
             self._large += 1
             return ""
+        self.left -= 1
         self.room -= len(html)
+        self.advance()
         return html
 
 

@@ -36,7 +36,7 @@ def slots_section(run: StoredRun, size: int, explain: Explainer) -> list[str]:
         *_pairs(records),
         *_intents(records),
         *_lengths(records),
-        *_worst(records, size, explain),
+        *_examples(records, size, explain),
     ]
 
 
@@ -116,33 +116,50 @@ def _lengths(records: Sequence[Record]) -> list[str]:
     return [table(header, rows, "Scores by the length of the sentence.")]
 
 
-def _worst(records: Sequence[Record], size: int, explain: Explainer) -> list[str]:
+def _examples(records: Sequence[Record], size: int, explain: Explainer) -> list[str]:
     wrong = [one for one in records if _mistakes(one)]
     worst = sorted(wrong, key=lambda one: (-_mistakes(one), -number_of(one, "confidence")))[:size]
-    heading = section("The worst sentences")
-    if not worst:
-        return [heading, paragraph(f"There are none: all {len(records):,} sentences are right.")]
-    items = []
-    for one in worst:
-        lines = [
-            ("true", tagged(one["tokens"], one["gold"], one["prediction"], "missed")),
-            ("found", tagged(one["tokens"], one["prediction"], one["gold"])),
-        ]
-        count = _mistakes(one)
-        title = f"{count} slot{'' if count == 1 else 's'} wrong or missed"
-        if one.get("intent") != one.get("gold_intent"):
-            title += f"; intent {one['gold_intent']}, taken for {one['intent']}"
-        items.append(Example(title, str(one.get("place", "")), lines, explain(str(one.get("text", "")))))
-    note = (
-        f"The sentences with the most wrong slots: {len(worst)} of {len(wrong):,} with a mistake. Slots that the other "
-        "tagging lacks have a thick frame."
-    )
-    return [heading, paragraph(note), example_list(items)]
+    parts = [section("The worst sentences")]
+    explain.share(2)
+    if worst:
+        note = (
+            f"The sentences with the most wrong slots: {len(worst)} of {len(wrong):,} with a mistake. Slots that the "
+            "other tagging lacks have a thick frame."
+        )
+        parts += [paragraph(note), example_list([_example(one, explain) for one in worst])]
+    else:
+        parts.append(paragraph(f"There are none: all {len(records):,} sentences are right."))
+    known = [one for one in records if isinstance(one.get("confidence"), (int, float))]
+    unsure = sorted(known, key=lambda one: (number_of(one, "confidence"), str(one.get("place"))))[:size]
+    explain.share(1)
+    if unsure:
+        note = "The tagging as a whole has the lowest probability."
+        items = [_example(one, explain, f"confidence {number_of(one, 'confidence'):.3f}") for one in unsure]
+        parts += [section("The least certain sentences"), paragraph(note), example_list(items)]
+    return parts
+
+
+def _example(record: Record, explain: Explainer, about: str = "") -> Example:
+    """Return a sentence with both taggings; only one where they are the same."""
+    tokens, gold, found = record["tokens"], record["gold"], record["prediction"]
+    lines = [("true", tagged(tokens, gold, found, "missed")), ("found", tagged(tokens, found, gold))]
+    if gold == found:
+        lines = [("true and found", tagged(tokens, gold, found))]
+    count, titles = _wrong_slots(record), [about] if about else []
+    if count:
+        titles.append(f"{count} slot{'' if count == 1 else 's'} wrong or missed")
+    if record.get("intent") != record.get("gold_intent"):
+        titles.append(f"intent {record.get('gold_intent')}, taken for {record.get('intent')}")
+    return Example("; ".join(titles), str(record.get("place", "")), lines, explain(str(record.get("text", ""))))
+
+
+def _wrong_slots(record: Record) -> int:
+    return len(confusions(record["gold"], record["prediction"]))
 
 
 def _mistakes(record: Record) -> int:
     intent = record.get("intent") != record.get("gold_intent")
-    return len(confusions(record["gold"], record["prediction"])) + intent
+    return _wrong_slots(record) + intent
 
 
 def tagged(tokens: Sequence[str], tags: Sequence[str], other: Sequence[str], mark: str = "wrong") -> list[Piece]:

@@ -154,7 +154,7 @@ class Batcher:
 def _as_refusal(error: Exception) -> Exception:
     if isinstance(error, Refused):
         return error
-    if isinstance(error, (UserError, ValueError, TypeError)):
+    if isinstance(error, UserError):
         return Refused(422, str(error))
     return failed(error)
 

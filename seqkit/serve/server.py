@@ -16,11 +16,11 @@ from typing import Any
 
 from seqkit.errors import Option, Stopped, UserError, require
 from seqkit.serve.app import make_app
-from seqkit.serve.guard import Hosts
+from seqkit.serve.guard import Application, Hosts
 from seqkit.serve.limits import Limits
 from seqkit.serve.models import Model, open_models
 
-_CONNECTIONS = 1000  # more get 503
+_CONNECTIONS = 1000
 
 
 def serve(
@@ -50,7 +50,7 @@ def serve(
         UserError: see `open_models`; the port is in use; an extra is missing.
         Stopped: a signal has ended it.
     """
-    uvicorn = require("uvicorn", "serve")
+    require("uvicorn", "serve")
     require("starlette", "serve")
     require("jinja2", "serve")
     with listening(host, port) as listener:
@@ -61,23 +61,37 @@ def serve(
         app = make_app(models, hosts, limits, token)
         gc.collect()
         gc.freeze()  # what was loaded stays: to look through it again would stop the server for tenths of a second
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            lifespan="on",
-            limit_concurrency=_CONNECTIONS,
-        )
-        server = uvicorn.Server(config)
+        server = make_server(app)
         received: list[int] = []
         server.capture_signals = lambda: _signals(server, received)
         asyncio.run(_run(server, listener, lambda: ready(_address(hosts, host, token), models)))
     if received:
         raise Stopped("stopped", 128 + received[0])
+
+
+def make_server(app: Application, connections: int = _CONNECTIONS) -> Any:
+    """Return uvicorn's server of an application.
+
+    Args:
+        app: see `make_app`.
+        connections: how many may be open, idle ones among them; whoever asks beyond that gets 503.
+
+    Raises:
+        UserError: uvicorn is not installed.
+    """
+    uvicorn = require("uvicorn", "serve")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="on",
+        limit_concurrency=connections,
+    )
+    return uvicorn.Server(config)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ LONGEST = 1_000
 
 _TOGETHER = 8192  # tokens in a batch
 _STEPS, _MOST_STEPS = 16, 2048  # points on a stretch of the path, and on all of it
-_CLOSE = 1e-3  # share of the difference of the logits that the gap may be
+_CLOSE = 1e-4  # share of the difference of the logits that the gap may be
 
 
 @dataclass(frozen=True)

@@ -311,6 +311,17 @@ def _attribution_matrix(tokens: Sequence[Token], attributions: Sequence[Attribut
         values = [one.occlusion for one in attributions]
         other = drawing.word_matrix(names, plain_words(tokens), values, caption, shares=False)
         parts.append(drawing.folded("Occlusion", other))
+    header = ["output", "logit", "baseline", "difference"] + ["sum", "gap", "steps"] * has_gradients
+    rows = []
+    for one in attributions:
+        cells = [number(one.score), number(one.baseline_score), _signed(one.score - one.baseline_score)]
+        if one.gradients is not None and one.gap is not None:
+            cells += [_signed(sum(one.gradients)), _signed(one.gap), f"{one.steps:,}"]
+        rows.append([one.target, *cells[: len(header) - 1]])
+    caption = f"The logit of each output, of the text and of the baseline, {BASELINE} for all words."
+    if has_gradients:
+        caption += " The integrated gradients of a row add up to the sum; the gap is what it misses the difference by."
+    parts.append(drawing.folded("The logits", drawing.table(header, rows, caption)))
     return parts
 
 

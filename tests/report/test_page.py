@@ -182,6 +182,20 @@ def test_true_slots_are_missed_and_found_ones_are_wrong(copied: Callable[[str], 
         assert re.findall(r"<small>(.*?)</small>", shown) == [note]
 
 
+def test_a_tagger_without_a_mistake_has_explanations_too(copied: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = copied("slots")
+    records = stored_outputs(folder)
+    for one in records:
+        one["prediction"], one["intent"] = one["gold"], one["gold_intent"]
+    least = min(records, key=lambda one: float(one["confidence"]))
+    (folder / "dev.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    page = checked(report(folder, tmp_path / "x.html", sentences=2), 4_000_000)
+    assert f"There are none: all {len(records)} sentences are right." in page.texts
+    assert page.texts.count("explanation") == 2
+    assert "true and found" in page.texts
+    assert page.texts.index("The least certain sentences") < page.texts.index(least["place"])
+
+
 def test_frequent_classes_come_first(copied: Callable[[str], Path]) -> None:
     folder = copied("sentiment")
     names = ["a"] * 3 + ["b"] * 9 + ["c"] * 5
@@ -267,6 +281,8 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         about["config"]["training"]["steps"] = 6
         about["config"]["training"]["optimizer"]["lr"] += 1e-7
         (other / "run.json").write_text(json.dumps(about))
+        log = (other / "metrics.jsonl").read_text().splitlines(True)
+        (other / "metrics.jsonl").write_text("".join(line.replace('"output": "', '"output": "other ') for line in log))
         records = stored_outputs(other)
         for number, one in enumerate(records):  # another run answers otherwise
             if "log_probs" in one:
@@ -280,6 +296,12 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         assert "training.steps" in text
         assert "0.0500001" in text
         assert f"{task}-other, dev" in text
+        if task == "translation":  # beside each other, for one source
+            step = page.texts.index(f"{task}-other, update 12")
+            assert page.texts[step + 1].startswith("other")
+            mine = page.texts.index(f"{task}, update 12")
+            assert page.texts[mine + 1] == page.texts[step + 1].removeprefix("other").strip()
+            assert page.texts[:step].count("Samples over time") == 2  # in the contents, and the heading
     text = " ".join(checked(report([finished / "sentiment", finished / "slots"], tmp_path / "x.html")).texts)
     assert "no dev examples in common" in text
     monkeypatch.chdir(tmp_path)

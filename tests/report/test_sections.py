@@ -168,6 +168,18 @@ def test_a_kind_of_example_does_not_take_the_room_of_the_next() -> None:
     assert explain.note() == "Some texts open into no explanation: 4 that the page has no room for."
 
 
+def test_the_last_kind_tries_others_for_texts_that_are_too_large() -> None:
+    explain = explainer(4, 100)
+    explain.share(2)
+    assert [bool(explain(text)) for text in texts_of("a", 3)] == [True, True, False]
+    explain.share(1)
+    assert [bool(explain(text)) for text in (*texts_of("b", 2, 200), *texts_of("c", 3))] == [
+        False, False, True, True, False,
+    ]  # fmt: skip
+    explain.share(1)
+    assert explain.left == 0
+
+
 def test_texts_that_are_too_long_are_passed_over_and_told() -> None:
     explain = explainer(2, 10_000)
     long = "x" * 2001

@@ -21,7 +21,7 @@ import uvicorn
 
 from seqkit.serve import Limits, Model, make_app, open_models
 from seqkit.serve.guard import Hosts
-from seqkit.serve.server import listening
+from seqkit.serve.server import listening, make_server
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 RUNS = {
@@ -86,14 +86,19 @@ class Running:
 
 @contextmanager
 def running(
-    *runs: Path, limits: Limits | None = None, token: str = "", host: str = "127.0.0.1", options: tuple[str, ...] = ()
+    *runs: Path,
+    limits: Limits | None = None,
+    token: str = "",
+    host: str = "127.0.0.1",
+    options: tuple[str, ...] = (),
+    connections: int = 100,
 ) -> Iterator[Running]:
     """Serve runs on a free port of loopback, as if bound to `host`."""
     models = open_models(runs, "cpu", options, limits)
     with listening("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         app = make_app(models, Hosts(host, port), limits, token)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", ws="none", lifespan="on"))
+        server = make_server(app, connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

@@ -91,10 +91,11 @@ def test_other_refusals(served: Any) -> None:
 def test_a_defect_is_one_sentence_too(
     start: Any, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Before the queue, in the thread that answers, and in what is not a model's answer."""
+    """Before the queue, in the thread that answers, and in what is not a model's answer; a ValueError, too, for what
+    clients do wrong raises UserError or is refused."""
 
     def broken(*asked: Any) -> Any:
-        raise RuntimeError("a secret path")
+        raise ValueError("a secret path")
 
     with start(runs["slots"]) as server:
         model = server.models["slots-finished"]
@@ -112,7 +113,7 @@ def test_a_defect_is_one_sentence_too(
             assert answer.error == "the server failed on this request; its standard error says why"
             assert "content-security-policy" in answer.headers
             if name != "waiting":  # what Starlette answers, uvicorn logs
-                assert "RuntimeError: a secret path" in capfd.readouterr().err
+                assert "ValueError: a secret path" in capfd.readouterr().err
             assert server.get("/health").status == 200
 
 
@@ -142,6 +143,21 @@ def test_a_slow_body_is_given_up(start: Any, runs: dict[str, Path]) -> None:
             client.sendall(f"{head}content-length: 50\r\n\r\n{{".encode())
             client.settimeout(20)
             assert client.recv(100).startswith(b"HTTP/1.1 408")
+        assert server.predict(text="a").status == 200
+
+
+def test_too_many_connections(start: Any, runs: dict[str, Path]) -> None:
+    with start(runs["slots"], connections=3) as server:
+        assert server.predict(text="a").status == 200
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        while len(server.server.server_state.connections) < 3:
+            time.sleep(0.01)
+        refused = server.predict(text="a")
+        assert (refused.status, refused.text) == (503, "Service Unavailable")
+        for client in idle:
+            client.close()
+        while server.server.server_state.connections:
+            time.sleep(0.01)
         assert server.predict(text="a").status == 200
 
 

@@ -63,14 +63,23 @@ def accepts(port: int) -> bool:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_sigterm_finishes_what_was_begun(runs: dict[str, Path]) -> None:
-    with process(runs["slots"]) as (server, line):
-        assert line.startswith(f"serving {runs['slots'].name} (slots) at http://127.0.0.1:")
-        port = int(line.partition("127.0.0.1:")[2].partition("/")[0])
+def test_sigterm_finishes_what_was_begun_and_beyond_loopback_the_address_holds_a_token(runs: dict[str, Path]) -> None:
+    with process(runs["slots"], "--host", "0.0.0.0") as (server, line):
+        found = re.search(r":(\d+)/\?token=([\w-]{20,}) ", line)
+        assert found is not None, line
+        port = int(found[1])
+        for path, status in (("/runs", 401), (f"/runs?token={found[2]}", 200)):
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            client.request("GET", path)
+            answer = client.getresponse()
+            assert answer.status == status
+            assert answer.getheader("server") is None
+            client.close()
         clients = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(3)]
         for client in clients:
             body = json.dumps({"text": "Find the superb film."})
-            client.request("POST", "/predict", body, {"content-type": "application/json"})
+            headers = {"content-type": "application/json", "authorization": f"Bearer {found[2]}"}
+            client.request("POST", "/predict", body, headers)
         assert server.stdin is not None
         assert server.stdout is not None
         assert [server.stdout.readline() for _ in clients] == ["asked\n"] * 3
@@ -86,17 +95,18 @@ def test_sigterm_finishes_what_was_begun(runs: dict[str, Path]) -> None:
         assert server.stderr.read() == "seqkit: stopped\n"
 
 
-def test_beyond_loopback_the_address_holds_a_token(runs: dict[str, Path]) -> None:
-    with process(runs["slots"], "--host", "0.0.0.0") as (_, line):
-        found = re.search(r":(\d+)/\?token=([\w-]{20,}) ", line)
-        assert found is not None, line
-        for path, status in (("/runs", 401), (f"/runs?token={found[2]}", 200)):
-            client = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
-            client.request("GET", path)
-            answer = client.getresponse()
-            assert answer.status == status
-            assert answer.getheader("server") is None
-            client.close()
+def test_on_loopback_the_address_holds_no_token(
+    cli: Callable[..., Any], tmp_path: Path, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(server: Any, listener: socket.socket, ready: Callable[[], object]) -> None:
+        assert server.config.limit_concurrency == 1000
+        ready()
+
+    monkeypatch.setattr("seqkit.serve.server._run", start)
+    done = cli(tmp_path, "serve", str(runs["slots"]), "--port", "0", "--device", "cpu")
+    assert (done.returncode, done.stderr) == (0, b"")
+    name = runs["slots"].name
+    assert re.fullmatch(rf"serving {name} \(slots\) at http://127\.0\.0\.1:\d+/ .*\n", done.stdout.decode())
 
 
 def test_what_the_command_line_passes_on(monkeypatch: pytest.MonkeyPatch) -> None:

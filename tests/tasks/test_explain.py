@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqkit import run
+from seqkit import drawing, run
 from seqkit.errors import UserError
 from seqkit.models import Embedding, Encoder, SequenceClassifier, Tagger
 from seqkit.models.window import WindowEncoder
@@ -452,6 +452,11 @@ def test_an_explanation_shows_itself(explained: dict[str, Explanation], name: st
     assert json.loads(json.dumps(found.to_json()))["answer"] == found.answer
     if not found.surprisals:
         assert "gap" in html
+    if len(found.attributions) > 1:
+        folded = html[html.index("The logits") :]
+        for one in found.attributions:
+            assert drawing.number(one.score) in folded
+            assert f">{one.steps:,}<" in folded
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -43,7 +43,7 @@
     for (const [name, share] of rows.slice(0, SHOWN)) {
       const fill = make("i");
       fill.style.width = `${100 * share}%`;
-      list.append(make("div", {}, make("dt", { dir: "auto" }, name), make("dd", {},
+      list.append(make("div", {}, make("dt", { dir: "auto", title: name }, name), make("dd", {},
         make("span", { className: "bar" }, fill), make("span", { className: "share" }, percent(share)))));
     }
     const left = rows.slice(SHOWN).reduce((sum, row) => sum + row[1], 0);
@@ -192,8 +192,9 @@
   const example = (one) => {
     const button = make("button", { type: "button", dir: "auto" }, one.text);
     if (one.gold !== null) {
-      const says = one.gold === one.prediction ? `${one.gold} ✓` : `expected: ${one.gold}; answered: ${one.prediction}`;
-      button.append(make("small", { dir: "auto" }, says));
+      const gold = make("bdi", {}, one.gold);  // of whatever script, in a line of ours from left to right
+      const says = one.gold === one.prediction ? [gold, " ✓"] : ["expected: ", gold, "; answered: ", make("bdi", {}, one.prediction)];
+      button.append(make("small", { dir: "ltr" }, ...says));
     }
     button.addEventListener("click", () => {
       at("text").value = one.text;
