@@ -63,18 +63,23 @@ def network(kind: str, shape: tuple[int, int, int, int], training: bool, ragged:
     return torch.no_grad()(lambda: module(x, lengths=lengths))
 
 
-def step_products() -> Iterator[tuple[str, Work]]:
-    for rows, size in ((32, 64), (64, 64), (8, 128), (16, 128), (2, 256), (4, 256)):
-        x, weight = torch.randn(rows, size), torch.randn(4 * size, size)
-        holder: dict[float, StepProduct] = {}
+def step_products(name: str, blocks: int, *shapes: tuple[int, int]) -> Any:
+    """A row for each (rows, units): times a weight of `blocks` times the units, under values of the constant `name`."""
 
-        def work(x: torch.Tensor = x, weight: torch.Tensor = weight, holder: Any = holder) -> None:
-            packed = StepProduct.__init__.__globals__["MIN_WORK"]
-            if packed not in holder:
-                holder[packed] = StepProduct(weight, x.size(0))
-            holder[packed].times(x)
+    def rows() -> Iterator[tuple[str, Work]]:
+        for count, size in shapes:
+            x, weight = torch.randn(count, size), torch.randn(blocks * size, size)
+            added, holder = torch.zeros(count, blocks * size), {}
 
-        yield f"({rows}, {size}) times ({size}, {4 * size})", work
+            def work(x: Any = x, weight: Any = weight, added: Any = added, holder: dict[float, Any] = holder) -> None:
+                least = StepProduct.__init__.__globals__[name]
+                if least not in holder:
+                    holder[least] = StepProduct(weight, x.size(0))
+                holder[least].plus_rows(x, added)
+
+            yield f"({count}, {size}) times ({size}, {blocks * size})", work
+
+    return rows
 
 
 def linears() -> Iterator[tuple[str, Work]]:
@@ -89,8 +94,15 @@ def products() -> Iterator[tuple[str, Work]]:
         yield f"{rows} rows of 256 to 8,000", partial(product, torch.randn(rows, 256), weight)
 
 
-def outers() -> Iterator[tuple[str, Work]]:
-    yield "6,400 rows, 2,048 x 812", partial(outer, torch.randn(6_400, 2_048), torch.randn(6_400, 812))
+def outers(*shapes: tuple[int, int, int]) -> Any:
+    """A row for each (rows, M, K)."""
+
+    def rows() -> Iterator[tuple[str, Work]]:
+        for count, left, right in shapes:
+            title = f"{count:,} rows, {left:,} x {right:,}"
+            yield title, partial(outer, torch.randn(count, left), torch.randn(count, right))
+
+    return rows
 
 
 def tanhs(exact: bool, *sizes: int) -> Any:
@@ -150,15 +162,19 @@ def networks(training: bool, ragged: bool, kinds: str, *shapes: tuple[int, int, 
     return rows
 
 
+STEPS = ((4, 32, 128, 128), (8, 32, 128, 128), (14, 32, 128, 128), (20, 32, 128, 128), (14, 64, 256, 256))
 SMALL, MIDDLE, LARGE = (64, 16, 64, 64), (50, 32, 128, 128), (100, 64, 256, 256)
 # Constant -> (values beside the shipped one, pieces of work).
 CONSTANTS: dict[str, tuple[tuple[float, ...], Callable[[], Iterator[tuple[str, Work]]]]] = {
-    "MIN_WORK": ((0, NEVER), step_products),
+    "MIN_WORK": ((0, NEVER), step_products("MIN_WORK", 4, (32, 64), (64, 64), (8, 128), (16, 128), (8, 256))),
+    "MIN_FILLED_WORK": ((0, NEVER), step_products("MIN_FILLED_WORK", 1, (20, 200), (60, 128), (31, 200), (30, 256))),
+    "MIN_PACKED_WORK": ((0, NEVER), networks(True, False, "rnn gru", *STEPS, backend="fused")),
+    "MIN_OUTER_WORK": ((0, NEVER), outers((160, 64, 128), (640, 64, 128), (96, 200, 400), (640, 128, 256))),
     "MIN_TRAINING": ((0, NEVER), linears),
     "MIN_PRODUCT_ROWS": ((0, NEVER), products),
     "PRODUCT_ROWS": ((1, 8, 128), networks(True, True, "lstm", MIDDLE, LARGE, backend="fused")),
     "STEP_ROWS": ((1, 4, 16), networks(True, True, "lstm", MIDDLE, LARGE, backend="fused")),
-    "OUTER_ROWS": ((256, 1_024, 2_048, 8_192), outers),
+    "OUTER_ROWS": ((256, 1_024, 2_048, 8_192), outers((6_400, 2_048, 812))),
     "MIN_TANH": ((0, NEVER), tanhs(False, 256, 512, 1_024, 2_048, 4_096, 16_384)),
     "MIN_EXPM1": ((0, NEVER), tanhs(True, 4_096, 8_192, 16_384, 32_768)),
     "ADDITIVE_TERMS": ((65_536, 1_048_576, NEVER), scores),
@@ -166,7 +182,9 @@ CONSTANTS: dict[str, tuple[tuple[float, ...], Callable[[], Iterator[tuple[str, W
     "MIN_DECODE_ROWS": ((0, NEVER), decode_steps),
     "LARGE_STEP": ((0, NEVER), networks(True, True, "lstm", SMALL, MIDDLE, LARGE)),
     "SMALL_STEP": ((0, NEVER), networks(False, False, "gru rnn", SMALL, MIDDLE)),
-    "FEW_STEPS_TRAINING": ((0, NEVER), networks(True, False, "gru rnn", (1, 32, 64, 64), (4, 8, 256, 256), MIDDLE)),
+    "FEW_STEPS_GRU": ((0, NEVER), networks(True, False, "gru", *STEPS)),
+    "FEW_STEPS_RNN": ((0, NEVER), networks(True, False, "rnn", *STEPS, (35, 32, 128, 128))),
+    "FEW_STEPS_TRAINING": ((0, NEVER), networks(True, True, "gru rnn", *STEPS)),
     "FEW_STEPS": ((0, NEVER), networks(False, False, "gru rnn", (1, 64, 256, 256), (4, 64, 256, 256))),
     "MIN_STRETCH_ROWS": ((0, NEVER), networks(True, True, "lstm", SMALL, MIDDLE, LARGE, backend="vendor")),
     "STRETCH_FALL": ((0.5, 0.9), networks(True, True, "lstm", MIDDLE, LARGE, backend="vendor")),

@@ -71,3 +71,38 @@ def aten_step(mode: str, weights: Sequence[Tensor], x: Tensor, state: Sequence[T
     if mode == "LSTM":
         return ATEN_STEPS[mode](x, state, *weights)  # type: ignore[no-any-return]
     return (ATEN_STEPS[mode](x, *state, *weights),)
+
+
+def aten_layers(
+    mode: str, weights: Sequence[Tensor], x: Tensor, states: Sequence[Tensor], num_directions: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one step of all layers and directions, without dropout, cell by cell.
+
+    Args:
+        mode: a key of `ATEN_STEPS`.
+        weights: of all layer-directions, in torch's order.
+        x: (1, B, I).
+        states: each (layer-directions, B, H).
+        num_directions: 1 or 2.
+
+    Returns:
+        output (1, B, F), and the states after the step.
+    """
+    run, single, rows = ATEN_STEPS[mode], len(states) == 1, x.squeeze(0)
+    count = states[0].size(0)
+    if count == 1:  # without the loop, which takes as long as a small cell
+        new = run(rows, states[0].squeeze(0) if single else [part.squeeze(0) for part in states], *weights)
+        new = (new,) if single else new
+        return torch.stack((new[0],)), tuple([torch.stack((part,)) for part in new])
+    each = len(weights) // count
+    before = list(zip(*(part.unbind(0) for part in states), strict=True))
+    after, outputs = [], []
+    for index in range(count):
+        hx = before[index]
+        new = run(rows, hx[0] if single else hx, *weights[index * each : (index + 1) * each])
+        after.append((new,) if single else new)
+        outputs.append(after[-1][0])
+        if len(outputs) == num_directions:
+            rows, outputs = outputs[0] if num_directions == 1 else torch.cat(outputs, 1), []
+    # Copies: a change in place of the output leaves the states alone, and `detach_()` refuses views.
+    return torch.stack((rows,)), tuple([torch.stack(parts) for parts in zip(*after, strict=True)])

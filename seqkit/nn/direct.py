@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqkit.nn.aten import uses_onednn
+from seqkit.nn.aten import run_whole, uses_onednn
 from seqkit.nn.aten_step import aten_step
 from seqkit.nn.backends.vendor import few_or_small_steps
 from seqkit.nn.cell import State
@@ -77,7 +77,7 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
     # In bfloat16 oneDNN is not always the fastest: the long way tells.
     elif not (plain.always or (x.dtype is not torch.bfloat16 and uses_onednn(mode, x))):
         trained = torch.is_grad_enabled() and (x.requires_grad or any(value.requires_grad for value in weights))
-        if few_or_small_steps(steps, rows * plain.state_sizes[0], trained) is None:
+        if few_or_small_steps(mode, steps, rows * plain.state_sizes[0], trained) is None:
             return None
     count = plain.num_layers * (2 if plain.bidirectional else 1)
     if hx is None:
@@ -88,21 +88,15 @@ def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple
                 return None
             if part.dtype is not x.dtype or not part.is_cpu:
                 return None
-        begin = [part.contiguous() for part in hx]
+        begin = list(hx)
     else:
         return None
-    output, *finals = getattr(torch._VF, mode.lower())(
-        (x.transpose(0, 1) if batch_first else x).contiguous(),
-        begin if len(begin) > 1 else begin[0],
-        [value.contiguous() for value in weights],
-        plain.bias,
-        plain.num_layers,
-        plain.dropout if plain.training else 0.0,
-        plain.training,
-        plain.bidirectional,
-        False,
-    )
-    return (output.transpose(0, 1) if batch_first else output), tuple(finals)
+    output, finals = run_whole(
+        mode, x.transpose(0, 1) if batch_first else x, None, begin, weights,
+        bias=plain.bias, num_layers=plain.num_layers, both=plain.bidirectional,
+        dropout=plain.dropout if plain.training else 0.0, training=plain.training,
+    )  # fmt: skip
+    return (output.transpose(0, 1) if batch_first else output), finals
 
 
 def is_full(lengths: Any, x: Any, batch_first: bool) -> bool:

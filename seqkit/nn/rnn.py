@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,8 @@ class _OneTensorState(Recurrent):
         Returns:
             output shaped like the input with `output_size` features, and the final state, shaped like hx.
         """
-        return _bare(super().forward, input, hx, lengths=lengths)
+        output, (state,) = self._run(input, _in_tuple(hx), lengths)
+        return output, state
 
     def step(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run one step of all layers; the state is one tensor, not a tuple.
@@ -46,7 +47,8 @@ class _OneTensorState(Recurrent):
         Returns:
             output (B, F), or (F,), and the state, shaped like hx.
         """
-        return _bare(super().step, input, hx)
+        output, (state,) = super().step(input, _in_tuple(hx))
+        return output, state
 
 
 class RNN(_OneTensorState):
@@ -297,9 +299,8 @@ class LSTM(Recurrent):
         self.proj_size = proj_size
 
 
-def _bare(run: Callable[..., Any], input: Any, hx: Any, **options: Any) -> tuple[Any, Tensor]:
-    """Run a module whose state is one tensor, given and returned without its tuple."""
+def _in_tuple(hx: Any) -> tuple[Tensor] | None:
+    """Return a state of one tensor as `Recurrent` takes it."""
     if hx is not None and not isinstance(hx, Tensor):
         raise RuntimeError(f"hx must be a tensor, got a {type(hx).__name__}")
-    output, (state,) = run(input, None if hx is None else (hx,), **options)
-    return output, state
+    return None if hx is None else (hx,)

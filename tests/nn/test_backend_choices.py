@@ -48,6 +48,7 @@ SIZES = (4, 128, 256, 1024)
 LAYOUTS = {
     "one": Packing.full(1, 1),
     "few": Packing.full(4, 64),
+    "short": Packing.full(12, 64),
     "full": Packing.full(64, 8),
     "ragged": Packing.from_lengths(torch.arange(1, 9), 8, torch.device("cpu")),
     "large": Packing.from_lengths(torch.arange(1, 65), 64, torch.device("cpu")),

@@ -13,6 +13,7 @@ import seqkit.nn as snn
 from seqkit.nn import layers, recurrent
 from seqkit.nn.backends import fused, reference, vendor
 from seqkit.nn.custom_op import AVAILABLE
+from seqkit.nn.kernels import tuning
 
 # Where each backend's work is done.
 WORKERS = [
@@ -131,3 +132,19 @@ class Watched(nn.Module):
         self.said = self.module.backend_for(x).name
         output: torch.Tensor = self.module(x)[0]
         return output
+
+
+@pytest.mark.parametrize("batch", [2, 64])
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_training_on_few_steps_is_atens(kind: str, batch: int, ran: list[str]) -> None:
+    few = tuning.FEW_STEPS_GRU if kind == "GRU" else tuning.FEW_STEPS_RNN
+    few = few if batch * 256 < tuning.LARGE_STEP else few // 2
+    module = getattr(snn, kind)(3, 256)
+    ragged = [*[few] * (batch - 1), few - 1]
+    for steps, lengths, backend in ((few, None, "vendor"), (few + 1, None, "fused"), (few, ragged, "fused")):
+        if lengths is not None and steps <= tuning.FEW_STEPS_TRAINING:
+            continue
+        x = torch.randn(steps, batch, 3)
+        assert module.backend_for(x, lengths=lengths).name == backend
+        module(x, lengths=lengths)
+        assert ran[-1] == backend

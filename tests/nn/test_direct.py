@@ -85,6 +85,18 @@ def test_short_way_is_taken(kind, monkeypatch):
     assert all(result is not None for _, result in taken)
 
 
+@pytest.mark.parametrize(("num_layers", "bidirectional"), [(1, False), (2, True)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_step_shares_no_memory(kind, num_layers, bidirectional):
+    module, x = getattr(snn, kind)(5, 7, num_layers, bidirectional=bidirectional), torch.randn(1, 4, 5)
+    output, state = module(x)
+    before = [part.clone() for part in flat(state)]
+    output.mul_(0)
+    assert all(map(torch.equal, flat(state), before))
+    for part in (output, *flat(state)):
+        part.detach_()  # which refuses views
+
+
 CHANGES = [
     ("LSTM", "zoneout", 0.5), ("LSTM", "cell_clip", 0.01), ("LSTM", "output_activation", "relu"),
     ("GRU", "zoneout", 0.5), ("RNN", "nonlinearity", "relu"), ("RNN", "zoneout", 0.5),

@@ -16,6 +16,8 @@ from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.tuning import (
     FEW_STEPS,
+    FEW_STEPS_GRU,
+    FEW_STEPS_RNN,
     FEW_STEPS_TRAINING,
     FEW_UNITS,
     LARGE_STEP,
@@ -126,8 +128,11 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[b
     | GRU / RNN inference, full, (64,16,64,64) | 1.4 / 0.6 | 1.7 / 0.7 | vendor |
     | GRU / RNN inference, full, (50,32,128,128) | 4.3 / 1.8 | 3.5 / 1.3 | fused |
     | GRU / RNN training, full, (1,32,64,64), one step of a decoder | 0.29 / 0.18 | 0.44 / 0.28 | vendor |
-    | GRU / RNN training, full, (4,8,256,256) | 2.1 / 0.6 | 4.8 / 1.0 | vendor |
-    | GRU / RNN training, full, (8,64,256,256) | 25 / 9.4 | 18 / 8.2 | fused |
+    | GRU / RNN training, full, (8,32,64,64) | 1.15 / 0.41 | 1.34 / 0.61 | vendor |
+    | GRU / RNN training, full, (13,32,128,128) / (14,32,128,128) | 4.6 / 1.6 | 4.3 / 1.6 | fused / vendor |
+    | RNN training, full, (14,20,200,200) / (24,20,200,200) | 2.3 / 4.0 | 2.3 / 3.5 | vendor / fused |
+    | GRU / RNN training, full, (8,64,256,256) | 15.5 / 5.4 | 13.3 / 6.7 | fused / vendor |
+    | RNN training, full, (18,64,256,256) | 12.1 | 11.3 | fused |
     | GRU / RNN inference, full, (1,64,256,256) | 0.82 / 0.35 | 1.04 / 0.48 | vendor |
     | GRU / RNN inference, full, (4,64,256,256) | 2.6 / 1.0 | 2.1 / 0.9 | fused |
     """
@@ -142,19 +147,28 @@ def _on_cpu(network: Network, mode: str, x: Tensor, packing: Packing) -> tuple[b
         if low and wide and trains(network, x):
             return False, "LSTM with many units in bfloat16: oneDNN's backward pass is slower"
         return True, "oneDNN's LSTM"
-    reason = few_or_small_steps(packing.num_steps, living * hidden_size, trains(network, x))
+    step, training = living * hidden_size, trains(network, x)
+    reason = few_or_small_steps(mode, packing.num_steps, step, training, full=packing.is_full)
     return (True, reason) if reason else (False, "faster than ATen's loop; hand-derived backward")
 
 
-def few_or_small_steps(num_steps: int, step: int, training: bool) -> str | None:
+def few_or_small_steps(mode: str, num_steps: int, step: int, training: bool, *, full: bool = True) -> str | None:
     """Return why ATen's loop is faster on the CPU than the fused kernel; None: it is not.
 
     Args:
+        mode: ATen's name of the cell.
         num_steps: T.
         step: rows times units of a step.
         training: whether a gradient will be asked for.
+        full: whether all sequences have all steps.
     """
-    if num_steps <= (FEW_STEPS_TRAINING if training else FEW_STEPS):
+    few = FEW_STEPS
+    if training and not full:
+        few = FEW_STEPS_TRAINING
+    elif training:
+        few = FEW_STEPS_RNN if mode.startswith("RNN") else FEW_STEPS_GRU
+        few = few // 2 if step >= LARGE_STEP else few
+    if num_steps <= few:
         return "a few steps: ATen's loop has less overhead"
     if not training and step < SMALL_STEP:
         return "inference with small steps: ATen's loop has less overhead"

@@ -41,8 +41,8 @@ class Reader:
         self.asks = padding.device.type == "cpu"
         masked = not self.asks or bool(padding.all(1).any())
         self.valid = (~padding).to(values.dtype).unsqueeze(1) if masked else None
-        self.ask = step_product(self.query_weight(), self.rows, low=low) if "query" in tensors else None
-        self.join = step_product(tensors["output"], self.rows, low=low) if "output" in tensors else None
+        self.ask = step_product(self.query_weight(), self.rows, self.steps, low=low) if "query" in tensors else None
+        self.join = step_product(tensors["output"], self.rows, self.steps, low=low) if "output" in tensors else None
         self.context_size = tensors["output"].size(0) if self.join else self.heads * self.values.size(3)
 
     def query_weight(self) -> Tensor:
@@ -101,8 +101,10 @@ class Reader:
         self.d_queries = torch.empty_like(self.queries)
         self.d_contexts = self.buffer(self.heads * self.values.size(3))
         self.d_joined = self.buffer(self.tensors["output"].size(0)) if self.join else None
-        self.unjoin = step_product(self.tensors["output"].t(), self.rows, low=self.low) if self.join else None
-        self.unask = step_product(self.tensors["query"].t(), self.rows, low=self.low) if self.ask else None
+        self.unjoin, self.unask = (
+            step_product(self.tensors[name].t(), self.rows, self.steps, low=self.low) if used else None
+            for name, used in (("output", self.join), ("query", self.ask))
+        )
 
     def backward(self, t: int, d_context: Tensor, d_weights: Tensor | None) -> Tensor:
         """Return the gradient of x (b, H), from those of the context (b, C) and the weights' mean over heads (b, S)."""

@@ -8,6 +8,7 @@ has instructions for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.kernels.tuning import MIN_LOW_WORK, MIN_PRODUCT_ROWS, MIN_WORK, OUTER_ROWS, PRODUCT_ROWS, STEP_ROWS
+from seqkit.nn.kernels.tuning import (
+    MIN_FILLED_WORK,
+    MIN_LOW_WORK,
+    MIN_OUTER_WORK,
+    MIN_PACKED_WORK,
+    MIN_PRODUCT_ROWS,
+    MIN_WORK,
+    OUTER_ROWS,
+    PRODUCT_ROWS,
+    STEP_ROWS,
+)
 
 
 @lru_cache(maxsize=1)
@@ -75,17 +86,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, low: bool 
     float32.
     """
     if low and fast_low(weight, x.size(0)):
-        linear, _, pack = onednn()  # type: ignore[misc]
-        rows, operand = _filled(x.bfloat16(), PRODUCT_ROWS).contiguous(), weight.bfloat16()
-        operand = operand if operand.is_contiguous() else pack(operand, rows.size(0))
-        result = linear(rows, operand, None, "none", [], "")[: x.size(0)]
+        result = torch.mm(_filled(x.bfloat16(), PRODUCT_ROWS), weight.bfloat16().t())[: x.size(0)]
         return result.float() if bias is None else torch.add(result, bias)
     if x.size(0) >= MIN_PRODUCT_ROWS and x.size(0) * weight.numel() >= MIN_WORK and _fast(x, weight):
-        linear, _, pack = onednn()  # type: ignore[misc]
-        # Packing pays for many products with one weight; for a single one it only does for a transposed view.
-        rows = _filled(x, PRODUCT_ROWS)
-        operand = weight if weight.is_contiguous() else pack(weight, rows.size(0))
-        return linear(rows.contiguous(), operand, bias, "none", [], "")[: x.size(0)]
+        rows = _filled(x, PRODUCT_ROWS).contiguous()
+        if x.dtype == torch.bfloat16 and bias is None:  # ATen's GEMM is oneDNN's, and takes a transposed view
+            return torch.mm(rows, weight.t())[: x.size(0)]
+        # A copy of a transposed view takes a quarter of the time of packing it, which pays for many products alone.
+        return onednn()[0](rows, weight.contiguous(), bias, "none", [], "")[: x.size(0)]  # type: ignore[index]
     return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
 
 
@@ -119,7 +127,7 @@ def outer(left: Tensor, *right: Tensor, low: bool = False) -> Tensor:
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    large = left.dtype == torch.float32 and left.numel() * right.size(1) >= MIN_WORK
+    large = left.dtype == torch.float32 and left.numel() * right.size(1) >= MIN_OUTER_WORK
     backward_weights = _backward_weights() if large and _fast(left, right) else None
     if backward_weights is None:
         return torch.mm(left.t(), right)
@@ -142,33 +150,39 @@ def _backward_weights() -> Callable[..., tuple[Tensor, Tensor]] | None:
 
 
 class StepProduct:
-    """One weight (M, K), packed once, multiplied by many small inputs (b, K).
+    """One weight (M, K), packed once where that pays, multiplied by many small inputs (b, K).
 
     Args:
         weight: (M, K), or a transposed view of such.
         max_rows: the largest b.
+        uses: how many products there will be; by default so many that packing pays.
     """
 
-    def __init__(self, weight: Tensor, max_rows: int) -> None:
+    def __init__(self, weight: Tensor, max_rows: int, uses: float = math.inf) -> None:
         self.work = weight.numel()
         self.packed: Tensor | None = None
         self.transposed = weight.t()
-        if max_rows * self.work >= MIN_WORK and _fast(weight, weight):
+        often = uses * max_rows * self.work >= MIN_PACKED_WORK
+        if often and self._pays(max_rows) and _fast(weight, weight):
             self.linear, self.plus, pack = onednn()  # type: ignore[misc]
             self.packed = pack(weight, max_rows)
         # ATen's GEMM is twice as fast on a contiguous operand as on a transposed view.
         elif not self.transposed.is_contiguous():
             self.transposed = self.transposed.contiguous()
 
+    def _pays(self, rows: int) -> bool:
+        """Return whether oneDNN's product with this number of rows is faster than ATen's."""
+        return rows * self.work >= (MIN_FILLED_WORK if rows % STEP_ROWS else MIN_WORK)
+
     def times(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """x (b, K) times the transpose of the weight: (b, M); `out` may or may not be used to hold it."""
-        if self.packed is not None and x.size(0) * self.work >= MIN_WORK:
+        if self.packed is not None and self._pays(x.size(0)):
             return self.linear(_filled(x, STEP_ROWS), self.packed, None, "none", [], "")[: x.size(0)]
         return torch.mm(x, self.transposed) if out is None else torch.mm(x, self.transposed, out=out)
 
     def plus_rows(self, x: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """`times(x) + rows` for rows (b, M), in one call."""
-        if self.packed is not None and x.size(0) * self.work >= MIN_WORK:
+        if self.packed is not None and self._pays(x.size(0)):
             if x.size(0) % STEP_ROWS == 0:
                 return self.plus(x, rows, self.packed, None, "add")
             return self.times(x).add_(rows)
@@ -194,6 +208,8 @@ class LowStepProduct(StepProduct):
         return self.linear(_filled(x.bfloat16(), STEP_ROWS), self.packed, None, "none", [], "")[: x.size(0)]
 
 
-def step_product(weight: Tensor, max_rows: int, *, low: bool) -> StepProduct:
+def step_product(weight: Tensor, max_rows: int, uses: float = math.inf, *, low: bool) -> StepProduct:
     """Return the product of a weight with the rows of many steps; `low` as in `product`."""
-    return LowStepProduct(weight, max_rows) if low and fast_low(weight, max_rows) else StepProduct(weight, max_rows)
+    if low and fast_low(weight, max_rows):
+        return LowStepProduct(weight, max_rows)
+    return StepProduct(weight, max_rows, uses)

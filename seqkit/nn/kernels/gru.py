@@ -68,7 +68,7 @@ class GRUKernel(Kernel):
             # The projection is not ours to write into; without a backward the buffers of one step serve all.
             rows = drive.size(0) if save else packing.batch_sizes[0]
             gates, news = drive.new_empty(rows, 3 * H), drive.new_empty(rows, H)
-        recurrent = StepProduct(tensors["weight_hh"], packing.batch_sizes[0])
+        recurrent = StepProduct(tensors["weight_hh"], packing.first_rows, len(packing.batch_sizes))
         norms = self._norms(tensors, "all" if save else "nothing")
         buffer, states = history(h, drive.size(0))
         keeps, mask, update = self._masks(tensors, packing)
@@ -147,7 +147,7 @@ class GRUKernel(Kernel):
             if self.layer_norm
             else []
         )
-        back = StepProduct(tensors["weight_hh"].t(), packing.batch_sizes[0])
+        back = StepProduct(tensors["weight_hh"].t(), packing.first_rows, len(packing.batch_sizes))
         incoming = Incoming(grads[0], grads[1], tensors["h0"], packing)
         pieces, news, carries = (split(part, packing) for part in (factors, d_new, carry))
         deltas = list(pieces)

@@ -87,7 +87,8 @@ class _Layer:
             sums = sums if bias is None else sums.add_(bias)
         self.state: tuple[Tensor, ...] = tuple(tensors[f"state{k}.{number}"] for k in range(plan.states))
         steps.start(sums, self.state)
-        self.forth = step_product(steps.scaled(self.weight), plan.packing.batch_sizes[0], low=plan.low)
+        sizes = plan.packing.batch_sizes
+        self.forth = step_product(steps.scaled(self.weight), sizes[0], len(sizes), low=plan.low)
         self.joined = rows.new_empty(rows.size(0), self.inputs + self.H)
         self.pieces = split(self.joined, plan.packing)
 
@@ -112,7 +113,8 @@ class _Layer:
         mine = {name.removesuffix(end): value for name, value in saved.items() if name.endswith(end)}
         self.joined = mine.pop("joined")
         self.steps.rewind(mine)
-        self.back = step_product(self.weight.t(), self.plan.packing.batch_sizes[0], low=self.plan.low)
+        sizes = self.plan.packing.batch_sizes
+        self.back = step_product(self.weight.t(), sizes[0], len(sizes), low=self.plan.low)
         self.grads = [torch.zeros_like(self.tensors[f"state{k}.{number}"]) for k in range(self.plan.states)]
 
     def backward(self, t: int, d_output: Tensor) -> Tensor:
@@ -168,7 +170,7 @@ class _Loop:
             layer.start()
         reader.start()
         vectors = self._outside()
-        forth = step_product(self.inside, sizes[0], low=plan.low)
+        forth = step_product(self.inside, sizes[0], len(sizes), low=plan.low)
         both = rows.new_empty(rows.size(0), self.inside.size(1))
         # The query's layer is the last one, as a rule, and then its output is in `both` already.
         queries = both[:, : self.H] if self._reads_last else rows.new_empty(rows.size(0), self.H)
@@ -218,7 +220,7 @@ class _Loop:
         self.reader.rewind(saved)
         delta = torch.empty_like(vectors)
         SLOPES["tanh"](vectors.new_ones(1, 1).expand_as(vectors), vectors, delta)
-        back = step_product(self.inside.t(), packing.batch_sizes[0], low=self.plan.low)
+        back = step_product(self.inside.t(), packing.first_rows, len(packing.batch_sizes), low=self.plan.low)
         # The gradient that the next step has for the vector it was fed; zero at the last step.
         fed = vectors.new_zeros(packing.batch_sizes[0], vectors.size(1))
         from_vectors, from_weights = (

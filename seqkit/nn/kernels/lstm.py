@@ -44,7 +44,8 @@ class LSTMKernel(LSTMOptions):
         if scale != 1 and not reaches(gates[:, -H:], scale * MIN_REACH):
             gates[:, -H:] *= 1 / scale
             scale = 1.0
-        recurrent = StepProduct(self._arrange(tensors["weight_hh"], H, scale), packing.batch_sizes[0])
+        weight, sizes = self._arrange(tensors["weight_hh"], H, scale), packing.batch_sizes
+        recurrent = StepProduct(weight, sizes[0], len(sizes))
         hidden, outputs = history(tensors["h0"], gates.size(0))
         if plain:
             memory = _plain_scan(tensors, packing, save, gates, recurrent, outputs, doubled=scale != 1)
@@ -154,7 +155,7 @@ class _VariantScan:
         self.shown = torch.empty_like(cells) if kernel.layer_norm and save else None
         self.shown_steps = None if self.shown is None else split(self.shown, packing)
         if kernel.proj_size:
-            self.projection = StepProduct(tensors["weight_hr"], packing.batch_sizes[0])
+            self.projection = StepProduct(tensors["weight_hr"], packing.first_rows, len(packing.batch_sizes))
         if kernel.peephole:
             self.peeps = tensors["weight_peephole"].view(-1, H)
 

@@ -82,7 +82,7 @@ class LSTMBackward:
         kernel, tensors, packing = self.kernel, self.tensors, self.packing
         self.incoming = Incoming(grads[0], grads[1], tensors["h0"], packing)
         self.dc = torch.zeros_like(tensors["c0"]) if grads[2] is None else grads[2].clone()
-        self.back = StepProduct(self.weight.t(), packing.batch_sizes[0])
+        self.back = StepProduct(self.weight.t(), packing.first_rows, len(packing.batch_sizes))
         plain = kernel.is_plain and "mask_recurrent" not in tensors
         self._plain_scan() if plain else self._variant_scan()
         del self.to_memory
@@ -114,7 +114,9 @@ class LSTMBackward:
         self.deltas = list(whole)
         self.d_shown: list[Tensor] = []
         self.d_projected: list[Tensor] = []
-        project = StepProduct(self.tensors["weight_hr"].t(), packing.batch_sizes[0]) if kernel.proj_size else None
+        project = None
+        if kernel.proj_size:
+            project = StepProduct(self.tensors["weight_hr"].t(), packing.first_rows, len(packing.batch_sizes))
         for t in range(len(whole) - 1, -1, -1):
             dh = self.incoming.flow
             dc = self.dc[: dh.size(0)]

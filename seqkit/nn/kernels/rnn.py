@@ -37,7 +37,7 @@ class RNNKernel(Kernel):
     def forward(self, tensors: Tensors, packing: Packing, save: bool) -> tuple[list[Tensor], Tensors]:
         bias = tensors["bias_ih"] + tensors["bias_hh"] if "bias_ih" in tensors else None
         drive = product(tensors["x"], tensors["weight_ih"], None if self.layer_norm else bias)
-        recurrent = StepProduct(tensors["weight_hh"], packing.batch_sizes[0])
+        recurrent = StepProduct(tensors["weight_hh"], packing.first_rows, len(packing.batch_sizes))
         norm = StepNorm("norm", tensors["norm"], bias, keep="all" if save else "nothing") if self.layer_norm else None
         buffer, states = history(tensors["h0"], drive.size(0))
         keeps, mask, h = self._keeps(tensors, packing), tensors.get("mask_recurrent"), tensors["h0"]
@@ -68,7 +68,7 @@ class RNNKernel(Kernel):
         kept = tensors.get("mask_zoneout", active.new_full((1, 1), self.zoneout))
         SLOPES[self.nonlinearity]((1 - kept).expand_as(active), active, slopes)
         norm = StepNormBackward("norm", tensors["norm"], saved, packing) if self.layer_norm else None
-        back = StepProduct(tensors["weight_hh"].t(), packing.batch_sizes[0])
+        back = StepProduct(tensors["weight_hh"].t(), packing.first_rows, len(packing.batch_sizes))
         incoming = Incoming(grads[0], grads[1], tensors["h0"], packing)
         pieces = split(slopes, packing)
         deltas = list(pieces)

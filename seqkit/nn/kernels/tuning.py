@@ -11,6 +11,17 @@ tiles come from a model with constants of its own, in `triton/tiles.py`; `script
 # us for (b, H) times (H, 4H), oneDNN against MKL: (32, 64) 15.4 12.5; (64, 64) 19.5 24.2; (8, 128) 16.2 17.5;
 # (16, 128) 20.4 28.4; (2, 256) 22.5 25.0; (4, 256) 26.3 91.0.
 MIN_WORK = 800_000
+# The same where rows have to be filled up (STEP_ROWS), which takes another 8 us. us for (b, H) times (H, H) plus rows,
+# oneDNN against MKL: (20, 200) 23.0 17.2; (60, 128) 23.4 19.0; (31, 200) 25.8 26.6; (13, 300) 27.6 30.2; (30, 256)
+# 31.5 39.7.
+MIN_FILLED_WORK = 1_300_000
+# Multiply-adds of all products with one weight from which packing it pays: packing takes 70 us and more where oneDNN's
+# product saves 11 us a million, less 8. A scan of an RNN over 5 steps of 32 rows and 128 units took 0.91 ms with every
+# weight packed, ATen's loop 0.53.
+MIN_PACKED_WORK = 16_000_000
+# Multiply-adds from which the sum of outer products is oneDNN's. us for N rows, M x K, oneDNN against MKL: (160, 64,
+# 128) 55 26; (640, 64, 128) 99 99; (96, 200, 400) 113 139; (640, 128, 256) 227 384.
+MIN_OUTER_WORK = 6_000_000
 # Multiply-adds of one product from which rounding float32 to bfloat16 pays (where the CPU multiplies bfloat16). us for
 # (b, K) times (K, M), float32 beside bfloat16 with its conversions: (16, 64, 256) 15 15; (32, 128, 512) 29 24;
 # (32, 256, 1024) 84 52; (64, 512, 4096) 1190 565.
@@ -64,8 +75,10 @@ MIN_DECODE_ROWS = 32
 LARGE_STEP, SMALL_STEP = 16_384, 4_096
 # Units from which oneDNN's LSTM is slower to train in bfloat16 than the fused kernel, where steps are large.
 WIDE_LOW = 512
-# Steps up to which ATen's loop has less overhead, in training and in inference.
+# Steps up to which ATen's loop has less overhead, in training and in inference; and in training on full batches, of a
+# GRU and of an RNN, half of them from LARGE_STEP on.
 FEW_STEPS_TRAINING, FEW_STEPS = 4, 2
+FEW_STEPS_GRU, FEW_STEPS_RNN = 9, 20
 # Units up to which and from which cuDNN's inference on full batches is faster than one launch of Triton
 # (`scripts/device/check.py --parts speed`).
 FEW_UNITS, MANY_UNITS = 128, 1_024
