@@ -47,8 +47,9 @@ def _terms(query: Tensor, keys: Tensor) -> Tensor:
 
 def _forward(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     step = _blocks(query, keys)
-    parts = [_terms(part, keys) @ vector for part in torch.split(query, step, 1)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    if query.size(1) <= step:
+        return _terms(query, keys) @ vector
+    return torch.cat([_terms(part, keys) @ vector for part in torch.split(query, step, 1)], 1)
 
 
 class AdditiveScores(torch.autograd.Function):
