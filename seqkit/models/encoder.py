@@ -78,7 +78,7 @@ class Embedding(nn.Module):
             vectors = vectors * self.scale
         if shift is not None:
             vectors = vectors + shift
-        return self.dropout(self.locked(vectors)) if drops else vectors  # type: ignore[no-any-return]
+        return self.dropout(self.locked(vectors)) if drops else vectors
 
 
 class Encoder(nn.Module):

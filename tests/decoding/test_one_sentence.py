@@ -74,8 +74,8 @@ def test_a_sentence_alone_is_that_sentence_in_a_batch(seed, penalties, limits, w
 
 def test_one_sentence_takes_the_short_way_and_two_or_samples_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     table, taken = Table(0, 9, torch.float32), []
-    extend = OneSentence._extend
-    monkeypatch.setattr(OneSentence, "_extend", lambda self, *args: taken.append(1) or extend(self, *args))
+    take = OneSentence._take
+    monkeypatch.setattr(OneSentence, "_take", lambda self, time: taken.append(1) or take(self, time))
     for batch, sample, short in ((1, False, True), (2, False, False), (1, True, False)):
         taken.clear()
         state, memory, lengths = (torch.ones(shape, dtype=torch.int64) for shape in ((batch, 1), (batch,), (batch,)))
