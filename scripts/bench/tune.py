@@ -136,7 +136,7 @@ def decode_steps() -> Iterator[tuple[str, Work]]:
         cell, x = module.cell_at(0), torch.randn(rows, 512)
         state = tuple(torch.zeros(rows, size) for size in cell.state_sizes)
         prepared = module.prepare(0, x, [rows])
-        single = SingleStep(cell, prepared.weights, rows)
+        single = SingleStep(cell, prepared.weights)
 
         def work(
             cell: Any = cell, x: Any = x, state: Any = state, prepared: Any = prepared, single: Any = single

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from seqkit.decoding.backpointers import History, Pool
+from seqkit.decoding.backpointers import History, Hypothesis, Pool, gather
 from seqkit.decoding.constraints import Beam, Constraint, force
 from seqkit.decoding.penalties import LengthPenaltyKind, coverage_penalty, length_penalty
 from seqkit.decoding.selection import Draws, best_continuations, draw
@@ -91,10 +91,18 @@ class Loop:
     def run(self) -> None:
         """Search until every sentence is done: at its maximum length at the latest."""
         time = 0
-        while len(self._front.rows):
-            log_probs, last = self._ask(time)
-            self._sample(time, log_probs, last) if self._draws is not None else self._extend(time, log_probs, last)
+        while self._take(time):
             time += 1
+
+    def _take(self, time: int) -> bool:
+        """Take a step; return whether a sentence is still at work."""
+        log_probs, last = self._ask(time)
+        self._sample(time, log_probs, last) if self._draws is not None else self._extend(time, log_probs, last)
+        return len(self._front.rows) > 0
+
+    def result(self, lengths: list[int]) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each sentence, whose sources have these lengths; see `gather`."""
+        return gather(self.history, self.complete, self.cut, self._rules.n_best, lengths)
 
     def _ask(self, time: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities (b, J, V) of what may go on, without <eos>, and those (b, J) of <eos>."""
@@ -103,7 +111,7 @@ class Loop:
         if time == 0:
             self._first(logits, attention)
         log_probs = self._normalise(logits)
-        self.history.begin(front.rows, attention if rules.keep_attention else None)
+        self._begin(attention if rules.keep_attention else None)
         if rules.coverage_penalty:
             assert attention is not None
             self._covered = attention if front.coverage is None else front.coverage + attention
@@ -132,6 +140,10 @@ class Loop:
             last.masked_fill_((wanted >= 0).unsqueeze(1), -torch.inf)
         return log_probs, last
 
+    def _begin(self, attention: Tensor | None) -> None:
+        """A step has been asked for, with attention (b, J, S), or None."""
+        self.history.begin(self._front.rows, attention)
+
     def _past(self, time: int) -> Tensor:
         """Return the tokens (b, J, time) of all hypotheses, which are kept from the first call on."""
         front = self._front
@@ -157,7 +169,11 @@ class Loop:
         self._dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
         front.sums = logits.new_zeros(front.tokens.shape, dtype=self._dtype)
         front.divisor = front.divisor.to(self._dtype)
-        self.complete, self.cut = (Pool(len(front.rows), rules.n_best, front.sums) for _ in range(2))
+        self._open(front.sums)
+
+    def _open(self, sums: Tensor) -> None:
+        """Lay out what collects the hypotheses; `sums` gives dtype and device of their scores."""
+        self.complete, self.cut = (Pool(len(self._front.rows), self._rules.n_best, sums) for _ in range(2))
 
     def _normalise(self, logits: Tensor) -> Tensor:
         """Log-probabilities in a buffer of their own, which lasts until the next step."""

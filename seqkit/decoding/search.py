@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from seqkit.decoding.backpointers import Hypothesis, gather
+from seqkit.decoding.backpointers import Hypothesis
 from seqkit.decoding.beam import Front, Loop, Rules
 from seqkit.decoding.checks import number, whole
 from seqkit.decoding.constraints import (
@@ -21,6 +21,7 @@ from seqkit.decoding.constraints import (
     NoUnknown,
     length_limits,
 )
+from seqkit.decoding.one_sentence import OneSentence
 from seqkit.decoding.penalties import LengthPenaltyKind, length_penalty
 from seqkit.decoding.selection import Draws
 from seqkit.decoding.step import StepFunction, Tree, leaves, precise, reorder
@@ -181,9 +182,10 @@ class Search:
         limits = self.limits(lengths)
         front = self._front(state, memory, lengths, limits, device, bos_id, prefix, eos_id)
         rules = self._rules({*banned, eos_id}, limits, prefix, eos_id, words, device, keep_attention)
-        loop = Loop(step, front, rules, draws)
+        alone = batch == 1 and draws is None and device.type == "cpu"
+        loop = OneSentence(step, front, rules) if alone else Loop(step, front, rules, draws)
         loop.run()
-        return gather(loop.history, loop.complete, loop.cut, self.n_best, lengths.tolist())
+        return loop.result(lengths.tolist())
 
     def _rules(
         self,

@@ -74,6 +74,9 @@ def select(tree: Tree, rows: Tensor) -> Tree:
 def reorder(tree: Tree, parents: Tensor) -> Tree:
     """Let every hypothesis go on from its parent: leaves (B, J, ...), parents (B, K) int64 -> leaves (B, K, ...)."""
     batch, width = parents.shape
+    if batch == 1:
+        row = parents[0]
+        return map_tree(lambda leaf: leaf.index_select(1, row), tree)
 
     def gather(leaf: Tensor) -> Tensor:
         flat = leaf.flatten(0, 1).index_select(0, at)

@@ -113,5 +113,5 @@ class Decoder(AttentionalRecurrent):
             RuntimeError: the module is in training mode.
         """
         features, state, weights = super().step(self.embedding(tokens), state, memory)
-        logits = self.output(features.flatten(0, 1))
+        logits = self.project(self.output, features.flatten(0, 1))
         return logits.view(*tokens.shape, logits.size(-1)), state, weights

@@ -71,13 +71,14 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor, shift: Tensor | None = None) -> Tensor:
         """Look up: ids (B, T) int64 -> (B, T, E); `shift` (B, T, E) is added to the vectors before their dropouts."""
-        vectors: Tensor = self.types(self.table, self.words(ids))
+        # A call that does nothing takes a microsecond, too.
+        drops = self.words.training or self.types.training or self.locked.training or self.dropout.training
+        vectors: Tensor = self.types(self.table, self.words(ids)) if drops else self.table(ids)
         if self.scale != 1:
             vectors = vectors * self.scale
         if shift is not None:
             vectors = vectors + shift
-        dropped: Tensor = self.dropout(self.locked(vectors))
-        return dropped
+        return self.dropout(self.locked(vectors)) if drops else vectors
 
 
 class Encoder(nn.Module):

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import autocast_enabled, tracing, transformed
-
 ATEN_STEPS: dict[str, Callable[..., Any]] = {
     "LSTM": torch.lstm_cell,
     "GRU": torch.gru_cell,
@@ -21,13 +19,6 @@ ATEN_STEPS: dict[str, Callable[..., Any]] = {
 ONE_BIAS = ("LSTM", "RNN_TANH", "RNN_RELU")
 """Cells that add both biases in one place. ATen's GRU mixes the old state and the new in another order of operations
 than ours, with other last bits."""
-
-
-def serves_one_bias(mode: str | None, x: Tensor) -> bool:
-    """Tell whether `OneBiasStep` may run a step of such a cell here: without gradient, on the CPU, nothing recorded."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not x.is_cpu or tracing() or transformed():
-        return False
-    return not autocast_enabled("cpu") and mode in ONE_BIAS
 
 
 class OneBiasStep:

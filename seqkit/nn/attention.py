@@ -68,14 +68,15 @@ class Attention(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define scores(query, keys)")
 
     def forward(
-        self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor, clean: bool = False
+        self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None, clean: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Read from the memory.
 
         Args:
             query: (B, Q, A).
             keys, values: (B, S, ...) each, from `project`.
-            padding: (B, S) bool, True where the source has ended. A source of length 0 gives a context of zeros.
+            padding: (B, S) bool, True where the source has ended. A source of length 0 gives a context of zeros. None:
+                all are S long; only the classes in `ATTENTIONS` are asked so.
             clean: keys and values are finite on the padding, as `project(memory, padding)` makes them. Set it when the
                 same memory is read at every step: copies of it cost more than the attention itself.
 
@@ -84,7 +85,7 @@ class Attention(nn.Module):
         """
         if not clean:
             keys, values = cleared(keys, padding), cleared(values, padding)
-        weights = masked_softmax(self.scores(query, keys), padding.unsqueeze(1))
+        weights = masked_softmax(self.scores(query, keys), None if padding is None else padding.unsqueeze(1))
         return torch.bmm(weights, values), weights
 
     def kernel(self) -> tuple[type[Reader], Tensors] | None:
@@ -137,11 +138,13 @@ def cleared(memory: Tensor, padding: Tensor | None) -> Tensor:
     return memory.masked_fill(where if memory.dim() == 3 else where.unsqueeze(1), 0.0)
 
 
-def masked_softmax(scores: Tensor, padding: Tensor) -> Tensor:
+def masked_softmax(scores: Tensor, padding: Tensor | None) -> Tensor:
     """Compute the softmax over the last dimension of scores (..., S), zero where `padding` (broadcast to it) is True.
 
-    Where everything is padding the result is zero, not NaN.
+    Where everything is padding the result is zero, not NaN. None: there is no padding.
     """
+    if padding is None:
+        return torch.softmax(scores, dim=-1)
     lowest = torch.finfo(scores.dtype).min
     return torch.softmax(scores.masked_fill(padding, lowest), dim=-1).masked_fill(padding, 0.0)
 
@@ -275,12 +278,12 @@ class MultiHeadAttention(Attention):
         return self._split(self.key(memory) * self.scale).contiguous(), self._split(self.value(memory)).contiguous()
 
     def forward(
-        self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor, clean: bool = False
+        self, query: Tensor, keys: Tensor, values: Tensor, padding: Tensor | None, clean: bool = False
     ) -> tuple[Tensor, Tensor]:
         if not clean:
             keys, values = cleared(keys, padding), cleared(values, padding)
         scores = torch.matmul(self._split(self.query(query)), keys.transpose(2, 3))  # (B, h, Q, S)
-        weights = masked_softmax(scores, padding[:, None, None])
+        weights = masked_softmax(scores, None if padding is None else padding[:, None, None])
         context = torch.matmul(weights, values).transpose(1, 2).flatten(2)
         read: Tensor = self.output(context)
         return read, weights.mean(1)

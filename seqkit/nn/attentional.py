@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from seqkit.nn.attention import ATTENTIONS, Attention, make_attention, padding_mask
-from seqkit.nn.attentional_step import KeptSteps, step_layer
+from seqkit.nn.attentional_step import KeptSteps, alone, linear_step, step_layer
 from seqkit.nn.backends.backend import Choice
 from seqkit.nn.cell import Cell, Prepared, State, drop_mask
 from seqkit.nn.checks import (
@@ -141,7 +141,7 @@ class AttentionalRecurrent(nn.Module):
         self.rate = check_probability("dropout", dropout)
         self.attention_layer = attention_layer or num_layers
         self._check(attention, attention_layer, attention_size, heads, options)
-        self._single: KeptSteps = {}  # for `step`
+        self._single = KeptSteps()  # for `step`
         between: dict[str, Any] = {"locked_dropout": locked_dropout, "residual": residual}
         probe = Recurrent(cell, 1, hidden_size, num_layers, device="meta", **between, **options)
         self.locked_rate, self.residual = probe.locked_dropout, probe.residual
@@ -296,7 +296,7 @@ class AttentionalRecurrent(nn.Module):
         top, context, weights = self.stack.through(x, context, layer, read, self.attention_layer)
         return self.combine(top, context, input), weights
 
-    def _read(self, query: Tensor, memory: Memory, hypotheses: int = 1) -> tuple[Tensor, Tensor]:
+    def _read(self, query: Tensor, memory: Sequence[Tensor | None], hypotheses: int = 1) -> tuple[Tensor, Tensor]:
         """One step of K hypotheses a source: query (B * K, H) to the context (B * K, C) and the weights (B, K, S)."""
         assert self.attention is not None
         context, weights = self.attention(query.view(-1, hypotheses, query.size(1)), *memory, clean=True)
@@ -307,16 +307,19 @@ class AttentionalRecurrent(nn.Module):
         """Tell how the layers follow each other."""
         return Stack(self.num_layers, self.attention_layer, self.residual)
 
-    def combine(self, top: Tensor, context: Tensor | None, input: Tensor) -> Tensor:
-        """Make the features: top (..., H), context (..., C), input (..., E) -> (..., F)."""
-        if self.vector is None:
+    def combine(
+        self, top: Tensor, context: Tensor | None, input: Tensor, layer: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Make the features: top (..., H), context (..., C), input (..., E) -> (..., F); `layer` is for `vector`."""
+        layer = layer or self.vector
+        if layer is None:
             return top
         if not self.combines:
-            return self.vector(top)  # type: ignore[no-any-return]
+            return layer(top)
         parts = [top, *([] if context is None else [context])]
         if self.output_kind == "deep":
             parts.append(input)
-        inner: Tensor = self.vector(torch.cat(parts, -1))
+        inner: Tensor = layer(torch.cat(parts, -1))
         return torch.tanh(inner) if inner.requires_grad or recorded() else tanh_(inner, inner)  # which looks at values
 
     def layer(self, number: int) -> tuple[Recurrent, int]:
@@ -342,7 +345,7 @@ class AttentionalRecurrent(nn.Module):
 
     def start(self, state: State) -> tuple[tuple[State, ...], Tensor | None]:
         """Return the state of a first `step`: state, each (L, B, size), to layers of (B, 1, size) and what is fed."""
-        self._single = {}  # the weights may have changed since the last search
+        self._single.renew(self)
         layers = tuple(tuple(part[number].unsqueeze(1) for part in state) for number in range(self.num_layers))
         fed = state[0].new_zeros(state[0].size(1), 1, self.feed_size) if self.input_feeding else None
         return layers, fed
@@ -350,7 +353,9 @@ class AttentionalRecurrent(nn.Module):
     def step(self, input: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """Run one step for K hypotheses of each source; evaluation only.
 
-        The steps after a `start` share weights that are laid out once. After a weight has changed, call `start` again.
+        Steps share weights that are laid out once, also those of the next search. After a weight has changed, call
+        `start` again: it sees every change that torch counts, which those through `.data` are not until `train` or
+        `eval` switches the mode.
 
         Args:
             input: (B, K, E).
@@ -373,22 +378,36 @@ class AttentionalRecurrent(nn.Module):
         elif self.feed_context:
             context = memory[0].unsqueeze(1).expand(-1, shape[1], -1).flatten(0, 1)
             x = torch.cat([rows, context], 1)
-        packing, new = Packing.full(1, x.size(0)), []
+        lone, new = alone(input), []
 
         def layer(number: int, parts: list[Tensor]) -> Tensor:
             before = tuple(part.flatten(0, 1) for part in layers[number])
-            output, after = step_layer(*self.layer(number), joined(parts), packing, before, self._single)
+            output, after = step_layer(*self.layer(number), joined(parts), before, self._single, lone)
             new.append(tuple(part.view(*shape, part.size(-1)) for part in after))
             return output
 
-        read = None if self.attention is None else partial(self._read, memory=memory, hypotheses=shape[1])
+        read = None
+        if self.attention is not None:
+            spared = lone and type(self.attention) in ATTENTIONS.values() and self._single.unpadded(memory[2])
+            seen = (*memory[:2], None) if spared else memory
+            read = partial(self._read, memory=seen, hypotheses=shape[1])
         top, context, weights = self.stack.through(x, context, layer, read)
-        features = self.combine(top, context, rows)
+        vector = None if self.vector is None else partial(linear_step, self.vector, kept=self._single, lone=lone)
+        features = self.combine(top, context, rows, vector)
         features = features.view(*shape, features.size(-1))
         return features, (tuple(new), features if self.input_feeding else None), weights
 
+    def project(self, layer: nn.Module, rows: Tensor) -> Tensor:
+        """Apply a linear layer of this module to the rows (N, K) of a `step`, its weight laid out once: (N, M)."""
+        return linear_step(layer, rows, self._single, alone(rows))
+
+    def train(self, mode: bool = True) -> AttentionalRecurrent:
+        if mode != self.training:
+            self._single = KeptSteps()
+        return super().train(mode)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_single": {}}  # packed weights can neither be copied nor pickled
+        return {**self.__dict__, "_single": KeptSteps()}  # packed weights can neither be copied nor pickled
 
     def _fed(self, input: Tensor, lengths: Any, state: State, memory: Memory) -> tuple[Tensor, Tensor]:
         """Run all steps with input feeding. Sentences are sorted by falling length and leave the batch as they end.

@@ -29,15 +29,17 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Compute input (..., in_features) -> (..., out_features)."""
         weight = self.weight  # read once: it may be parametrized, and then each reading computes it
-        trained = input.requires_grad or weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        learning = torch.is_grad_enabled() and trained
+        bias = self.bias
+        learning = torch.is_grad_enabled() and (
+            input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+        )
         if not _served(input, weight, MIN_TRAINING if learning else MIN_WORK):
-            return F.linear(input, weight, self.bias)
+            return F.linear(input, weight, bias)
         rows = input.reshape(-1, input.size(-1))
         if learning:
-            result: Tensor = _Product.apply(rows, weight, self.bias)  # type: ignore[no-untyped-call]
+            result: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
         else:
-            result = product(rows, weight, self.bias)
+            result = product(rows, weight, bias)
         return result.view(*input.shape[:-1], self.out_features)
 
 

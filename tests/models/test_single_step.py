@@ -28,7 +28,7 @@ def test_equals_the_cells_own_step(cell: str, options: dict[str, Any], bias: boo
     with torch.no_grad():
         prepared = layer.prepare(0, x, [7])
         expected, _ = one.step(one.project(x, prepared), state, prepared)
-        output, found = SingleStep(one, prepared.weights, 7)(x, state)
+        output, found = SingleStep(one, prepared.weights)(x, state)
     assert torch.equal(output, found[0])
     for mine, other in zip(found, expected, strict=True):
         assert (mine - other).abs().max() < 1e-12

@@ -14,9 +14,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqkit.nn.kernels.tuning import (
+    MIN_DECODE_WORK,
     MIN_FILLED_WORK,
     MIN_LOW_WORK,
     MIN_OUTER_WORK,
@@ -213,3 +215,32 @@ def step_product(weight: Tensor, max_rows: int, uses: float = math.inf, *, low: 
     if low and fast_low(weight, max_rows):
         return LowStepProduct(weight, max_rows)
     return StepProduct(weight, max_rows, uses)
+
+
+class PackedLinear:
+    """A linear layer of which the weight is packed once, for products with few rows each: decoding.
+
+    Rows below `STEP_ROWS` are not filled up: there are few such shapes.
+
+    Args:
+        weight: (M, K), as it is now.
+        bias: (M,) or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight, self.bias, self.work = weight, bias, weight.numel()
+        self._packed: Tensor | None = None
+        self._fast = _fast(weight, weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (N, K) -> (N, M), in fresh memory."""
+        rows = x.size(0)
+        fits = self._fast and x.dtype is torch.float32 and x.size(1) == self.weight.size(1)
+        if not fits or rows * self.work < MIN_DECODE_WORK:
+            return F.linear(x, self.weight, self.bias)
+        linear, _, pack = onednn()  # type: ignore[misc]
+        if self._packed is None:
+            self._packed = pack(self.weight.detach().contiguous(), STEP_ROWS)
+        if rows <= STEP_ROWS:
+            return linear(x.contiguous(), self._packed, self.bias, "none", [], "")
+        return linear(_filled(x, STEP_ROWS).contiguous(), self._packed, self.bias, "none", [], "")[:rows]

@@ -75,6 +75,10 @@ class CellSteps:
         """Compute the state after step t from the sums (b, G), which may be `rows[t]`, and the state before."""
         raise NotImplementedError
 
+    def once(self, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compute the state after a single step from its sums (b, G), not `scaled`, which are written over."""
+        raise NotImplementedError
+
     def saved(self) -> Tensors:
         """Return the buffers that `rewind` wants."""
         return {"sums": self.sums, "hidden": self.hidden}
@@ -100,6 +104,9 @@ class RNNSteps(CellSteps):
 
     def forward(self, t: int, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return (apply_(self.nonlinearity, total, self.news[t]),)
+
+    def once(self, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (apply_(self.nonlinearity, total, total),)
 
     def saved(self) -> Tensors:
         return {"hidden": self.hidden}
@@ -147,6 +154,11 @@ class GRUSteps(CellSteps):
         torch.sigmoid(total[:, : 2 * H], out=pair)
         tanh_(torch.addcmul(total[:, 3 * H :], pair[:, :H], m, out=n), n)
         return (torch.lerp(n, state[0], pair[:, H:], out=self.news[t]),)
+
+    def once(self, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        total.narrow(1, 0, 2 * self.H).sigmoid_()
+        r, z, m, n = total.chunk(4, 1)
+        return (torch.lerp(tanh_(n.addcmul_(r, m), n), state[0], z),)
 
     def rewind(self, saved: Tensors) -> None:
         H, sums = self.H, saved["sums"]
@@ -209,6 +221,12 @@ class LSTMSteps(CellSteps):
             tanh_(g, g)
         torch.mul(f, state[1], out=new_c).addcmul_(i, g)
         return torch.mul(o, tanh_(new_c, self.shown[: o.size(0)]), out=self.news[t]), new_c
+
+    def once(self, total: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        total.narrow(1, 0, 3 * self.H).sigmoid_()
+        o, i, f, g = total.chunk(4, 1)
+        new_c = torch.mul(f, state[1]).addcmul_(i, tanh_(g, g))
+        return tanh_(new_c, torch.empty_like(new_c)).mul_(o), new_c
 
     def saved(self) -> Tensors:
         return {"sums": self.sums, "memory": self.memory}

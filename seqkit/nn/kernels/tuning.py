@@ -40,6 +40,12 @@ PRODUCT_ROWS, STEP_ROWS = 32, 8
 # (6400 rows, M 2048, K 812) in blocks of 256, 512, 1024, 2048 and 8192 rows: 115, 105, 107, 117, 130.
 OUTER_ROWS = 512
 
+# Multiply-adds of one product with a weight packed once, rows not filled up, from which it beats ATen's, in decoding.
+# us of ATen beside packed, (rows, K, M): (1, 256, 5898) 86 70 (438 145 where other programs use the memory too);
+# (5, 256, 5898) 292 81; (1, 768, 1024) 40 36; (5, 768, 1024) 165 48; (1, 768, 256) 15 20; (2, 768, 256) 25 21;
+# (5, 768, 256) 43 22; (3, 256, 256) 13 14; (5, 256, 256) 18 15.
+MIN_DECODE_WORK = 320_000
+
 # --- pointwise parts (kernel.py, additive.py) -------------------------------------------------------------------------
 
 # Elements from which four cheap passes beat one tanh: ATen's tanh costs 2 to 4 ns an element where its sigmoid costs
