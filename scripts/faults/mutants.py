@@ -212,7 +212,7 @@ def add_to_map(cover: Path, tests: list[str]) -> None:
         for file in data.measured_files():
             lines = known["lines"].setdefault(str(Path(file).relative_to(HERE)), {})
             for line, contexts in data.contexts_by_lineno(file).items():
-                new = {one.partition("|")[0] for one in contexts}
+                new = {one.rpartition("|")[0] for one in contexts}
                 # What a fixture runs, all tests of its file may see: the file's name stands for them.
                 new |= {one.partition("::")[0] for one in contexts if one.endswith("|setup")}
                 old = {one for one in lines.get(str(line), []) if one.partition("::")[0] not in again}
