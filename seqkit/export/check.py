@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from seqkit.export.wire import check_size
 from seqkit.run import environment
 from seqkit.run.doctor import Check, Report, looked_at
 
+_SCRIPTS, _CACHE = ("predict.py", "exported.py"), "__pycache__"
 _RECURRENT = ("LSTM", "GRU", "RNN", "Scan", "DynamicQuantizeLSTM")
 
 
@@ -46,12 +48,26 @@ def _checks(folder: Path) -> Iterator[Check]:
             yield looked_at(name, lambda name=name, faces=faces: _graph(folder, name, faces, settings))  # type: ignore[misc]
     yield looked_at("(configuration)", lambda: _config(folder, settings))
     yield looked_at("(what scoring needs)", lambda: _task(folder, settings))
-    for name in ("predict.py", "exported.py"):
+    for name in _SCRIPTS:
         if name not in bad:
             yield looked_at(name, lambda name=name: _script(folder, settings, name))  # type: ignore[misc]
-    others = sorted({path.name for path in folder.iterdir()} - settings["files"].keys() - {SETTINGS})
-    if others:
-        yield Check("(other files)", True, f"not of the export, and not checked: {listed(others)}", seen=False)
+    yield from _others(folder, settings)
+
+
+def _others(folder: Path, settings: dict[str, Any]) -> Iterator[Check]:
+    """Look at what an export does not write: Python searches the folder of a script before its own."""
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        package = path.is_dir() and any(inside.stem == "__init__" for inside in path.iterdir())
+        if path.name not in _SCRIPTS and (package or path.name.endswith(tuple(all_suffixes()))):
+            yield Check(path.name, False, "not of an export: predict.py may import it in place of a library")
+    names = [path.name for path in paths if path.name not in {*settings["files"], *_SCRIPTS, SETTINGS}]
+    if _CACHE in names:
+        names.remove(_CACHE)
+        says = "Python writes it when predict.py runs; if you did not run it, delete this, which runs for exported.py"
+        yield Check(_CACHE, True, says, seen=False)
+    if names:
+        yield Check("(other files)", True, f"not of the export, and not checked: {listed(names)}", seen=False)
 
 
 def _settings(folder: Path, settings: dict[str, Any]) -> str:

@@ -67,10 +67,11 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def _refuse_taken(path: Path, overwrite: bool) -> None:
     if not os.path.lexists(path) or _is_empty(path):
         return
+    replaceable = is_exported(path) and not path.is_symlink()
     if not overwrite:
-        ways = ("replace it with ", Option("overwrite", "True"), ", or choose another folder with ", Option("to"))
-        raise UserError(f"{path}: this exists already; ", *ways)
-    if path.is_symlink() or not is_exported(path):
+        replace = ("replace it with ", Option("overwrite", "True"), ", or ") if replaceable else ()
+        raise UserError(f"{path}: this exists already; ", *replace, "choose another folder with ", Option("to"))
+    if not replaceable:
         raise UserError(f"{path}: this is not an exported folder; ", Option("overwrite"), " does not touch it")
 
 

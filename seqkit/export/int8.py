@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from seqkit.errors import require
+from seqkit.errors import UserError, require
 
 _EXTRA = "export"
 _LEAST = 1024  # elements of a weight that is worth a scale for each of its rows
 _LEAST_ROW = 8
+_LARGEST = 1 << 31  # bytes of a graph and its weights; protobuf itself takes no more
 _COMPUTED = {"DynamicQuantizeLSTM": "LSTM", "MatMulInteger": "matrix product"}
 
 
@@ -63,10 +64,12 @@ def quantise(path: Path, to: Path) -> Quantised:
         sizes, and which nodes changed.
 
     Raises:
-        UserError: onnx or onnxruntime is not installed.
+        UserError: onnx or onnxruntime is not installed; the graph is too large.
     """
     onnx = require("onnx", _EXTRA)
     before = sum(file.stat().st_size for file in (path, path.with_name(path.name + ".data")) if file.exists())
+    if before >= _LARGEST:
+        raise UserError(f"{path}: {before:,} bytes; int8 takes graphs of less than {_LARGEST:,}")
     with tempfile.TemporaryDirectory() as scratch:
         model = _by_library(path, Path(scratch))
     stored = _Weights(model).store()
@@ -97,7 +100,7 @@ def _by_library(path: Path, scratch: Path) -> Any:
 
 
 class _Weights:
-    """The float32 weights that are left in a graph, and their way to int8.
+    """Bring the float32 weights that are left in a graph to int8.
 
     Args:
         model: of onnx; it is changed.
@@ -111,7 +114,7 @@ class _Weights:
         self.new: list[Any] = []
 
     def _lift(self, graph: Any) -> None:
-        """Move large weights of the bodies of Scan out of them: a body runs at each step."""
+        """Move large weights out of the bodies of Scan, which run at each step."""
         for inner in _bodies(graph):
             self._lift(inner)
             for value in [value for value in inner.initializer if self._worth_it(value)]:

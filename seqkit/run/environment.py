@@ -66,8 +66,8 @@ def machine() -> dict[str, Any]:
 
 
 def packages() -> list[dict[str, Any]]:
-    """Of each dependency: `name`, `version` (None: not installed), `needs` (the least version), `extra` (None: it is
-    always needed), `good`. A missing extra is good: it is a choice."""
+    """Describe each dependency: `name`, `version` (None: not installed), `needs` (the least version), `extra` (None: it
+    is always needed), `good`. A missing extra is good, because it is a choice."""
     found = []
     for extra, wanted in ((None, CORE), *EXTRAS.items()):
         for name, least in wanted.items():
@@ -81,8 +81,7 @@ def packages() -> list[dict[str, Any]]:
 
 
 def at_least(version: str, least: str) -> bool:
-    """Return whether a version is one or a later one; of a pre-release or a build, the release that it leads to
-    counts."""
+    """Return whether a version is at least `least`; a pre-release or a build counts as its release."""
     try:
         return Version(Version(version).base_version) >= Version(least)
     except InvalidVersion:
@@ -114,7 +113,7 @@ def _cpu_name() -> str:
 
 
 def threads() -> dict[str, Any]:
-    """Return how many threads torch takes for one operation and beside each other, and the variables that say so."""
+    """Return how many threads torch uses within an operation and between operations, and the variables that set it."""
     return {
         "torch": torch.get_num_threads(),
         "torch_interop": torch.get_num_interop_threads(),

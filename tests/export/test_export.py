@@ -64,6 +64,8 @@ def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, fol
     assert done.stderr.decode() == (
         "seqkit: made: this exists already; replace it with --overwrite, or choose another folder with --to\n"
     )
+    done = cli(folder.parent, "export", "run", "--to", "run")
+    assert done.stderr.decode() == "seqkit: run: this exists already; choose another folder with --to\n"
     done = cli(folder.parent, "export", "run", "--to", "run", "--overwrite")
     assert b"run: this is not an exported folder; --overwrite does not touch it" in done.stderr
     assert (folder / "settings.json").stat().st_ino == before
@@ -299,6 +301,21 @@ def test_a_graph_that_is_none_and_a_foreign_script_are_told(folder: Path) -> Non
     others = {check.file: check for check in export.doctor(folder).checks}["(other files)"]
     assert (others.good, others.seen) == (True, False)
     assert "notes.txt" in others.says
+
+
+def test_what_predict_py_might_import_is_told(folder: Path) -> None:
+    (folder / "numpy.py").write_text("print('evil')\n")
+    (folder / "torch.abi3.so").touch()
+    signed(folder)
+    for name, file in (("json", "__init__.py"), ("notes", "a.txt"), ("__pycache__", "exported.cpython-311.pyc")):
+        (folder / name).mkdir()
+        (folder / name / file).touch()
+    found = problems(folder)
+    assert found.keys() == {"numpy.py", "torch.abi3.so", "json"}
+    assert set(found.values()) == {"not of an export: predict.py may import it in place of a library"}
+    checks = {check.file: check for check in export.doctor(folder).checks}
+    assert not checks["__pycache__"].seen
+    assert checks["(other files)"].says.endswith("not checked: json, notes")
 
 
 @pytest.mark.parametrize(

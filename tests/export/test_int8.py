@@ -149,6 +149,14 @@ def test_small_weights_stay(tmp_path):
     assert str(done).endswith("none")
 
 
+def test_a_graph_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"x" * 8)
+    (tmp_path / "model.onnx.data").write_bytes(b"x" * 8)
+    monkeypatch.setattr("seqkit.export.int8._LARGEST", 16)
+    with pytest.raises(UserError, match=r"model\.onnx: 16 bytes; int8 takes graphs of less than 16"):
+        quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+
+
 def test_without_the_library(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(UserError, match=r"this needs onnx: pip install onnx, or pip install '\.\[export\]'"):

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,36 +33,54 @@ class Exported:
     """An exported folder: its settings, graphs and tokenizers.
 
     Raises:
-        ValueError: a file is missing or damaged.
+        OSError: a file is missing.
+        ValueError: a file is damaged.
     """
 
     def __init__(self, folder: str | Path = "") -> None:
         self.folder = Path(folder or Path(__file__).parent)
-        try:
-            about = self.json("settings.json")
-            for name, file in about["files"].items():
-                if (self.folder / name).stat().st_size != file["bytes"]:
-                    raise ValueError(f"{name} is damaged")
-            self.settings: dict[str, Any] = about["predict"]
-            self.graphs = [self.graph(name, graph["threads"]) for name, graph in about["graphs"].items()]
-        except Exception as error:  # those of onnxruntime have no common base
-            reason = f"settings.json lacks {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{self.folder}: {reason}; export the run again") from None
+        files, graphs, self.settings = self._read("settings.json", settings_in)
+        for name, file in files.items():
+            if (self.folder / name).stat().st_size != file["bytes"]:
+                raise ValueError(f"{self.folder}: {name} is damaged; export the run again")
+        self.graphs = [self._read(name, partial(graph_in, graph["threads"])) for name, graph in graphs.items()]
 
     def json(self, name: str) -> Any:
         """Return what a file of JSON holds."""
-        return json.loads((self.folder / name).read_text("utf-8"))
+        return self._read(name, lambda path: json.loads(path.read_text("utf-8")))
+
+    def array(self, name: str) -> Array:
+        """Return the array in a file of numpy."""
+        array: Array = self._read(name, np.load)
+        return array
 
     def tokenizer(self, name: str = "tokenizer.json") -> Tokenizer:
         """Return the tokenizer in a file."""
-        return Tokenizer.from_file(str(self.folder / name))
+        tokenizer: Tokenizer = self._read(name, lambda path: Tokenizer.from_file(str(path)))
+        return tokenizer
 
-    def graph(self, name: str, threads: int) -> onnxruntime.InferenceSession:
-        """Return a graph that computes in this many threads; 0: in one for each core."""
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, threads would wait
-        return onnxruntime.InferenceSession(str(self.folder / name), options, providers=["CPUExecutionProvider"])
+    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
+        try:
+            return read(self.folder / name)
+        except OSError:  # it names the file
+            raise
+        except Exception as error:  # those of onnxruntime and tokenizers have no other base
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{self.folder}: {name} is damaged ({reason}); export the run again") from None
+
+
+def settings_in(path: Path) -> list[Any]:
+    """Return the parts of settings.json that are read here."""
+    about = json.loads(path.read_text("utf-8"))
+    return [about[name] for name in ("files", "graphs", "predict")]
+
+
+def graph_in(threads: int, path: Path) -> onnxruntime.InferenceSession:
+    """Return a graph that computes in this many threads; 0: in one for each core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # steps are short, and threads would wait
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

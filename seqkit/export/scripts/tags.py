@@ -27,7 +27,7 @@ class Predictor:
         spelled = self.settings["characters"]
         self.letters = exported.tokenizer("tokenizer.characters.json") if spelled else None
         # Of tags: the scores of a first and of a last one, then (from, to) of one after another; -inf: never.
-        _, crf = np.load(exported.folder / "crf.npy", allow_pickle=False).astype(float)
+        _, crf = exported.array("crf.npy").astype(float)
         self.start, self.end, self.transitions = crf[0], crf[1], crf[2:]
 
     def __call__(self, texts: Sequence[str | list[str]]) -> list[dict[str, Any]]:
