@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from seqkit.decoding.step import StepFunction
 
 # Scores of a step up to which the best of each hypothesis come from one call.
 _FEW = 65_536
+
+_Choice = tuple[list[int], list[int], list[float], list[float]]
 
 
 class _End(NamedTuple):
@@ -81,27 +84,27 @@ class OneSentence(Loop):
         return tokens[::-1], values[::-1], slots[::-1]
 
     def _scores(self, time: int) -> tuple[Tensor, list[float]]:
-        """Return `_ask`: log-probabilities (1, J, V) without <eos>, and those of <eos>."""
+        """Return `_ask` without the dimension of sentences: log-probabilities (J, V), and those of <eos>."""
         front, rules = self._front, self._rules
         if time < self._free_from or not self._plain:
             log_probs, last = self._ask(time)
-            return log_probs, last[0].tolist()
+            return log_probs[0], last[0].tolist()
         logits, front.state, attention = self._step(front.tokens, front.state, front.memory)
         if time == 0:
             self._first(logits, attention)
-        self._begin(attention if rules.keep_attention else None)
-        log_probs = torch.log_softmax(logits, 2, dtype=self._dtype)
-        end: list[float] = log_probs.select(2, rules.eos_id).tolist()[0]
-        log_probs.index_fill_(2, rules.banned, -math.inf)
-        return log_probs, end
+        if rules.keep_attention:
+            self._begin(attention)
+        log_probs = torch.log_softmax(logits[0], 1, dtype=self._dtype)
+        end: list[float] = log_probs.select(1, rules.eos_id).tolist()
+        return log_probs.index_fill_(1, rules.banned, -math.inf), end
 
     def _take(self, time: int) -> bool:
         """See `Loop._extend`."""
-        width = self._rules.width
+        width, slots = self._rules.width, len(self._sums)
         log_probs, last = self._scores(time)
         ends = list(map(self._add, self._sums, last))
-        places, sums, chosen = self._best(log_probs)
-        least = sorted(sums + ends)[len(ends)]
+        parents, tokens, sums, chosen = self._best(log_probs) if slots > 1 or width > 1 else self._first_of(log_probs)
+        least = sorted(sums + ends)[slots]
         ended = [slot for slot, value in enumerate(ends) if value >= least and value > -math.inf]
         if ended:
             self._collect_ends(time, ended, ends, last)
@@ -110,13 +113,12 @@ class OneSentence(Loop):
             return False
         if self._number >= width or not self._may_rank(sums[0]):
             return False
-        parents, tokens = ([place[part] for place in places] for part in range(2))
         self._steps.append((parents, tokens, chosen))
-        front, straight = self._front, list(range(len(self._sums)))
+        front = self._front
         front.tokens, self._sums = torch.tensor([tokens]), sums
         if self._rules.coverage_penalty:
             front.coverage = self._covered
-        if parents != straight:
+        if parents != list(range(slots)):
             front.reorder(torch.tensor([parents]))
         return True
 
@@ -124,30 +126,34 @@ class OneSentence(Loop):
         """Return a sum as tensors have it."""
         return total + value if self._dtype is torch.float64 else ctypes.c_float(total + value).value
 
-    def _best(self, log_probs: Tensor) -> tuple[list[tuple[int, int]], list[float], list[float]]:
-        """Return the K best continuations, best first: parents with tokens, sums, and log-probabilities of the tokens;
-        see `best_continuations`."""
-        width, (slots, size) = self._rules.width, log_probs.shape[1:]
-        if width == slots == 1:
-            place = int(log_probs.argmax())
-            values, tokens = [[log_probs[0, 0, place].item()]], [[place]]
-        elif slots * size <= _FEW and width <= size:
-            best, at = log_probs[0].topk(width, dim=1)
-            values, tokens = best.tolist(), at.tolist()
-        else:
+    def _first_of(self, log_probs: Tensor) -> _Choice:
+        """`_best` of one hypothesis and a width of 1: greedy."""
+        token = int(log_probs.argmax())
+        value = log_probs.select(1, token).item()
+        total = self._add(self._sums[0], value)
+        return [0], [token if total > -math.inf else 0], [total], [value]
+
+    def _best(self, log_probs: Tensor) -> _Choice:
+        """Return the K best continuations, best first: parents, tokens, sums, and log-probabilities of the tokens; see
+        `best_continuations`."""
+        width, (slots, size) = self._rules.width, log_probs.shape
+        if slots * size > _FEW or width > size:
             sums = log_probs.new_tensor([self._sums])
-            scores, places = best_places(log_probs, sums, width)
-            chosen = log_probs.view(1, -1).gather(1, places)
-            return [divmod(place, size) for place in places[0].tolist()], scores[0].tolist(), chosen[0].tolist()
-        pairs = zip(self._sums, values, tokens, strict=True)
+            scores, places = best_places(log_probs.unsqueeze(0), sums, width)
+            found = [divmod(place, size) for place in places[0].tolist()]
+            parents, tokens = ([one[part] for one in found] for part in range(2))
+            return parents, tokens, scores[0].tolist(), log_probs.view(-1).take(places[0]).tolist()
+        best, at = log_probs.topk(width, dim=1)
+        pairs = zip(self._sums, best.tolist(), at.tolist(), strict=True)
         every = [
             (self._add(total, value), value, slot, token)
-            for slot, (total, some, ids) in enumerate(pairs)
-            for value, token in zip(some, ids, strict=True)
+            for slot, (total, values, ids) in enumerate(pairs)
+            for value, token in zip(values, ids, strict=True)
         ]
-        every = sorted(every, key=_descending)[:width] if slots > 1 else every
-        found = [one if one[0] > -math.inf else (one[0], one[1], 0, 0) for one in every]
-        return [one[2:] for one in found], [one[0] for one in found], [one[1] for one in found]
+        every.sort(key=itemgetter(0), reverse=True)
+        kept = [one if one[0] > -math.inf else (one[0], one[1], 0, 0) for one in every[:width]]
+        parents, tokens = [one[2] for one in kept], [one[3] for one in kept]
+        return parents, tokens, [one[0] for one in kept], [one[1] for one in kept]
 
     def _may_rank(self, best: float) -> bool:
         """Return whether what goes on, the best of it with this sum, can come among the n best."""
@@ -190,10 +196,6 @@ class OneSentence(Loop):
         return Hypothesis(tokens, end.score, values, weights, end.last is not None)
 
 
-def _descending(one: tuple[float, ...]) -> float:
-    return -one[0]
-
-
 def _best(ends: list[_End], count: int) -> list[_End]:
     """Return the best of all, in descending order; of two that are equal the earlier one comes first."""
-    return sorted(ends, key=lambda end: -end.score)[:count]
+    return sorted(ends, key=attrgetter("score"), reverse=True)[:count]

@@ -17,6 +17,7 @@ from seqkit.nn.cudnn import serves as cudnn_serves
 from seqkit.nn.kernels.autograd import kernel_scan
 from seqkit.nn.kernels.gemm import onednn_bfloat16
 from seqkit.nn.kernels.kernel import Kernel, Tensors
+from seqkit.nn.kernels.malloc import keep_freed_blocks
 from seqkit.nn.kernels.packing import Packing
 from seqkit.nn.kernels.tuning import LARGE_STEP, MIN_STRETCH_ROWS, SMALL_STEP, STRETCH_FALL
 from seqkit.nn.network import Network, prepare
@@ -129,6 +130,8 @@ def _rectangle(tensors: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=1)
 def onednn_lstm() -> OneDNNKernel | None:
     """Return the oneDNN kernel if this torch has the operators with the arguments it needs, else None."""
+    # Each call packs the weights into fresh memory: half of its time for a single sentence, where pages are cleared.
+    keep_freed_blocks()
     try:
         known = torch.ops.aten.mkldnn_rnn_layer.default._schema.arguments
         backward = torch.ops.aten.mkldnn_rnn_layer_backward.default._schema.arguments

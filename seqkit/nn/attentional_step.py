@@ -110,7 +110,8 @@ def step_layer(
     mode = cell.single_mode() if lone and rows < MIN_DECODE_ROWS else None
     if mode is not None:
         size = state[0].size(1)
-        joined = rows * (x.size(1) + size) * size * _GATES >= MIN_DECODE_WORK and module.backend != "reference"
+        work = rows * (x.size(1) + size) * size * _GATES
+        joined = rows > 1 and work >= MIN_DECODE_WORK and module.backend != "reference"
         step = kept.cells.get((cell, mode, joined))
         if step is None:
             step = kept.cells[cell, mode, joined] = _lay_out(module, index, x, mode if not joined else None)
