@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import batched, recorded
+from seqkit.nn.checks import autocast_enabled, batched, recorded
 from seqkit.nn.kernels.kernel import SLOPES, quick, reaches, tanh_
 from seqkit.nn.kernels.tuning import ADDITIVE_FEW, ADDITIVE_TERMS, MIN_REACH
 
@@ -46,11 +46,12 @@ class _Terms:
     """
 
     def __init__(self, query: Tensor, keys: Tensor) -> None:
-        fast = quick(keys) and (reaches(keys, MIN_REACH) or reaches(query, MIN_REACH))
-        self.scale = 2 if fast else 1
+        fast = quick(keys) and quick(query) and not autocast_enabled("cpu")
+        self.scale = 2 if fast and (reaches(keys, MIN_REACH) or reaches(query, MIN_REACH)) else 1
         self._query, self._keys = query * self.scale, (keys * self.scale).unsqueeze(1)
         self._step = max(1, ADDITIVE_TERMS // max(1, keys.numel()))
-        self._buffer = keys.new_empty(min(self._step, query.size(1)) * keys.numel())
+        dtype = torch.promote_types(query.dtype, keys.dtype)
+        self._buffer = keys.new_empty(min(self._step, query.size(1)) * keys.numel(), dtype=dtype)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the queries of each block, and its terms (B, q, S, A), which the next block overwrites."""
@@ -65,12 +66,10 @@ class _Terms:
 def _forward(query: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     if query.size(1) * keys.numel() <= ADDITIVE_FEW:
         total = query.unsqueeze(2) + keys.unsqueeze(1)
-        return torch.matmul(tanh_(total, total), vector)
-    scores = query.new_empty(query.size(0), query.size(1), keys.size(1))
+        return tanh_(total, total) @ vector
     blocks = _Terms(query, keys)
     weights = vector * blocks.scale
-    for part, terms in blocks:
-        scores[:, part] = torch.mv(terms.flatten(0, 2), weights).view(terms.shape[:3])
+    scores = torch.cat([terms @ weights for _, terms in blocks], 1)
     return scores.sub_(vector.sum()) if blocks.scale == 2 else scores
 
 
@@ -93,16 +92,16 @@ class AdditiveScores(torch.autograd.Function):
         blocks = _Terms(query, keys)
         for part, terms in blocks:
             outer = grad[:, part].contiguous().unsqueeze(-1)  # (B, q, S, 1)
-            grad_vector.addmv_(terms.flatten(0, 2).t(), outer.flatten())
+            grad_vector += terms.flatten(0, 2).t() @ outer.flatten()
             # `vector` and the inner derivative are the same for all terms and come in at the end.
             if blocks.scale == 2:
                 slopes = SLOPES["sigmoid"](outer.expand_as(terms), terms, terms)
-                torch.sum(slopes, 2, out=grad_query[:, part])
+                grad_query[:, part] = slopes.sum(2)
                 grad_keys += slopes.squeeze(1) if slopes.size(1) == 1 else slopes.sum(1)
             else:
                 # 1 - tanh^2 in two parts, as in `AdditiveReader`.
                 squares = terms.square_().mul_(outer)
-                torch.sub(outer.sum(2), squares.sum(2), out=grad_query[:, part])
+                grad_query[:, part] = outer.sum(2) - squares.sum(2)
                 grad_keys += outer.sum(1) - squares.sum(1)
         if blocks.scale == 2:
             grad_vector = grad_vector.mul_(2).sub_(grad.sum())
