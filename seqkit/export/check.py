@@ -18,6 +18,7 @@ from seqkit.export.table import find_exporter
 from seqkit.export.wire import check_size
 from seqkit.run import environment
 from seqkit.run.doctor import Check, Report, looked_at
+from seqkit.tasks import RunConfig, RunTask
 
 _SCRIPTS, _CACHE = ("predict.py", "exported.py"), "__pycache__"
 _RECURRENT = ("LSTM", "GRU", "RNN", "Scan", "DynamicQuantizeLSTM")
@@ -46,11 +47,15 @@ def _checks(folder: Path) -> Iterator[Check]:
     for name, faces in settings["graphs"].items():
         if name not in bad:
             yield looked_at(name, lambda name=name, faces=faces: _graph(folder, name, faces, settings))  # type: ignore[misc]
-    yield looked_at("(configuration)", lambda: _config(folder, settings))
-    yield looked_at("(what scoring needs)", lambda: _task(folder, settings))
-    for name in _SCRIPTS:
-        if name not in bad:
-            yield looked_at(name, lambda name=name: _script(folder, settings, name))  # type: ignore[misc]
+    opened: list[tuple[RunConfig, type[RunTask]]] = []
+    yield looked_at("(configuration)", lambda: _config(folder, settings, opened))
+    if opened:
+        yield looked_at("(what scoring needs)", lambda: _task(folder, *opened[0]))
+        for name in _SCRIPTS:
+            if name not in bad:
+                yield looked_at(name, lambda name=name: _script(folder / name, opened[0][1]))  # type: ignore[misc]
+    else:
+        yield Check("(scripts)", True, "not checked, because the task is not known", seen=False)
     yield from _others(folder, settings)
 
 
@@ -135,20 +140,19 @@ def _refuse_outside(tensor: Any, folder: Path, files: dict[str, Any]) -> None:
         raise ValueError(f"weights {shown(tensor.name)} lie beyond the end of {location}")
 
 
-def _config(folder: Path, settings: dict[str, Any]) -> str:
-    _, _, kind = open_settings(settings, folder)
+def _config(folder: Path, settings: dict[str, Any], opened: list[tuple[RunConfig, type[RunTask]]]) -> str:
+    _, checked, kind = open_settings(settings, folder)
+    opened.append((checked, kind))
     return f"valid, of the task {kind.kind}"
 
 
-def _task(folder: Path, settings: dict[str, Any]) -> str:
-    _, checked, kind = open_settings(settings, folder)
+def _task(folder: Path, checked: RunConfig, kind: type[RunTask]) -> str:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # whatever sizes a stranger writes take no memory
         kind.restore(checked, folder)
     return "tokenizer and names are there"
 
 
-def _script(folder: Path, settings: dict[str, Any], name: str) -> str:
-    _, _, kind = open_settings(settings, folder)
-    if (folder / name).read_bytes() != scripts_of(find_exporter(kind))[name]:
+def _script(path: Path, kind: type[RunTask]) -> str:
+    if path.read_bytes() != scripts_of(find_exporter(kind))[path.name]:
         raise ValueError("not the script that this seqkit ships: read it before you run it")
     return "the script that this seqkit ships"

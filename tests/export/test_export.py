@@ -15,7 +15,7 @@ import pytest
 
 from seqkit import export, run
 from seqkit.errors import UserError
-from seqkit.export.files import SETTINGS, describe_files
+from seqkit.export.files import SETTINGS, describe_files, new_folder
 from seqkit.export.table import find_exporter
 from seqkit.export.wire import check_size
 from seqkit.tasks import RunTask
@@ -51,13 +51,6 @@ def problems(folder: Path) -> dict[str, str]:
 
 
 def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, folder: Path) -> None:
-    shutil.rmtree(folder)
-    done = cli(folder.parent, "export", "run", "--to", "made")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"model.onnx", "crf.npy", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
-    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     before = (folder / "settings.json").stat().st_ino
     done = cli(folder.parent, "export", "run", "--to", "made")
     assert done.returncode == 2
@@ -69,9 +62,54 @@ def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, fol
     done = cli(folder.parent, "export", "run", "--to", "run", "--overwrite")
     assert b"run: this is not an exported folder; --overwrite does not touch it" in done.stderr
     assert (folder / "settings.json").stat().st_ino == before
-    assert cli(folder.parent, "export", "run", "--to", "made", "--overwrite").returncode == 0
+    done = cli(folder.parent, "export", "run", "--to", "made", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.onnx", "crf.npy", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
     assert (folder / "settings.json").stat().st_ino != before
     assert {path.name for path in folder.parent.iterdir()} == {"run", "made"}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "made"
+
+    def fail() -> None:
+        with new_folder(path) as new:
+            (new / "part").touch()
+            raise RuntimeError
+
+    for before in ([], ["made"]):  # nothing, or an empty folder that a user has made
+        with pytest.raises(RuntimeError):
+            fail()
+        assert [one.name for one in tmp_path.rglob("*")] == before
+        path.mkdir(exist_ok=True)
+    with new_folder(path) as new:
+        (new / "whole").touch()
+        assert not any(path.iterdir())
+    assert {one.name for one in tmp_path.rglob("*")} == {"made", "whole"}
+    (tmp_path / "link").symlink_to(path)
+    (path / "whole").unlink()
+    with pytest.raises(UserError, match="link: this exists already; choose another"), new_folder(tmp_path / "link"):
+        pass
+
+
+def test_a_run_is_named_by_where_it_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`seqkit export .` in a run folder: beside it."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(target: Path, **how: Any) -> None:
+        raise Enough(target)
+
+    monkeypatch.setattr("seqkit.export.make.new_folder", stop)
+    (folder.parent / "run/checkpoints").mkdir(exist_ok=True)
+    for place, name in (("run", "."), ("run/checkpoints", ".."), (".", "run"), (".", "run/")):
+        monkeypatch.chdir(folder.parent / place)
+        with pytest.raises(Enough) as caught:
+            export.export(name)
+        assert caught.value.args[0].absolute() == folder.parent / "run-onnx"
 
 
 def test_commands_know_an_exported_folder(cli: Cli, folder: Path) -> None:
@@ -244,8 +282,8 @@ def varint(number: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x3a" + varint(1 << 25) + b"\x0a\x00" * (1 << 24), "beside the weights"),  # 16 million empty nodes
-        (b"\x3a" + varint((1 << 25) + 5) + b"\x6a" + varint(1 << 25) + b"\x0a\x00" * (1 << 24), "beside the weights"),
+        (b"\x3a" + varint(1 << 17) + b"\x0a\x00" * (1 << 16), "beside the weights"),  # empty nodes
+        (b"\x3a" + varint((1 << 17) + 4) + b"\x6a" + varint(1 << 17) + b"\x00" * (1 << 17), "beside the weights"),
         (b"\x3a\x09\x0a\x00", "it ends within a field"),
         (b"\x3a\x05\x2a" + varint(1 << 28), "it ends within a field"),
         (b"\x3f" * 20, "wire type 7"),
@@ -256,6 +294,7 @@ def varint(number: int) -> bytes:
 def test_what_would_take_much_memory_is_not_parsed(
     folder: Path, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("seqkit.export.wire._MOST", 1 << 16)
     monkeypatch.setattr(onnx, "load", lambda *given, **named: pytest.fail("parsed"))
     (folder / "model.onnx").write_bytes(content)
     with pytest.raises(ValueError, match=message):
