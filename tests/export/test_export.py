@@ -249,6 +249,22 @@ def test_predict_py_says_that_a_file_is_damaged(folder: Path, alone: Any) -> Non
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tokenizer.json", b"{"), ("crf.npy", b"x"), ("labels.json", b"["), ("model.onnx", b"x"), (SETTINGS, b"{}")],
+)
+def test_predict_py_names_a_file_that_no_library_can_read(folder: Path, name: str, content: bytes) -> None:
+    import seqkit.export.scripts.tags as script  # it imports `exported` from where conftest says
+
+    script.Predictor(folder)
+    (folder / name).write_bytes(content.ljust((folder / name).stat().st_size))
+    with pytest.raises(ValueError, match=rf"made: {name} is damaged \(.+\); export the run again"):
+        script.Predictor(folder)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        script.Predictor(folder)
+
+
 def outside(model: Any, location: str, offset: str = "0", length: str = "4") -> None:
     tensor = model.graph.initializer.add(name="evil", data_type=onnx.TensorProto.FLOAT, dims=[1])
     tensor.data_location = onnx.TensorProto.EXTERNAL
