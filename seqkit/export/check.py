@@ -16,6 +16,7 @@ from seqkit.export.files import SETTINGS, damage, read_settings
 from seqkit.export.make import scripts_of
 from seqkit.export.table import find_exporter
 from seqkit.export.wire import check_size
+from seqkit.files import read_bytes
 from seqkit.run import environment
 from seqkit.run.doctor import Check, Report, looked_at
 from seqkit.tasks import RunConfig, RunTask
@@ -61,10 +62,13 @@ def _checks(folder: Path) -> Iterator[Check]:
 
 def _others(folder: Path, settings: dict[str, Any]) -> Iterator[Check]:
     """Look at what an export does not write: Python searches the folder of a script before its own."""
-    paths = sorted(folder.iterdir())
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        yield Check("(other files)", False, f"cannot be listed ({error.strerror})")
+        return
     for path in paths:
-        package = path.is_dir() and any(inside.stem == "__init__" for inside in path.iterdir())
-        if path.name not in _SCRIPTS and (package or path.name.endswith(tuple(all_suffixes()))):
+        if path.name not in _SCRIPTS and (_is_package(path) or path.name.endswith(tuple(all_suffixes()))):
             yield Check(path.name, False, "not of an export: predict.py may import it in place of a library")
     names = [path.name for path in paths if path.name not in {*settings["files"], *_SCRIPTS, SETTINGS}]
     if _CACHE in names:
@@ -73,6 +77,13 @@ def _others(folder: Path, settings: dict[str, Any]) -> Iterator[Check]:
         yield Check(_CACHE, True, says, seen=False)
     if names:
         yield Check("(other files)", True, f"not of the export, and not checked: {listed(names)}", seen=False)
+
+
+def _is_package(path: Path) -> bool:
+    try:
+        return path.is_dir() and any(inside.stem == "__init__" for inside in path.iterdir())
+    except OSError:  # who knows
+        return True
 
 
 def _settings(folder: Path, settings: dict[str, Any]) -> str:
@@ -153,6 +164,6 @@ def _task(folder: Path, checked: RunConfig, kind: type[RunTask]) -> str:
 
 
 def _script(path: Path, kind: type[RunTask]) -> str:
-    if path.read_bytes() != scripts_of(find_exporter(kind))[path.name]:
+    if read_bytes(path) != scripts_of(find_exporter(kind))[path.name]:
         raise ValueError("not the script that this seqkit ships: read it before you run it")
     return "the script that this seqkit ships"

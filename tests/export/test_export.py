@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -371,6 +372,18 @@ def test_what_predict_py_might_import_is_told(folder: Path) -> None:
     checks = {check.file: check for check in export.doctor(folder).checks}
     assert not checks["__pycache__"].seen
     assert checks["(other files)"].says.endswith("not checked: json, notes")
+
+
+def test_scripts_that_settings_do_not_list_are_looked_at(folder: Path) -> None:
+    (folder / "predict.py").unlink()
+    (folder / "exported.py").unlink()
+    signed(folder)
+    assert problems(folder) == dict.fromkeys(SCRIPTS, "missing")
+    os.mkfifo(folder / "predict.py")  # to read it would wait for ever
+    (folder / "exported.py").write_text("print('hello')\n")
+    found = problems(folder)
+    assert "not a regular file" in found["predict.py"]
+    assert found["exported.py"] == "not the script that this seqkit ships: read it before you run it"
 
 
 @pytest.mark.parametrize(
