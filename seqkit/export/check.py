@@ -67,10 +67,14 @@ def _others(folder: Path, settings: dict[str, Any]) -> Iterator[Check]:
     except OSError as error:
         yield Check("(other files)", False, f"cannot be listed ({error.strerror})")
         return
+    names = []
     for path in paths:
-        if path.name not in _SCRIPTS and (_is_package(path) or path.name.endswith(tuple(all_suffixes()))):
+        if path.name in _SCRIPTS:
+            continue
+        if _is_package(path) or path.name.endswith(tuple(all_suffixes())):
             yield Check(path.name, False, "not of an export: predict.py may import it in place of a library")
-    names = [path.name for path in paths if path.name not in {*settings["files"], *_SCRIPTS, SETTINGS}]
+        elif path.name not in settings["files"] and path.name != SETTINGS:
+            names.append(path.name)
     if _CACHE in names:
         names.remove(_CACHE)
         says = "Python writes it when predict.py runs; if you did not run it, delete this, which runs for exported.py"

@@ -371,7 +371,7 @@ def test_what_predict_py_might_import_is_told(folder: Path) -> None:
     assert set(found.values()) == {"not of an export: predict.py may import it in place of a library"}
     checks = {check.file: check for check in export.doctor(folder).checks}
     assert not checks["__pycache__"].seen
-    assert checks["(other files)"].says.endswith("not checked: json, notes")
+    assert checks["(other files)"].says.endswith("not checked: notes")
 
 
 def test_scripts_that_settings_do_not_list_are_looked_at(folder: Path) -> None:
@@ -396,6 +396,8 @@ def test_scripts_that_settings_do_not_list_are_looked_at(folder: Path) -> None:
         ({"graphs": {"model.onnx": {"inputs": [], "outputs": [1], "threads": 1}}}, "names of inputs and outputs"),
         ({"format": "1"}, "missing or damaged"),
         ({"files": {"../x": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
+        ({"files": {"\ud800": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
+        ({"files": {"\x1b[2J": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
         ({"files": {"x": 1}}, "missing or damaged"),
         ({"graphs": {"other.onnx": {}}}, "lacks its size or digest"),
     ],
