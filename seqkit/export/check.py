@@ -16,8 +16,10 @@ from seqkit.export.files import SETTINGS, damage, read_settings
 from seqkit.export.make import scripts_of
 from seqkit.export.table import find_exporter
 from seqkit.export.wire import check_size
+from seqkit.files import read_bytes
 from seqkit.run import environment
 from seqkit.run.doctor import Check, Report, looked_at
+from seqkit.tasks import RunConfig, RunTask
 
 _SCRIPTS, _CACHE = ("predict.py", "exported.py"), "__pycache__"
 _RECURRENT = ("LSTM", "GRU", "RNN", "Scan", "DynamicQuantizeLSTM")
@@ -46,28 +48,46 @@ def _checks(folder: Path) -> Iterator[Check]:
     for name, faces in settings["graphs"].items():
         if name not in bad:
             yield looked_at(name, lambda name=name, faces=faces: _graph(folder, name, faces, settings))  # type: ignore[misc]
-    yield looked_at("(configuration)", lambda: _config(folder, settings))
-    yield looked_at("(what scoring needs)", lambda: _task(folder, settings))
-    for name in _SCRIPTS:
-        if name not in bad:
-            yield looked_at(name, lambda name=name: _script(folder, settings, name))  # type: ignore[misc]
+    opened: list[tuple[RunConfig, type[RunTask]]] = []
+    yield looked_at("(configuration)", lambda: _config(folder, settings, opened))
+    if opened:
+        yield looked_at("(what scoring needs)", lambda: _task(folder, *opened[0]))
+        for name in _SCRIPTS:
+            if name not in bad:
+                yield looked_at(name, lambda name=name: _script(folder / name, opened[0][1]))  # type: ignore[misc]
+    else:
+        yield Check("(scripts)", True, "not checked, because the task is not known", seen=False)
     yield from _others(folder, settings)
 
 
 def _others(folder: Path, settings: dict[str, Any]) -> Iterator[Check]:
     """Look at what an export does not write: Python searches the folder of a script before its own."""
-    paths = sorted(folder.iterdir())
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        yield Check("(other files)", False, f"cannot be listed ({error.strerror})")
+        return
+    names = []
     for path in paths:
-        package = path.is_dir() and any(inside.stem == "__init__" for inside in path.iterdir())
-        if path.name not in _SCRIPTS and (package or path.name.endswith(tuple(all_suffixes()))):
+        if path.name in _SCRIPTS:
+            continue
+        if _is_package(path) or path.name.endswith(tuple(all_suffixes())):
             yield Check(path.name, False, "not of an export: predict.py may import it in place of a library")
-    names = [path.name for path in paths if path.name not in {*settings["files"], *_SCRIPTS, SETTINGS}]
+        elif path.name not in settings["files"] and path.name != SETTINGS:
+            names.append(path.name)
     if _CACHE in names:
         names.remove(_CACHE)
         says = "Python writes it when predict.py runs; if you did not run it, delete this, which runs for exported.py"
         yield Check(_CACHE, True, says, seen=False)
     if names:
         yield Check("(other files)", True, f"not of the export, and not checked: {listed(names)}", seen=False)
+
+
+def _is_package(path: Path) -> bool:
+    try:
+        return path.is_dir() and any(inside.stem == "__init__" for inside in path.iterdir())
+    except OSError:  # who knows
+        return True
 
 
 def _settings(folder: Path, settings: dict[str, Any]) -> str:
@@ -135,20 +155,19 @@ def _refuse_outside(tensor: Any, folder: Path, files: dict[str, Any]) -> None:
         raise ValueError(f"weights {shown(tensor.name)} lie beyond the end of {location}")
 
 
-def _config(folder: Path, settings: dict[str, Any]) -> str:
-    _, _, kind = open_settings(settings, folder)
+def _config(folder: Path, settings: dict[str, Any], opened: list[tuple[RunConfig, type[RunTask]]]) -> str:
+    _, checked, kind = open_settings(settings, folder)
+    opened.append((checked, kind))
     return f"valid, of the task {kind.kind}"
 
 
-def _task(folder: Path, settings: dict[str, Any]) -> str:
-    _, checked, kind = open_settings(settings, folder)
+def _task(folder: Path, checked: RunConfig, kind: type[RunTask]) -> str:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # whatever sizes a stranger writes take no memory
         kind.restore(checked, folder)
     return "tokenizer and names are there"
 
 
-def _script(folder: Path, settings: dict[str, Any], name: str) -> str:
-    _, _, kind = open_settings(settings, folder)
-    if (folder / name).read_bytes() != scripts_of(find_exporter(kind))[name]:
+def _script(path: Path, kind: type[RunTask]) -> str:
+    if read_bytes(path) != scripts_of(find_exporter(kind))[path.name]:
         raise ValueError("not the script that this seqkit ships: read it before you run it")
     return "the script that this seqkit ships"

@@ -87,10 +87,10 @@ def evaluate(
     if device not in ("auto", "cpu"):
         raise UserError("an exported folder is scored on the CPU", key=Option("device"))
     settings = read_settings(Path(path))
+    if bad := damage(Path(path), settings):
+        raise UserError(f"{path}: damaged: {listed(f'{name} ({why})' for name, why in bad.items())}; export it again")
     opener = partial(open_settings, settings)
     opened = open_with_options(path, "evaluate", overrides, values, trust=trust, opener=opener)
-    if bad := damage(opened.folder.path, settings):
-        raise UserError(f"{path}: damaged: {listed(f'{name} ({why})' for name, why in bad.items())}; export it again")
     return restore(opened.folder.path, settings, opened.checked, opened.kind).score(data, **opened.options)
 
 

@@ -120,13 +120,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if version < FORMAT:
         older = f"written by an earlier seqkit (format {version}, this one reads {FORMAT})"
         raise UserError(f"{path}: {older}: its predict.py still works; for anything else export the run again")
-    if outside := [name for name in names if not name or name != Path(name).name or name == ".."]:
+    if outside := [name for name in names if not _is_plain(name)]:
         raise UserError(f"{path}: {shown(outside[0])} is not the plain name of a file")
     if not whole:
         raise UserError(f"{path}: damaged: a file lacks its size or digest")
     if not isinstance(about.get("predict"), dict) or not all(_is_graph(faces) for faces in graphs.values()):
         raise UserError(f"{path}: damaged: it lacks what predict.py needs to know, or names of inputs and outputs")
     return dict(about)
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether a name is that of a file in a folder, and can be printed as it is."""
+    return name not in ("", "..") and name == Path(name).name and name.isprintable()
 
 
 def _is_graph(faces: Any) -> bool:

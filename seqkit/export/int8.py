@@ -140,15 +140,17 @@ class _Weights:
             kind -> how many nodes read one.
         """
         stored: dict[str, str] = {}
+        outputs = {one.name for one in self.graph.output}
         for value in [value for value in self.graph.initializer if self._worth_it(value)]:
             integers, scales = self._twin(value) or self._quantised(value)
-            left = False
+            left = value.name in outputs
             for node in list(self.graph.node):
                 if not _reads(node, value.name):
                     continue
                 stored[node.output[0]] = node.op_type
                 axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-                if node.op_type == "Gather" and node.input[0] == value.name and axis == 0:
+                plain = node.op_type == "Gather" and node.input[0] == value.name and len(value.dims) == 2
+                if plain and axis == 0:
                     self._gather(node, integers, scales)
                 else:
                     left = True

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _LARGEST = 1 << 31  # bytes of a file; protobuf itself takes no more
-_MOST = 1 << 24  # bytes beside the weights; a graph of seqkit's takes a few kilobytes a node
+_MOST = 1 << 23  # bytes beside the weights; a graph of seqkit's takes a few kilobytes a node
 # Message -> number of a field -> the message in it, or "" where it holds weights as they lie in memory.
 _FIELDS: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph"},

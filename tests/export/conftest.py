@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -45,9 +46,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
         if name not in made:
             run = root / Path(name).name
             shutil.copytree(FIXTURES / name, run)
+            said = list[str]()
+            handler = logging.Handler(logging.WARNING)
+            handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+            logging.getLogger().addHandler(handler)
             with warnings.catch_warnings():  # of torch, about its own functions
                 warnings.simplefilter("ignore")
                 made[name] = run, export(run)
+            logging.getLogger().removeHandler(handler)
+            assert not said, said
         return made[name]
 
     return make

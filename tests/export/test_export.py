@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 from seqkit import export, run
 from seqkit.errors import UserError
-from seqkit.export.files import SETTINGS, describe_files
+from seqkit.export.files import SETTINGS, describe_files, new_folder
 from seqkit.export.table import find_exporter
 from seqkit.export.wire import check_size
 from seqkit.tasks import RunTask
@@ -51,13 +52,6 @@ def problems(folder: Path) -> dict[str, str]:
 
 
 def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, folder: Path) -> None:
-    shutil.rmtree(folder)
-    done = cli(folder.parent, "export", "run", "--to", "made")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"model.onnx", "crf.npy", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
-    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     before = (folder / "settings.json").stat().st_ino
     done = cli(folder.parent, "export", "run", "--to", "made")
     assert done.returncode == 2
@@ -69,9 +63,54 @@ def test_the_command_makes_a_folder_and_replaces_it_only_when_told(cli: Cli, fol
     done = cli(folder.parent, "export", "run", "--to", "run", "--overwrite")
     assert b"run: this is not an exported folder; --overwrite does not touch it" in done.stderr
     assert (folder / "settings.json").stat().st_ino == before
-    assert cli(folder.parent, "export", "run", "--to", "made", "--overwrite").returncode == 0
+    done = cli(folder.parent, "export", "run", "--to", "made", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().splitlines() == ["exported: made", "try it: python made/predict.py FILE"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.onnx", "crf.npy", "labels.json", *SCRIPTS, "settings.json", "tokenizer.json"}
     assert (folder / "settings.json").stat().st_ino != before
     assert {path.name for path in folder.parent.iterdir()} == {"run", "made"}
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "made"
+
+    def fail() -> None:
+        with new_folder(path) as new:
+            (new / "part").touch()
+            raise RuntimeError
+
+    for before in ([], ["made"]):  # nothing, or an empty folder that a user has made
+        with pytest.raises(RuntimeError):
+            fail()
+        assert [one.name for one in tmp_path.rglob("*")] == before
+        path.mkdir(exist_ok=True)
+    with new_folder(path) as new:
+        (new / "whole").touch()
+        assert not any(path.iterdir())
+    assert {one.name for one in tmp_path.rglob("*")} == {"made", "whole"}
+    (tmp_path / "link").symlink_to(path)
+    (path / "whole").unlink()
+    with pytest.raises(UserError, match="link: this exists already; choose another"), new_folder(tmp_path / "link"):
+        pass
+
+
+def test_a_run_is_named_by_where_it_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`seqkit export .` in a run folder: beside it."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(target: Path, **how: Any) -> None:
+        raise Enough(target)
+
+    monkeypatch.setattr("seqkit.export.make.new_folder", stop)
+    (folder.parent / "run/checkpoints").mkdir(exist_ok=True)
+    for place, name in (("run", "."), ("run/checkpoints", ".."), (".", "run"), (".", "run/")):
+        monkeypatch.chdir(folder.parent / place)
+        with pytest.raises(Enough) as caught:
+            export.export(name)
+        assert caught.value.args[0].absolute() == folder.parent / "run-onnx"
 
 
 def test_commands_know_an_exported_folder(cli: Cli, folder: Path) -> None:
@@ -211,6 +250,22 @@ def test_predict_py_says_that_a_file_is_damaged(folder: Path, alone: Any) -> Non
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tokenizer.json", b"{"), ("crf.npy", b"x"), ("labels.json", b"["), ("model.onnx", b"x"), (SETTINGS, b"{}")],
+)
+def test_predict_py_names_a_file_that_no_library_can_read(folder: Path, name: str, content: bytes) -> None:
+    import seqkit.export.scripts.tags as script  # it imports `exported` from where conftest says
+
+    script.Predictor(folder)
+    (folder / name).write_bytes(content.ljust((folder / name).stat().st_size))
+    with pytest.raises(ValueError, match=rf"made: {name} is damaged \(.+\); export the run again"):
+        script.Predictor(folder)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        script.Predictor(folder)
+
+
 def outside(model: Any, location: str, offset: str = "0", length: str = "4") -> None:
     tensor = model.graph.initializer.add(name="evil", data_type=onnx.TensorProto.FLOAT, dims=[1])
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -244,8 +299,8 @@ def varint(number: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x3a" + varint(1 << 25) + b"\x0a\x00" * (1 << 24), "beside the weights"),  # 16 million empty nodes
-        (b"\x3a" + varint((1 << 25) + 5) + b"\x6a" + varint(1 << 25) + b"\x0a\x00" * (1 << 24), "beside the weights"),
+        (b"\x3a" + varint(1 << 17) + b"\x0a\x00" * (1 << 16), "beside the weights"),  # empty nodes
+        (b"\x3a" + varint((1 << 17) + 4) + b"\x6a" + varint(1 << 17) + b"\x00" * (1 << 17), "beside the weights"),
         (b"\x3a\x09\x0a\x00", "it ends within a field"),
         (b"\x3a\x05\x2a" + varint(1 << 28), "it ends within a field"),
         (b"\x3f" * 20, "wire type 7"),
@@ -256,6 +311,7 @@ def varint(number: int) -> bytes:
 def test_what_would_take_much_memory_is_not_parsed(
     folder: Path, content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("seqkit.export.wire._MOST", 1 << 16)
     monkeypatch.setattr(onnx, "load", lambda *given, **named: pytest.fail("parsed"))
     (folder / "model.onnx").write_bytes(content)
     with pytest.raises(ValueError, match=message):
@@ -315,7 +371,19 @@ def test_what_predict_py_might_import_is_told(folder: Path) -> None:
     assert set(found.values()) == {"not of an export: predict.py may import it in place of a library"}
     checks = {check.file: check for check in export.doctor(folder).checks}
     assert not checks["__pycache__"].seen
-    assert checks["(other files)"].says.endswith("not checked: json, notes")
+    assert checks["(other files)"].says.endswith("not checked: notes")
+
+
+def test_scripts_that_settings_do_not_list_are_looked_at(folder: Path) -> None:
+    (folder / "predict.py").unlink()
+    (folder / "exported.py").unlink()
+    signed(folder)
+    assert problems(folder) == dict.fromkeys(SCRIPTS, "missing")
+    os.mkfifo(folder / "predict.py")  # to read it would wait for ever
+    (folder / "exported.py").write_text("print('hello')\n")
+    found = problems(folder)
+    assert "not a regular file" in found["predict.py"]
+    assert found["exported.py"] == "not the script that this seqkit ships: read it before you run it"
 
 
 @pytest.mark.parametrize(
@@ -328,6 +396,8 @@ def test_what_predict_py_might_import_is_told(folder: Path) -> None:
         ({"graphs": {"model.onnx": {"inputs": [], "outputs": [1], "threads": 1}}}, "names of inputs and outputs"),
         ({"format": "1"}, "missing or damaged"),
         ({"files": {"../x": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
+        ({"files": {"\ud800": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
+        ({"files": {"\x1b[2J": {"bytes": 1, "sha256": ""}}, "graphs": {}}, "not the plain name of a file"),
         ({"files": {"x": 1}}, "missing or damaged"),
         ({"graphs": {"other.onnx": {}}}, "lacks its size or digest"),
     ],

@@ -108,6 +108,21 @@ def test_a_draw_by_the_same_numbers_is_seqkits(temperature: float, top_k: int, t
     assert script.draw(log_probs.numpy(), uniform, **how).tolist() == want.tolist()
 
 
+def test_a_part_of_the_state_that_the_graph_does_not_read_is_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, predict = predictor("marked", tmp_path, monkeypatch)
+    tokens = np.array([[3, 5]])
+    _, whole = predict.step(tokens, predict.start(1))
+    predict.sizes.pop("h")  # as `get_inputs` would lack it
+    run, given = predict.model.run, predict.start(1)
+    assert list(given) == ["c"]
+    monkeypatch.setattr(predict.model, "run", lambda _, inputs: run(_, {"h": np.zeros_like(given["c"]), **inputs}))
+    _, state = predict.step(tokens, given)
+    assert list(state) == ["c"]
+    np.testing.assert_array_equal(state["c"], whole["c"])
+
+
 def test_what_is_sampled_has_the_models_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first token after a prompt, and the second after that: chi-square against the model's own probabilities."""
     task, predict = predictor("marked", tmp_path, monkeypatch)

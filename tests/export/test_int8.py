@@ -149,6 +149,26 @@ def test_small_weights_stay(tmp_path):
     assert str(done).endswith("none")
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((64, 4, 16), 0), ((64, 32), 0), ((64, 32), 1), ((1, 64, 32), 0)])
+def test_a_look_up_in_a_weight_of_any_shape(tmp_path, shape, axis):
+    weight = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    kinds = onnx.TensorProto
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["W", "ids"], ["Y"], axis=axis)],
+        "look_up",
+        [onnx.helper.make_tensor_value_info("ids", kinds.INT64, ["n"])],
+        [onnx.helper.make_tensor_value_info("Y", kinds.FLOAT, None), onnx.helper.make_tensor_value_info("W", 1, shape)],
+        [onnx.numpy_helper.from_array(weight, "W")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    assert quantise(tmp_path / "model.onnx", tmp_path / "int8.onnx").stored == {"Gather": 1}
+    ids = np.array([0, shape[axis] - 1, 0])
+    session = ort.InferenceSession(str(tmp_path / "int8.onnx"), providers=["CPUExecutionProvider"])
+    for found, wanted in zip(session.run(None, {"ids": ids}), (weight.take(ids, axis), weight), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=np.abs(weight).max() / 254 + 1e-6)
+
+
 def test_a_graph_that_is_too_large_is_refused(tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(b"x" * 8)
     (tmp_path / "model.onnx.data").write_bytes(b"x" * 8)

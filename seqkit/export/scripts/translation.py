@@ -35,9 +35,10 @@ class Predictor:
         encodings = self.source.encode_batch([texts[number] for number in kept])
         rows = [cut(one.ids, self.settings["longest"], texts[number]) for number, one in zip(kept, encodings)]
         rules = self.settings["decoding"]
-        search = greedy if rules["beam_size"] == 1 and not rules["coverage_penalty"] else beam
         for batch in batches(rows, 64, 6400):
-            for place, best in zip(batch, search(self, [rows[place] for place in batch])):
+            some = [rows[place] for place in batch]
+            one = rules["beam_size"] == 1 and not rules["coverage_penalty"]
+            for place, best in zip(batch, greedy(self, some) if one else Beam(self, some).run()):
                 if best.score == NEVER:
                     raise ValueError("this model gives a text no finite score")
                 found[kept[place]] = self.written(texts[kept[place]], encodings[place], best)
@@ -132,13 +133,8 @@ def greedy(model: Predictor, rows: list[list[int]]) -> list[Best]:
     return found
 
 
-def beam(model: Predictor, rows: list[list[int]]) -> list[Best]:
-    """Keep the `beam_size` best hypotheses at each step."""
-    return Beam(model, rows).run()
-
-
 class Beam:
-    """A search for the translations of a batch."""
+    """A search that keeps the `beam_size` best hypotheses of each sentence of a batch at each step."""
 
     def __init__(self, model: Predictor, rows: list[list[int]]) -> None:
         self.model, self.rules, count = model, model.settings["decoding"], len(rows)
