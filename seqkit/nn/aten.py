@@ -217,6 +217,8 @@ def run_whole(
     """
     if sizes is None and x.size(0) == 1 and not (dropout and num_layers > 1) and _by_cells(mode, x, states[0], weights):
         return aten_layers(mode, weights, x, states, 2 if both else 1)
+    if sizes is not None:
+        keep_freed_blocks()  # packed input and output come and go at every call: 0.63 ms beside 0.68 for a small RNN
     begin = [part.contiguous() for part in states]
     hx: Any = begin if len(begin) > 1 else begin[0]
     options = ([value.contiguous() for value in weights], bias, num_layers, dropout, training, both)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from seqkit.nn.aten import run_whole, uses_onednn
-from seqkit.nn.aten_step import aten_step
+from seqkit.nn.aten_step import ATEN_STEPS
 from seqkit.nn.backends.vendor import few_or_small_steps
 from seqkit.nn.cell import State
 from seqkit.nn.checks import autocast_dtype, autocast_enabled, tracing, transformed
@@ -36,6 +36,8 @@ class Plain(NamedTuple):
         state_sizes: features of each tensor of the state.
         bias: whether the cells have biases.
         always: ATen was asked for: it need not be the fastest.
+        single: whether there is one layer in one direction.
+        first: the first row of `BACKENDS` when this was made.
     """
 
     mode: str | None
@@ -49,6 +51,8 @@ class Plain(NamedTuple):
     state_sizes: tuple[int, ...] = ()
     bias: bool = True
     always: bool = False
+    single: bool = False
+    first: str = "vendor"
 
 
 def run_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tuple[Tensor, State] | None:
@@ -127,29 +131,32 @@ def step_plain(plain: Plain, weights: Sequence[Tensor], x: Any, hx: Any) -> tupl
     Returns:
         output and state, as `Recurrent.step`.
     """
-    if type(x) is not Tensor or x.dim() != 2 or x.dtype is not weights[0].dtype or not _is_ordinary(weights[0]):
+    weight = weights[0]
+    dtype = weight.dtype
+    if type(x) is not Tensor or x.dim() != 2 or x.dtype is not dtype or not x.is_cpu or not _is_ordinary(weight):
         return None
     if autocast_enabled("cpu"):
         return None
-    rows, features = x.shape
-    if features != plain.input_size or not rows or not x.is_cpu:
-        return None
     if hx is None:
-        state = [x.new_zeros(rows, size) for size in plain.state_sizes]
-    else:
-        if not isinstance(hx, (tuple, list)) or len(hx) != len(plain.state_sizes):
-            return None
+        state = [x.new_zeros(x.size(0), size) for size in plain.state_sizes]
+    elif type(hx) is tuple and len(hx) == len(plain.state_sizes):
         state = []
         for part in hx:
-            if type(part) is not Tensor or part.dim() != 3 or part.size(0) != 1 or not part.is_cpu:
+            if type(part) is not Tensor or part.dim() != 3 or part.dtype is not dtype or part.size(0) != 1:
                 return None
             state.append(part.squeeze(0))
+    else:
+        return None
+    run = ATEN_STEPS[plain.mode]  # type: ignore[index]
     try:
-        new = aten_step(str(plain.mode), weights, x, state)
-    except RuntimeError:  # sizes: the long way says which
+        if len(state) == 1:
+            new = run(x, state[0], *weights)
+            return new, (torch.stack((new,)),)
+        new = run(x, state, *weights)
+    except RuntimeError:  # sizes or devices: the long way says which
         return None
     # Copies: a change in place of the output leaves the state alone, and `detach_()` of a state refuses views.
-    return None if new is None else (new[0], tuple([torch.stack((part,)) for part in new]))
+    return new[0], tuple([torch.stack((part,)) for part in new])
 
 
 def _cast_by_aten(plain: Plain, x: Tensor, rows: int) -> bool:

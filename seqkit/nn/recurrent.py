@@ -244,8 +244,9 @@ class Recurrent(nn.Module):
         """Return what ATen can run in one call, with its weights of this moment, or None if it cannot."""
         plain: Plain | None = self.__dict__.get("_plan")
         cells: Any = self._modules["cells"]._modules.values()  # type: ignore[union-attr]
-        if plain is None or any(cell._single != plain.mode for cell in cells):
-            plain = self.__dict__["_plan"] = self._make_plan(cells)
+        first = next(iter(BACKENDS))  # a row may be put before the others at any time
+        if plain is None or plain.first != first or any(cell._single != plain.mode for cell in cells):
+            plain = self.__dict__["_plan"] = self._make_plan(cells, first)
         if plain.mode is None:
             return None
         held = self._parameters
@@ -254,18 +255,19 @@ class Recurrent(nn.Module):
         except KeyError:  # parametrized: reading may draw a mask, and the long way would read again
             return None
 
-    def _make_plan(self, cells: Sequence[Cell]) -> Plain:
+    def _make_plan(self, cells: Sequence[Cell], first: str) -> Plain:
         mode, *others = dict.fromkeys([cell.single_mode() for cell in cells])
-        first = next(iter(BACKENDS)) if self.backend == "auto" else self.backend
-        fits = first == "vendor" and not (self.locked_dropout and self.training)
+        backend = first if self.backend == "auto" else self.backend
+        fits = backend == "vendor" and not (self.locked_dropout and self.training)
         if others or not fits or self.residual or self.learn_initial_state or self.checkpoint_chunks > 1:
             mode = None
         if mode is None:
-            return Plain(None)
+            return Plain(None, first=first)
         names = [full for pairs in self._full_names for _, full in pairs]
         return Plain(
             mode, names, self.num_layers, self.bidirectional, self.batch_first, self.training, self.dropout,
             self.input_size, self.state_sizes, "bias_ih" in self.cell_at(0).weight_names, self.backend == "vendor",
+            len(cells) == 1, first,
         )  # fmt: skip
 
     @property
@@ -338,14 +340,14 @@ class Recurrent(nn.Module):
             >>> for x in stream:
             ...     output, state = lstm.step(x, state)
         """
+        if not torch.compiler.is_compiling() and (plain := self._plain()) is not None and plain[0].single:
+            result = step_plain(*plain, input, hx)
+            if result is not None:
+                return result
         if self.bidirectional:
             raise ValueError(f"{type(self).__name__}.step needs bidirectional=False: the reverse direction begins last")
         if isinstance(input, Tensor) and input.dim() not in (1, 2):
             raise ValueError(f"{type(self).__name__}.step: expected input of 1 or 2 dimensions, got {input.dim()}")
-        if self.num_layers == 1 and not torch.compiler.is_compiling() and (plain := self._plain()) is not None:
-            result = step_plain(*plain, input, hx)
-            if result is not None:
-                return result
         time = 1 if self.batch_first and isinstance(input, Tensor) and input.dim() == 2 else 0
         output, state = self._run(input.unsqueeze(time), hx, None)
         return output.squeeze(time), state

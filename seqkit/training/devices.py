@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,6 +140,19 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu" and hasattr(module, "get_device_name"):
         return str(module.get_device_name(device))
     return device.type
+
+
+def slow_bfloat16(device: torch.device) -> str | None:
+    """Return a line where the device is a CPU without instructions for bfloat16, which float32 is faster on.
+
+    None where there are such instructions, and where this torch cannot tell (before 2.6, and beyond x86).
+    """
+    asks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or None in asks:
+        return None
+    if any(ask() for ask in asks if ask is not None):
+        return None
+    return "training.precision=bf16: this CPU has no instructions for bfloat16; float32 is faster here (fp32)"
 
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"

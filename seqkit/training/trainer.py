@@ -23,7 +23,7 @@ from seqkit.training.best import OLD_TIES, choose
 from seqkit.training.checkpoint import Checkpoints, copy_weights, save_weights
 from seqkit.training.config import TrainingConfig
 from seqkit.training.data_parallel import own_part
-from seqkit.training.devices import failure, pick_device, repeatable
+from seqkit.training.devices import failure, pick_device, repeatable, slow_bfloat16
 from seqkit.training.loggers import Logger
 from seqkit.training.random_state import kept_random, own_seed, random_states, seed_all, set_random_states
 from seqkit.training.run_folder import RunFolder, write_outputs
@@ -162,6 +162,8 @@ class Trainer:
         self._total = count_steps(self.task, self.config)
         if late := self.updater.freezing.unreached(None if self.config.steps else self.config.most_epochs, self._total):
             say(late)
+        if self.config.precision == "bf16" and (slow := slow_bfloat16(self.device)) is not None:
+            say(slow)
         loggers: dict[str, Logger] = {}
         on_first(lambda: self._start(loggers))
         self._progress = Progress(self.state.step, self._total, loggers)

@@ -100,6 +100,24 @@ def test_auto_asks_it_in_its_place(mine: type[Any]) -> None:
     assert wide == ("reference", "float64 is too wide")
 
 
+def test_row_before_the_others_serves_modules_that_were_called_before() -> None:
+    scope: dict[str, Any] = {}
+    exec(CODE, scope)
+    module, x, rows = snn.LSTM(4, 6), torch.randn(1, 3, 4), dict(BACKENDS)
+    output, state = module(x)
+    try:
+        BACKENDS.clear()
+        BACKENDS.update({"mine": scope["Backwards"](), **rows})
+        torch.testing.assert_close(module(x)[0], output)
+        torch.testing.assert_close(module.step(x[0])[1], state)
+        assert scope["Backwards"].calls == 2
+    finally:
+        BACKENDS.clear()
+        BACKENDS.update(rows)  # in their order, which monkeypatch does not keep
+    module(x)
+    assert scope["Backwards"].calls == 2
+
+
 def test_what_it_refuses_is_an_error_where_it_is_asked_for(mine: type[Any]) -> None:
     module = snn.LSTM(4, 6, backend="mine", dtype=torch.float64)
     with pytest.raises(RuntimeError, match=r"^backend 'mine' cannot run this call: float64 is too wide; take 'auto'"):

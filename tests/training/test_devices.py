@@ -212,6 +212,23 @@ def test_a_checkpoint_of_another_device_says_what_will_differ() -> None:
     assert line.endswith(", and masks of dropout are drawn by another generator")
 
 
+def test_bfloat16_on_a_cpu_without_instructions_for_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(YAML, "utf-8")
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for precision, able, times in (("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda able=able: able, raising=False)
+        name = f"name={precision}_{able}"
+        run.train("c.yaml", name, f"training.precision={precision}", "training.steps=1", "training.report=false")
+        assert capsys.readouterr().err.count("float32 is faster here") == times
+    assert devices.slow_bfloat16(torch.device("cuda")) is None
+    monkeypatch.setattr(devices.platform, "machine", lambda: "arm64")
+    assert devices.slow_bfloat16(torch.device("cpu")) is None
+
+
 def test_deterministic_changes_nothing_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(YAML, "utf-8")

@@ -87,7 +87,7 @@ WIDE_LOW = 512
 # Steps up to which ATen's loop has less overhead, in training and in inference; and in training on full batches, of a
 # GRU and of an RNN, half of them from LARGE_STEP on.
 FEW_STEPS_TRAINING, FEW_STEPS = 4, 2
-FEW_STEPS_GRU, FEW_STEPS_RNN = 9, 20
+FEW_STEPS_GRU, FEW_STEPS_RNN = 12, 20
 # Units up to which and from which cuDNN's inference on full batches is faster than one launch of Triton
 # (`scripts/device/check.py --parts speed`).
 FEW_UNITS, MANY_UNITS = 128, 1_024
