@@ -145,7 +145,7 @@ def device_name(device: torch.device) -> str:
 def slow_bfloat16(device: torch.device) -> str | None:
     """Return a line where the device is a CPU without instructions for bfloat16, which float32 is faster on.
 
-    None where there are such instructions, and where this torch cannot tell (before 2.6, and beyond x86).
+    None where there are such instructions, and where this torch cannot tell (older ones, and beyond x86).
     """
     asks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
     if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64") or None in asks:
