@@ -265,6 +265,32 @@ def test_export_of_loops(exporter):
     assert_same(graph, module, [batch(1, 1, 2), batch(4, 9, 1), batch(2, 3, 6)])
 
 
+def test_export_of_a_crf(exporter):
+    """The sums of CRFs for any number of steps, with lengths and for sequences that all are as long as the batch."""
+    torch.manual_seed(0)
+    starts, ends = torch.tensor([True, True, False]), torch.tensor([False, False, True])
+    crfs = [snn.CRF(3, allowed_start=starts), snn.CRF(3, allowed_start=starts, allowed_end=ends)]
+    for weight in torch.nn.ModuleList(crfs).parameters():
+        torch.nn.init.normal_(weight)
+
+    def run(inner, x, tags, lengths):
+        loose, strict = inner
+        full = torch.full_like(lengths, x.size(1))
+        return loose(x, tags, lengths), strict.log_partition(x, full), strict.marginals(x, lengths)
+
+    def batch(rows, steps):
+        return torch.randn(rows, steps, 3) * 300, torch.randint(3, (rows, steps)), torch.arange(rows) % (steps + 1)
+
+    module = Calls(torch.nn.ModuleList(crfs), run).eval()
+    graph, kinds = export(module, *batch(3, 4), opened=[(0, 1), (0, 1), (0,)])
+    assert kinds["Scan"] == 4
+    short = batch(5, 1)
+    wanted = module(*short)  # no path of the second CRF has length 1
+    assert (wanted[1] == -torch.inf).all()
+    assert wanted[2][1].isnan().all()
+    assert_same(graph, module, [short, batch(1, 1), batch(4, 11), batch(2, 3)], 1e-9)
+
+
 def test_export_of_models(exporter):
     """Embedding, character encoder, every pooling, scores for a CRF."""
     torch.manual_seed(0)
