@@ -80,8 +80,9 @@ def loop_direction(
 
 def _valid(lengths: Tensor, like: Tensor) -> Tensor:
     """(T, B, 1) bool, for lengths (B,) and `like` (T, B, ...)."""
+    shape = like.size(0), like.size(1)  # not left to broadcasting, which takes an example's one step for all there are
     steps = torch.arange(like.size(0), device=like.device).unsqueeze(1)
-    return (steps < send(lengths, like.device)).unsqueeze(2)
+    return (steps.expand(shape) < send(lengths, like.device).expand(shape)).unsqueeze(2)
 
 
 def _kept(

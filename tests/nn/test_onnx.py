@@ -215,10 +215,15 @@ def test_export_in_float64(exporter, monkeypatch):
     scan = importlib.import_module("torch._higher_order_ops.scan")
     for where, name in ((torch, "compile"), (scan.ScanAutogradOp, "apply")):
         monkeypatch.setattr(where, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
-    module = Calls(snn.GRU(5, 4, dtype=torch.float64), lambda inner, x: inner(x)).eval()
-    graph, kinds = export(module, torch.randn(3, 2, 5, dtype=torch.float64))
-    assert kinds["Scan"] == 1
-    assert_same(graph, module, [[torch.randn(3, 2, 5, dtype=torch.float64)]], 1e-14)
+    gru = snn.GRU(5, 4, dtype=torch.float64, bidirectional=True)
+    module = Calls(gru, lambda inner, x, lengths: inner(x, lengths=lengths)).eval()
+
+    def batch(steps, rows):
+        return torch.randn(steps, rows, 5, dtype=torch.float64), torch.randint(0, steps + 1, (rows,))
+
+    graph, kinds = export(module, *batch(1, 2), opened=[(0, 1), (0,)])  # one step, and still any number
+    assert kinds["Scan"] == 2
+    assert_same(graph, module, [batch(3, 4), batch(1, 1)], 1e-14)
 
 
 def test_export_of_a_decoders_step(exporter):
@@ -337,6 +342,8 @@ def test_what_cannot_be_exported_is_refused(exporter, monkeypatch):
     for options in ({"num_layers": 2, "dropout": 0.5}, {"weight_drop": 0.5}, {"zoneout": 0.1}):
         with pytest.raises(RuntimeError, match=r"draws dropout masks in training mode.*call eval\(\)"):
             export(Calls(snn.LSTM(5, 4, **options).train(), lambda inner, x: inner(x)), x)
+    with pytest.raises(RuntimeError, match=r"ONNX's GRU lacks bfloat16.* export it in float32 \(module\.float\(\)\)"):
+        export(Calls(snn.GRU(5, 4, dtype=torch.bfloat16), lambda inner, x: inner(x)), x.bfloat16())
     with pytest.raises(RuntimeError, match="compute with real numbers"):
         check_exportable(snn.LSTM(5, 4).network(), x.to(torch.complex64))
     monkeypatch.setattr("seqkit.nn.onnx.MIN_TORCH", (99, 1))
