@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqkit.nn.checks import check_flag, check_size, dtype_name, recorded
 from seqkit.nn.custom_op import held
-from seqkit.nn.exported_loops import best_path_loop, loops_exported
+from seqkit.nn.exported_loops import best_path_loop, log_partition_loop, loops_exported, marginals_loop
 from seqkit.nn.initialise import refill
 from seqkit.nn.kernels.crf import LogPartition, best_path, differentiable_log_partition, sum_paths, time_first
 from seqkit.nn.kernels.packing import check_lengths, length_vector
@@ -153,6 +153,8 @@ class CRF(nn.Module):
         """`log_partition` of arguments that are checked, and on the device that computes."""
         transitions, start, end = self._scores(self.constrain_loss)
         emissions = held(emissions, 1, "CRF")
+        if loops_exported():
+            return log_partition_loop(emissions, transitions, start, end, lengths)
         if recorded():
             return differentiable_log_partition(emissions, transitions, start, end, lengths)
         total: Tensor = LogPartition.apply(emissions, transitions, start, end, lengths)  # type: ignore[no-untyped-call]
@@ -215,6 +217,8 @@ class CRF(nn.Module):
         """
         lengths = self._check(emissions, lengths)
         device, (emissions, lengths) = emissions.device, where_exact(emissions, lengths)
+        if loops_exported():
+            return sent_back(marginals_loop(emissions, lengths, *self._scores(True)).transpose(0, 1), device)
         emissions = held(emissions, 1, "CRF")
         paths = sum_paths(time_first(emissions, lengths, *self._scores(True)))
         weights = torch.ones_like(paths.log_partition).unsqueeze(1)

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import exporting, exporting_onnx
-from seqkit.nn.kernels.crf import time_first
+from seqkit.nn.kernels.crf import Chain, closing, differentiable_chain, finite, time_first
 from seqkit.nn.kernels.packing import Packing, length_vector
 from seqkit.nn.kernels.stack import Stack, fed_step
 from seqkit.nn.network import Network, prepare
@@ -80,8 +80,9 @@ def loop_direction(
 
 def _valid(lengths: Tensor, like: Tensor) -> Tensor:
     """(T, B, 1) bool, for lengths (B,) and `like` (T, B, ...)."""
+    shape = like.size(0), like.size(1)  # not left to broadcasting, which takes an example's one step for all there are
     steps = torch.arange(like.size(0), device=like.device).unsqueeze(1)
-    return (steps < send(lengths, like.device)).unsqueeze(2)
+    return (steps.expand(shape) < send(lengths, like.device).expand(shape)).unsqueeze(2)
 
 
 def _kept(
@@ -164,21 +165,31 @@ class _Swapped(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+def _forward_loop(chain: Chain, join: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, Tensor]:
+    """Score the ways that lead to each tag, those of one step after another joined by `join(scores, dim)`.
+
+    Returns:
+        the last scores (B, K), and for each step the scores before it (T, B, K), of which the first mean nothing.
+    """
+    begins = torch.arange(chain.valid.size(0), device=chain.valid.device).view(-1, 1, 1) == 0
+
+    def forward(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        (earlier,), (emission, valid, first) = before, now
+        moved = join(earlier.unsqueeze(2) + chain.transitions, 1) + emission
+        score = torch.where(first, chain.start + emission, torch.where(valid, moved, earlier))
+        return [score], [earlier.clone()]
+
+    zero = torch.zeros_like(chain.emissions[0])
+    (last,), (before,) = _scan(forward, [zero], [chain.emissions, chain.valid, begins.expand_as(chain.valid)])
+    return last, before
+
+
 def best_path_loop(
     emissions: Tensor, lengths: Tensor, transitions: Tensor, start: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`seqkit.nn.kernels.crf.best_path` with two loops: forward over the scores, and back along the best path."""
     chain = time_first(emissions, lengths, transitions, start, end)
-    begins = torch.arange(chain.valid.size(0), device=emissions.device).view(-1, 1, 1) == 0
-
-    def forward(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        (earlier,), (emission, valid, first) = before, now
-        moved = (earlier.unsqueeze(2) + chain.transitions).amax(1) + emission
-        score = torch.where(first, chain.start + emission, torch.where(valid, moved, earlier))
-        return [score], [earlier.clone()]
-
-    zero = torch.zeros_like(chain.emissions[0])
-    (score,), (before,) = _scan(forward, [zero], [chain.emissions, chain.valid, begins.expand_as(chain.valid)])
+    score, before = _forward_loop(chain, torch.amax)
     best, last = (score + chain.end).max(1)
     into, flags = chain.transitions.T.contiguous(), chain.valid.squeeze(2)
 
@@ -188,6 +199,31 @@ def best_path_loop(
 
     _, (path,) = _scan(back, [last], [before.flip(0), flags.flip(0)])
     return torch.where(flags, path.flip(0), 0).T.contiguous(), torch.where(flags[0], best, 0.0)
+
+
+def log_partition_loop(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
+    """`seqkit.nn.kernels.crf.differentiable_log_partition` in one loop."""
+    chain = differentiable_chain(emissions, lengths, *finite(transitions, start, end))
+    last, _ = _forward_loop(chain, torch.logsumexp)
+    return closing(last, chain.end, chain.valid[0].squeeze(1))
+
+
+def marginals_loop(emissions: Tensor, lengths: Tensor, transitions: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Compute the probability (T, B, K) of each tag at each step in two loops, 0 on padding."""
+    chain = time_first(emissions, lengths, *finite(transitions, start, end))
+    last, before = _forward_loop(chain, torch.logsumexp)
+
+    def back(states: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        (alpha, beta), (earlier, emission, valid) = states, now
+        behind = torch.logsumexp(chain.transitions + (emission + beta).unsqueeze(1), 2)
+        return [earlier.clone(), torch.where(valid, behind, beta)], [alpha + beta]
+
+    inputs = [part.flip(0) for part in (before, chain.emissions, chain.valid)]
+    _, (through,) = _scan(back, [last, chain.end.expand_as(last)], inputs)
+    total = closing(last, chain.end, chain.valid[0].squeeze(1))
+    # No legal path: not a number, as the other roads have it.
+    total = torch.where(total > -torch.inf, total, torch.nan).unsqueeze(1)
+    return torch.where(chain.valid, (through.flip(0) - total).exp(), 0.0)
 
 
 def fed_loop(

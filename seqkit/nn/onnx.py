@@ -77,6 +77,11 @@ def onnx_direction(
             final, _ = cell.step(cell.project(rows, prepared), state, prepared)
             return final[0], final
         return loop_direction(network, index, rows, packing, state, lengths)
+    if rows.dtype == torch.bfloat16:
+        raise RuntimeError(
+            f"ONNX's {node.kind} lacks bfloat16, which this {network.name} computes in; export it in float32 "
+            "(module.float()) or float16 (module.half())"
+        )
     _, prepared = prepare_direction(network, index, rows, packing)
     x = rows.view(packing.num_steps, packing.batch_size, rows.size(-1))
     output, final = _symbol(node, x, state, prepared, lengths, index % network.num_directions == 1)

@@ -309,7 +309,8 @@ class Loops(torch.nn.Module):
         one = self.free(both)[0]
         state = self.decoder.initial_state(x.size(0))
         fed = self.decoder(x, lengths, state, self.decoder.remember(one, lengths))
-        return both, one, h, *self.crf.decode(one * 9, lengths), *fed
+        total = self.crf.log_partition(one * 9, lengths)
+        return both, one, h, total, *self.crf.decode(one * 9, lengths), *fed
 
 
 @pytest.mark.skipif(TORCH < MIN_TORCH, reason="torch's exporter lacks loops")

@@ -215,10 +215,15 @@ def test_export_in_float64(exporter, monkeypatch):
     scan = importlib.import_module("torch._higher_order_ops.scan")
     for where, name in ((torch, "compile"), (scan.ScanAutogradOp, "apply")):
         monkeypatch.setattr(where, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
-    module = Calls(snn.GRU(5, 4, dtype=torch.float64), lambda inner, x: inner(x)).eval()
-    graph, kinds = export(module, torch.randn(3, 2, 5, dtype=torch.float64))
-    assert kinds["Scan"] == 1
-    assert_same(graph, module, [[torch.randn(3, 2, 5, dtype=torch.float64)]], 1e-14)
+    gru = snn.GRU(5, 4, dtype=torch.float64, bidirectional=True)
+    module = Calls(gru, lambda inner, x, lengths: inner(x, lengths=lengths)).eval()
+
+    def batch(steps, rows):
+        return torch.randn(steps, rows, 5, dtype=torch.float64), torch.randint(0, steps + 1, (rows,))
+
+    graph, kinds = export(module, *batch(1, 2), opened=[(0, 1), (0,)])  # one step, and still any number
+    assert kinds["Scan"] == 2
+    assert_same(graph, module, [batch(3, 4), batch(1, 1)], 1e-14)
 
 
 def test_export_of_a_decoders_step(exporter):
@@ -263,6 +268,32 @@ def test_export_of_loops(exporter):
     graph, kinds = export(module, *batch(3, 4, 5), opened=[(0, 1), (0,), (0, 1), (0,)])
     assert kinds == {"LSTM": 0, "GRU": 0, "RNN": 0, "Scan": 3}
     assert_same(graph, module, [batch(1, 1, 2), batch(4, 9, 1), batch(2, 3, 6)])
+
+
+def test_export_of_a_crf(exporter):
+    """The sums of CRFs for any number of steps, with lengths and for sequences that all are as long as the batch."""
+    torch.manual_seed(0)
+    starts, ends = torch.tensor([True, True, False]), torch.tensor([False, False, True])
+    crfs = [snn.CRF(3, allowed_start=starts), snn.CRF(3, allowed_start=starts, allowed_end=ends)]
+    for weight in torch.nn.ModuleList(crfs).parameters():
+        torch.nn.init.normal_(weight)
+
+    def run(inner, x, tags, lengths):
+        loose, strict = inner
+        full = torch.full_like(lengths, x.size(1))
+        return loose(x, tags, lengths), strict.log_partition(x, full), strict.marginals(x, lengths)
+
+    def batch(rows, steps):
+        return torch.randn(rows, steps, 3) * 300, torch.randint(3, (rows, steps)), torch.arange(rows) % (steps + 1)
+
+    module = Calls(torch.nn.ModuleList(crfs), run).eval()
+    graph, kinds = export(module, *batch(3, 4), opened=[(0, 1), (0, 1), (0,)])
+    assert kinds["Scan"] == 4
+    short = batch(5, 1)
+    wanted = module(*short)  # no path of the second CRF has length 1
+    assert (wanted[1] == -torch.inf).all()
+    assert wanted[2][1].isnan().all()
+    assert_same(graph, module, [short, batch(1, 1), batch(4, 11), batch(2, 3)], 1e-9)
 
 
 def test_export_of_models(exporter):
@@ -311,6 +342,8 @@ def test_what_cannot_be_exported_is_refused(exporter, monkeypatch):
     for options in ({"num_layers": 2, "dropout": 0.5}, {"weight_drop": 0.5}, {"zoneout": 0.1}):
         with pytest.raises(RuntimeError, match=r"draws dropout masks in training mode.*call eval\(\)"):
             export(Calls(snn.LSTM(5, 4, **options).train(), lambda inner, x: inner(x)), x)
+    with pytest.raises(RuntimeError, match=r"ONNX's GRU lacks bfloat16.* export it in float32 \(module\.float\(\)\)"):
+        export(Calls(snn.GRU(5, 4, dtype=torch.bfloat16), lambda inner, x: inner(x)), x.bfloat16())
     with pytest.raises(RuntimeError, match="compute with real numbers"):
         check_exportable(snn.LSTM(5, 4).network(), x.to(torch.complex64))
     monkeypatch.setattr("seqkit.nn.onnx.MIN_TORCH", (99, 1))

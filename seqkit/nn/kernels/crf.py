@@ -178,11 +178,16 @@ def reachable(chain: Chain) -> Tensor:
 
 
 def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
+    """Return emissions (B, T, K) and lengths (B,) as a `Chain` without a graph; see `differentiable_chain`."""
+    return differentiable_chain(emissions.detach(), lengths, *(score.detach() for score in scores))
+
+
+def differentiable_chain(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
     """Return emissions (B, T, K) and lengths (B,) as a `Chain`; `scores` are transitions, start and end."""
     steps = torch.arange(emissions.size(1), device=emissions.device)
     valid = (steps.unsqueeze(1) < send(lengths, emissions.device)).unsqueeze(2)  # (T, B, 1)
-    turned = emissions.detach().transpose(0, 1).double()
-    transitions, start, end = (score.detach().double() for score in scores)
+    turned = emissions.transpose(0, 1).double()
+    transitions, start, end = (score.double() for score in scores)
     return Chain(torch.where(valid, turned, 0.0), transitions, start, end, valid)
 
 
@@ -198,6 +203,19 @@ def sum_paths(chain: Chain) -> _Scaled | _Logarithms:
 _IMPOSSIBLE = -1e30
 
 
+def finite(*scores: Tensor) -> list[Tensor]:
+    """Return scores in float64, with impossible ones large and negative instead of minus infinity."""
+    return [score.double().clamp(min=_IMPOSSIBLE) for score in scores]
+
+
+def closing(alpha: Tensor, end: Tensor, some: Tensor) -> Tensor:
+    """Sum the last step's `finite` scores (..., K) to the log partition (...); `some`: the sequence has a step."""
+    total = torch.logsumexp(alpha + end, -1)
+    # No legal path: minus infinity, as the other roads have it.
+    total = torch.where(total > 0.5 * _IMPOSSIBLE, total, -torch.inf)
+    return torch.where(some, total, 0.0)
+
+
 def differentiable_log_partition(
     emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
 ) -> Tensor:
@@ -208,15 +226,12 @@ def differentiable_log_partition(
     steps = torch.arange(emissions.size(1), device=emissions.device)
     valid = (steps < send(lengths, emissions.device).unsqueeze(-1)).unsqueeze(-1)  # (B, T, 1)
     scores = torch.where(valid, emissions, 0.0).double().unbind(-2)
-    transitions, start, end = (part.double().clamp(min=_IMPOSSIBLE) for part in (transitions, start, end))
+    transitions, start, end = finite(transitions, start, end)
     alpha = start + scores[0]
     for step in range(1, len(scores)):
         moved = torch.logsumexp(alpha.unsqueeze(-1) + transitions, -2) + scores[step]
         alpha = torch.where(valid[..., step, :], moved, alpha)
-    total = torch.logsumexp(alpha + end, -1)
-    # No legal path: minus infinity, as the other roads have it.
-    total = torch.where(total > 0.5 * _IMPOSSIBLE, total, -torch.inf)
-    return torch.where(valid[..., 0, 0], total, 0.0)
+    return closing(alpha, end, valid[..., 0, 0])
 
 
 class LogPartition(torch.autograd.Function):
