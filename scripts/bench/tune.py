@@ -24,7 +24,7 @@ import seqkit.nn as snn
 from seqkit.nn.kernels import tuning
 from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.kernels.decode_step import SingleStep
-from seqkit.nn.kernels.gemm import StepProduct, outer, product
+from seqkit.nn.kernels.gemm import PackedLinear, StepProduct, outer, product
 from seqkit.nn.kernels.kernel import tanh_
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -87,6 +87,18 @@ def products() -> Iterator[tuple[str, Work]]:
     weight = torch.randn(8_000, 256)
     for rows in (1, 5, 8, 16, 32):
         yield f"{rows} rows of 256 to 8,000", partial(product, torch.randn(rows, 256), weight)
+
+
+def packed_products() -> Iterator[tuple[str, Work]]:
+    for words, features, counts in (
+        (5_898, 256, (1, 5)),
+        (1_024, 768, (1, 5)),
+        (256, 768, (1, 2, 5)),
+        (256, 256, (3, 5)),
+    ):
+        packed = PackedLinear(torch.randn(words, features), torch.randn(words))
+        for rows in counts:
+            yield f"{rows} rows of {features} to {words:,}", partial(packed, torch.randn(rows, features))
 
 
 def outers() -> Iterator[tuple[str, Work]]:
@@ -154,6 +166,7 @@ SMALL, MIDDLE, LARGE = (64, 16, 64, 64), (50, 32, 128, 128), (100, 64, 256, 256)
 # Constant -> (values beside the shipped one, pieces of work).
 CONSTANTS: dict[str, tuple[tuple[float, ...], Callable[[], Iterator[tuple[str, Work]]]]] = {
     "MIN_WORK": ((0, NEVER), step_products),
+    "MIN_PACKED_WORK": ((0, NEVER), packed_products),
     "MIN_TRAINING": ((0, NEVER), linears),
     "MIN_PRODUCT_ROWS": ((0, NEVER), products),
     "PRODUCT_ROWS": ((1, 8, 128), networks(True, True, "lstm", MIDDLE, LARGE, backend="fused")),
