@@ -313,7 +313,7 @@ class AttentionalRecurrent(nn.Module):
         if layer is None:
             return top
         if not self.combines:
-            return layer(top)
+            return layer(top)  # type: ignore[no-any-return]
         parts = [top, *([] if context is None else [context])]
         if self.output_kind == "deep":
             parts.append(input)
