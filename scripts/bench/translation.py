@@ -144,6 +144,7 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@torch.no_grad()  # as `seqkit translate` does it; the peer has inference_mode
 def our_decode(model: Any, search: Any, source: Tensor, lengths: Tensor) -> list[list[int]]:
     state, memory = model.encode(source, lengths)
     found = search(model.step, state, memory, source_lengths=lengths)

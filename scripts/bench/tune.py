@@ -24,7 +24,7 @@ import seqkit.nn as snn
 from seqkit.nn.kernels import tuning
 from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.kernels.decode_step import SingleStep
-from seqkit.nn.kernels.gemm import StepProduct, outer, product
+from seqkit.nn.kernels.gemm import PackedLinear, StepProduct, outer, product
 from seqkit.nn.kernels.kernel import tanh_
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -92,6 +92,18 @@ def products() -> Iterator[tuple[str, Work]]:
     weight = torch.randn(8_000, 256)
     for rows in (1, 5, 8, 16, 32):
         yield f"{rows} rows of 256 to 8,000", partial(product, torch.randn(rows, 256), weight)
+
+
+def packed_products() -> Iterator[tuple[str, Work]]:
+    for words, features, counts in (
+        (5_898, 256, (1, 5)),
+        (1_024, 768, (1, 5)),
+        (256, 768, (1, 2, 5)),
+        (256, 256, (3, 5)),
+    ):
+        packed = PackedLinear(torch.randn(words, features), torch.randn(words))
+        for rows in counts:
+            yield f"{rows} rows of {features} to {words:,}", partial(packed, torch.randn(rows, features))
 
 
 def outers(*shapes: tuple[int, int, int]) -> Any:
@@ -170,6 +182,7 @@ CONSTANTS: dict[str, tuple[tuple[float, ...], Callable[[], Iterator[tuple[str, W
     "MIN_FILLED_WORK": ((0, NEVER), step_products("MIN_FILLED_WORK", 1, (20, 200), (60, 128), (31, 200), (30, 256))),
     "MIN_PACKED_WORK": ((0, NEVER), networks(True, False, "rnn gru", *STEPS, backend="fused")),
     "MIN_OUTER_WORK": ((0, NEVER), outers((160, 64, 128), (640, 64, 128), (96, 200, 400), (640, 128, 256))),
+    "MIN_DECODE_WORK": ((0, NEVER), packed_products),
     "MIN_TRAINING": ((0, NEVER), linears),
     "MIN_PRODUCT_ROWS": ((0, NEVER), products),
     "PRODUCT_ROWS": ((1, 8, 128), networks(True, True, "lstm", MIDDLE, LARGE, backend="fused")),

@@ -307,15 +307,13 @@ class AttentionalRecurrent(nn.Module):
         """Tell how the layers follow each other."""
         return Stack(self.num_layers, self.attention_layer, self.residual)
 
-    def combine(
-        self, top: Tensor, context: Tensor | None, input: Tensor, layer: Callable[[Tensor], Tensor] | None = None
-    ) -> Tensor:
+    def combine(self, top: Tensor, context: Tensor | None, input: Tensor, layer: Any = None) -> Tensor:
         """Make the features: top (..., H), context (..., C), input (..., E) -> (..., F); `layer` is for `vector`."""
         layer = layer or self.vector
         if layer is None:
             return top
         if not self.combines:
-            return layer(top)
+            return layer(top)  # type: ignore[no-any-return]
         parts = [top, *([] if context is None else [context])]
         if self.output_kind == "deep":
             parts.append(input)
@@ -353,9 +351,8 @@ class AttentionalRecurrent(nn.Module):
     def step(self, input: Tensor, state: Any, memory: Memory) -> tuple[Tensor, Any, Tensor | None]:
         """Run one step for K hypotheses of each source; evaluation only.
 
-        Steps share weights that are laid out once, also those of the next search. After a weight has changed, call
-        `start` again: it sees every change that torch counts, which those through `.data` are not until `train` or
-        `eval` switches the mode.
+        Weights are laid out once for all searches; `start` sees whether one has changed. It sees a change in place
+        through `.data`, which torch does not count, only once `train` or `eval` has switched the mode.
 
         Args:
             input: (B, K, E).
@@ -393,8 +390,7 @@ class AttentionalRecurrent(nn.Module):
             read = partial(self._read, memory=seen, hypotheses=shape[1])
         top, context, weights = self.stack.through(x, context, layer, read)
         vector = None if self.vector is None else partial(linear_step, self.vector, kept=self._single, lone=lone)
-        features = self.combine(top, context, rows, vector)
-        features = features.view(*shape, features.size(-1))
+        features = self.combine(top, context, rows, vector).view(*shape, self.feature_size)
         return features, (tuple(new), features if self.input_feeding else None), weights
 
     def project(self, layer: nn.Module, rows: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from seqkit.nn.aten_step import ONE_BIAS, OneBiasStep
 from seqkit.nn.backends import choose, scan
@@ -20,6 +21,18 @@ from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.recurrent import Recurrent
 
 _GATES = 4  # of an LSTM: what the product of any cell's step is taken for
+
+
+# Steps of all optimizers so far: the fused ones change weights without torch's counting it.
+_updates = 0
+
+
+def _count_update(*_: Any) -> None:
+    global _updates
+    _updates += 1
+
+
+register_optimizer_step_post_hook(_count_update)
 
 
 class KeptSteps:
@@ -69,7 +82,7 @@ def _marks(tensors: list[Tensor]) -> list[Any] | None:
         return None
     if any(value.is_inference() for value in tensors):
         return None
-    return [(value.data_ptr(), value._version, value.stride(), value.dtype) for value in tensors]
+    return [_updates, *((value.data_ptr(), value._version, value.stride(), value.dtype) for value in tensors)]
 
 
 def alone(x: Tensor) -> bool:

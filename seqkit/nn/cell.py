@@ -98,6 +98,8 @@ class Cell(nn.Module):
         self.weight_names: tuple[str, ...] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training" and self.__dict__.get(name) is value:  # `eval()` before each prediction changes nothing
+            return
         if name in self.fixed and self.__dict__.get(name, value) != value:
             raise AttributeError(
                 f"{name} of a {type(self).__name__} decides which parameters it has and cannot be changed from "

@@ -119,6 +119,8 @@ class Recurrent(nn.Module):
             built.watch(describe)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "training" and self.__dict__.get(name) is value:
+            return
         if "cells" in self.__dict__.get("_modules", ()):
             self._refuse(name, value)
             if name == "qconfig":

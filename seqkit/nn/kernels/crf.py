@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqkit.nn.checks import batched, tracing
+from seqkit.nn.checks import batched, recorded, tracing
 from seqkit.nn.kernels.autograd import through_graph
 from seqkit.nn.sending import send
 
@@ -287,18 +287,21 @@ def best_path(
         tags (B, T) int64, 0 on padding; their score (B,), 0 for an empty sequence.
     """
     chain = time_first(emissions, lengths, transitions, start, end)
+    # Where nothing is padding, as in a single sentence, nothing need be put back.
+    full = emissions.device.type == "cpu" and not recorded() and bool(chain.valid.all())
     score = chain.start + chain.emissions[0]
     scores = [score]
     for emission, valid in zip(chain.emissions[1:].unbind(), chain.valid[1:].unbind(), strict=True):
         moved = (score.unsqueeze(2) + chain.transitions).amax(1).add_(emission)
-        score = torch.where(valid, moved, score)
+        score = moved if full else torch.where(valid, moved, score)
         scores.append(score)
     best, tag = (score + chain.end).max(1)
     # Only the best path is followed back, so that the K x K comparisons above need not say where they came from.
     before, flags = chain.transitions.T.contiguous(), chain.valid.squeeze(2)
     path = [tag]
     for step in range(len(scores) - 1, 0, -1):
-        tag = torch.where(flags[step], (scores[step - 1] + before[tag]).argmax(1), tag)
+        came = (scores[step - 1] + before.index_select(0, tag)).argmax(1)
+        tag = came if full else torch.where(flags[step], came, tag)
         path.append(tag)
     tags = torch.stack(path[::-1])
     return torch.where(flags, tags, 0).T.contiguous(), torch.where(flags[0], best, 0.0)
