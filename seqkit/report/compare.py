@@ -19,7 +19,7 @@ from seqkit.tasks.translation.metrics import compare_outputs
 
 _SAMPLES = 1000
 _SEED = 1
-_LEFT_OUT = ("name",)  # keys of a configuration that say nothing about what was learned
+_LEFT_OUT = ("name", "training.report")  # keys of a configuration that say nothing about what was learned
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
@@ -102,16 +102,20 @@ def _test(first: StoredRun, pairs: Sequence[tuple[Record, Record]]) -> tuple[str
     if all(isinstance(one.get("log_probs"), list) for side in sides for one in side):
         counts = [np.array([[-_total(one), len(str(one.get("text", ""))) + 1] for one in side]) for side in sides]
         p, bits = bootstrap(counts[0], counts[1], _bits), [_bits(count.sum(0)) for count in counts]
-        return resampled, [["bits per character", *(f"{value:.4f}" for value in bits), f"{p:.4f}"]]
+        return resampled, [["bits per character", *(f"{value:.4f}" for value in bits), _p_value(p)]]
     if all(isinstance(one.get("gold"), list) for side in sides for one in side):
         counts = [np.array([_span_counts(one) for one in side], float) for side in sides]
         p, f1 = bootstrap(counts[0], counts[1], _f1), [_f1(count.sum(0)) for count in counts]
-        return resampled, [["span F1", *(f"{value:.4f}" for value in f1), f"{p:.4f}"]]
+        return resampled, [["span F1", *(f"{value:.4f}" for value in f1), _p_value(p)]]
     if not texts(sides[0], "gold", "prediction"):
         raise UserError("the records have no answers that can be compared")
     right = [[one.get("gold") == one.get("prediction") for one in side] for side in sides]
     shares = [f"{sum(side) / len(side):.4f}" for side in right]
-    return "Exact test of McNemar.", [["accuracy", *shares, f"{mcnemar(right[0], right[1]):.4f}"]]
+    return "Exact test of McNemar.", [["accuracy", *shares, _p_value(mcnemar(right[0], right[1]))]]
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.4f}" if p >= 1e-4 else "below 0.0001"
 
 
 def _total(record: Record) -> float:

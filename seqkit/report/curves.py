@@ -24,6 +24,8 @@ def curves(runs: Sequence[StoredRun]) -> list[str]:
             "training.loggers lacks jsonl, so that nothing was logged."
             if isinstance(loggers, list) and "jsonl" not in loggers
             else "nothing was logged before the run stopped."
+            if not runs[0].final
+            else "the run folder has no `metrics.jsonl` that could be read."
         )
         charts = [paragraph(f"There are no curves: {why}")]
     shown = runs[:_LINES]

@@ -77,7 +77,8 @@ def write_runs(rows: Sequence[RunRow], path: Path) -> Path:
     here = Path(os.path.abspath(path)).parent
     lines = [(_address(row.report, here), row.shown()) for row in rows]
     header = ["run", "task", "score", "time", "state"]
-    parts = [link_table(header, lines, "Runs; those with a report are links to it.")] if rows else []
+    caption = "Runs; those with a report are links to it. Time: of the updates, in minutes and seconds."
+    parts = [link_table(header, lines, caption)] if rows else []
     parts = parts or [paragraph("There are no runs in this folder yet.")]
     return write_page(path, page("Runs", f"{len(rows):,} run{'' if len(rows) == 1 else 's'}.", parts))
 

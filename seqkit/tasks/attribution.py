@@ -22,7 +22,8 @@ LONGEST = 1_000
 
 _TOGETHER = 8192  # tokens in a batch
 _STEPS, _MOST_STEPS = 16, 2048  # points on a stretch of the path, and on all of it
-_CLOSE = 1e-4  # share of the difference of the logits that the gap may be
+_CLOSE, _CLOSER = 1e-3, 1e-4  # share of the difference of the logits that the gap may be; and what is tried for
+_CHEAP = 1 << 15  # tokens on the paths of all targets up to which the closer gap is tried for
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,7 @@ def _gradients(
     found: list[tuple[list[float], int]] = []
     for start in range(0, len(targets), most):
         part = slice(start, start + most)
-        enough = [max(abs(difference), 0.1) * _CLOSE for difference in differences[part]]
-        found += _adaptive(problem, vectors, targets[part], enough)
+        found += _adaptive(problem, vectors, targets[part], [max(abs(one), 0.1) for one in differences[part]])
     return found
 
 
@@ -218,28 +218,40 @@ class _Stretch:
 
 
 def _adaptive(
-    problem: Problem, vectors: Sequence[Tensor], targets: Sequence[int], enough: Sequence[float]
+    problem: Problem, vectors: Sequence[Tensor], targets: Sequence[int], sizes: Sequence[float]
 ) -> list[tuple[list[float], int]]:
-    """Integrated gradients of a few targets; of all stretches the one with the largest gap is cut in two next."""
+    """Integrated gradients of a few targets; of all stretches the one with the largest gap is cut in two next, for
+    those targets that are not close enough yet. `sizes` are the differences of their logits."""
 
-    def measure(low: float, high: float) -> _Stretch:
+    def measure(low: float, high: float, rows: list[int]) -> _Stretch:
+        """A stretch; the other targets' rows are 0."""
+        chosen = [targets[row] for row in rows]
         with torch.no_grad():
-            ends = [_run(problem, [value * end for value in vectors])[0, list(targets)] for end in (low, high)]
-        sums = _integrate(problem, vectors, low, high, list(targets))
-        return _Stretch(low, high, sums, sums.sum(1) - (ends[1].double() - ends[0].double()).cpu())
+            ends = [_run(problem, [value * end for value in vectors])[0, chosen] for end in (low, high)]
+        sums = torch.zeros(len(targets), problem.length, dtype=torch.float64, device="cpu")
+        gaps = torch.zeros(len(targets), dtype=torch.float64, device="cpu")
+        sums[rows] = _integrate(problem, vectors, low, high, chosen)
+        gaps[rows] = sums[rows].sum(1) - (ends[1].double() - ends[0].double()).cpu()
+        return _Stretch(low, high, sums, gaps)
 
-    limits = torch.tensor(enough, dtype=torch.float64, device="cpu")
-    stretches, steps = [measure(0.0, 1.0)], _STEPS
-    while steps < _MOST_STEPS:
-        if bool((torch.stack([one.gaps for one in stretches]).sum(0).abs() <= limits).all()):
+    limits = torch.tensor(sizes, dtype=torch.float64, device="cpu")
+    stretches, steps = [measure(0.0, 1.0, list(range(len(targets))))], [_STEPS] * len(targets)
+    while max(steps) < _MOST_STEPS:
+        close = _CLOSER if max(steps) * problem.length * len(targets) <= _CHEAP else _CLOSE
+        missing = torch.stack([one.gaps for one in stretches]).sum(0).abs() > limits * close
+        rows = missing.nonzero()[:, 0].tolist()
+        if not rows:
             break
-        worst = max(stretches, key=lambda one: float((one.gaps.abs() / limits).max()))
+        worst = max(stretches, key=lambda one: float((one.gaps.abs() / limits)[rows].max()))
         stretches.remove(worst)
         middle = (worst.low + worst.high) / 2
-        stretches += [measure(worst.low, middle), measure(middle, worst.high)]
-        steps += 2 * _STEPS
+        first, second = measure(worst.low, middle, rows), measure(middle, worst.high, rows)
+        first.sums[~missing], first.gaps[~missing] = worst.sums[~missing], worst.gaps[~missing]
+        stretches += [first, second]
+        for row in rows:
+            steps[row] += 2 * _STEPS
     sums = torch.stack([one.sums for one in stretches]).sum(0)
-    return [(row, steps) for row in sums.tolist()]
+    return list(zip(sums.tolist(), steps, strict=True))
 
 
 def _integrate(problem: Problem, vectors: Sequence[Tensor], low: float, high: float, targets: list[int]) -> Tensor:

@@ -279,6 +279,7 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         other = Path(shutil.copytree(finished / task, tmp_path / f"{task}-other"))
         about = json.loads((other / "run.json").read_text())
         about["config"]["training"]["steps"] = 6
+        about["config"]["training"]["report"] = False
         about["config"]["training"]["optimizer"]["lr"] += 1e-7
         (other / "run.json").write_text(json.dumps(about))
         log = (other / "metrics.jsonl").read_text().splitlines(True)
@@ -295,6 +296,7 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
         assert test in text
         assert "training.steps" in text
         assert "0.0500001" in text
+        assert "training.report" not in page.texts  # says nothing of what was learned
         assert f"{task}-other, dev" in text
         if task == "translation":  # beside each other, for one source
             step = page.texts.index(f"{task}-other, update 12")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqkit.report.classes import reliability
-from seqkit.report.compare import bootstrap, mcnemar
+from seqkit.report.compare import _p_value, bootstrap, mcnemar
 from seqkit.report.language_model import perplexity, surprisal_pieces
 from seqkit.report.section import Explainer, by_length
 from seqkit.report.slots import NOTHING, confusions, tagged
@@ -53,6 +53,11 @@ def test_mcnemar_is_a_binomial_test(only: int, but: int, both: int) -> None:
     wanted = stats.binomtest(only, only + but).pvalue if only + but else 1.0
     assert mcnemar(first, second) == pytest.approx(wanted)
     assert mcnemar(second, first) == pytest.approx(wanted)
+
+
+def test_a_tiny_p_value_is_not_zero() -> None:
+    shown = [_p_value(mcnemar([True] * count, [False] * count)) for count in (3, 10, 40)]
+    assert shown == ["0.2500", "0.0020", "below 0.0001"]
 
 
 def test_the_bootstrap_tells_a_difference_from_chance() -> None:
