@@ -89,7 +89,9 @@ def test_config_commands(cli: Cli, home: Path) -> None:
     shown = cli(home, "config", "show", "c.yaml", "training.epochs=7").stdout
     assert b"epochs: 7" in shown
     assert b"bidirectional: false" in shown
-    schema = json.loads(cli(home, "config", "schema", "c.yaml").stdout)
+    written = cli(home, "config", "schema", "c.yaml").stdout
+    assert written.startswith(b'{\n  "')
+    schema = json.loads(written)
     jsonschema = pytest.importorskip("jsonschema")
     import yaml
 

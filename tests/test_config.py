@@ -492,6 +492,7 @@ def test_a_configuration_is_written_in_the_order_of_its_keys_and_in_its_own_lett
     assert text.splitlines()[0] == "task: é"
     assert [line.partition(":")[0] for line in text.splitlines() if line[0].isalpha()] == ["task", "lr", "on", "model"]
     assert "- ü" in text
+    assert f"task: {'a long name ' * 8}b\n" in dump(Top(task="a long name " * 8 + "b", model=Model(names=[])))
 
 
 @pytest.mark.parametrize("char", [0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0])
