@@ -286,6 +286,7 @@ def test_explain_knows_the_keys_of_the_cell(tmp_path: Any) -> None:
 
 
 def test_explain_without_a_task_looks_at_all() -> None:
+    assert {line for line in printed().splitlines() if line.startswith("task: ")} >= {f"task: {task}" for task in TASKS}
     assert "task:" not in printed("training.epochs")  # the same for all of them
     assert printed("decoding.beam_size").startswith("task: translation\n")
     answers = printed("training.metric")

@@ -17,6 +17,7 @@ from seqkit.files import replace_file, to_json, write_text
 from seqkit.training import RunFolder, reservation
 from seqkit.training.checkpoint import Checkpoints
 from seqkit.training.reservation import reserve
+from seqkit.training.run_folder import JsonLines
 
 
 class Disk:
@@ -93,6 +94,15 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, disk: Dis
     disk.calls.clear()
     replace_file(tmp_path / "f", lambda path: path.write_bytes(b"two"))
     assert disk.calls == order
+
+
+def test_a_log_is_on_the_disk_when_its_length_is_known(tmp_path: Path, disk: Disk) -> None:
+    log = JsonLines(tmp_path / "log")
+    log.append({"a": 1})
+    assert disk.calls == []
+    assert log.sync() == len('{"a": 1}\n')
+    assert disk.calls == [("fsync", "log")]
+    log.close()
 
 
 def test_a_file_whose_rename_is_refused_stays_as_it_was(tmp_path: Path, disk: Disk) -> None:

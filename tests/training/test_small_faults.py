@@ -261,24 +261,6 @@ def test_the_curves_of_a_log_that_is_cut_off(tmp_path: Path) -> None:
     assert curves(tmp_path / "none") == {}
 
 
-def test_a_batch_is_made_when_its_turn_has_come(tmp_path: Path) -> None:
-    """Where nothing else computes meanwhile: no second batch lies in memory."""
-    order: list[str] = []
-
-    class Logged(Points):
-        def batches(self, epoch: int, start: int = 0) -> Any:
-            for number in range(3):
-                order.append(f"made {number}")
-                yield torch.full((3, 2), float(number))
-
-        def loss(self, batch: Tensor, carry: Any) -> tuple[dict[str, Loss], Any]:
-            order.append(f"used {int(batch[0, 0])}")
-            return super().loss(batch, carry)
-
-    trainer_of(Logged(), tmp_path, epochs=1).fit()
-    assert order == [f"{what} {number}" for number in range(3) for what in ("made", "used")]
-
-
 @pytest.mark.parametrize("content", [None, "{", '{"format": 1}', '{"config": null}', "[]"])
 def test_a_run_without_its_configuration_has_no_settings(tmp_path: Path, content: str | None) -> None:
     if content is not None:
