@@ -495,6 +495,17 @@ def test_a_configuration_is_written_in_the_order_of_its_keys_and_in_its_own_lett
     assert f"task: {'a long name ' * 8}b\n" in dump(Top(task="a long name " * 8 + "b", model=Model(names=[])))
 
 
+def test_a_key_of_an_override_has_at_most_fifty_parts() -> None:
+    document = from_mapping({})
+    override(document, [".".join(["a"] * 50) + "=1"])
+    tree: Any = document.tree
+    for _ in range(50):
+        tree = tree["a"]
+    assert tree == 1
+    with pytest.raises(UserError, match="more than 50 keys"):
+        override(from_mapping({}), [".".join(["a"] * 51) + "=1"])
+
+
 @pytest.mark.parametrize("char", [0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0])
 def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(char: int) -> None:
     for text in (f"text=a{chr(char)}", f"a{chr(char)}=1"):
