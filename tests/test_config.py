@@ -498,8 +498,9 @@ def test_a_configuration_is_written_in_the_order_of_its_keys_and_in_its_own_lett
 def test_a_key_of_an_override_has_at_most_fifty_parts() -> None:
     document = from_mapping({})
     override(document, [".".join(["a"] * 50) + "=1"])
-    tree: Any = document.tree
+    tree: object = document.tree
     for _ in range(50):
+        assert isinstance(tree, dict)
         tree = tree["a"]
     assert tree == 1
     with pytest.raises(UserError, match="more than 50 keys"):
