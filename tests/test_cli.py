@@ -86,10 +86,13 @@ def test_evaluate(cli: Cli, home: Path, generated_data: Path) -> None:
 
 def test_config_commands(cli: Cli, home: Path) -> None:
     assert cli(home, "config", "check", "c.yaml").stdout == b"c.yaml: valid\n"
+    assert cli(home, "config", "check", "c.yaml", "training.epochs=0").returncode == 2
     shown = cli(home, "config", "show", "c.yaml", "training.epochs=7").stdout
     assert b"epochs: 7" in shown
     assert b"bidirectional: false" in shown
-    schema = json.loads(cli(home, "config", "schema", "c.yaml").stdout)
+    written = cli(home, "config", "schema", "c.yaml").stdout
+    assert written.startswith(b'{\n  "')
+    schema = json.loads(written)
     jsonschema = pytest.importorskip("jsonschema")
     import yaml
 

@@ -108,6 +108,12 @@ def not_a_number(run: Path) -> None:
     save_weights(run / "model.safetensors", weights)
 
 
+def one_less(run: Path) -> None:
+    weights = load_weights(run / "model.safetensors")
+    del weights["output.bias"]
+    save_weights(run / "model.safetensors", weights)
+
+
 def torn(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1')
@@ -122,6 +128,7 @@ LAST = "checkpoints/step-00000016"
         (cut("model.safetensors"), "model.safetensors", "damaged weights file"),
         (flip("model.safetensors"), "model.safetensors", "these weights differ from step"),
         (not_a_number, "model.safetensors", "not finite in output.bias"),
+        (one_less, "model.safetensors", "which they were saved from: output.bias"),
         (remove("model.safetensors"), "model.safetensors", "no such file"),
         (change("config.yaml", "hidden_size: 7", "hidden_size: 8"), "model.safetensors", "size mismatch"),
         (change("config.yaml", "hidden_size: 7", "hiden_size: 7"), "config.yaml", "unknown key"),

@@ -492,6 +492,19 @@ def test_a_configuration_is_written_in_the_order_of_its_keys_and_in_its_own_lett
     assert text.splitlines()[0] == "task: é"
     assert [line.partition(":")[0] for line in text.splitlines() if line[0].isalpha()] == ["task", "lr", "on", "model"]
     assert "- ü" in text
+    assert f"task: {'a long name ' * 8}b\n" in dump(Top(task="a long name " * 8 + "b", model=Model(names=[])))
+
+
+def test_a_key_of_an_override_has_at_most_fifty_parts() -> None:
+    document = from_mapping({})
+    override(document, [".".join(["a"] * 50) + "=1"])
+    tree: object = document.tree
+    for _ in range(50):
+        assert isinstance(tree, dict)
+        tree = tree["a"]
+    assert tree == 1
+    with pytest.raises(UserError, match="more than 50 keys"):
+        override(from_mapping({}), [".".join(["a"] * 51) + "=1"])
 
 
 @pytest.mark.parametrize("char", [0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0])

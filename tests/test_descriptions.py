@@ -228,6 +228,17 @@ def test_a_section_keeps_descriptions_where_a_type_is_replaced() -> None:
     assert made.model_json_schema()["properties"]["number"]["description"] == "another text."
 
 
+def test_a_key_that_is_written_again_keeps_its_meaning() -> None:
+    class Low(Section):
+        size: int = 3
+        """How many."""
+
+    class High(Low):
+        size: int = 4
+
+    assert High.model_fields["size"].description == "How many."
+
+
 # ---- seqkit config explain
 
 
@@ -268,11 +279,14 @@ def test_explain_knows_the_keys_of_the_cell(tmp_path: Any) -> None:
     file = tmp_path / "half.yaml"  # neither valid nor complete
     file.write_text("task: sentiment\nmodel: {encoder: {cell: jordan}, nonsense: 1}\n")
     assert "JordanCell" in printed(str(file), "model.encoder.output_size")
+    (tmp_path / "half").write_text(file.read_text())  # a file whatever its name
+    assert "JordanCell" in printed(str(tmp_path / "half"), "model.encoder.output_size")
     assert "GRUCell" in printed("sentiment", "model.encoder.cell=gru", "model.encoder.bias")
     assert "did you mean" in printed("sentiment", "model.encoder.peepholes", code=2)
 
 
 def test_explain_without_a_task_looks_at_all() -> None:
+    assert {line for line in printed().splitlines() if line.startswith("task: ")} >= {f"task: {task}" for task in TASKS}
     assert "task:" not in printed("training.epochs")  # the same for all of them
     assert printed("decoding.beam_size").startswith("task: translation\n")
     answers = printed("training.metric")

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from seqkit import run
-from seqkit.files import replace_file, write_text
+from seqkit.files import replace_file, to_json, write_text
 from seqkit.training import RunFolder, reservation
 from seqkit.training.checkpoint import Checkpoints
 from seqkit.training.reservation import reserve
+from seqkit.training.run_folder import JsonLines
 
 
 class Disk:
@@ -95,6 +96,15 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, disk: Dis
     assert disk.calls == order
 
 
+def test_a_log_is_on_the_disk_when_its_length_is_known(tmp_path: Path, disk: Disk) -> None:
+    log = JsonLines(tmp_path / "log")
+    log.append({"a": 1})
+    assert disk.calls == []
+    assert log.sync() == len('{"a": 1}\n')
+    assert disk.calls == [("fsync", "log")]
+    log.close()
+
+
 def test_a_file_whose_rename_is_refused_stays_as_it_was(tmp_path: Path, disk: Disk) -> None:
     write_text(tmp_path / "f", "one")
     disk.refuse = 1
@@ -102,6 +112,16 @@ def test_a_file_whose_rename_is_refused_stays_as_it_was(tmp_path: Path, disk: Di
         write_text(tmp_path / "f", "two")
     assert (tmp_path / "f").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_json_of_a_number_that_is_not_finite_is_null_and_every_other_stays() -> None:
+    inf = float("inf")
+    tree = {"a": float("nan"), "b": [0.5, -inf, (1, inf)], "c": {"d": "NaN", 2.5: True}, "e": None}
+    written = '{"a": null, "b": [0.5, null, [1, null]], "c": {"d": "NaN", "2.5": true}, "e": null}'
+    assert to_json(tree) == written
+    assert to_json({"a": "ä\u2028"}) == '{"a": "ä\\u2028"}'
+    assert to_json([0.5, inf], indent=1) == "[\n 0.5,\n null\n]"
+    assert to_json([0.5], indent=1) == "[\n 0.5\n]"
 
 
 FILES = ["manifest.json", "model.safetensors", "trainer.json", "trainer.safetensors"]

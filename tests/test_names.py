@@ -310,30 +310,23 @@ def test_what_lies_beside_a_file_shadows_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_files_of_a_folder_see_each_other(tmp_path: Path) -> None:
-    ways = [
-        "from .pack import side",
-        "from pack import side",
-        "from pack.side import value",
-        "import pack.side",
-        "import pack.side as other",
-        "def late():\n    from pack import side\n    return side\nlate()",
+    ways: list[tuple[str, Callable[[Any], object]]] = [
+        ("from .pack import side", lambda module: module.side.value),
+        ("from pack import side", lambda module: module.side.value),
+        ("from pack.side import value", lambda module: module.value),
+        ("import pack.side", lambda module: module.pack.side.value),
+        ("import pack.side as other", lambda module: module.other.value),
+        ("import json, pack.side as other", lambda module: module.json and module.other.value),
+        ("def late():\n    from pack import side\n    return side\nlate()", lambda module: module.late().value),
     ]
-    for number, way in enumerate(ways):
+    for number, (way, get) in enumerate(ways):
         folder = tmp_path / str(number)
         thing(folder, more=f"import os.path, sys\n{way}")
         (folder / "pack").mkdir()
         (folder / "pack" / "__init__.py").write_text("")
         (folder / "pack" / "side.py").write_text(f"import sys\nvalue = {number}\n")
         found = sys.modules[look_up("mine:Own", folders=(folder,)).__module__]
-        for name, get in (
-            ("side", lambda module: module.side.value),
-            ("value", lambda module: module.value),
-            ("pack", lambda module: module.pack.side.value),
-            ("other", lambda module: module.other.value),
-            ("late", lambda module: module.late().value),
-        ):
-            if hasattr(found, name):
-                assert get(found) == number
+        assert get(found) == number, way
     assert "pack" not in sys.modules
     assert not list(tmp_path.rglob("__pycache__"))
 

@@ -288,9 +288,11 @@ def test_what_trains_depends_on_the_time_alone(
     ]
     freezing = Freezing(model, GROUPS, settings(unfreeze={"stages": schedule, "unit": unit}))
     for time in times:
-        freezing.enter(freezing.stage(*time))
+        before = {name for name, one in model.named_parameters() if one.requires_grad}
+        changed = freezing.enter(freezing.stage(*time))
         now = time[unit == "steps"]
         found = {name for name, one in model.named_parameters() if one.requires_grad}
+        assert changed is (found != before)
         assert found == {name for stage in schedule if stage["at"] <= now for name in stage["train"]}
 
 

@@ -24,6 +24,7 @@ from seqkit.training.optim import OptimizerConfig, make_optimizer, set_rate
 from seqkit.training.run_folder import check_name
 from seqkit.training.run_log import Progress
 from seqkit.training.schedules import schedule_factor
+from seqkit.training.signals import not_finite
 
 RUNS = Path(__file__).parents[1] / "fixtures/2026-11"
 
@@ -258,3 +259,19 @@ def test_the_curves_of_a_log_that_is_cut_off(tmp_path: Path) -> None:
         "accuracy": ([4, 8], [0.5, 0.75]),
     }
     assert curves(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"format": 1}', '{"config": null}', "[]"])
+def test_a_run_without_its_configuration_has_no_settings(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    assert RunFolder(tmp_path).settings() == {}
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 30])
+def test_eight_examples_of_a_batch_that_went_wrong_are_shown_and_the_rest_counted(count: int) -> None:
+    lines = str(not_finite(3, "the loss is nan", [f"{number}" * 300 for number in range(count)], "kept")).splitlines()
+    assert lines[0].startswith("step 3: the loss is nan; kept. In a new run")
+    assert lines[1:] == ["  " + f"{number}" * 200 for number in range(min(count, 8))] + [
+        f"  ... and {count - 8} more"
+    ] * (count > 8)
