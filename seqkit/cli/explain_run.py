@@ -51,7 +51,7 @@ def explain(
 
         parts = []
         for explanation in explanations:
-            parts += [section(explanation.text or "(a blank text)"), explanation.html()]
+            parts += [section(explanation.text if explanation.text.strip() else "(a blank text)"), explanation.html()]
             if explanation.kept:
                 parts.append(task.trace(explanation.text).html(units=units))
         write_text(html, page(f"Why {run_path.name} answers so", f"A {task.kind} run, explained.", parts))
