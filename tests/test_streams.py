@@ -36,7 +36,10 @@ COMMANDS = {
     "doctor": ["doctor", SENTIMENT],
     "doctor-json": ["doctor", SENTIMENT, "--format", "json"],
     "lessons": ["lessons"],
-    "lesson": ["lessons", "memory"],
+    "lesson": ["lessons", "memory", "--to", "page.html"],
+    "why": ["explain", SENTIMENT, "a dull plot", "--method", "occlusion", "--html", "page.html", *CPU],
+    "why-json": ["explain", SENTIMENT, "a dull plot", "--method", "occlusion", "--format", "json", *CPU],
+    "runs": ["runs", str(RUNS), "--html", "page.html"],
     "help": ["--help"],
     "version": ["--version"],
 }
@@ -95,8 +98,9 @@ def test_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch, name: str) -> None
 def test_a_reader_that_has_left(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with os.fdopen(writing, "w", encoding="utf-8") as out:
+    with os.fdopen(writing, "w", 1, encoding="utf-8") as out:
         assert call(monkeypatch, COMMANDS[name], out) == (0, "")
+    assert Path("page.html").exists() == ("page.html" in COMMANDS[name])
 
 
 def test_errors_say_nothing_that_steers_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

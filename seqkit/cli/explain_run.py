@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +12,10 @@ from seqkit.cli.app import Device, RunPath, Trust, app
 from seqkit.console import put, tell
 from seqkit.errors import Option, UserError, require
 from seqkit.files import to_json, write_text
+
+if TYPE_CHECKING:
+    from seqkit.tasks import RunTask
+    from seqkit.tasks.explain import Explanation
 
 
 @app.command(epilog='Example: seqkit explain runs/first "the film is anything but dull ." --html why.html')
@@ -38,6 +43,8 @@ def explain(
         _check_page(html)
     task = run.load(run_path, device, trust=trust)
     explanations = task.explain(texts, method=method)
+    if html is not None:  # first: whoever reads what is printed may close the pipe early
+        write_text(html, _page(task, run_path.name, explanations, units))
     for place, explanation in enumerate(explanations):
         if form == "json":
             put(to_json(explanation.to_json()))
@@ -46,18 +53,21 @@ def explain(
             tell(f"{'' if place == 0 else chr(10)}text: {explanation.text}")
         for line in explanation.lines():
             tell(line)
-    if html is not None:
-        from seqkit.drawing import page, section
+    if html is not None and form == "text":
+        tell("")
+        tell(f"page: {html}")
 
-        parts = []
-        for explanation in explanations:
-            parts += [section(explanation.text if explanation.text.strip() else "(a blank text)"), explanation.html()]
-            if explanation.kept:
-                parts.append(task.trace(explanation.text).html(units=units))
-        write_text(html, page(f"Why {run_path.name} answers so", f"A {task.kind} run, explained.", parts))
-        if form == "text":
-            tell("")
-            tell(f"page: {html}")
+
+def _page(task: RunTask, run: str, explanations: Sequence[Explanation], units: int) -> str:
+    """Return a page of explanations, each with its gates."""
+    from seqkit.drawing import page, section
+
+    parts = []
+    for explanation in explanations:
+        parts += [section(explanation.text if explanation.text.strip() else "(a blank text)"), explanation.html()]
+        if explanation.kept:
+            parts.append(task.trace(explanation.text).html(units=units))
+    return page(f"Why {run} answers so", f"A {task.kind} run, explained.", parts)
 
 
 def _check_page(file: Path) -> None:

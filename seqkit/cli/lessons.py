@@ -40,9 +40,10 @@ def lessons(
     if to is not None:
         check_page(to)
     blocks = lesson.blocks(run or [], trust=trust)
+    if to is not None:  # first: whoever reads what is printed may close the pipe early
+        lesson.write_page(to, blocks)
     for line in lesson.lines(blocks):
         tell(line)
     if to is not None:
-        lesson.write_page(to, blocks)
         tell("")
         tell(f"page: {to}")

@@ -41,9 +41,10 @@ def runs(
     from seqkit.report import run_rows, write_runs
 
     rows = run_rows(folder)
+    page = None if html is None else write_runs(rows, html)
     for line in table(
         [["run", "task", "score", "time", "state"], *([str(v) for v in row.shown()] for row in rows)], ""
     ):
         tell(line)
-    if html is not None:
-        tell(f"page: {write_runs(rows, html)}")
+    if page is not None:
+        tell(f"page: {page}")
