@@ -57,13 +57,14 @@ class KeptSteps:
             self.cells, self.layers = {}, {}
             # While what is marked is held, nothing else can lie at its address.
             self._held = [] if tensors is None or marks is None else [value.detach() for value in tensors]
-        self._marks = marks
+        self._marks, self._mask = marks, None
 
     def unpadded(self, padding: Tensor) -> bool:
-        """Tell whether a mask (B, S) marks nothing; one mask is looked at once. It must not be written to later."""
-        if self._mask is None or self._mask[0] is not padding:
-            self._mask = padding, bool(padding.any())
-        return not self._mask[1]
+        """Tell whether a mask (B, S) marks nothing. It is looked at once a search and must not change during it."""
+        known = self._mask  # read once: another thread may look at a mask of its own
+        if known is None or known[0] is not padding:
+            known = self._mask = padding, bool(padding.any())
+        return not known[1]
 
 
 def _tensors(module: nn.Module) -> list[Tensor] | None:
