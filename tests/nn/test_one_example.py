@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqkit.decoding.selection import best_continuations
 from seqkit.nn import LSTM, RNN, AttentionalRecurrent, add_lora
@@ -191,3 +192,12 @@ def test_a_hook_on_a_linear_layer_sees_each_step() -> None:
     decoder.vector.register_forward_hook(lambda *call: seen.append(call[2]))
     found = decoded(decoder, torch.randn(1, 3, 6), memory)
     assert torch.equal(torch.stack(seen, 1), found)  # the hyperbolic tangent is taken in place
+
+
+@torch.no_grad()
+def test_a_decoder_runs_on_tensors_without_data() -> None:
+    with FakeTensorMode():
+        decoder = AttentionalRecurrent(6, 8, "lstm", 8).eval()
+        memory = decoder.remember(torch.randn(1, 4, 8), torch.tensor([4]))
+        assert decoded(decoder, torch.randn(1, 3, 6), memory).shape == (1, 3, 8)
+        assert not decoder._single
