@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -201,3 +203,22 @@ def test_a_decoder_runs_on_tensors_without_data() -> None:
         memory = decoder.remember(torch.randn(1, 4, 8), torch.tensor([4]))
         assert decoded(decoder, torch.randn(1, 3, 6), memory).shape == (1, 3, 8)
         assert not decoder._single
+
+
+@torch.no_grad()
+def test_saved_and_copied_decoders_hold_no_kept_weights() -> None:
+    torch.manual_seed(0)
+    decoder = AttentionalRecurrent(64, 128, "lstm", 128, feature_size=512).eval()
+    memory, inputs = decoder.remember(torch.randn(5, 4, 128), torch.full((5,), 4)), torch.randn(5, 2, 64)
+    before = pickle.dumps(decoder)
+    expected = decoded(decoder, inputs, memory)
+    assert decoder._single
+    after = pickle.dumps(decoder)
+    assert len(after) - len(before) < 100
+    assert b"KeptSteps" not in after
+    for other in (pickle.loads(after), copy.deepcopy(decoder)):
+        assert not other._single
+        assert torch.equal(decoded(other, inputs, memory), expected)
+    older = AttentionalRecurrent.__new__(AttentionalRecurrent)
+    older.__setstate__({**decoder.__getstate__(), "_single": {}})
+    assert torch.equal(decoded(older, inputs, memory), expected)
