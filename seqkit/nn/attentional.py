@@ -314,9 +314,7 @@ class AttentionalRecurrent(nn.Module):
             return top
         if not self.combines:
             return layer(top)  # type: ignore[no-any-return]
-        parts = [top, *([] if context is None else [context])]
-        if self.output_kind == "deep":
-            parts.append(input)
+        parts = [top, *([] if context is None else [context]), *([input] if self.output_kind == "deep" else [])]
         inner: Tensor = layer(torch.cat(parts, -1))
         return torch.tanh(inner) if inner.requires_grad or recorded() else tanh_(inner, inner)  # which looks at values
 
@@ -352,7 +350,7 @@ class AttentionalRecurrent(nn.Module):
         """Run one step for K hypotheses of each source; evaluation only.
 
         Weights are laid out once for all searches; `start` sees whether one has changed. It sees a change in place
-        through `.data`, which torch does not count, only once `train` or `eval` has switched the mode.
+        through `.data` or NumPy, which torch does not count, only once `train` or `eval` has switched the mode.
 
         Args:
             input: (B, K, E).
@@ -403,7 +401,10 @@ class AttentionalRecurrent(nn.Module):
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_single": KeptSteps()}  # packed weights can neither be copied nor pickled
+        return {name: value for name, value in self.__dict__.items() if name != "_single"}  # packed: no pickle
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_single": KeptSteps()})  # type: ignore[no-untyped-call]
 
     def _fed(self, input: Tensor, lengths: Any, state: State, memory: Memory) -> tuple[Tensor, Tensor]:
         """Run all steps with input feeding. Sentences are sorted by falling length and leave the batch as they end.

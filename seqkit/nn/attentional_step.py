@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from seqkit.nn.linear import Linear
 from seqkit.nn.onnx import check_exportable, onnx_direction
 from seqkit.nn.recurrent import Recurrent
 
-_GATES = 4  # of an LSTM: what the product of any cell's step is taken for
+_GATES = 4  # an LSTM's: the work of any cell's step is estimated as if it had so many
+_PLAIN = (Tensor, nn.Parameter)
 
 
-# Steps of all optimizers so far: the fused ones change weights without torch's counting it.
+# Steps of all optimizers since weights were first kept: the fused ones change weights without torch's counting it.
 _updates = 0
 
 
@@ -32,7 +34,10 @@ def _count_update(*_: Any) -> None:
     _updates += 1
 
 
-register_optimizer_step_post_hook(_count_update)
+@lru_cache(maxsize=1)
+def _watch_optimizers() -> None:
+    """Count the steps of all optimizers from now on. A program that keeps no weights gets no hook."""
+    register_optimizer_step_post_hook(_count_update)
 
 
 class KeptSteps:
@@ -57,13 +62,14 @@ class KeptSteps:
             self.cells, self.layers = {}, {}
             # While what is marked is held, nothing else can lie at its address.
             self._held = [] if tensors is None or marks is None else [value.detach() for value in tensors]
-        self._marks = marks
+        self._marks, self._mask = marks, None
 
     def unpadded(self, padding: Tensor) -> bool:
-        """Tell whether a mask (B, S) marks nothing; one mask is looked at once. It must not be written to later."""
-        if self._mask is None or self._mask[0] is not padding:
-            self._mask = padding, bool(padding.any())
-        return not self._mask[1]
+        """Tell whether a mask (B, S) marks nothing. It is looked at once a search and must not change during it."""
+        known = self._mask  # read once: another thread may look at a mask of its own
+        if known is None or known[0] is not padding:
+            known = self._mask = padding, bool(padding.any())
+        return not known[1]
 
 
 def _tensors(module: nn.Module) -> list[Tensor] | None:
@@ -80,8 +86,10 @@ def _marks(tensors: list[Tensor]) -> list[Any] | None:
     """Return what changes with the values of tensors, as torch counts changes; None: it does not count them here."""
     if torch.compiler.is_compiling() or tracing() or transformed():
         return None
-    if any(value.is_inference() for value in tensors):
+    # What a tensor subclass holds, such as a quantized weight or one without data, has no address to compare.
+    if any(type(value) not in _PLAIN or value.is_inference() for value in tensors):
         return None
+    _watch_optimizers()
     return [_updates, *((value.data_ptr(), value._version, value.stride(), value.dtype) for value in tensors)]
 
 
@@ -89,7 +97,7 @@ def alone(x: Tensor) -> bool:
     """Tell whether a step is nothing but numbers on the CPU: without gradient, autocast, a compiler or a transform."""
     if torch.is_grad_enabled() or not x.is_cpu or torch.compiler.is_compiling() or tracing() or transformed():
         return False
-    return not autocast_enabled("cpu")
+    return type(x) is Tensor and not autocast_enabled("cpu")
 
 
 def linear_step(layer: nn.Module, x: Tensor, kept: KeptSteps, lone: bool) -> Tensor:
@@ -97,7 +105,7 @@ def linear_step(layer: nn.Module, x: Tensor, kept: KeptSteps, lone: bool) -> Ten
     product = None
     if lone and x.size(0) < MIN_DECODE_ROWS and not (layer._forward_hooks or layer._forward_pre_hooks):
         product = kept.layers.get(layer)
-        if product is None and type(layer) in (Linear, nn.Linear) and "weight" in layer._parameters:
+        if product is None and type(layer) in (Linear, nn.Linear) and type(layer._parameters.get("weight")) in _PLAIN:
             weight, bias = layer._parameters["weight"], layer._parameters["bias"]
             assert weight is not None
             product = kept.layers[layer] = PackedLinear(weight, bias)

@@ -122,6 +122,26 @@ def test_additive_scores_have_the_gradient_of_autograd(block: int, monkeypatch: 
     torch.testing.assert_close(additive.additive_scores(query, keys, vector), expected, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("low", [0, 1])
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_additive_scores_under_autocast_where_query_and_keys_differ(
+    few: int, low: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(additive, "ADDITIVE_FEW", few)
+    torch.manual_seed(0)
+    sources = [torch.randn(2, 3, 4), torch.randn(2, 5, 4), torch.randn(4)]
+    sources[low] = sources[low].bfloat16()
+    leaves = [part.requires_grad_() for part in sources]
+    query, keys, vector = leaves
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = additive.additive_scores(query, keys, vector)
+    assert scores.dtype == torch.bfloat16
+    exact = torch.tanh(query.unsqueeze(2) + keys.unsqueeze(1)) @ vector
+    grads = (torch.autograd.grad(total.float().square().sum(), leaves) for total in (scores, exact))
+    for found, expected in ((scores, exact), *zip(*grads, strict=True)):
+        assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own jvp brings it on
 def test_additive_scores_of_weights_that_learn_have_forward_derivatives() -> None:
     torch.manual_seed(0)

@@ -50,7 +50,8 @@ import sys
 from seqkit import run
 from seqkit.nn.backends.mine import Backwards
 
-done = run.train(sys.argv[1], "model.encoder.backend=mine", "training.epochs=1", root=sys.argv[2])
+small = [f"data.{part}.limit=128" for part in ("train", "dev", "test")]
+done = run.train(sys.argv[1], "model.encoder.backend=mine", "training.epochs=1", *small, root=sys.argv[2])
 assert Backwards.calls
 assert "backend: mine" in (done.folder / "config.yaml").read_text()
 """
@@ -140,5 +141,6 @@ def test_a_file_and_a_line_make_a_choice_of_yaml(tmp_path: Path) -> None:
     table.write_text(text, "utf-8")
     config = Path(__file__).parents[2] / "configs" / "sentiment" / "quickstart.yaml"
     command = [sys.executable, "-c", PROGRAM, config, tmp_path / "runs"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PATH": "", "PYTHONPATH": str(tmp_path)}, capture_output=True)
+    env = {"PATH": "", "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]

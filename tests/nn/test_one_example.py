@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seqkit.decoding.selection import best_continuations
 from seqkit.nn import LSTM, RNN, AttentionalRecurrent, add_lora
@@ -177,7 +180,11 @@ def test_a_source_without_padding_is_read_as_with_a_mask(kind: str) -> None:
     padded = decoder.remember(torch.cat([source, torch.randn(1, 2, 8)], 1), torch.tensor([4]))
     assert decoder._single.unpadded(full[2])
     assert not decoder._single.unpadded(padded[2])
-    torch.testing.assert_close(decoded(decoder, inputs, full), decoded(decoder, inputs, padded))
+    wanted = decoded(decoder, inputs, padded)
+    torch.testing.assert_close(decoded(decoder, inputs, full), wanted)
+    full[2][:, 2:] = True  # between two searches a mask may change
+    decoded(decoder, inputs, full)
+    assert not decoder._single.unpadded(full[2])
 
 
 @torch.no_grad()
@@ -187,3 +194,31 @@ def test_a_hook_on_a_linear_layer_sees_each_step() -> None:
     decoder.vector.register_forward_hook(lambda *call: seen.append(call[2]))
     found = decoded(decoder, torch.randn(1, 3, 6), memory)
     assert torch.equal(torch.stack(seen, 1), found)  # the hyperbolic tangent is taken in place
+
+
+@torch.no_grad()
+def test_a_decoder_runs_on_tensors_without_data() -> None:
+    with FakeTensorMode():
+        decoder = AttentionalRecurrent(6, 8, "lstm", 8).eval()
+        memory = decoder.remember(torch.randn(1, 4, 8), torch.tensor([4]))
+        assert decoded(decoder, torch.randn(1, 3, 6), memory).shape == (1, 3, 8)
+        assert not decoder._single
+
+
+@torch.no_grad()
+def test_saved_and_copied_decoders_hold_no_kept_weights() -> None:
+    torch.manual_seed(0)
+    decoder = AttentionalRecurrent(64, 128, "lstm", 128, feature_size=512).eval()
+    memory, inputs = decoder.remember(torch.randn(5, 4, 128), torch.full((5,), 4)), torch.randn(5, 2, 64)
+    before = pickle.dumps(decoder)
+    expected = decoded(decoder, inputs, memory)
+    assert decoder._single
+    after = pickle.dumps(decoder)
+    assert len(after) - len(before) < 100
+    assert b"KeptSteps" not in after
+    for other in (pickle.loads(after), copy.deepcopy(decoder)):
+        assert not other._single
+        assert torch.equal(decoded(other, inputs, memory), expected)
+    older = AttentionalRecurrent.__new__(AttentionalRecurrent)
+    older.__setstate__({**decoder.__getstate__(), "_single": {}})
+    assert torch.equal(decoded(older, inputs, memory), expected)

@@ -43,6 +43,7 @@ class _Terms:
 
     Attributes:
         scale: 2 where a term is s(2q + 2k), 1 where it is tanh(q + k).
+        dtype: of the terms; under autocast the scores may have another.
     """
 
     def __init__(self, query: Tensor, keys: Tensor) -> None:
@@ -50,8 +51,8 @@ class _Terms:
         self.scale = 2 if fast and (reaches(keys, MIN_REACH) or reaches(query, MIN_REACH)) else 1
         self._query, self._keys = query * self.scale, (keys * self.scale).unsqueeze(1)
         self._step = max(1, ADDITIVE_TERMS // max(1, keys.numel()))
-        dtype = torch.promote_types(query.dtype, keys.dtype)
-        self._buffer = keys.new_empty(min(self._step, query.size(1)) * keys.numel(), dtype=dtype)
+        self.dtype = torch.promote_types(query.dtype, keys.dtype)
+        self._buffer = keys.new_empty(min(self._step, query.size(1)) * keys.numel(), dtype=self.dtype)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the queries of each block, and its terms (B, q, S, A), which the next block overwrites."""
@@ -90,6 +91,7 @@ class AdditiveScores(torch.autograd.Function):
             return slopes.sum(2), slopes.sum(1), (terms * weighted).sum((0, 1, 2))
         grad_query, grad_keys, grad_vector = torch.empty_like(query), torch.zeros_like(keys), torch.zeros_like(vector)
         blocks = _Terms(query, keys)
+        grad = grad.to(blocks.dtype)
         for part, terms in blocks:
             outer = grad[:, part].contiguous().unsqueeze(-1)  # (B, q, S, 1)
             grad_vector += terms.flatten(0, 2).t() @ outer.flatten()
