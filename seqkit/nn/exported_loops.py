@@ -104,14 +104,16 @@ def _scan(
 
     None of the tensors that a step takes and returns may share memory with another.
     """
-    from torch._higher_order_ops.scan import scan, scan_op  # imports the compiler
+    from torch._higher_order_ops import scan  # imports the compiler
 
     first, inputs = [part.clone() for part in first], list(inputs)
-    if torch.compiler.is_dynamo_compiling():
+    inner = None if torch.compiler.is_dynamo_compiling() else _inner_scan()
+    if inner is None:
         final, outputs = scan(step, first, inputs)
         return list(final), list(outputs)
     # `scan` by itself has dynamo read the step, to find the tensors that are not among its arguments: 0.5 s a loop.
-    closed = _closure(step, first, inputs)
+    scan_op, untraced = inner
+    closed = _closure(step, first, inputs, untraced)
     operands = [*first, *inputs, *closed]
     if exporting_onnx():  # whose passes would write the loop's derivative too, and drop it
         operands = [value.detach() for value in operands]
@@ -126,11 +128,21 @@ def _scan(
     return results[: ends[0]], results[ends[0] :]
 
 
-def _closure(step: Callable[..., Any], first: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """Return the tensors that a step reads besides its arguments, in the order of their first use."""
-    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+def _inner_scan() -> tuple[Callable[..., Any], Callable[[], Any]] | None:
+    """Return torch's operator behind `scan`, and what keeps calls out of an export; None: this torch lacks them."""
+    try:
+        from torch._higher_order_ops.scan import scan_op
+        from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+    except ImportError:  # names of its own, which a later torch may move
+        return None
+    return scan_op, disable_proxy_modes_tracing
 
-    with disable_proxy_modes_tracing():
+
+def _closure(
+    step: Callable[..., Any], first: list[Tensor], inputs: list[Tensor], untraced: Callable[[], Any]
+) -> list[Tensor]:
+    """Return the tensors that a step reads besides its arguments, in the order of their first use."""
+    with untraced():
         now = [part[0] for part in inputs]
         with _Reads([*first, *now]) as reads:
             step(first, now)
