@@ -16,10 +16,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import exporting, exporting_onnx
 from seqkit.nn.kernels.crf import Chain, closing, differentiable_chain, finite, time_first
-from seqkit.nn.kernels.packing import Packing, length_vector
+from seqkit.nn.kernels.packing import Packing, length_vector, steps_within
 from seqkit.nn.kernels.stack import Stack, fed_step
 from seqkit.nn.network import Network, prepare
-from seqkit.nn.sending import send
 
 MIN_TORCH = (2, 13)
 """The first torch whose exporter is known to take what is written here."""
@@ -64,7 +63,7 @@ def loop_direction(
     projected = cell.project(rows, prepared)
     inputs = [projected.view(*shape, projected.size(-1))]
     if lengths is not None:
-        inputs.append(_valid(lengths, inputs[0]))
+        inputs.append(steps_within(lengths, inputs[0]))
     reverse = index % network.num_directions == 1
     if reverse:
         inputs = [value.flip(0) for value in inputs]
@@ -76,13 +75,6 @@ def loop_direction(
     final, (output,) = _scan(step, state, inputs)
     output = output.flip(0) if reverse else output
     return output.reshape(-1, output.size(-1)), tuple(final)
-
-
-def _valid(lengths: Tensor, like: Tensor) -> Tensor:
-    """(T, B, 1) bool, for lengths (B,) and `like` (T, B, ...)."""
-    shape = like.size(0), like.size(1)  # not left to broadcasting, which takes an example's one step for all there are
-    steps = torch.arange(like.size(0), device=like.device).unsqueeze(1)
-    return (steps.expand(shape) < send(lengths, like.device).expand(shape)).unsqueeze(2)
 
 
 def _kept(
@@ -263,7 +255,7 @@ def fed_loop(
     """
     inputs = [input.transpose(0, 1)]
     if lengths is not None:
-        inputs.append(_valid(length_vector(lengths), inputs[0]))
+        inputs.append(steps_within(length_vector(lengths), inputs[0]))
     masks = [None] * len(cells)
 
     def step(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
