@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -108,6 +109,7 @@ def _scan(
     closed = _closure(step, first, inputs, untraced)
     operands = [*first, *inputs, *closed]
     if exporting_onnx():  # whose passes would write the loop's derivative too, and drop it
+        _warn_of_one_row(inputs[0].size(1))
         operands = [value.detach() for value in operands]
     ends = len(first), len(first) + len(inputs)
 
@@ -118,6 +120,15 @@ def _scan(
 
     results = list(scan_op(flat, operands[: ends[0]], operands[ends[0] : ends[1]], tuple(operands[ends[1] :])))
     return results[: ends[0]], results[ends[0] :]
+
+
+def _warn_of_one_row(rows: Any) -> None:
+    """Warn if the number of rows is open, and the example has one: torch may take it for a size that never changes."""
+    if isinstance(rows, torch.SymInt) and getattr(rows.node, "hint", None) == 1:
+        warnings.warn(
+            "the example of this export has a batch of one, which may fix the batch size; give two sequences or more",
+            stacklevel=2,
+        )
 
 
 def _inner_scan() -> tuple[Callable[..., Any], Callable[[], Any]] | None:

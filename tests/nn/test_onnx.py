@@ -226,6 +226,17 @@ def test_export_in_float64(exporter, monkeypatch):
     assert_same(graph, module, [batch(3, 4), batch(1, 1)], 1e-14)
 
 
+@pytest.mark.parametrize(("rows", "warned"), [(1, 1), (2, 0)])
+def test_an_example_of_one_row_is_warned_of(exporter, rows, warned):
+    gru = Calls(snn.GRU(2, 2, dtype=torch.float64), lambda inner, x: inner(x)).eval()
+    free = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        given = (torch.randn(3, rows, 2, dtype=torch.float64),)
+        torch.onnx.export(gru, given, dynamo=True, verbose=False, dynamic_shapes=(({0: free, 1: free},),))
+    assert sum("may fix the batch size; give two" in str(one.message) for one in caught) == warned
+
+
 def test_export_of_a_decoders_step(exporter):
     torch.manual_seed(0)
     # So many features that tanh would look at its values.
