@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -142,3 +143,14 @@ def _run(folder: Path, *arguments: str, text: str | bytes = "") -> subprocess.Co
 def cli() -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """`cli(folder, *arguments, text="")`: what the command line does there; see `_run`."""
     return _run
+
+
+@pytest.fixture(scope="session")
+def operators_once() -> None:
+    """Have torch's exporter read its table of ONNX operators once, not for each export, where this torch has one."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        return
+    read = functools.cache(ONNXRegistry.from_torchlib)
+    ONNXRegistry.from_torchlib = staticmethod(read)  # type: ignore[assignment,method-assign]

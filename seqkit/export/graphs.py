@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seqkit.errors import UserError, require
 from seqkit.export.base import Graph
-from seqkit.nn.exported_loops import MIN_TORCH
+from seqkit.nn.exported_loops import MIN_TORCH, TORCH
 
 _EXTRA = "export"
 _INLINE = 1 << 30  # bytes of weights; a file of ONNX holds at most 2 GiB
@@ -29,7 +29,7 @@ def check_exporter() -> None:
     Raises:
         UserError: torch is too old, or onnx, onnxscript or onnxruntime are not installed.
     """
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
+    if TORCH < MIN_TORCH:
         raise UserError(f"export needs torch {'.'.join(map(str, MIN_TORCH))} or later, got {torch.__version__}")
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, _EXTRA)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,10 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from seqkit.nn.cell import Cell, Prepared, State
 from seqkit.nn.checks import exporting, exporting_onnx
 from seqkit.nn.kernels.crf import Chain, closing, differentiable_chain, finite, time_first
-from seqkit.nn.kernels.packing import Packing, length_vector
+from seqkit.nn.kernels.packing import Packing, length_vector, steps_within
 from seqkit.nn.kernels.stack import Stack, fed_step
 from seqkit.nn.network import Network, prepare
-from seqkit.nn.sending import send
 
 MIN_TORCH = (2, 13)
 """The first torch whose exporter is known to take what is written here."""
@@ -64,7 +64,7 @@ def loop_direction(
     projected = cell.project(rows, prepared)
     inputs = [projected.view(*shape, projected.size(-1))]
     if lengths is not None:
-        inputs.append(_valid(lengths, inputs[0]))
+        inputs.append(steps_within(lengths, inputs[0]))
     reverse = index % network.num_directions == 1
     if reverse:
         inputs = [value.flip(0) for value in inputs]
@@ -76,13 +76,6 @@ def loop_direction(
     final, (output,) = _scan(step, state, inputs)
     output = output.flip(0) if reverse else output
     return output.reshape(-1, output.size(-1)), tuple(final)
-
-
-def _valid(lengths: Tensor, like: Tensor) -> Tensor:
-    """(T, B, 1) bool, for lengths (B,) and `like` (T, B, ...)."""
-    shape = like.size(0), like.size(1)  # not left to broadcasting, which takes an example's one step for all there are
-    steps = torch.arange(like.size(0), device=like.device).unsqueeze(1)
-    return (steps.expand(shape) < send(lengths, like.device).expand(shape)).unsqueeze(2)
 
 
 def _kept(
@@ -104,16 +97,19 @@ def _scan(
 
     None of the tensors that a step takes and returns may share memory with another.
     """
-    from torch._higher_order_ops.scan import scan, scan_op  # imports the compiler
+    from torch._higher_order_ops import scan  # imports the compiler
 
     first, inputs = [part.clone() for part in first], list(inputs)
-    if torch.compiler.is_dynamo_compiling():
+    inner = None if torch.compiler.is_dynamo_compiling() else _inner_scan()
+    if inner is None:
         final, outputs = scan(step, first, inputs)
         return list(final), list(outputs)
     # `scan` by itself has dynamo read the step, to find the tensors that are not among its arguments: 0.5 s a loop.
-    closed = _closure(step, first, inputs)
+    scan_op, untraced = inner
+    closed = _closure(step, first, inputs, untraced)
     operands = [*first, *inputs, *closed]
     if exporting_onnx():  # whose passes would write the loop's derivative too, and drop it
+        _warn_of_one_row(inputs[0].size(1))
         operands = [value.detach() for value in operands]
     ends = len(first), len(first) + len(inputs)
 
@@ -126,11 +122,30 @@ def _scan(
     return results[: ends[0]], results[ends[0] :]
 
 
-def _closure(step: Callable[..., Any], first: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    """Return the tensors that a step reads besides its arguments, in the order of their first use."""
-    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+def _warn_of_one_row(rows: Any) -> None:
+    """Warn if the number of rows is open, and the example has one: torch may take it for a size that never changes."""
+    if isinstance(rows, torch.SymInt) and getattr(rows.node, "hint", None) == 1:
+        warnings.warn(
+            "the example of this export has a batch of one, which may fix the batch size; give two sequences or more",
+            stacklevel=2,
+        )
 
-    with disable_proxy_modes_tracing():
+
+def _inner_scan() -> tuple[Callable[..., Any], Callable[[], Any]] | None:
+    """Return torch's operator behind `scan`, and what keeps calls out of an export; None: this torch lacks them."""
+    try:
+        from torch._higher_order_ops.scan import scan_op
+        from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+    except ImportError:  # names of its own, which a later torch may move
+        return None
+    return scan_op, disable_proxy_modes_tracing
+
+
+def _closure(
+    step: Callable[..., Any], first: list[Tensor], inputs: list[Tensor], untraced: Callable[[], Any]
+) -> list[Tensor]:
+    """Return the tensors that a step reads besides its arguments, in the order of their first use."""
+    with untraced():
         now = [part[0] for part in inputs]
         with _Reads([*first, *now]) as reads:
             step(first, now)
@@ -251,7 +266,7 @@ def fed_loop(
     """
     inputs = [input.transpose(0, 1)]
     if lengths is not None:
-        inputs.append(_valid(length_vector(lengths), inputs[0]))
+        inputs.append(steps_within(length_vector(lengths), inputs[0]))
     masks = [None] * len(cells)
 
     def step(before: list[Tensor], now: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

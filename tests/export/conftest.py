@@ -34,7 +34,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+def exported(tmp_path_factory: pytest.TempPathFactory, operators_once: None) -> Callable[[str], tuple[Path, Path]]:
     """`exported(name)`: a run of the fixtures, such as `2026-11/slots-finished`, and its exported folder."""
     pytest.importorskip("onnxscript", reason="onnxscript is an extra of the tests")
     from seqkit.export import export

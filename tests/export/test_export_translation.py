@@ -196,7 +196,7 @@ class Together(torch.nn.Module):
         return found
 
 
-def test_the_graphs_compute_what_the_models_compute(tmp_path: Path) -> None:
+def test_the_graphs_compute_what_the_models_compute(tmp_path: Path, operators_once: None) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
     pytest.importorskip("onnxscript", reason="onnxscript is an extra of the tests")
     module = Together([build(name) for name in ("gnmt", "norm", "own")]).eval()

@@ -14,14 +14,15 @@ import torch
 import seqkit.nn as snn
 from seqkit.errors import UserError
 from seqkit.export.int8 import quantise
-from seqkit.nn.onnx import MIN_TORCH
+from seqkit.nn.onnx import MIN_TORCH, TORCH
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra of the tests")
 pytest.importorskip("onnxscript", reason="onnxscript is an extra of the tests")
-pytestmark = pytest.mark.skipif(
-    tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH, reason=f"exporting needs {MIN_TORCH}"
-)
+pytestmark = [
+    pytest.mark.skipif(TORCH < MIN_TORCH, reason=f"exporting needs {MIN_TORCH}"),
+    pytest.mark.usefixtures("operators_once"),
+]
 SIZE, WORDS = 80, 600
 
 

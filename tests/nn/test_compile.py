@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -314,10 +318,15 @@ class Loops(torch.nn.Module):
 
 
 @pytest.mark.skipif(TORCH < MIN_TORCH, reason="torch's exporter lacks loops")
-@pytest.mark.parametrize("strict", [False, True])
-def test_export_holds_loops_for_any_number_of_steps(strict, tmp_path):
+@pytest.mark.parametrize("way", ["loops", "strict", "without torch's own names"])
+def test_export_holds_loops_for_any_number_of_steps(way, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    model = Reads(snn.Recurrent("jordan", 4, 3, batch_first=True)) if strict else Loops()
+    strict = way == "strict"
+    model = Loops() if way == "loops" else Reads(snn.Recurrent("jordan", 4, 3, batch_first=True))
+    if way == "without torch's own names":
+        scan = importlib.import_module("torch._higher_order_ops.scan")
+        without = SimpleNamespace(**{name: value for name, value in vars(scan).items() if name != "scan_op"})
+        monkeypatch.setitem(sys.modules, scan.__name__, without)  # torch's `scan` keeps its own
     model, free = model.eval(), torch.export.Dim.DYNAMIC
 
     def batch(rows, steps):

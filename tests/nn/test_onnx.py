@@ -16,7 +16,7 @@ import seqkit.models as models
 import seqkit.nn as snn
 from seqkit.nn.kernels.gemm import onednn
 from seqkit.nn.linear import Linear
-from seqkit.nn.onnx import MIN_TORCH, check_exportable
+from seqkit.nn.onnx import MIN_TORCH, TORCH, check_exportable
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra of the tests")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra of the tests")
@@ -81,13 +81,10 @@ def test_equals_onnxruntime(options, both, backend):
         assert (got - expected).abs().max() <= 2e-6
 
 
-VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
-
-
 @pytest.fixture(scope="module")
-def exporter():
+def exporter(operators_once):
     pytest.importorskip("onnxscript", reason="onnxscript is an extra of the tests")
-    if VERSION < MIN_TORCH:
+    if TORCH < MIN_TORCH:
         pytest.skip(f"exporting needs torch {MIN_TORCH}")
 
 
@@ -123,9 +120,12 @@ def assert_same(graph, module, batches, bound=1e-5):
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
+    names, declared = [value.name for value in session.get_inputs()], [value.shape for value in session.get_outputs()]
     for batch in batches:
         found = session.run(None, dict(zip(names, (part.numpy() for part in batch), strict=True)))
+        for shape, one in zip(declared, found, strict=True):
+            fixed = [size if isinstance(size, int) else real for size, real in zip(shape, one.shape, strict=True)]
+            assert fixed == list(one.shape)
         with torch.no_grad():
             wanted = module(*batch)
         for one, other in zip(found, wanted, strict=True):
@@ -226,6 +226,17 @@ def test_export_in_float64(exporter, monkeypatch):
     assert_same(graph, module, [batch(3, 4), batch(1, 1)], 1e-14)
 
 
+@pytest.mark.parametrize(("rows", "warned"), [(1, 1), (2, 0)])
+def test_an_example_of_one_row_is_warned_of(exporter, rows, warned):
+    gru = Calls(snn.GRU(2, 2, dtype=torch.float64), lambda inner, x: inner(x)).eval()
+    free = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        given = (torch.randn(3, rows, 2, dtype=torch.float64),)
+        torch.onnx.export(gru, given, dynamo=True, verbose=False, dynamic_shapes=(({0: free, 1: free},),))
+    assert sum("may fix the batch size; give two" in str(one.message) for one in caught) == warned
+
+
 def test_export_of_a_decoders_step(exporter):
     torch.manual_seed(0)
     # So many features that tanh would look at its values.
@@ -287,7 +298,7 @@ def test_export_of_a_crf(exporter):
         return torch.randn(rows, steps, 3) * 300, torch.randint(3, (rows, steps)), torch.arange(rows) % (steps + 1)
 
     module = Calls(torch.nn.ModuleList(crfs), run).eval()
-    graph, kinds = export(module, *batch(3, 4), opened=[(0, 1), (0, 1), (0,)])
+    graph, kinds = export(module, *batch(3, 1), opened=[(0, 1), (0, 1), (0,)])  # one step, and still any number
     assert kinds["Scan"] == 4
     short = batch(5, 1)
     wanted = module(*short)  # no path of the second CRF has length 1

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqkit.nn.checks import batched, recorded, tracing
 from seqkit.nn.kernels.autograd import through_graph
+from seqkit.nn.kernels.packing import steps_within
 from seqkit.nn.sending import send
 
 # A scaled probability below this may have lost digits.
@@ -184,9 +185,8 @@ def time_first(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
 
 def differentiable_chain(emissions: Tensor, lengths: Tensor, *scores: Tensor) -> Chain:
     """Return emissions (B, T, K) and lengths (B,) as a `Chain`; `scores` are transitions, start and end."""
-    steps = torch.arange(emissions.size(1), device=emissions.device)
-    valid = (steps.unsqueeze(1) < send(lengths, emissions.device)).unsqueeze(2)  # (T, B, 1)
     turned = emissions.transpose(0, 1).double()
+    valid = steps_within(lengths, turned)
     transitions, start, end = (score.double() for score in scores)
     return Chain(torch.where(valid, turned, 0.0), transitions, start, end, valid)
 

@@ -231,6 +231,13 @@ def _coordinates(alive: Tensor) -> tuple[Tensor, Tensor]:
     return step, _range(step.numel()) - (alive.cumsum(0) - alive)[step]
 
 
+def steps_within(lengths: Tensor, like: Tensor) -> Tensor:
+    """Return which steps of `like` (T, B, ...) are no padding, for lengths (B,): (T, B, 1) bool, on its device."""
+    shape = like.size(0), like.size(1)  # not left to broadcasting, which takes an example's one step for all there are
+    steps = torch.arange(like.size(0), device=like.device).unsqueeze(1)
+    return (steps.expand(shape) < send(lengths, like.device).expand(shape)).unsqueeze(2)
+
+
 def length_vector(lengths: Tensor | Sequence[int]) -> Tensor:
     """Return lengths as an integer tensor: on the CPU, unless they are a tensor elsewhere.
 
