@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqkit.decoding import NoFiniteScoreError, Search
+from seqkit.decoding import NoFiniteScoreError, Search, one_sentence
 from seqkit.decoding.one_sentence import OneSentence
 
 PENALTIES = [
@@ -45,22 +46,26 @@ class Table:
     st.integers(0, 10**6),
     st.sampled_from(PENALTIES),
     st.sampled_from(LIMITS),
-    st.integers(1, 5),
+    st.integers(1, 9),
     st.sampled_from([7, 70, 1500]),
     st.sampled_from([torch.float32, torch.float64]),
     st.sampled_from([[], [5], [6, 1, 4]]),
+    st.sampled_from([0, 65_536]),
 )
-def test_a_sentence_alone_is_that_sentence_in_a_batch(seed, penalties, limits, width, words, dtype, prefix) -> None:
-    table = Table(seed, words, dtype)
+def test_a_sentence_alone_is_that_sentence_in_a_batch(
+    seed, penalties, limits, width, words, dtype, prefix, few
+) -> None:
+    table, keep = Table(seed, words, dtype), seed % 3 > 0
     search = Search(beam_size=width, n_best=1 + seed % width, **penalties, **limits)
 
     def decode(batch: int):
-        lengths = torch.full((batch,), 4)
+        lengths = torch.full((batch,), 2 + seed % 3)
         state, memory = torch.full((batch, 1), seed % 997), torch.full((batch,), seed % 5)
         starts = [prefix] * batch
-        return search(table.step, state, memory, source_lengths=lengths, prefix=starts, keep_attention=True)
+        return search(table.step, state, memory, source_lengths=lengths, prefix=starts, keep_attention=keep)
 
-    (alone,), (first, second) = decode(1), decode(2)
+    with patch.object(one_sentence, "_FEW", few):
+        (alone,), (first, second) = decode(1), decode(2)
     for found, wanted, again in zip(alone, first, second, strict=True):
         assert (found.tokens, found.score, found.log_probs, found.finished) == (
             wanted.tokens,
@@ -68,7 +73,7 @@ def test_a_sentence_alone_is_that_sentence_in_a_batch(seed, penalties, limits, w
             wanted.log_probs,
             wanted.finished,
         )
-        assert torch.equal(found.attention, wanted.attention)
+        assert torch.equal(found.attention, wanted.attention) if keep else found.attention is wanted.attention is None
         assert found.tokens == again.tokens
 
 
