@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seqkit.decoding import NoFiniteScoreError, Search, one_sentence
@@ -22,6 +22,7 @@ PENALTIES = [
 LIMITS = [
     {"max_length": 9},
     {"max_length": 6, "min_length": 3},
+    {"max_length": 3, "min_length": 3},
     {"max_ratio": 1.5, "min_ratio": 0.5},
     {"max_length": 8, "no_repeat_ngram": 1},
     {"max_length": 10, "no_repeat_ngram": 2, "allow_unknown": False},
@@ -52,6 +53,7 @@ class Table:
     st.sampled_from([[], [5], [6, 1, 4]]),
     st.sampled_from([0, 65_536]),
 )
+@example(8, {}, LIMITS[2], 3, 7, torch.float32, [], 65_536)  # some end where the others are cut
 def test_a_sentence_alone_is_that_sentence_in_a_batch(
     seed, penalties, limits, width, words, dtype, prefix, few
 ) -> None:
