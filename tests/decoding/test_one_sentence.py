@@ -101,3 +101,20 @@ def test_scores_that_are_not_finite_end_a_search(value: float) -> None:
                 memory,
                 source_lengths=lengths,
             )
+
+
+def test_a_hypothesis_without_a_number_ends_a_search_as_in_a_batch() -> None:
+    table = Table(0, 9, torch.float32)
+    table.logits[::7] = math.nan
+
+    def decode(seed: int, batch: int):
+        state, memory, lengths = torch.full((batch, 1), seed), torch.zeros(batch, dtype=torch.int64), torch.ones(batch)
+        search = Search(beam_size=3, n_best=3, max_length=6)
+        try:
+            found = search(table.step, state, memory, source_lengths=lengths.long())[0]
+        except NoFiniteScoreError as error:
+            return str(error)
+        return [(one.tokens, one.score, one.finished) for one in found]
+
+    for seed in range(20):
+        assert decode(seed, 1) == decode(seed, 2)
