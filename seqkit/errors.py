@@ -6,8 +6,9 @@ import copy
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# The flags of the command that runs, by the names of its arguments; none where the caller is Python.
+_FLAGS: ContextVar[Mapping[str, str] | None] = ContextVar("flags", default=None)
+
+
 @dataclass(frozen=True)
 class Option:
     """A setting of the caller's, in the message of a `UserError`: `data=FILE` in Python, and the command line's own
-    spelling there.
+    spelling there; see `spelled`.
 
     Args:
         keyword: the argument's name in Python, such as `max_length`.
@@ -31,7 +36,24 @@ class Option:
     value: str = ""
 
     def __str__(self) -> str:
+        flag = (_FLAGS.get() or {}).get(self.keyword)
+        if flag is not None:
+            return flag if self.value in ("", "True") else f"{flag} {self.value}"
         return f"{self.keyword}={self.value}" if self.value else self.keyword
+
+
+@contextmanager
+def spelled(flags: Mapping[str, str]) -> Iterator[None]:
+    """Spell options as flags in every message that is written inside the block.
+
+    Args:
+        flags: of a command, by the names of its arguments: `trust` is `--trust`.
+    """
+    before = _FLAGS.set(flags)
+    try:
+        yield
+    finally:
+        _FLAGS.reset(before)
 
 
 Part = str | Option
@@ -57,6 +79,9 @@ class UserError(Exception):
     def _place(self, parts: tuple[Part, ...]) -> None:
         self.parts = parts
         super().__init__("".join(map(str, parts)))
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.parts))
 
     def about(self, key: Part) -> Self:
         """Return the same mistake as one about a key, which goes in front of the message."""

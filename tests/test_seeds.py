@@ -35,9 +35,10 @@ def train(small_run: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[
 Train = Callable[..., run.Seeds]
 
 
-def begun(folder: Path) -> int:
-    """Tells a run from another one of its name."""
-    return (folder / "run.json").stat().st_ino
+def begun(folder: Path) -> tuple[int, int]:
+    """Tells a run from another one of its name; an inode alone may be used again."""
+    about = (folder / "run.json").stat()
+    return about.st_ino, about.st_mtime_ns
 
 
 def test_the_same_command_goes_on_and_overwrite_starts_anew(

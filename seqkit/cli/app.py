@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeVar
@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from seqkit._version import __version__
 from seqkit.console import show_error, tell
-from seqkit.errors import Option, Part, UserError
+from seqkit.errors import UserError, spelled
 from seqkit.files import LONGEST_LINE, read_lines
 
 Use = Literal["predict", "evaluate"]
@@ -29,16 +29,11 @@ class _Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         flags = {str(parameter.name): parameter.opts[0] for parameter in self.params}
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            raise UserError("".join(_spelled(part, flags) for part in error.parts)) from error
-
-
-def _spelled(part: Part, flags: Mapping[str, str]) -> str:
-    if not isinstance(part, Option) or part.keyword not in flags:
-        return str(part)
-    return flags[part.keyword] + (f" {part.value}" if part.value not in ("", "True") else "")
+        with spelled(flags):
+            try:
+                return super().invoke(ctx)
+            except UserError as error:
+                raise UserError(str(error)) from error  # it is shown outside
 
 
 class Application(typer.Typer):

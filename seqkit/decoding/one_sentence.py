@@ -104,7 +104,8 @@ class OneSentence(Loop):
         log_probs, last = self._scores(time)
         ends = list(map(self._add, self._sums, last))
         parents, tokens, sums, chosen = self._best(log_probs) if slots > 1 or width > 1 else self._first_of(log_probs)
-        least = sorted(sums + ends)[slots]
+        values = sums + ends
+        least = sorted(values, key=_rising if math.isnan(sum(values)) else None)[slots]
         ended = [slot for slot, value in enumerate(ends) if value >= least and value > -math.inf]
         if ended:
             self._collect_ends(time, ended, ends, last)
@@ -150,7 +151,8 @@ class OneSentence(Loop):
             for slot, (total, values, ids) in enumerate(pairs)
             for value, token in zip(values, ids, strict=True)
         ]
-        every.sort(key=itemgetter(0), reverse=True)
+        lost = math.isnan(sum(map(itemgetter(0), every)))
+        every.sort(key=(lambda one: _rising(one[0])) if lost else itemgetter(0), reverse=True)
         kept = [one if one[0] > -math.inf else (one[0], one[1], 0, 0) for one in every[:width]]
         parents, tokens = [one[2] for one in kept], [one[3] for one in kept]
         return parents, tokens, [one[0] for one in kept], [one[1] for one in kept]
@@ -194,6 +196,11 @@ class OneSentence(Loop):
             rows = zip(self._attention, slots[: len(values)], strict=False)
             weights = torch.stack([attention[slot, :length] for attention, slot in rows])
         return Hypothesis(tokens, end.score, values, weights, end.last is not None)
+
+
+def _rising(value: float) -> tuple[bool, float]:
+    """Order values as `topk` does: NaN is the greatest, so that it ends a search."""
+    return value != value, value
 
 
 def _best(ends: list[_End], count: int) -> list[_End]:

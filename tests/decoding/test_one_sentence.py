@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seqkit.decoding import NoFiniteScoreError, Search
+from seqkit.decoding import NoFiniteScoreError, Search, one_sentence
 from seqkit.decoding.one_sentence import OneSentence
 
 PENALTIES = [
@@ -21,6 +22,7 @@ PENALTIES = [
 LIMITS = [
     {"max_length": 9},
     {"max_length": 6, "min_length": 3},
+    {"max_length": 3, "min_length": 3},
     {"max_ratio": 1.5, "min_ratio": 0.5},
     {"max_length": 8, "no_repeat_ngram": 1},
     {"max_length": 10, "no_repeat_ngram": 2, "allow_unknown": False},
@@ -45,22 +47,27 @@ class Table:
     st.integers(0, 10**6),
     st.sampled_from(PENALTIES),
     st.sampled_from(LIMITS),
-    st.integers(1, 5),
+    st.integers(1, 9),
     st.sampled_from([7, 70, 1500]),
     st.sampled_from([torch.float32, torch.float64]),
     st.sampled_from([[], [5], [6, 1, 4]]),
+    st.sampled_from([0, 65_536]),
 )
-def test_a_sentence_alone_is_that_sentence_in_a_batch(seed, penalties, limits, width, words, dtype, prefix) -> None:
-    table = Table(seed, words, dtype)
+@example(8, {}, LIMITS[2], 3, 7, torch.float32, [], 65_536)  # some end where the others are cut
+def test_a_sentence_alone_is_that_sentence_in_a_batch(
+    seed, penalties, limits, width, words, dtype, prefix, few
+) -> None:
+    table, keep = Table(seed, words, dtype), seed % 3 > 0
     search = Search(beam_size=width, n_best=1 + seed % width, **penalties, **limits)
 
     def decode(batch: int):
-        lengths = torch.full((batch,), 4)
+        lengths = torch.full((batch,), 2 + seed % 3)
         state, memory = torch.full((batch, 1), seed % 997), torch.full((batch,), seed % 5)
         starts = [prefix] * batch
-        return search(table.step, state, memory, source_lengths=lengths, prefix=starts, keep_attention=True)
+        return search(table.step, state, memory, source_lengths=lengths, prefix=starts, keep_attention=keep)
 
-    (alone,), (first, second) = decode(1), decode(2)
+    with patch.object(one_sentence, "_FEW", few):
+        (alone,), (first, second) = decode(1), decode(2)
     for found, wanted, again in zip(alone, first, second, strict=True):
         assert (found.tokens, found.score, found.log_probs, found.finished) == (
             wanted.tokens,
@@ -68,7 +75,7 @@ def test_a_sentence_alone_is_that_sentence_in_a_batch(seed, penalties, limits, w
             wanted.log_probs,
             wanted.finished,
         )
-        assert torch.equal(found.attention, wanted.attention)
+        assert torch.equal(found.attention, wanted.attention) if keep else found.attention is wanted.attention is None
         assert found.tokens == again.tokens
 
 
@@ -94,3 +101,20 @@ def test_scores_that_are_not_finite_end_a_search(value: float) -> None:
                 memory,
                 source_lengths=lengths,
             )
+
+
+def test_a_hypothesis_without_a_number_ends_a_search_as_in_a_batch() -> None:
+    table = Table(0, 9, torch.float32)
+    table.logits[::7] = math.nan
+
+    def decode(seed: int, batch: int):
+        state, memory, lengths = torch.full((batch, 1), seed), torch.zeros(batch, dtype=torch.int64), torch.ones(batch)
+        search = Search(beam_size=3, n_best=3, max_length=6)
+        try:
+            found = search(table.step, state, memory, source_lengths=lengths.long())[0]
+        except NoFiniteScoreError as error:
+            return str(error)
+        return [(one.tokens, one.score, one.finished) for one in found]
+
+    for seed in range(20):
+        assert decode(seed, 1) == decode(seed, 2)

@@ -17,6 +17,7 @@ import torch
 import seqkit
 from seqkit import report as reports
 from seqkit import run
+from seqkit.cli.entry import app
 from seqkit.errors import UserError
 from seqkit.report import report, run_rows, stored_outputs, write_runs, write_summary
 from seqkit.training.locks import take_lock
@@ -304,10 +305,10 @@ def test_several_runs_stand_beside_each_other(finished: Path, tmp_path: Path, mo
             mine = page.texts.index(f"{task}, update 12")
             assert page.texts[mine + 1] == page.texts[step + 1].removeprefix("other").strip()
             assert page.texts[:step].count("Samples over time") == 2  # in the contents, and the heading
-    text = " ".join(checked(report([finished / "sentiment", finished / "slots"], tmp_path / "x.html")).texts)
-    assert "no dev examples in common" in text
     monkeypatch.chdir(tmp_path)
-    assert report([finished / "sentiment", tmp_path / "sentiment-other"]) == Path("report.html")
+    path = report([finished / "sentiment", finished / "slots"])
+    assert path == Path("report.html")
+    assert "no dev examples in common" in " ".join(checked(path).texts)
 
 
 # --- at the end of training -------------------------------------------------------------------------------------------
@@ -382,6 +383,21 @@ def test_the_commands_write_pages(
         done = cli(root, *arguments)
         assert done.returncode == 2
         assert part in done.stderr.decode()
+
+
+def test_a_refusal_that_does_not_end_the_command_names_the_flag(
+    copied: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied("sentiment")
+    config = folder / "config.yaml"
+    config.write_text(config.read_text("utf-8").replace("cell: lstm", "cell: x.evil:C"), "utf-8")
+    for call, wanted in (
+        (lambda: app(["report", str(folder)], standalone_mode=False), "say so with --trust"),
+        (lambda: report(folder), "say so with trust=True"),
+    ):
+        call()
+        assert wanted in capsys.readouterr().err
+        assert wanted in " ".join(checked(folder / "report.html").texts)
 
 
 def test_runs_tells_how_each_stands(copied: Callable[[str], Path], tmp_path: Path) -> None:
