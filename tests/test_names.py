@@ -346,6 +346,8 @@ def test_a_file_is_one_module_for_everybody(tmp_path: Path, monkeypatch: pytest.
         import mine  # type: ignore[import-not-found]
 
         assert look_up("mine:Own") is mine.Own
+        thing(tmp_path / "two", "pack.age.other")
+        assert look_up("pack.age.other:Own").__module__ == "pack.age.other"  # what `import` finds
     finally:
         sys.path.remove(str(tmp_path / "two"))
 

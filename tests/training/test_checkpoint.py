@@ -107,6 +107,14 @@ def saved(folder: Path, *steps: int) -> Checkpoints:
     return checkpoints
 
 
+def test_a_tensor_may_stand_in_a_state_twice(tmp_path: Path) -> None:
+    one = torch.arange(3)
+    checkpoints = saved(tmp_path)
+    checkpoints.save(1, {}, {"a": one, "b": [one, one[:2]]})
+    state = checkpoints.load(1)[1]
+    assert [state["a"].tolist(), *(part.tolist() for part in state["b"])] == [[0, 1, 2], [0, 1, 2], [0, 1]]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     saved(tmp_path, 1, 2)

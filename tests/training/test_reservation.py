@@ -150,6 +150,16 @@ def test_a_reserved_name_is_refused_or_passed_over(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_of_that_name_is_meant_before_a_folder_of_a_like_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "firsts").mkdir()
+    (tmp_path / "runs/first").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^first: no such run folder; did you mean 'runs/first'"):
+        RunFolder.open("first")
+
+
 def test_hidden_names_are_no_suggestions(tmp_path: Path) -> None:
     (tmp_path / ".first~new").mkdir()
     with pytest.raises(UserError) as error:
