@@ -174,6 +174,15 @@ def test_a_run_that_was_stopped_is_no_problem(run: Path) -> None:
     assert any("none is whole; `seqkit resume` would start over" in line for line in report.lines())
 
 
+def test_a_mean_of_checkpoints_differs_from_each_and_is_no_problem(run: Path) -> None:
+    weights = {name: value + 0.5 for name, value in load_weights(run / "model.safetensors").items()}
+    save_weights(run / "model.safetensors", weights)
+    assert not doctor(run).good
+    scores = json.loads((run / "scores.json").read_text())
+    (run / "scores.json").write_text(json.dumps({**scores, "averaged": True}))
+    assert doctor(run).good
+
+
 def test_the_backends_are_those_that_calls_take() -> None:
     rows = {row["cell"]: row for row in environment.backends()}
     assert set(rows) == set(CELLS)

@@ -226,6 +226,31 @@ def test_a_share_of_warm_up_fixes_the_length(tmp_path: Path) -> None:
             read_change(folder, texts)
 
 
+def test_a_length_that_is_reached_already_is_no_mistake(tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(RUNS / "sentiment-finished", tmp_path / "r"))
+    about = folder.about()
+    about["config"]["training"]["steps"] = 50
+    folder.describe({key: value for key, value in about.items() if key != "format"})
+    assert read_change(folder, ["training.steps=12"])[2] == ["training.steps: 50 -> 12"]
+    with pytest.raises(UserError, match="11 is less than the 12 that"):
+        read_change(folder, ["training.steps=11"])
+
+
+@pytest.mark.parametrize(("key", "refused"), [("patience", False), ("min_delta", True)])
+def test_a_plateau_depends_on_the_margin_of_early_stopping_alone(tmp_path: Path, key: str, refused: bool) -> None:
+    folder = RunFolder(shutil.copytree(RUNS / "sentiment-finished", tmp_path / "r"))
+    about = folder.about()
+    about["config"]["training"].update(schedule={"name": "plateau"}, early_stopping={"patience": 3, "min_delta": 0.5})
+    folder.describe({name: value for name, value in about.items() if name != "format"})
+    stopping = {"patience": 3, "min_delta": 0.5, key: 9}
+    texts = ["training.schedule={name: plateau}", f"training.early_stopping={json.dumps(stopping)}"]
+    if refused:
+        with pytest.raises(UserError, match=r"the plateau schedule goes by min_delta, too"):
+            read_change(folder, texts)
+    else:
+        assert read_change(folder, texts)[2] == ["training.early_stopping.patience: 3 -> 9"]
+
+
 def test_an_epoch_that_has_begun_cannot_be_taken_back(tmp_path: Path) -> None:
     folder = RunFolder(shutil.copytree(RUNS / "sentiment-finished", tmp_path / "r"))
     checkpoints = Checkpoints(folder.checkpoints)
