@@ -227,6 +227,7 @@ def test_a_lock_says_who_has_it_and_where(tmp_path: Path) -> None:
         (tmp_path / ".lock").write_text("")
         with pytest.raises(UserError, match="process unknown is training"):
             second.lock()
+    (tmp_path / ".lock").write_text("12 elsewhere")  # of a process that has ended
     second.lock()
     second.unlock()
     assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
