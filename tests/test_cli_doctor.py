@@ -169,6 +169,17 @@ def test_a_run_that_was_stopped_is_no_problem(run: Path) -> None:
     report = doctor(run)
     assert [check for check in report.checks if not check.good] == []
     shutil.rmtree(run / "checkpoints")  # the run is for use only
+    report = doctor(run)
+    assert report.good
+    assert any("none is whole; `seqkit resume` would start over" in line for line in report.lines())
+
+
+def test_a_mean_of_checkpoints_differs_from_each_and_is_no_problem(run: Path) -> None:
+    weights = {name: value + 0.5 for name, value in load_weights(run / "model.safetensors").items()}
+    save_weights(run / "model.safetensors", weights)
+    assert not doctor(run).good
+    scores = json.loads((run / "scores.json").read_text())
+    (run / "scores.json").write_text(json.dumps({**scores, "averaged": True}))
     assert doctor(run).good
 
 
@@ -179,6 +190,16 @@ def test_the_backends_are_those_that_calls_take() -> None:
     for name, row in rows.items():
         assert Recurrent(name, environment.SIZE, environment.SIZE).backend_for(x).name == row["training"]
     assert rows["jordan"]["training"] == "reference"
+
+
+def test_every_device_has_a_name_and_what_is_known_of_its_memory() -> None:
+    found = environment.machine()
+    cpu = found["devices"][0]
+    assert cpu["name"]
+    found["devices"] = [cpu, *({"device": "cuda:0", "name": "A card", "memory": size} for size in (3 << 29, None))]
+    rows = [line for line in environment.lines(found) if line.startswith(("cpu", "cuda"))]
+    assert rows[0] == f"cpu: {cpu['name']} ({cpu['cores']} cores for this process)"
+    assert rows[1:] == ["cuda:0: A card (1.5 GiB)", "cuda:0: A card (memory unknown)"]
 
 
 def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:

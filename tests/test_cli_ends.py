@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import seqkit
 from seqkit import distributed, run, serve
 from seqkit.cli import entry
 from seqkit.cli import serve as serve_command
-from seqkit.cli.app import app
+from seqkit.cli.app import _groups, app, split_arguments
 from seqkit.cli.runs import _rows, _show
 from seqkit.console import OutputFailed
 from seqkit.errors import Stopped, UserError
@@ -186,3 +187,22 @@ def test_a_line_that_a_task_cannot_read_is_counted_from_1_over_all_groups() -> N
     assert [next(rows) for _ in range(3)] == [["A"], ["B", "C"], ["D"]]
     with pytest.raises(UserError, match=r"^in\.jsonl:5: no JSON$"):
         next(rows)
+
+
+def test_lines_are_those_of_the_file_but_for_their_ends_and_one_mark_of_order() -> None:
+    lines = ["\ufeff a \t\n", "\ufeffb\x0b\r\n", "\n", "c"]
+    groups = list(_groups(io.BytesIO("".join(lines).encode()), "in.txt"))
+    assert [line for group in groups for line in group] == [" a \t", "\ufeffb\x0b", "", "c"]
+    assert [len(group) for group in groups] == [1, 2, 1]
+    with pytest.raises(UserError, match=r"^in\.txt:3: not UTF-8 text \(byte 1 of the line\)"):
+        list(_groups(io.BytesIO(b"a\nb\nc\xff\n"), "in.txt"))
+
+
+def test_a_file_may_have_a_name_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=b", "-x"):
+        Path(name).touch()
+        assert split_arguments(Path("run"), "predict", [name, "c=d"], False) == (Path(name), ["c=d"])
+    assert split_arguments(Path("run"), "predict", ["-"], False) == (Path("-"), [])
+    with pytest.raises(UserError, match="expected one FILE"):
+        split_arguments(Path("run"), "predict", ["a=b", "-x"], False)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from seqkit import run
-from seqkit.files import replace_file, to_json, write_text
+from seqkit.files import read_bytes, replace_file, to_json, write_text
 from seqkit.training import RunFolder, reservation
 from seqkit.training.checkpoint import Checkpoints
 from seqkit.training.reservation import reserve
@@ -112,6 +112,13 @@ def test_a_file_whose_rename_is_refused_stays_as_it_was(tmp_path: Path, disk: Di
         write_text(tmp_path / "f", "two")
     assert (tmp_path / "f").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_file_is_read_up_to_its_largest_size(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"four")
+    assert read_bytes(tmp_path / "f", 4) == b"four"
+    with pytest.raises(OSError, match="more than 3 bytes"):
+        read_bytes(tmp_path / "f", 3)
 
 
 def test_json_of_a_number_that_is_not_finite_is_null_and_every_other_stays() -> None:

@@ -193,6 +193,12 @@ def test_with_trust_a_run_finds_its_code_where_it_was_trained(
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_that_lost_its_run_json_is_a_run_of_a_stranger(own_run: Path) -> None:
+    (own_run / "run.json").unlink()
+    with pytest.raises(UserError, match="a run folder names 'own:MyTask' here"):
+        run.read_config(own_run / "config.yaml")
+
+
 def test_doctor_says_what_it_does_not_look_into(own_run: Path) -> None:
     report = doctor(own_run)
     assert report.good
@@ -346,6 +352,8 @@ def test_a_file_is_one_module_for_everybody(tmp_path: Path, monkeypatch: pytest.
         import mine  # type: ignore[import-not-found]
 
         assert look_up("mine:Own") is mine.Own
+        thing(tmp_path / "two", "pack.age.other")
+        assert look_up("pack.age.other:Own").__module__ == "pack.age.other"  # what `import` finds
     finally:
         sys.path.remove(str(tmp_path / "two"))
 

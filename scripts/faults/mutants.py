@@ -1,24 +1,20 @@
 """Change one place of the code at random, run the tests that reach it, and count the changes that no test notices.
 
     python scripts/faults/mutants.py --cover cover.json --map tests/training tests/test_*.py   # who runs which line
-    python scripts/faults/mutants.py --cover cover.json --rooms training config --number 40 --seed 1
+    python scripts/faults/mutants.py --cover cover.json --rooms training files.py --number 40 --seed 1
     python scripts/faults/mutants.py --cover cover.json --only config:412 --seconds 600        # all tests of a survivor
 
-`--map` runs tests under coverage, which takes 1.5 times as long as without (10 minutes of CPU time for the tests of
-the rooms below), and adds them to the file; do so again for each file of tests that changes. A mutant then costs about
-10 seconds of CPU time: its tests run in turn, quick ones first and one of each function before a second, until one
-fails or `--seconds` are used up. So a survivor has survived those tests alone. Tests of subprocesses are not mapped.
-A room is a folder or file of seqkit. The last table counts, and the places and changes of all survivors follow.
-Needs pytest-cov and POSIX.
+`--map` runs tests under coverage (extra `dev`), which takes 1.5 times as long as without, and adds them to the file; do
+so again for each file of tests that changes. A mutant's tests run in turn, quick ones first and one of each function
+before a second, until one fails or `--seconds` are used up: a survivor has survived those tests alone. Tests of
+subprocesses are not mapped. Whatever fails without a change, too, kills nothing: look at the test that is named.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import compileall
-import copy
-import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -28,31 +24,24 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[2]
-ROOMS = {name: [f"seqkit/{name}"] for name in ("training", "run", "config", "cli")}
-FILES = ("files", "training/run_folder", "training/reservation", "training/locks", "training/checkpoint")
-ROOMS["files"] = [f"seqkit/{name}.py" for name in FILES]
-LIBRARIES = ["pytest", "torch", "numpy", "pydantic", "yaml", "typer", "tqdm", "safetensors.torch", "tokenizers"]
-LIBRARIES += ["pyarrow", "pandas", "sacrebleu", "hypothesis"]
-
+# fmt: off
 COMPARISONS: dict[type, list[type]] = {
     ast.Lt: [ast.LtE, ast.GtE], ast.LtE: [ast.Lt, ast.Gt], ast.Gt: [ast.GtE, ast.LtE], ast.GtE: [ast.Gt, ast.Lt],
     ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.In: [ast.NotIn], ast.NotIn: [ast.In], ast.Is: [ast.IsNot],
     ast.IsNot: [ast.Is],
-}  # fmt: skip
+}
 ARITHMETIC: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Div: ast.Mult,
     ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
-}  # fmt: skip
-UNWRITTEN = "ignore::pytest.PytestAssertRewriteWarning"  # of what is imported before pytest begins
+}
+# fmt: on
 TIMES = """import json
 def pytest_runtest_logreport(report):
     if report.outcome == "passed":
@@ -64,22 +53,19 @@ NOT_RUN = {"annotation", "returns", "decorator_list", "bases", "msg"}
 
 
 def changed(node: ast.AST, **fields: Any) -> Any:
-    new = copy.deepcopy(node)
-    for name, value in fields.items():
-        setattr(new, name, value)
-    return new
+    return type(node)(**{**dict(ast.iter_fields(node)), **fields})
 
 
 def expressions(node: ast.AST, parent: ast.AST, field: str) -> Iterator[tuple[str, ast.AST]]:
-    """What is put in the place of an expression, and how that is called."""
+    """Yield what is put in the place of an expression, and the name of the change."""
     match node:
         case ast.Compare(ops=ops):
             for number, operator in enumerate(ops):
                 for other in COMPARISONS[type(operator)]:
                     yield "comparison", changed(node, ops=[*ops[:number], other(), *ops[number + 1 :]])
         case ast.BinOp(left=left, right=right, op=op) if type(op) in ARITHMETIC:
-            text = [ast.JoinedStr, ast.Constant]
-            if not any(type(one) in text and isinstance(getattr(one, "value", ""), str) for one in (left, right)):
+            text = (one for one in (left, right) if isinstance(one, (ast.JoinedStr, ast.Constant)))
+            if not any(isinstance(getattr(one, "value", ""), str) for one in text):
                 yield "arithmetic", changed(node, op=ARITHMETIC[type(op)]())
         case ast.BoolOp(op=op, values=values):
             yield "and/or", changed(node, op=ast.Or() if isinstance(op, ast.And) else ast.And())
@@ -90,26 +76,22 @@ def expressions(node: ast.AST, parent: ast.AST, field: str) -> Iterator[tuple[st
             yield "sign", operand
         case ast.Constant(value=bool(value)):
             yield "constant", ast.Constant(not value)
-        case ast.Constant(value=int(value)):
+        case ast.Constant(value=int(value) | float(value)):
             yield from (("off by one", ast.Constant(value + step)) for step in (1, -1))
-        case ast.Constant(value=float(value)):
-            yield "constant", ast.Constant(value * 2 + 0.5)
         case ast.Constant(value=str(value)) if value:
             keyed = isinstance(parent, ast.Subscript) or (isinstance(parent, ast.Dict) and field == "keys")
             looked_up = isinstance(parent, ast.Call) and ast.unparse(parent.func).endswith((".get", ".pop"))
             if keyed or isinstance(parent, ast.Compare) or (looked_up and parent.args[0] is node):  # type: ignore[attr-defined]
                 yield "other text", ast.Constant(value + "~")
         case ast.Call(args=args, keywords=keywords):
-            crash = ast.unparse(node.func) in ("isinstance", "getattr", "setattr", "hasattr")  # kills nobody's doubt
+            crash = ast.unparse(node.func) in ("isinstance", "getattr", "setattr", "hasattr")  # any test would notice
             if len(args) >= 2 and not crash and not any(isinstance(one, ast.Starred) for one in args[:2]):
                 yield "arguments swapped", changed(node, args=[args[1], args[0], *args[2:]])
             for number, word in enumerate(keywords):
                 if word.arg and word.arg not in PROSE:
                     yield "keyword dropped", changed(node, keywords=[*keywords[:number], *keywords[number + 1 :]])
-        case ast.IfExp(body=body, orelse=orelse):
-            yield "branches swapped", changed(node, body=orelse, orelse=body)
     if field == "test" and isinstance(parent, (ast.If, ast.While, ast.IfExp)):
-        yield "condition negated", ast.UnaryOp(ast.Not(), copy.deepcopy(node))  # type: ignore[arg-type]
+        yield "condition negated", ast.UnaryOp(ast.Not(), node)  # type: ignore[arg-type]
 
 
 def statements(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -120,26 +102,19 @@ def statements(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             pass  # a docstring; what makes a function a context
         case ast.Return():
             yield "return None", ast.Return(ast.Constant(None))
-        case ast.Expr() | ast.Raise() | ast.AugAssign():
+        case ast.Expr() | ast.Raise() | ast.AugAssign() | ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
             yield "statement deleted", ast.Pass()
-            if isinstance(node, ast.AugAssign) and type(node.op) in ARITHMETIC:
-                yield "arithmetic", changed(node, op=ARITHMETIC[type(node.op)]())
-        case ast.Assign(targets=[ast.Attribute() | ast.Subscript(), *_]):
-            yield "statement deleted", ast.Pass()
-        case ast.Break():
-            yield "continue for break", ast.Continue()
-        case ast.Continue():
-            yield "break for continue", ast.Break()
+        case ast.Break() | ast.Continue():
+            yield "other way out", ast.Continue() if isinstance(node, ast.Break) else ast.Break()
 
 
 def places(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST, str]]:
-    """Each node that runs, with its parent and the field that it stands in."""
+    """Yield each node that runs, with its parent and the field that it stands in."""
     for field, value in ast.iter_fields(tree):
         for node in value if isinstance(value, list) else [value]:
             if not isinstance(node, ast.AST) or field in NOT_RUN or isinstance(node, (ast.Import, ast.ImportFrom)):
                 continue
-            checked_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-            if checked_only or (isinstance(node, ast.keyword) and node.arg in PROSE):
+            if isinstance(node, ast.keyword) and node.arg in PROSE:
                 continue
             yield node, tree, field
             if not isinstance(node, ast.JoinedStr):  # wording
@@ -147,22 +122,21 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST, str]]:
 
 
 def reach(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> list[tuple[int, int]]:
-    """Ranges of lines: who runs the first one that any test runs, runs a node. Its statement, then what uses that."""
-    while not isinstance(node, ast.stmt):
-        node = parents[node]
-    body = getattr(node, "body", None)
-    ranges = [(node.lineno, body[0].lineno - 1 if body else node.end_lineno or 0)]
-    above = [node] if isinstance(node, ast.FunctionDef) else []  # a default, which its calls use
+    """Return ranges of lines; the tests of the first range that any test runs are those of the node."""
+    ranges = [(getattr(node, "lineno", 1), getattr(node, "lineno", 1))]
     while node in parents:
+        if isinstance(node, ast.stmt):
+            body = getattr(node, "body", None)
+            ranges.append((node.lineno, body[0].lineno - 1 if body else node.end_lineno or 0))
+            ranges.append((node.lineno, node.end_lineno or 0))
         node = parents[node]
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and len(ranges) > 1:
             return ranges
-        above.append(node)
-    return ranges + [(getattr(one, "lineno", 1), getattr(one, "end_lineno", None) or 10**6) for one in above]
+    return [*ranges, (1, 10**6)]
 
 
 def mutants(file: Path) -> Iterator[dict[str, Any]]:
-    """All changes of a file, in the order of its text: kind, line, what stood there, what stands there now."""
+    """Yield all changes of a file, in the order of its text: kind, line, the old text, the new text."""
     text = file.read_bytes()
     starts = [0, *itertools.accumulate(map(len, text.splitlines(keepends=True)))]
     tree = ast.parse(text)
@@ -184,31 +158,30 @@ def mutants(file: Path) -> Iterator[dict[str, Any]]:
                     seen.add(shape)
                     place = {"file": str(file.relative_to(HERE)), "line": node.lineno, "kind": kind}
                     change = {"old": text[begin:end].decode(), "new": words, "text": result.decode()}
-                    yield {**place, **change, "ranges": [(node.lineno, node.lineno), *reach(node, parents)]}
+                    yield {**place, **change, "ranges": reach(node, parents)}
 
 
 def add_to_map(cover: Path, tests: list[str]) -> None:
     """Run the tests under coverage, and write into `cover` which of them run which line and how long each takes."""
+    if importlib.util.find_spec("pytest_cov") is None:
+        raise SystemExit("mutants.py: --map needs pytest-cov: pip install 'seqkit[dev]'")
     import coverage
 
     known = json.loads(cover.read_text()) if cover.exists() else {"lines": {}, "times": {}}
     with tempfile.TemporaryDirectory() as home:
-        names = [name for names in ROOMS.values() for name in names]
-        rooms = "\n    ".join(f"{HERE}/{name}{'' if name.endswith('.py') else '/*'}" for name in names)
-        (Path(home) / "rc").write_text(f"[run]\ndata_file = {home}/data\ninclude =\n    {rooms}\n")
+        (Path(home) / "rc").write_text(f"[run]\ndata_file = {home}/data\ninclude = {HERE}/seqkit/*\n")
         (Path(home) / "times_of_tests.py").write_text(TIMES.format(home=home))
         options = ["--cov", f"--cov-config={home}/rc", "--cov-context=test", "--cov-report=", "-p", "times_of_tests"]
-        paths = {"PYTHONPATH": f"{home}{os.pathsep}{HERE}"}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *tests]
-        subprocess.run(command, cwd=HERE, env={**os.environ, **paths})
-        passed = Counter()
+        subprocess.run(command, cwd=HERE, env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{HERE}"})
+        times = Counter[str]()
         for line in (Path(home) / "times").read_text().splitlines():
             name, seconds = json.loads(line)
-            passed[name] += seconds
+            times[name] += seconds
         data = coverage.CoverageData(f"{home}/data")
         data.read()
-        again = {name.partition("::")[0] for name in passed}
-        known["times"] = {n: s for n, s in known["times"].items() if n.partition("::")[0] not in again} | passed
+        again = {name.partition("::")[0] for name in times}
+        known["times"] = {n: s for n, s in known["times"].items() if n.partition("::")[0] not in again} | times
         for file in data.measured_files():
             lines = known["lines"].setdefault(str(Path(file).relative_to(HERE)), {})
             for line, contexts in data.contexts_by_lineno(file).items():
@@ -221,176 +194,79 @@ def add_to_map(cover: Path, tests: list[str]) -> None:
 
 
 def tests_of(mutant: dict[str, Any], known: dict[str, Any], seconds: float) -> list[str]:
-    """The tests that reach a mutant: quick ones first, one of each function before a second, as time allows."""
+    """Return the tests that reach a mutant: quick ones first, one of each function before a second, as time allows."""
     lines, times = known["lines"].get(mutant["file"], {}), known["times"]
-    for first, last in mutant["ranges"]:
-        reaching = {test for line, tests in lines.items() if first <= int(line) <= last for test in tests}
-        if reaching:
-            break
-    else:
-        return []
+    found = ({t for line, ts in lines.items() if a <= int(line) <= b for t in ts} for a, b in mutant["ranges"])
+    reaching = next(filter(None, found), set())
+    turns = Counter[str]()
     order: list[tuple[bool, int, float, str]] = []
-    turns: Counter[str] = Counter()
     for name in sorted(times, key=lambda name: times[name]):
-        direct = name in reaching
-        if direct or name.partition("::")[0] in reaching:
+        if name in reaching or name.partition("::")[0] in reaching:
             turns[name.partition("[")[0]] += 1
-            order.append((not direct, turns[name.partition("[")[0]], times[name], name))
-    chosen = []
-    for *_, cost, name in sorted(order):
-        seconds -= cost + 0.05
-        if seconds < 0 and chosen:
-            break
-        chosen.append(name)
-    return chosen
+            order.append((name not in reaching, turns[name.partition("[")[0]], times[name], name))
+    order.sort()
+    fits = sum(at < seconds for at in itertools.accumulate(cost + 0.05 for *_, cost, _ in order))
+    return [name for *_, name in order[: max(fits, 1)]]
 
 
-class Tree:
-    """A copy of the checkout, in which one mutant at a time stands."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.log = path, path.with_suffix(".log")
-        command = ["git", "ls-files", "-co", "--exclude-standard"]
-        for name in subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.splitlines():
-            if (HERE / name).is_file():
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(HERE / name, path / name)
-        compileall.compile_dir(path / "seqkit", quiet=2)
-
-    def start(self, tests: list[str], mutant: dict[str, Any] | None = None) -> None:
-        """Fork into pytest; libraries are imported already, seqkit is not."""
-        self.mutant, self.begun, self.tests = mutant, time.time(), tests
-        if mutant is not None:
-            (self.path / mutant["file"]).write_text(mutant["text"], "utf-8")
-            os.utime(self.path / mutant["file"], (1, 1))  # no compiled file is of this time
-        self.pid = os.fork()
-        if self.pid:
-            return
-        os.setsid()
-        file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        for number in (1, 2):
-            os.dup2(file, number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(self.path)
-        elsewhere = [one for one in sys.path if not Path(one or ".").resolve().is_relative_to(HERE)]
-        sys.path[:] = [str(self.path), *elsewhere]
-        os.environ.update(PYTHONPATH=str(self.path), PYTHONDONTWRITEBYTECODE="1", TMPDIR=f"{self.path}.tmp")
-        Path(f"{self.path}.tmp").mkdir(exist_ok=True)
-        tempfile.tempdir, sys.argv, sys.dont_write_bytecode = None, ["pytest"], True
-        code = 3
-        try:
-            import pytest
-
-            code = int(pytest.main(["-x", "-n0", "--tb=no", "-p", "no:cacheprovider", "-W", UNWRITTEN, *tests]))
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        os._exit(code)
-
-    def ended(self, limit: float) -> str:
-        """`killed` or `survived`; empty while the tests run."""
-        found, status = os.waitpid(self.pid, os.WNOHANG)
-        late = time.time() - self.begun > limit
-        if not found and not late:
-            return ""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        if not found:
-            os.waitpid(self.pid, 0)
-        shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)
-        if self.mutant is not None:
-            shutil.copy2(HERE / self.mutant["file"], self.path / self.mutant["file"])
-        text = self.log.read_text("utf-8", "replace")
-        lines = [line for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-        failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines]
-        self.by = failed[0] if failed else "endless" if late else ""
-        code = os.waitstatus_to_exitcode(status) if found else 1
-        if code and not self.by and "ERROR collecting" not in text:
-            raise SystemExit(f"pytest did not run:\n{text}")
-        return "killed" if code else "survived"
-
-
-def tell(mutant: dict[str, Any]) -> None:
-    line = "{id} {result} {file}:{line} {kind}, {took:.0f} s, {tests} tests {by}".format(**mutant)
-    print(line if mutant["result"] == "killed" else f"\n{line}\n- {mutant['old']}\n+ {mutant['new']}\n", flush=True)
-
-
-def run_all(chosen: list[dict[str, Any]], known: dict[str, Any], given: argparse.Namespace) -> None:
-    """Put a result into each mutant; who killed it must live without it."""
-    for library in LIBRARIES:
-        with suppress(ImportError):
-            importlib.import_module(library)
-    home = Path(tempfile.mkdtemp(prefix="mutants-"))
-    free, busy, waiting = [Tree(home / str(job)) for job in range(given.jobs)], [], list(chosen)
+def judge(tree: Path, mutant: dict[str, Any], tests: list[str], seconds: float) -> None:
+    """Run the tests on a mutant, and put what came of it into its `result`."""
+    if not tests:
+        mutant["result"] = "not run"
+        return
+    (tree / mutant["file"]).write_text(mutant["text"], "utf-8")
+    own = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-n0", "--tb=no", "-p", "no:cacheprovider", *tests]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    run = subprocess.Popen(command, cwd=tree, env={**os.environ, **own}, start_new_session=True, text=True, **streams)
     try:
-        while waiting or busy:
-            while waiting and free:
-                mutant = waiting.pop(0)
-                tests = tests_of(mutant, known, given.seconds)
-                if not tests:
-                    mutant.update(result="not run", by="", tests=0, took=0)
-                    tell(mutant)
-                    continue
-                busy.append(free.pop())
-                busy[-1].start(tests, mutant)
-            time.sleep(0.05)
-            for tree in list(busy):
-                result = tree.ended(120 + 5 * given.seconds)
-                if result and tree.mutant is not None:
-                    tree.mutant.update(result=result, by=tree.by, tests=len(tree.tests), took=time.time() - tree.begun)
-                    tell(tree.mutant)
-                    busy.remove(tree)
-                    free.append(tree)
-        for test in sorted({one["by"] for one in chosen if "::" in one["by"]}):
-            free[0].start([test])
-            while not (result := free[0].ended(600)):
-                time.sleep(0.05)
-            for one in chosen:
-                if one["by"] == test and result != "survived":
-                    one["result"] = "killed by a test that fails without it"
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        text, _ = run.communicate(timeout=120 + 5 * seconds)
+    except subprocess.TimeoutExpired:
+        text = "FAILED endless"
+    with suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)
+    shutil.copy2(HERE / mutant["file"], tree / mutant["file"])
+    failed = [line.split(" - ")[0] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if run.wait() and not failed:
+        raise SystemExit(f"pytest did not run:\n{text}")
+    mutant.update(result="killed" if failed else "survived", by=failed[0] if failed else f"{len(tests)} tests")
 
 
-def draw(rooms: list[str], number: int, seed: int, only: list[str]) -> list[dict[str, Any]]:
-    chosen = []
+def draw(rooms: list[str], number: int, seed: int, only: list[str]) -> Iterator[dict[str, Any]]:
     for room in rooms:
-        files = [HERE / name for name in ROOMS[room]]
-        files = [one for file in files for one in ([file] if file.is_file() else sorted(file.rglob("*.py")))]
-        every = [{**one, "room": room} for file in files for one in mutants(file)]
+        path = HERE / "seqkit" / room
+        every = [one for file in ([path] if path.is_file() else sorted(path.rglob("*.py"))) for one in mutants(file)]
         for place, one in enumerate(every):
-            one["id"] = f"{room}:{place}"
+            one.update(room=room, id=f"{room}:{place}", by="")
         some = random.Random(f"{room} {seed}").sample(every, min(number, len(every)))
-        chosen += [one for one in every if one["id"] in only] if only else some
-    return random.Random(seed).sample(chosen, len(chosen))
+        yield from [one for one in every if one["id"] in only] if only else some
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cover", type=Path, required=True, help="JSON file: which tests run which line")
     parser.add_argument("--map", nargs="+", default=[], metavar="TEST", help="run these under coverage first")
-    parser.add_argument("--rooms", nargs="*", default=list(ROOMS), choices=list(ROOMS))
+    rooms = ["training", "run", "config", "cli", "files.py"]
+    parser.add_argument("--rooms", nargs="*", default=rooms, help="folders and files of seqkit")
     parser.add_argument("--number", type=int, default=0, help="mutants of each room")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=[], metavar="ROOM:NUMBER", help="these")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for each mutant")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="JSON file for all results")
     given = parser.parse_args()
     if given.map:
         add_to_map(given.cover, given.map)
-    chosen = draw(given.rooms, given.number, given.seed, given.only)
-    run_all(chosen, json.loads(given.cover.read_text()), given)
-    if given.out:
-        given.out.write_text(json.dumps([{**one, "text": ""} for one in chosen], indent=1))
-    for one in chosen:
-        if one["result"] != "killed":
-            tell(one)
-    table = defaultdict(Counter)
-    for one in chosen:
-        table[one["room"]][one["result"]] += 1
-    for room, counts in table.items():
-        print(f"{room}: {counts.total()} mutants, " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    known, counts = json.loads(given.cover.read_text()), Counter[tuple[str, str]]()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as home:
+        skipped = shutil.ignore_patterns(".*", "__pycache__", "build", "runs")  # else changes go unseen
+        tree = Path(shutil.copytree(HERE, f"{home}/tree", ignore=skipped))
+        for one in draw(given.rooms, given.number, given.seed, given.only):
+            judge(tree, one, tests_of(one, known, given.seconds), given.seconds)
+            print("{id} {file}:{line} {kind}: {result} {by}".format(**one), flush=True)
+            if one["result"] != "killed":
+                print(f"- {one['old']}\n+ {one['new']}\n", flush=True)
+            counts[one["room"], one["result"]] += 1
+    for (room, result), count in sorted(counts.items()):
+        print(f"{room}: {count} {result}")
 
 
 if __name__ == "__main__":

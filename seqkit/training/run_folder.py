@@ -271,11 +271,10 @@ def _missing(path: Path) -> str:
         return ""
     if path.exists():
         return "this is a file; expected a run folder, such as runs/NAME"
+    if (Path("runs") / path).is_dir():
+        return f"no such run folder; did you mean 'runs/{path}'?"
     siblings = [str(other) for other in path.parent.glob("[!.]*")] if path.parent.is_dir() else []
-    hint = nearest(str(path), siblings)
-    if not hint and (Path("runs") / path).is_dir():
-        hint = f"; did you mean 'runs/{path}'?"
-    return f"no such run folder{hint}"
+    return f"no such run folder{nearest(str(path), siblings)}"
 
 
 def check_name(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import math
 import subprocess
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from seqkit import drawing, run
+from seqkit.cli.explain_run import explain
+from seqkit.drawing.gates import gate_viewer
 from seqkit.errors import UserError
 from seqkit.models import Embedding, Encoder, SequenceClassifier, Tagger
 from seqkit.models.window import WindowEncoder
@@ -25,7 +28,7 @@ from seqkit.tasks.attribution import LONGEST, Problem, attribute
 from seqkit.tasks.explain import Explanation
 from seqkit.tasks.slots.explain import explain_tags
 from seqkit.tasks.slots.predictions import Tagging
-from seqkit.tasks.text_trace import Token, layers_of, retention
+from seqkit.tasks.text_trace import TextTrace, Token, layers_of, retention
 
 pytest.importorskip("captum")
 pytest.importorskip("jinja2")
@@ -513,6 +516,11 @@ def test_the_command_prints_and_writes_a_page(cli: Cli, tmp_path: Path) -> None:
     first, blank = map(json.loads, done.stdout.decode().splitlines())
     assert first["attributions"][0]["gradients"] is None
     assert blank["answer"] is None
+
+
+def test_the_command_shows_as_many_units_as_a_trace_does() -> None:
+    defaults = [inspect.signature(one).parameters["units"].default for one in (explain, TextTrace.html, gate_viewer)]
+    assert len(set(defaults)) == 1
 
 
 @pytest.mark.parametrize(

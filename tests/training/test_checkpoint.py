@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ from seqkit.errors import UserError
 from seqkit.files import replace_file, write_text
 from seqkit.training import locks
 from seqkit.training.averaging import average_weights
-from seqkit.training.checkpoint import Checkpoints, copy_weights, load_weights, pack, save_weights, unpack
+from seqkit.training.checkpoint import Checkpoints, copy_weights, digest, load_weights, pack, save_weights, unpack
 from seqkit.training.random_state import kept_random, random_state, set_random_state
 from seqkit.training.run_folder import JsonLines, RunFolder
 
@@ -48,8 +50,6 @@ def equal(one: object, other: object) -> bool:
 
 @given(trees)
 def test_pack_and_unpack_are_inverse_through_json(tree: object) -> None:
-    import json
-
     tensors: dict[str, torch.Tensor] = {}
     assert equal(unpack(json.loads(json.dumps(pack(tree, tensors))), tensors), tree)
 
@@ -101,10 +101,19 @@ def test_kept_random_asks_for_this_device_alone() -> None:
 
 
 def saved(folder: Path, *steps: int) -> Checkpoints:
+    folder.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder)
     for step in steps:
         checkpoints.save(step, {"w": torch.full((200,), float(step))}, {"step": step})
     return checkpoints
+
+
+def test_a_tensor_may_stand_in_a_state_twice(tmp_path: Path) -> None:
+    one = torch.arange(3)
+    checkpoints = saved(tmp_path)
+    checkpoints.save(1, {}, {"a": one, "b": [one, one[:2]]})
+    state = checkpoints.load(1)[1]
+    assert [state["a"].tolist(), *(part.tolist() for part in state["b"])] == [[0, 1, 2], [0, 1, 2], [0, 1]]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
@@ -124,6 +133,30 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
     assert state == {"step": 1}
     with pytest.raises(UserError, match="damaged checkpoint"):
         fresh.load(2)
+
+
+@pytest.mark.parametrize("change", ["nothing listed", "one left out", "a file of another one"])
+def test_a_manifest_lists_all_files_and_none_elsewhere(tmp_path: Path, change: str) -> None:
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "step-00000002/manifest.json"
+    listed = json.loads(path.read_text())
+    other = {"../step-00000001/trainer.json": digest(tmp_path / "step-00000001/trainer.json")}
+    left = {name: told for name, told in listed.items() if name != "trainer.json"}
+    path.write_text(
+        json.dumps({"nothing listed": {}, "one left out": left, "a file of another one": {**listed, **other}}[change])
+    )
+    assert Checkpoints(tmp_path).damaged() == [2]
+
+
+def test_what_was_about_to_be_replaced_comes_back_only_where_nothing_has_its_name(tmp_path: Path) -> None:
+    saved(tmp_path / "a", 1, 2)
+    for step, kind in ((1, "old"), (2, "tmp")):
+        shutil.copytree(tmp_path / f"a/step-{step:08d}", tmp_path / f"a/.step-{step:08d}.{kind}")
+    (tmp_path / "a/.step-00000001.old/trainer.json").write_text("earlier")
+    os.rename(tmp_path / "a/step-00000002", tmp_path / "a/.step-00000002.old")
+    Checkpoints(tmp_path / "a").recover()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["step-00000001", "step-00000002"]
+    assert Checkpoints(tmp_path / "a").damaged() == []
 
 
 def test_prune_keeps_what_is_named(tmp_path: Path) -> None:
@@ -180,7 +213,9 @@ def test_a_lock_says_who_has_it_and_where(tmp_path: Path) -> None:
     """Another open file stands for another process: that is how flock counts."""
     first, second = RunFolder(tmp_path), RunFolder(tmp_path)
     (tmp_path / ".model.safetensors.1.tmp").touch()
+    assert not locks.is_held(tmp_path / ".lock")
     with first.locked():
+        assert locks.is_held(tmp_path / ".lock")
         assert list(tmp_path.iterdir()) == [tmp_path / ".lock"]
         with first.locked():
             pass
@@ -192,8 +227,11 @@ def test_a_lock_says_who_has_it_and_where(tmp_path: Path) -> None:
         (tmp_path / ".lock").write_text("")
         with pytest.raises(UserError, match="process unknown is training"):
             second.lock()
+    (tmp_path / ".lock").write_text("12 elsewhere")  # of a process that has ended
     second.lock()
     second.unlock()
+    assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
+    assert not locks.is_held(tmp_path / ".lock")
 
 
 def test_a_lock_on_a_folder_that_was_replaced_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,26 @@ def test_what_gets_the_name_by_another_way_is_not_replaced(tmp_path: Path) -> No
         assert not list(tmp_path.glob(".*"))
 
 
+def test_a_link_to_a_run_is_not_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "elsewhere/x", "kept")
+    (tmp_path / "x").symlink_to(tmp_path / "elsewhere/x")
+    with pytest.raises(UserError, match="x: this is not a run folder of seqkit; overwrite does not touch it"):
+        make(tmp_path / "x", "new")
+    assert (tmp_path / "x/config.yaml").read_text() == "kept"
+
+
+def test_what_is_no_run_any_more_is_not_replaced(tmp_path: Path) -> None:
+    """Looked at again at the moment of the exchange."""
+    make(tmp_path / "x", "old")
+    with reserve("x", "", root=tmp_path, overwrite=True) as reserved:
+        with reserved.made() as new:
+            new.describe({})
+        (tmp_path / "x/run.json").unlink()
+        with pytest.raises(UserError, match="not a run folder of seqkit"):
+            new.take_place()
+    assert (tmp_path / "x/config.yaml").read_text() == "old"
+
+
 def test_a_mistake_after_the_reservation_leaves_nothing_behind(tmp_path: Path) -> None:
     with reserve("x", "", root=tmp_path / "a/b") as reserved:
         assert [path.name for path in reserved.path.parent.iterdir()] == [".x~lock"]
@@ -148,6 +168,16 @@ def test_a_reserved_name_is_refused_or_passed_over(tmp_path: Path) -> None:
         clear(tmp_path / "x")  # a resume of an earlier run of this name does not take the lock away
         assert (tmp_path / ".x~lock").exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_that_name_is_meant_before_a_folder_of_a_like_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "firsts").mkdir()
+    (tmp_path / "runs/first").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^first: no such run folder; did you mean 'runs/first'"):
+        RunFolder.open("first")
 
 
 def test_hidden_names_are_no_suggestions(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from seqkit import run
 from seqkit.config import from_mapping
 from seqkit.errors import UserError
-from seqkit.run.curves import curves
+from seqkit.run.curves import curves, run_parts
 from seqkit.run.resume_rules import read_change
 from seqkit.training import Loss, RunFolder, Task, Trainer, TrainingConfig, run_log
 from seqkit.training.checkpoint import Checkpoints
@@ -225,6 +226,36 @@ def test_a_share_of_warm_up_fixes_the_length(tmp_path: Path) -> None:
             read_change(folder, texts)
 
 
+def test_a_length_that_is_reached_already_is_no_mistake(tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(RUNS / "sentiment-finished", tmp_path / "r"))
+    about = folder.about()
+    about["config"]["training"]["steps"] = 50
+    folder.describe({key: value for key, value in about.items() if key != "format"})
+    assert read_change(folder, ["training.steps=12"])[2] == ["training.steps: 50 -> 12"]
+    with pytest.raises(UserError, match="11 is less than the 12 that"):
+        read_change(folder, ["training.steps=11"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "key", "refused"),
+    [("plateau", "patience", False), ("plateau", "min_delta", True), ("constant", "min_delta", False)],
+)
+def test_a_plateau_depends_on_the_margin_of_early_stopping_alone(
+    tmp_path: Path, schedule: str, key: str, refused: bool
+) -> None:
+    folder = RunFolder(shutil.copytree(RUNS / "sentiment-finished", tmp_path / "r"))
+    about = folder.about()
+    about["config"]["training"].update(schedule={"name": schedule}, early_stopping={"patience": 3, "min_delta": 0.5})
+    folder.describe({name: value for name, value in about.items() if name != "format"})
+    stopping = {"patience": 3, "min_delta": 0.5, key: 9}
+    texts = [f"training.schedule={{name: {schedule}}}", f"training.early_stopping={json.dumps(stopping)}"]
+    if refused:
+        with pytest.raises(UserError, match=r"the plateau schedule goes by min_delta, too"):
+            read_change(folder, texts)
+    else:
+        assert len(read_change(folder, texts)[2]) == 1
+
+
 def test_an_epoch_that_has_begun_cannot_be_taken_back(tmp_path: Path) -> None:
     folder = RunFolder(shutil.copytree(RUNS / "sentiment-finished", tmp_path / "r"))
     checkpoints = Checkpoints(folder.checkpoints)
@@ -259,6 +290,20 @@ def test_the_curves_of_a_log_that_is_cut_off(tmp_path: Path) -> None:
         "accuracy": ([4, 8], [0.5, 0.75]),
     }
     assert curves(tmp_path / "none") == {}
+
+
+def test_a_notebook_shows_notes_scores_losses_and_what_else_was_scored(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    records = [{"split": split, "step": 1, "loss": 2.0, "accuracy": 0.5, "f1": 0.4} for split in ("train", "dev")]
+    RunFolder(tmp_path).metrics.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    note, table, losses, others = run_parts(tmp_path, {"dev": {"accuracy": 0.75}, "test": {}}, ["one `note`"])
+    assert "one &#39;note&#39;" in note
+    assert re.findall(r"<t[hd]\b[^>]*>([^<]*)", table) == ["data", "accuracy", "dev", "0.75"]
+    names = ("train loss", "dev loss", "accuracy", "f1")
+    assert [name in losses for name in names] == [True, True, False, False]
+    assert [name in others for name in names] == [False, False, True, True]
+    assert run_parts(tmp_path / "none", {}, []) == []
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"format": 1}', '{"config": null}', "[]"])

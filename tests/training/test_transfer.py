@@ -68,6 +68,16 @@ def test_rows_are_matched_by_name_and_everything_is_reported() -> None:
     assert "1 newly initialised" in report.resized["table.weight"]
 
 
+def test_padding_is_no_word_that_is_new() -> None:
+    model = nn.Embedding(3, 2, padding_idx=0)
+    theirs = {"weight": words("a", "b")}
+    report = transfer_weights(
+        model, Given("run", {"weight": torch.ones(2, 2)}, theirs), {"weight": words("<pad>", "new", "b")}
+    )
+    assert model.weight.tolist() == [[0, 0], [1, 1], [1, 1]]
+    assert report.resized == {"weight": "1 of 3 rows found by name, 2 new (1 the mean of those found)"}
+
+
 def test_the_same_shape_with_other_words_is_not_taken_row_by_row() -> None:
     model = net()
     theirs = {"table.weight": words("c", "b", "a")}
