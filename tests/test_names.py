@@ -193,10 +193,11 @@ def test_with_trust_a_run_finds_its_code_where_it_was_trained(
     assert done.returncode == 0, done.stderr
 
 
-def test_a_run_that_lost_its_run_json_is_a_run_of_a_stranger(own_run: Path) -> None:
-    (own_run / "run.json").unlink()
+def test_a_run_that_lost_its_run_json_is_a_run_of_a_stranger(own_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(own_run, tmp_path / "r"))
+    (folder / "run.json").unlink()
     with pytest.raises(UserError, match="a run folder names 'own:MyTask' here"):
-        run.read_config(own_run / "config.yaml")
+        run.read_config(folder / "config.yaml")
 
 
 def test_doctor_says_what_it_does_not_look_into(own_run: Path) -> None:
