@@ -93,7 +93,15 @@ class Attention(nn.Module):
         return torch.bmm(weights, values), weights
 
     def few_scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return `scores` without gradient, of few queries."""
+        """Return `scores` without gradient, for a step of decoding.
+
+        Args:
+            query: (B, Q, H), a few queries.
+            keys: (B, S, A), from `project`.
+
+        Returns:
+            (B, Q, S).
+        """
         return self.scores(query, keys)
 
     def kernel(self) -> tuple[type[Reader], Tensors] | None:

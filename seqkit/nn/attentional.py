@@ -392,7 +392,7 @@ class AttentionalRecurrent(nn.Module):
         return features, (tuple(new), features if self.input_feeding else None), weights
 
     def project(self, layer: nn.Module, rows: Tensor) -> Tensor:
-        """Apply a linear layer of this module to the rows (N, K) of a `step`, its weight laid out once: (N, M)."""
+        """Return (N, M): a linear layer of this module on the rows (N, K) of a `step`, its weight laid out once."""
         return linear_step(layer, rows, self._single, alone(rows))
 
     def train(self, mode: bool = True) -> AttentionalRecurrent:

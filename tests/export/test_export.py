@@ -154,7 +154,7 @@ def test_int8_tells_sizes_and_scores_on_dev(cli: Cli, tmp_path: Path) -> None:
 def test_a_cell_of_the_users_own_that_no_graph_can_hold_is_named(
     folder: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "odds.py").write_text(
         "import torch\nfrom seqkit.nn import RNNCell\n\n\nclass Odd(RNNCell):\n"
         "    def kernel(self):\n        return None\n\n"
         "    def step(self, projected, state, prepared):\n"
@@ -168,15 +168,15 @@ def test_a_cell_of_the_users_own_that_no_graph_can_hold_is_named(
         "name": "odd",
         "device": "cpu",
         "data": {"train": {"path": "builtin:reviews", "limit": 20}},
-        "model": {"embedding": {"size": 4}, "encoder": {"cell": "mine:Odd", "hidden_size": 4}},
+        "model": {"embedding": {"size": 4}, "encoder": {"cell": "odds:Odd", "hidden_size": 4}},
         "training": {"steps": 1, "metric": "loss"},
     }
     run.train(tree)
-    with pytest.raises(UserError, match=r"mine:Odd"):
+    with pytest.raises(UserError, match=r"odds:Odd"):
         export.export("runs/odd")
     with pytest.raises(UserError) as caught:
         export.export("runs/odd", trust=True)
-    assert "no graph of ONNX can hold this model; code of your own: model.encoder.cell: mine:Odd (" in str(caught.value)
+    assert "no graph of ONNX can hold this model; code of your own: model.encoder.cell: odds:Odd (" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in Path("runs").iterdir()] == ["odd"]
 
