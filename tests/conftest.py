@@ -38,6 +38,31 @@ BAD = ["dull", "weak", "bland", "awful", "tired"]
 PLAIN = ["the", "a", "film", "story", "scene", "actor", "was", "felt", "and", "quite", "with", "of"]
 
 
+# Files of few but long tests, most of them with processes of their own. They come first, so that the two processes that
+# share the tests end together.
+LONG = (
+    "training/test_faults",
+    "training/test_distributed",
+    "training/test_reservation",
+    "devices/",
+    "test_readme",
+    "test_cli.py",
+    "nn/test_onnx",
+    "export/",
+    "test_trained_lessons",
+    "test_notebook",
+    "test_extending",
+    "serve/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((place for place, part in enumerate(LONG) if f"tests/{part}" in item.nodeid), len(LONG))
+
+    items.sort(key=rank)
+
+
 def review(generator: random.Random, label: str) -> str:
     words = generator.choices(PLAIN, k=generator.randint(3, 12))
     marks = {"positive": GOOD, "negative": BAD, "neutral": PLAIN}[label]
