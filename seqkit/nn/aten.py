@@ -130,8 +130,6 @@ def _rectangle(tensors: Tensors, packing: Packing) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=1)
 def onednn_lstm() -> OneDNNKernel | None:
     """Return the oneDNN kernel if this torch has the operators with the arguments it needs, else None."""
-    # Each call packs the weights into fresh memory: half of its time for a single sentence, where pages are cleared.
-    keep_freed_blocks()
     try:
         known = torch.ops.aten.mkldnn_rnn_layer.default._schema.arguments
         backward = torch.ops.aten.mkldnn_rnn_layer_backward.default._schema.arguments
@@ -217,8 +215,10 @@ def run_whole(
     """
     if sizes is None and x.size(0) == 1 and not (dropout and num_layers > 1) and _by_cells(mode, x, states[0], weights):
         return aten_layers(mode, weights, x, states, 2 if both else 1)
-    if sizes is not None:
-        keep_freed_blocks()  # packed input and output come and go at every call: 0.63 ms beside 0.68 for a small RNN
+    if x.is_cpu and (mode == "LSTM" or sizes is not None):
+        # oneDNN packs an LSTM's weights into fresh memory at every call, half of its time for a single sentence where
+        # pages are cleared. Packed input and output come and go, too: 0.63 ms beside 0.68 for a small RNN.
+        keep_freed_blocks()
     begin = [part.contiguous() for part in states]
     hx: Any = begin if len(begin) > 1 else begin[0]
     options = ([value.contiguous() for value in weights], bias, num_layers, dropout, training, both)
@@ -259,6 +259,7 @@ def vendor_scan(
     """
     weights, kernel = prepared.weights, onednn_lstm()
     if kernel is not None and uses_onednn(mode, x_NI) and "weight_hr" not in weights:
+        keep_freed_blocks()
         parts = packing.falling(STRETCH_FALL, _stretches(packing, state[-1].size(1), x_NI.dtype))
         # Not a slice each: the gradient of a slice is as large as the whole, and they would be added up.
         pieces = x_NI.split_with_sizes([end - first for _, first, end in parts]) if len(parts) > 1 else [x_NI]

@@ -17,8 +17,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from seqkit.nn.checks import check_size, from_table
 from seqkit.nn.kernels.additive import additive_scores
 from seqkit.nn.kernels.attention_step import AdditiveReader, DotReader, Reader
-from seqkit.nn.kernels.kernel import Tensors, tanh_
-from seqkit.nn.kernels.tuning import FEW_TERMS
+from seqkit.nn.kernels.kernel import Tensors
 from seqkit.nn.linear import Linear
 from seqkit.nn.sending import send
 
@@ -86,23 +85,8 @@ class Attention(nn.Module):
         """
         if not clean:
             keys, values = cleared(keys, padding), cleared(values, padding)
-        if padding is None:
-            weights = torch.softmax(self.few_scores(query, keys), -1)
-        else:
-            weights = masked_softmax(self.scores(query, keys), padding.unsqueeze(1))
+        weights = masked_softmax(self.scores(query, keys), None if padding is None else padding.unsqueeze(1))
         return torch.bmm(weights, values), weights
-
-    def few_scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        """Return `scores` without gradient, for a step of decoding.
-
-        Args:
-            query: (B, Q, H), a few queries.
-            keys: (B, S, A), from `project`.
-
-        Returns:
-            (B, Q, S).
-        """
-        return self.scores(query, keys)
 
     def kernel(self) -> tuple[type[Reader], Tensors] | None:
         """Return the class's `reader` and the weights that it takes, by name.
@@ -191,11 +175,6 @@ class AdditiveAttention(Attention):
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         return additive_scores(self.query(query), keys, self.score)
-
-    def few_scores(self, query: Tensor, keys: Tensor) -> Tensor:
-        terms = self.query(query).unsqueeze(2) + keys.unsqueeze(1)
-        terms = terms.tanh_() if terms.numel() <= FEW_TERMS else tanh_(terms, terms)
-        return torch.mv(terms.view(-1, terms.size(3)), self.score).view(terms.shape[:3])
 
 
 class DotAttention(Attention):

@@ -57,9 +57,6 @@ MIN_REACH = 0.5
 # Elements from which expm1(2x) / (expm1(2x) + 2) stands in where `exact` is asked for: us for 8,192 and 16,384 elements
 # of ATen's tanh 17.9 and 35.1, of expm1's form 11.8 and 19.4, of sigmoid's 6.8 and 9.7.
 MIN_EXPM1 = 16_384
-# Elements up to which one tanh is faster where a step of decoding runs alone: between two products that need all of the
-# caches, a call costs two to four times what it costs in a loop. `scripts/bench/latency.py` shows it.
-FEW_TERMS = 6_144
 # Elements of a block of additive attention's tanh(q + k): about the second-level cache, so that its passes run there.
 ADDITIVE_TERMS = 262_144
 # Terms up to which they are made at once, without a buffer for blocks: its views cost 15 us.
