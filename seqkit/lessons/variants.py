@@ -220,7 +220,7 @@ def _gaps(kept: Mapping[str, Sequence[float]]) -> list[Block]:
         Heading("Long gaps"),
         Text(
             "Read a symbol, then others that do not matter, and say at the end which symbol came first. Each network "
-            f"is trained on gaps of every length up to the one in the table, for 500 updates, and tested on the "
+            "is trained on gaps of every length up to the one in the table, for 500 updates, and tested on the "
             f"{LONGEST} longest of them."
         ),
         Chart(

@@ -178,14 +178,14 @@ def test_a_kill_while_a_run_is_replaced_leaves_the_old_one_or_the_new_one(
         run.train(tree, root=tmp_path / f"whole{number}")
         expected[tree["seed"]] = faults.results(tmp_path / f"whole{number}/r")
     seeds: list[int] = []
-    left: set[tuple[str, ...]] = set()  # what kills have left
+    left: set[tuple[tuple[str, int], ...]] = set()  # names and sizes of what kills have left
     for nth in range(1, 1000, 2 if one_step else 7):
         root = tmp_path / str(nth)
         shutil.copytree(tmp_path / "whole0", root)
         again = lambda root=root: run.train(new, root=root, overwrite=True)  # type: ignore[misc] # noqa: E731
         if not killed(faults, tmp_path / "j", again, kill="any", step=-1, nth=nth):
             break
-        found = tuple(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
+        found = tuple(sorted((str(path.relative_to(root)), path.lstat().st_size) for path in root.rglob("*")))
         assert run.load(root / "r") is not None
         seeds.append(RunFolder.open(root / "r").about()["config"]["seed"])
         if seeds[-1] == 1:

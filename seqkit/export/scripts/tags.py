@@ -111,6 +111,7 @@ def places_of(tokens: list[str]) -> list[Place]:
 def whole_end(text: str, start: int, end: int, limit: int) -> int:
     """Return the end of a token with the marks behind it: of characters that normalising joins, or drops, the library
     counts the first."""
+    # As in seqkit.text.tokenizer, which is not there where this file runs; a test holds both equal.
     while start < end < limit:
         before = text[max(start, end - 2) : end]
         joined = len(unicodedata.normalize("NFC", before + text[end])) == len(unicodedata.normalize("NFC", before))
