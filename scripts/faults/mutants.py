@@ -164,7 +164,7 @@ def mutants(file: Path) -> Iterator[dict[str, Any]]:
 def add_to_map(cover: Path, tests: list[str]) -> None:
     """Run the tests under coverage, and write into `cover` which of them run which line and how long each takes."""
     if importlib.util.find_spec("pytest_cov") is None:
-        raise SystemExit("mutants.py: --map needs pytest-cov: pip install 'seqkit[dev]'")
+        raise SystemExit("mutants.py: --map needs pytest-cov: pip install pytest-cov")
     import coverage
 
     known = json.loads(cover.read_text()) if cover.exists() else {"lines": {}, "times": {}}
